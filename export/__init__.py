@@ -1,0 +1,1 @@
+"""Run folder to one self-describing ONNX encoder file."""

@@ -1,0 +1,1 @@
+"""Images to a run folder: SimCLR pretraining (Chen et al. 2020)."""
