@@ -1,0 +1,140 @@
+"""What an encoder file says about itself: the `lookalike` entry of its metadata.
+
+The fields are specified in `export/encoder_file.py`; this module checks them and turns them into
+JSON and back. One spelling only: sorted keys, no spaces, so that equal contracts are equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from images.errors import ArtefactError, LookalikeError
+from images.preprocess import PreprocessSpec
+
+FORMAT_VERSION = 1
+PRECISIONS = ("fp32",)
+MAX_METADATA_BYTES = 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderContract:
+    """What an encoder file says about itself; the fields are those of the specification.
+
+    Raises:
+        ArtefactError: a field's value breaks the specification; the message names it.
+    """
+
+    preprocess: PreprocessSpec
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    feature_dim: int
+    embedding_dim: int
+    source_sha256: str
+    precision: str = "fp32"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    licence_note: str = ""
+    created_with: Mapping[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        _expect(self, "format_version", self.format_version == FORMAT_VERSION, f"{FORMAT_VERSION}")
+        _expect(self, "mean", _is_rgb(self.mean), "three finite numbers")
+        positive = _is_rgb(self.std) and min(self.std) > 0
+        _expect(self, "std", positive, "three finite numbers above 0")
+        for name in ("feature_dim", "embedding_dim"):
+            value = getattr(self, name)
+            _expect(self, name, type(value) is int and value >= 1, "an integer of at least 1")
+        _expect(self, "precision", self.precision in PRECISIONS, f"one of {PRECISIONS}")
+        _expect(self, "source_sha256", _is_digest(self.source_sha256), "64 hex digits")
+        for name in ("recipe", "quality", "created_with"):
+            _expect(self, name, isinstance(getattr(self, name), Mapping), "an object")
+        _expect(self, "licence_note", isinstance(self.licence_note, str), "text")
+        versions = all(isinstance(value, str) for value in self.created_with.values())
+        _expect(self, "created_with", versions, "an object of texts")
+
+    def to_json(self) -> str:
+        """The metadata's value: canonical JSON (sorted keys, no spaces)."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        found["preprocess"] = self.preprocess.to_dict()
+        found["preprocess_digest"] = self.preprocess.digest
+        return json.dumps(
+            found, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderContract:
+        """Reads `to_json` back.
+
+        Raises:
+            ArtefactError: not JSON, a field is missing, unknown or has a wrong value, or the
+                preprocessing's digest does not match its specification.
+        """
+        if len(text.encode()) > MAX_METADATA_BYTES:
+            raise ArtefactError(f"the encoder metadata is larger than {MAX_METADATA_BYTES} bytes")
+        try:
+            found = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise ArtefactError(f"the encoder metadata is not JSON ({error})") from error
+        if not isinstance(found, dict):
+            raise ArtefactError("the encoder metadata is not a JSON object")
+        _check_version(found.get("format_version"))
+        names = {item.name for item in fields(cls)} | {"preprocess_digest"}
+        for problem, keys in (("lacks", names - set(found)), ("has unknown", set(found) - names)):
+            if keys:
+                raise ArtefactError(f"the encoder metadata {problem} {', '.join(sorted(keys))}")
+        digest = found.pop("preprocess_digest")
+        found["preprocess"] = _preprocess(found["preprocess"], digest)
+        for name in ("mean", "std"):
+            value = found[name]
+            found[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**found)
+
+
+def _expect(contract: EncoderContract, name: str, good: bool, wanted: str) -> None:
+    if not good:
+        value = getattr(contract, name)
+        raise ArtefactError(f"encoder contract: {name} is {value!r}, it must be {wanted}")
+
+
+def _is_rgb(value: object) -> bool:
+    if not isinstance(value, tuple) or len(value) != 3:
+        return False
+    return all(type(part) in (int, float) and bool(np.isfinite(part)) for part in value)
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_version(version: object) -> None:
+    if version != FORMAT_VERSION or type(version) is not int:
+        raise ArtefactError(
+            f"the encoder's format version is {version!r}, this program reads {FORMAT_VERSION}: "
+            "take the version of lookalike that wrote it"
+        )
+
+
+def _preprocess(found: object, digest: object) -> PreprocessSpec:
+    if not isinstance(found, dict):
+        raise ArtefactError(f"encoder contract: preprocess is {found!r}, it must be an object")
+    try:
+        spec = PreprocessSpec.from_dict(found)
+    except (LookalikeError, TypeError, ValueError) as error:
+        raise ArtefactError(f"encoder contract: preprocess is not usable ({error})") from error
+    if spec.digest != digest:
+        raise ArtefactError(
+            f"encoder contract: preprocess_digest is {digest!r}, the specification's is "
+            f"{spec.digest}: the metadata was altered"
+        )
+    return spec

@@ -1,0 +1,387 @@
+"""The encoder file: one self-describing ONNX model from images to embeddings.
+
+This docstring is the specification, version 1. MUST, MUST NOT and MAY are meant as in RFC 2119.
+
+File
+    The file MUST be one ONNX ModelProto in binary form, smaller than 2 GiB, with every weight
+    inside: a tensor with external data MUST NOT occur. It MUST load in plain ONNX Runtime, without
+    custom operators.
+
+Input
+    There MUST be exactly one input, `images`: uint8 [N, S, S, 3], RGB, rows from the top.
+    N MUST be dynamic. S MUST equal `preprocess.size`. The picture has been decoded, rotated as its
+    EXIF says, resized and cropped by the `preprocess` specification (`images/preprocess.py`);
+    nothing else has been done to it.
+
+Outputs
+    There MUST be exactly two outputs, in this order:
+    `features`    float32 [N, D]: h of the SimCLR paper, before the projection head.
+    `embeddings`  float32 [N, E]: features, projected to E where asked, divided by their L2 norm.
+                  A zero vector stays zero.
+    Scaling to [0, 1], mean, standard deviation and L2 are in the graph. A picture's rows MUST NOT
+    depend on the other pictures of its batch.
+
+Metadata
+    `metadata_props` MUST hold the key `lookalike` exactly once; other keys MAY stand beside it. Its
+    value MUST be a JSON object of at most 1 MiB with exactly these fields (another set of fields
+    takes another format version):
+
+    format_version     integer, 1. A reader MUST refuse versions it does not know.
+    preprocess         object, the fields of `images.preprocess.PreprocessSpec`.
+    preprocess_digest  string, `PreprocessSpec.digest` of it: SHA-256, 64 hex digits. A reader MUST
+                       compare it with the digest it computes itself.
+    mean, std          three numbers each, RGB, in units of [0, 1]; std above 0. They are in the
+                       graph already and stand here for the reader.
+    feature_dim        integer, D, at least 1.
+    embedding_dim      integer, E, at least 1.
+    precision          string, "fp32": the type the weights are computed in.
+    source_sha256      string, SHA-256 of the checkpoint the file was made from.
+    recipe             object, the training recipe; MAY be empty.
+    quality            object, figures measured on the checkpoint; MAY be empty.
+    licence_note       string; MAY be empty.
+    created_with       object, package name -> version.
+
+Identity
+    An encoder's identity is the SHA-256 of the whole file. Feature shards and collections hold it
+    and refuse every other.
+
+Nothing here needs torch. The onnx package is imported only by `write_encoder_file`, onnxruntime
+only by `open_encoder`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from export.encoder_contract import FORMAT_VERSION, EncoderContract
+from export.onnx_wire import ModelHeader, WireError, read_header
+from export.session import Provider, make_session
+from images.errors import ArtefactError, LookalikeError, UsageError
+from images.files import sha256_bytes, write_bytes_atomic
+from images.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FORMAT_VERSION",
+    "METADATA_KEY",
+    "Encoder",
+    "EncoderContract",
+    "describe",
+    "open_encoder",
+    "read_contract",
+    "write_encoder_file",
+]
+
+METADATA_KEY = "lookalike"
+INPUT, FEATURES, EMBEDDINGS = "images", "features", "embeddings"
+MAX_FILE_BYTES = 2 * 1024**3 - 1  # protobuf's own limit
+REMEDY = "make one with: lookalike export RUN --out encoder.onnx"
+
+StrPath = str | os.PathLike[str]
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path) -> bytes:
+    """The file's bytes, with a clear word for what is no file of this kind."""
+    if path.is_dir():
+        raise ArtefactError(f"{path} is a folder, not an encoder file: {REMEDY}")
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ArtefactError(f"{path} has {size} bytes: an encoder file is smaller than 2 GiB")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(
+            f"{path} cannot be read ({error.strerror}): give the path of an encoder file, or "
+            f"{REMEDY}"
+        ) from error
+    if content.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise ArtefactError(f"{path} looks like a PyTorch checkpoint, not an encoder: {REMEDY}")
+    return content
+
+
+def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
+    """Looks at the bytes without running anything; refuses what the specification forbids."""
+    try:
+        header = read_header(content)
+    except WireError as error:
+        raise ArtefactError(f"{path} is not a whole ONNX file: {error}; {REMEDY}") from error
+    if not header.has_graph:
+        raise ArtefactError(f"{path} holds no ONNX graph (truncated, or another format): {REMEDY}")
+    if header.external_tensors:
+        raise ArtefactError(
+            f"{path} keeps {header.external_tensors} tensors in other files: an encoder is one "
+            f"file; {REMEDY}"
+        )
+    values = [value for key, value in header.metadata if key == METADATA_KEY]
+    if len(values) != 1:
+        raise ArtefactError(
+            f"{path} is ONNX, but holds {len(values)} descriptions under '{METADATA_KEY}' instead "
+            f"of one: no encoder of this program; {REMEDY}"
+        )
+    try:
+        return header, EncoderContract.from_json(values[0])
+    except ArtefactError as error:
+        raise ArtefactError(f"{path}: {error}") from error
+
+
+def read_contract(path: StrPath) -> EncoderContract:
+    """Reads what an encoder file says about itself, without loading its graph.
+
+    Raises:
+        ArtefactError: the file is missing, damaged or not an encoder.
+    """
+    path = Path(path)
+    return _parse(path, _read_file(path))[1]
+
+
+def describe(path: StrPath) -> dict[str, Any]:
+    """What an encoder file is, ready for JSON: its contract, digest, size and graph versions.
+
+    Raises:
+        ArtefactError: the file is missing, damaged or not an encoder.
+    """
+    path = Path(path)
+    content = _read_file(path)
+    header, contract = _parse(path, content)
+    return {
+        "artefact": "encoder",
+        "path": str(path),
+        "sha256": sha256_bytes(content),
+        "bytes": len(content),
+        "opset": header.opsets.get("", 0),
+        "ir_version": header.ir_version,
+        "nodes": header.nodes,
+        "producer": header.producer,
+        "contract": json.loads(contract.to_json()),
+    }
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """An open encoder file. Made by `open_encoder`; safe to use from several threads at once.
+
+    Attributes:
+        path: where the file lay.
+        digest: SHA-256 of the file, hex: the encoder's identity.
+        contract: what the file says about itself.
+        provider: "cpu" or "cuda", where it runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        digest: str,
+        contract: EncoderContract,
+        session: onnxruntime.InferenceSession,
+        provider: Literal["cpu", "cuda"],
+    ) -> None:
+        self.path = path
+        self.digest = digest
+        self.contract = contract
+        self.provider = provider
+        self._session = session
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """How a picture becomes a row of `encode`'s argument."""
+        return self.contract.preprocess
+
+    @property
+    def embedding_dim(self) -> int:
+        """E, the length of an embedding."""
+        return self.contract.embedding_dim
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeds a batch.
+
+        Args:
+            images: uint8 [N, S, S, 3], RGB, preprocessed by `preprocess`; N may be 0.
+
+        Returns:
+            float32 [N, E], each row of length 1 (or 0, where all features are 0).
+
+        Raises:
+            UsageError: another type or shape; the message says which was expected.
+        """
+        return self._run(images, [EMBEDDINGS])[0]
+
+    def encode_with_features(
+        self, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Like `encode`; returns (features float32 [N, D], embeddings float32 [N, E])."""
+        features, embeddings = self._run(images, [FEATURES, EMBEDDINGS])
+        return features, embeddings
+
+    def _run(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
+        size = self.preprocess.size
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+            kind = getattr(images, "dtype", type(images).__name__)
+            raise UsageError(
+                f"images are {kind}: give a NumPy array of uint8 [N, {size}, {size}, 3]"
+            )
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise UsageError(
+                f"images have shape {list(images.shape)}: this encoder takes [N, {size}, {size}, 3]"
+            )
+        if len(images) == 0:  # pooling kernels do not promise to take empty batches
+            dims = {FEATURES: self.contract.feature_dim, EMBEDDINGS: self.embedding_dim}
+            return [np.empty((0, dims[name]), np.float32) for name in outputs]
+        result: list[NDArray[np.float32]] = self._session.run(
+            outputs, {INPUT: np.ascontiguousarray(images)}
+        )
+        return result
+
+
+def open_encoder(
+    path: StrPath, *, provider: Provider = "auto", threads: int | None = None
+) -> Encoder:
+    """Opens an encoder file: specification checked, ONNX Runtime session made.
+
+    Args:
+        path: the encoder file.
+        provider: "auto" takes CUDA where a device is there and works, else the CPU.
+        threads: threads of the session; None takes the CPUs this process may use (affinity mask
+            and cgroup quota).
+
+    Raises:
+        ArtefactError: the file is missing, damaged or not an encoder.
+        UsageError: the provider is unknown or does not work here, or threads < 1.
+        LookalikeError: onnxruntime is not installed.
+    """
+    path = Path(path)
+    content = _read_file(path)
+    _, contract = _parse(path, content)
+    try:
+        session, taken = make_session(content, provider, threads)
+    except LookalikeError:
+        raise
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class of their own.
+        first_line = str(error).partition("\n")[0]
+        raise ArtefactError(
+            f"{path} does not load in ONNX Runtime: {first_line}; {REMEDY}"
+        ) from error
+    inputs = [_signature(value) for value in session.get_inputs()]
+    outputs = [_signature(value) for value in session.get_outputs()]
+    _check_graph(path, contract, inputs, outputs)
+    return Encoder(
+        path=path,
+        digest=sha256_bytes(content),
+        contract=contract,
+        session=session,
+        provider=taken,
+    )
+
+
+Signature = tuple[str, str, tuple[int | None, ...]]  # name, element type, shape (None: dynamic)
+
+
+def _signature(value: onnxruntime.NodeArg) -> Signature:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    return value.name, "float32" if kind == "float" else kind, shape
+
+
+def _check_graph(
+    path: Path, contract: EncoderContract, inputs: list[Signature], outputs: list[Signature]
+) -> None:
+    """Compares the graph's inputs and outputs with the contract."""
+    size = contract.preprocess.size
+    wanted_inputs: list[Signature] = [(INPUT, "uint8", (None, size, size, 3))]
+    wanted_outputs: list[Signature] = [
+        (FEATURES, "float32", (None, contract.feature_dim)),
+        (EMBEDDINGS, "float32", (None, contract.embedding_dim)),
+    ]
+    checks = (("inputs", inputs, wanted_inputs), ("outputs", outputs, wanted_outputs))
+    for kind, found, wanted in checks:
+        if found != wanted:
+            raise ArtefactError(
+                f"{path}: the graph's {kind} are {_words(found)}, its metadata promises "
+                f"{_words(wanted)}; {REMEDY}"
+            )
+
+
+def _words(signatures: list[Signature]) -> str:
+    return ", ".join(
+        f"{name} {kind} [{', '.join('N' if size is None else str(size) for size in shape)}]"
+        for name, kind, shape in signatures
+    )
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: StrPath) -> str:
+    """Writes a graph and its contract as an encoder file, atomically.
+
+    Args:
+        model: a graph with the inputs and outputs of the specification; it is not changed.
+        contract: what the file shall say about itself.
+        path: where to write; an existing file is replaced only when all is well.
+
+    Returns:
+        the file's SHA-256.
+
+    Raises:
+        ArtefactError: the graph breaks the specification or the contract.
+    """
+    import onnx
+
+    path = Path(path)
+    model = _copy_of(model)
+    others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
+    if not model.doc_string:
+        model.doc_string = (
+            f"Image encoder: uint8 [N, {contract.preprocess.size}, {contract.preprocess.size}, 3] "
+            f"RGB to features and L2-normalised embeddings of {contract.embedding_dim}. "
+            f"metadata_props['{METADATA_KEY}'] describes it."
+        )
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ArtefactError(f"{path} was not written: not valid ONNX: {error}") from error
+    _check_graph(
+        path,
+        contract,
+        [_proto_signature(value) for value in model.graph.input],
+        [_proto_signature(value) for value in model.graph.output],
+    )
+    content = model.SerializeToString(deterministic=True)
+    _parse(path, content)
+    write_bytes_atomic(path, content)
+    return sha256_bytes(content)
+
+
+def _copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _proto_signature(value: onnx.ValueInfoProto) -> Signature:
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(
+        size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim
+    )
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    return value.name, kind, shape

@@ -1,0 +1,160 @@
+"""Fixtures that several rooms share: pictures, and a tiny encoder file.
+
+Everything is made here, from fixed seeds: no test reads data that is not its own.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+CLASSES = ("discs", "ramps", "squares", "stripes")
+PER_CLASS = 10
+
+
+def draw_picture(kind: str, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """One picture of a class: a shape of random place, size and colours, with a little noise."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    centre_x, centre_y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height
+    reach = rng.uniform(0.2, 0.4) * min(width, height)
+    if kind == "discs":
+        mask = (np.hypot(x - centre_x, y - centre_y) < reach).astype(np.float64)
+    elif kind == "ramps":
+        mask = (x / width + y / height) / 2
+    elif kind == "squares":
+        inside = np.maximum(np.abs(x - centre_x), np.abs(y - centre_y)) < reach
+        mask = inside.astype(np.float64)
+    else:
+        mask = (np.sin((x + y * rng.uniform(0.5, 2)) * rng.uniform(0.3, 0.8)) > 0).astype(
+            np.float64
+        )
+    front, back = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
+    pixels = mask[..., None] * front + (1 - mask[..., None]) * back
+    pixels += rng.normal(0, 6, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 pictures in 4 class sub-folders: JPEG and PNG, of sizes from 40 to 120 px.
+
+    Shared by the whole session: copy it before changing it.
+    """
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(7)
+    for kind in CLASSES:
+        (root / kind).mkdir()
+        for number in range(PER_CLASS):
+            width, height = (int(side) for side in rng.integers(40, 120, 2))
+            picture = draw_picture(kind, width, height, rng)
+            if number % 2:
+                picture.save(root / kind / f"{number:02}.png")
+            else:
+                picture.save(root / kind / f"{number:02}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="session")
+def picture_bytes() -> bytes:
+    """One JPEG picture of 64 x 48 pixels, as its bytes."""
+    buffer = io.BytesIO()
+    draw_picture("discs", 64, 48, np.random.default_rng(11)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+TINY_SIZE, TINY_FEATURES = 32, 24
+
+
+def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
+    """A small encoder graph made by hand: fixed random convolutions, no torch.
+
+    Two strided convolutions, the mean over the picture of their 24 channels as features, L2.
+    Embeddings depend on colour and on edges, which is all that a search needs to be tested.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(seed)
+
+    def weights(*shape: int) -> NDArray[np.float32]:
+        fan_in = float(np.prod(shape[1:]))
+        return (rng.normal(0, 1, shape) / np.sqrt(fan_in)).astype(np.float32)
+
+    constants = {
+        "mean": np.full((1, 3, 1, 1), 127.5, np.float32),
+        "scale": np.full((1, 3, 1, 1), 1 / 63.75, np.float32),
+        "conv1": weights(12, 3, 3, 3),
+        "conv2": weights(TINY_FEATURES, 12, 3, 3),
+        "tiny": np.float32(1e-12),
+        "rows": np.array([1], np.int64),
+    }
+    strided = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["planes", "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "scale"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "conv1"], ["map1"], **strided),
+        helper.make_node("Relu", ["map1"], ["active1"]),
+        helper.make_node("Conv", ["active1", "conv2"], ["map2"], **strided),
+        helper.make_node("Relu", ["map2"], ["active2"]),
+        helper.make_node("GlobalAveragePool", ["active2"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["features"], axis=1),
+        helper.make_node("ReduceL2", ["features", "rows"], ["length"], keepdims=1),
+        helper.make_node("Max", ["length", "tiny"], ["divisor"]),
+        helper.make_node("Div", ["features", "divisor"], ["embeddings"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", TINY_FEATURES])
+        for name in ("features", "embeddings")
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [images],
+        outputs,
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def write_tiny_encoder(path: Path, *, seed: int = 0, size: int = TINY_SIZE) -> Path:
+    """Writes `tiny_graph` as an encoder file; another seed makes another encoder."""
+    from export.encoder_file import EncoderContract, write_encoder_file
+    from images.preprocess import PreprocessSpec
+
+    contract = EncoderContract(
+        preprocess=PreprocessSpec(size=size),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        feature_dim=TINY_FEATURES,
+        embedding_dim=TINY_FEATURES,
+        source_sha256=f"{seed:064x}",
+        recipe={"name": "by hand"},
+        quality={"knn": 0.5},
+        licence_note="made by the tests",
+        created_with={"lookalike": "0"},
+    )
+    write_encoder_file(tiny_graph(seed, size=size), contract, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder file for 32 px pictures with 24 features, made without torch. Do not change it."""
+    return write_tiny_encoder(tmp_path_factory.mktemp("encoder") / "encoder.onnx")
+
+
+@pytest.fixture(scope="session")
+def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another encoder of the same shape with other weights: the stranger in mismatch tests."""
+    return write_tiny_encoder(tmp_path_factory.mktemp("encoder") / "other.onnx", seed=1)
