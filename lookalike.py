@@ -1,0 +1,181 @@
+"""The front door: one command line that mounts each room's own commands.
+
+Each room keeps its commands in its `cli.py`, which imports nothing heavy; a room is imported when
+one of its commands is called or listed. What a failure costs is decided here and nowhere else:
+
+    0    done
+    1    done, with some inputs refused (a table names them)
+    2    unusable arguments
+    3    failed
+    130  interrupted
+"""
+
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import _click as click  # typer carries click within itself and re-exports part of it
+from typer.core import TyperGroup
+
+from images.errors import ArtefactError, LookalikeError
+
+ROOMS = {
+    "train": "training.cli",
+    "evaluate": "export.cli",
+    "export": "export.cli",
+    "verify": "export.cli",
+    "extract": "serving.cli",
+    "collection": "serving.cli",
+    "search": "serving.cli",
+    "serve": "serving.cli",
+    "demo": "demo",
+}
+EXTRAS = {
+    "train": ("torch", "torchvision", "onnx", "onnxscript", "tensorboard"),
+    "serve": ("onnxruntime", "faiss", "bentoml", "pyarrow", "starlette", "uvicorn", "uvloop"),
+}
+INTERRUPTED = 130
+
+
+class FrontDoor(TyperGroup):
+    """A command group whose members live in other modules and are imported when needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name every command, the rooms' own first."""
+        return [*ROOMS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the room that holds a command and return the command."""
+        if cmd_name not in ROOMS:
+            return super().get_command(ctx, cmd_name)
+        room = importlib.import_module(ROOMS[cmd_name])
+        return typer.main.get_group(room.app).get_command(ctx, cmd_name)
+
+
+app = typer.Typer(cls=FrontDoor, add_completion=True, no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lookalike {version('lookalike')}")
+        raise typer.Exit
+
+
+@app.callback()
+def lookalike(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Turns a pile of unlabelled images into a similarity-search service.
+
+    Train an encoder, export it, extract features, fill a collection, search and serve it.
+
+    Example: lookalike train photos/ --out runs/photos
+    """
+
+
+@app.command()
+def info(
+    path: Annotated[
+        Path, typer.Argument(help="A run folder, encoder file, feature folder or collection.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Say what any artefact of Lookalike is, in words or as JSON.
+
+    Example: lookalike info encoder.onnx
+    """
+    facts = find_describer(path)(path)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        words = value if isinstance(value, str) else json.dumps(value)
+        table.add_row(name.replace("_", " "), words)
+    Console().print(table)
+
+
+def find_describer(path: Path) -> Callable[[Path], dict[str, object]]:
+    """Return the function that describes the artefact at `path`; a file in it marks its kind.
+
+    Raises:
+        ArtefactError: nothing is there, or it is none of the four artefacts.
+    """
+    marks = {
+        "checkpoint.pt": "training.checkpoint",
+        "manifest.json": "serving.feature_shards",
+        "ledger.db": "serving.collection",
+    }
+    if path.is_file():
+        return _describe_in("export.encoder_file")
+    for mark, module in marks.items():
+        if (path / mark).is_file():
+            return _describe_in(module)
+    if not path.exists():
+        raise ArtefactError(f"{path}: there is no such file or folder")
+    raise ArtefactError(
+        f"{path}: not an artefact of Lookalike "
+        "(a run folder, an encoder file, a feature folder or a collection)"
+    )
+
+
+def _describe_in(module: str) -> Callable[[Path], dict[str, object]]:
+    describe: Callable[[Path], dict[str, object]] = importlib.import_module(module).describe
+    return describe
+
+
+def main() -> None:
+    """Run the command line and leave with the exit code of what happened."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return for each way to fail
+    """Run one command and return its exit code; every failure is told in one line on stderr."""
+    try:
+        code = app(args=arguments, prog_name="lookalike", standalone_mode=False)
+    except LookalikeError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except ModuleNotFoundError as error:
+        return _fail(*_explain_missing(error))
+    except OSError as error:
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 3)
+    except Exception:  # noqa: BLE001 - the last resort: a fault of ours, told as one
+        traceback.print_exc()
+        return _fail("this is a fault in lookalike itself; please report the lines above", 3)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _explain_missing(error: ModuleNotFoundError) -> tuple[str, int]:
+    """Name the extra that brings a missing module, so that nobody has to guess it."""
+    root = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if root in modules:
+            return f"this command needs {root}: pip install 'lookalike[{extra}]'", 2
+    return f"a module is missing: {error}", 3
+
+
+if __name__ == "__main__":
+    main()
