@@ -1,0 +1,47 @@
+"""What a source is made of: items with a key, a uri, a label and a way to read them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Content = bytes | NDArray[Any]
+"""An encoded image, or an array [H,W], [H,W,1], [H,W,3] or [H,W,4]."""
+
+Pixels = NDArray[np.uint8]
+"""RGB [H,W,3]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a source, not read yet.
+
+    Attributes:
+        key: unique and stable in its source: a relative posix path, or `train/00012` for arrays.
+        uri: where `read_uri` finds it again: an absolute path, or `idx:///path#12`, `npz:///path#12`.
+        label: the class name, or None.
+        read: returns the content; raises ImageRefused if it cannot be read.
+    """
+
+    key: str
+    uri: str
+    label: str | None
+    read: Callable[[], Content]
+
+
+class Source(Protocol):
+    """Images in a fixed order, each with a key."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The sorted label names; () if unlabelled."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
