@@ -1,0 +1,19 @@
+"""Collections: what is searched, kept safe on the disk and bound to one encoder."""
+
+from serving.collection.collection import Collection, OnDuplicate
+from serving.collection.errors import CollectionBusy, KeyExists, KeyUnknown
+from serving.collection.opening import create_collection, open_collection
+from serving.collection.records import AddReport, Hit, Record
+
+__all__ = [
+    "AddReport",
+    "Collection",
+    "CollectionBusy",
+    "Hit",
+    "KeyExists",
+    "KeyUnknown",
+    "OnDuplicate",
+    "Record",
+    "create_collection",
+    "open_collection",
+]

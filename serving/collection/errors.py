@@ -1,0 +1,49 @@
+"""What a collection refuses, beyond the errors every room shares (``images.errors``).
+
+LookalikeError
+  CollectionBusy        another process writes to the collection
+  UsageError
+    KeyExists           a key to be added is there already
+    KeyUnknown          a key asked for is not there
+"""
+
+from collections.abc import Sequence
+
+from images.errors import LookalikeError, UsageError
+
+
+class CollectionBusy(LookalikeError):  # noqa: N818 - the state it reports
+    """Another process is writing; reading is not affected."""
+
+
+class KeyExists(UsageError):  # noqa: N818 - the state it reports
+    """Keys that are in the collection already, or twice in what is added.
+
+    Attributes:
+        keys: the keys, in the order they were given.
+    """
+
+    def __init__(self, keys: Sequence[str], message: str | None = None) -> None:
+        self.keys = tuple(keys)
+        super().__init__(message or f"in the collection already: {some(keys)}; {REMEDY}")
+
+
+class KeyUnknown(UsageError):  # noqa: N818 - the state it reports
+    """A key that is not in the collection.
+
+    Attributes:
+        key: the key asked for.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"no item with the key {key!r} in the collection")
+
+
+REMEDY = 'remove them first, or add with on_duplicate="replace" (--on-duplicate replace)'
+
+
+def some(keys: Sequence[str], most: int = 5) -> str:
+    """The first keys in quotes, and how many more there are."""
+    named = ", ".join(repr(key) for key in keys[:most])
+    return named if len(keys) <= most else f"{named} and {len(keys) - most} more"

@@ -1,0 +1,211 @@
+"""The search index: FAISS's exhaustive inner product over the vectors in memory.
+
+An index is a value that never changes: ``added`` and ``removed`` return another one. So searches
+run without a lock, each on the index it began with, while the next one is made, and the collection
+only swaps a pointer. Two properties make that cheap:
+
+- vectors lie in one growing buffer. An index sees its first n rows; adding writes behind them,
+  where no older index looks. A full buffer is copied into one half as large again.
+- a removed row is masked. Its memory is taken back when most rows are masked.
+
+Rows are in the order of the items' numbers, so a number is found by bisection. That is all FAISS's
+IDMap2 would do, without its traps: it accepts an id twice and rebuilds its map at each removal.
+
+Scores are computed again in float64 for the best rows. FAISS's float32 sums depend on the place of
+a row and on how many queries come at once, by about 1e-7; the same picture stored twice must get
+the same score twice, and a query the same answer alone and in a batch.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from images.cpus import available_cpus
+
+Ids = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+Scores = NDArray[np.float64]
+Mask = NDArray[np.bool_] | None
+
+MARGIN = 32  # rows asked for beyond k, so that near ties at the end rarely need a second search
+# Larger than any difference between FAISS's float32 sum and the float64 one for unit vectors.
+ROUNDING = 1e-5
+GROWTH = 1.5
+SCORED_ROWS = 16384  # rows brought to float64 at a time
+
+
+@cache
+def _cpus() -> int:
+    return available_cpus()
+
+
+class _Buffer:
+    """Rows that several indexes share; each row is written once."""
+
+    def __init__(self, capacity: int, dim: int) -> None:
+        self.rows = np.empty((capacity, dim), np.float32)
+        self.ids = np.empty(capacity, np.int64)
+        self.used = 0
+
+
+@dataclass(frozen=True)
+class FlatIndex:
+    """Vectors of one ledger sequence number.
+
+    Attributes:
+        sequence: the last change it knows.
+        count: its rows, masked ones among them.
+        live: bool [count], False for removed rows; None while there are none.
+    """
+
+    sequence: int
+    count: int
+    live: Mask
+    _buffer: _Buffer
+
+    @classmethod
+    def empty(cls, dim: int, *, reserve: int = 0) -> Self:
+        """An index of nothing, with room for ``reserve`` vectors."""
+        return cls(0, 0, None, _Buffer(max(reserve, 64), dim))
+
+    def __len__(self) -> int:
+        return self._count(self.live)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        mask = 0 if self.live is None else self.live.nbytes
+        return self._buffer.rows.nbytes + self._buffer.ids.nbytes + mask
+
+    @property
+    def vectors(self) -> Vectors:
+        """float32 [count, E]."""
+        return self._buffer.rows[: self.count]
+
+    @property
+    def ids(self) -> Ids:
+        """int64 [count], ascending."""
+        return self._buffer.ids[: self.count]
+
+    def added(self, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
+        """With more items; their numbers must be above all there are.
+
+        Args:
+            ids: int64 [B], ascending.
+            vectors: float32 [B, E], of length one.
+            sequence: the change up to which the result is complete.
+        """
+        total = self.count + len(ids)
+        buffer = self._buffer
+        if buffer.used != self.count or total > len(buffer.rows):
+            buffer = _Buffer(max(total, int(len(buffer.rows) * GROWTH)), buffer.rows.shape[1])
+            buffer.rows[: self.count] = self.vectors
+            buffer.ids[: self.count] = self.ids
+        buffer.rows[self.count : total] = vectors
+        buffer.ids[self.count : total] = ids
+        buffer.used = total
+        live = self.live
+        if live is not None:
+            live = np.concatenate([live, np.ones(len(ids), np.bool_)])
+        return replace(self, sequence=sequence, count=total, live=live, _buffer=buffer)
+
+    def removed(self, ids: Ids, *, sequence: int) -> Self:
+        """Without some items; numbers that are not there are passed over."""
+        live = np.ones(self.count, np.bool_) if self.live is None else self.live.copy()
+        live[self._rows_of(ids)] = False
+        left = int(np.count_nonzero(live))
+        if left == self.count:
+            return replace(self, sequence=sequence, live=None)
+        if left < self.count // 2:
+            dense = self.empty(self.vectors.shape[1], reserve=left)
+            return dense.added(self.ids[live], self.vectors[live], sequence=sequence)
+        return replace(self, sequence=sequence, live=live)
+
+    def search(
+        self, queries: Vectors, k: int, allowed: Ids | None = None
+    ) -> list[tuple[Ids, Scores]]:
+        """The k nearest items of each query, and every further one that ties with the k-th.
+
+        Args:
+            queries: float32 [Q, E], of length one.
+            k: at least 1.
+            allowed: numbers of the items that may be found; None for all.
+
+        Returns:
+            for each query the items' numbers and cosines, best first; fewer than k where there are
+            no more.
+        """
+        mask = self.live if allowed is None else self._mask(allowed)
+        fetch = min(k + MARGIN, self._count(mask))
+        if not fetch:
+            return [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
+        scores, rows = self._nearest(queries, fetch, mask)
+        return [
+            self._settled(queries[q : q + 1], k, mask, scores[q], rows[q])
+            for q in range(len(queries))
+        ]
+
+    def _settled(
+        self, query: Vectors, k: int, mask: Mask, rough: Vectors, rows: Ids
+    ) -> tuple[Ids, Scores]:
+        """Score exactly; look further while an item not fetched could tie with the k-th."""
+        available = self._count(mask)
+        while True:
+            scores = self._exact(query[0], rows)
+            order = np.argsort(-scores, kind="stable")
+            rows, scores = rows[order], scores[order]
+            if len(rows) == available or scores[k - 1] > rough[-1] + ROUNDING:
+                break
+            more = min(4 * len(rows), available)
+            rough, rows = (found[0] for found in self._nearest(query, more, mask))
+        if len(rows) > k:
+            wanted = scores >= scores[k - 1]
+            rows, scores = rows[wanted], scores[wanted]
+        return self.ids[rows], np.clip(scores, -1.0, 1.0)
+
+    def _nearest(self, queries: Vectors, k: int, mask: Mask) -> tuple[Vectors, Ids]:
+        """FAISS: rough scores float32 [Q, k], best first, and rows int64 [Q, k]; k <= rows."""
+        # One query needs one thread; OpenMP keeps a pool for every thread that ever asked for more.
+        faiss.omp_set_num_threads(1 if len(queries) == 1 else _cpus())
+        vectors = self.vectors
+        scores = np.empty((len(queries), k), np.float32)
+        rows = np.empty((len(queries), k), np.int64)
+        arguments = [faiss.swig_ptr(array) for array in (queries, vectors)]
+        sizes = [vectors.shape[1], len(queries), len(vectors), k]
+        results = [faiss.swig_ptr(array) for array in (scores, rows)]
+        if mask is None:
+            faiss.knn_inner_product(*arguments, *sizes, *results)
+        else:
+            bits = np.packbits(mask, bitorder="little")
+            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+            faiss.knn_inner_product(*arguments, *sizes, *results, selector)  # type: ignore[call-arg]
+        return scores, rows
+
+    def _exact(self, query: Vectors, rows: Ids) -> Scores:
+        wide = query.astype(np.float64)
+        parts = [
+            (self.vectors[rows[start : start + SCORED_ROWS]] * wide).sum(axis=1)
+            for start in range(0, len(rows), SCORED_ROWS)
+        ]
+        return np.concatenate(parts)
+
+    def _count(self, mask: Mask) -> int:
+        return self.count if mask is None else int(np.count_nonzero(mask))
+
+    def _mask(self, allowed: Ids) -> NDArray[np.bool_]:
+        mask = np.zeros(self.count, np.bool_)
+        mask[self._rows_of(allowed)] = True
+        return mask if self.live is None else mask & self.live
+
+    def _rows_of(self, ids: Ids) -> Ids:
+        """Rows of those items that are here."""
+        known = self.ids
+        rows: Ids = np.searchsorted(known, ids)
+        inside = rows < len(known)
+        rows, ids = rows[inside], ids[inside]
+        found: Ids = rows[known[rows] == ids]
+        return found

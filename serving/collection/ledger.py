@@ -1,0 +1,219 @@
+"""The ledger: one SQLite database that holds everything a collection knows.
+
+WAL with ``synchronous=FULL``: a transaction is on the disk when ``writing`` returns, and after a
+crash each transaction is there as a whole or not at all. Readers work on a snapshot and never wait
+for the writer. The tables are described in ``schema``.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, LifoQueue
+
+from images.errors import ArtefactError, LookalikeError
+from serving.collection.errors import CollectionBusy
+from serving.collection.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from serving.collection.transactions import View, Writing
+
+FILE_NAME = "ledger.db"
+BUSY_SECONDS = 10.0
+WAL_BYTES = 64 * 1024 * 1024  # what the log may keep on disk once its content is in the database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """What a collection is bound to.
+
+    Attributes:
+        encoder_sha256: digest of the encoder file whose vectors it holds.
+        dim: length of a vector.
+        encoder_path: where that file was last seen; only a hint.
+        created: when the collection was made, UTC, ISO 8601.
+    """
+
+    encoder_sha256: str
+    dim: int
+    encoder_path: str | None
+    created: str
+
+
+class Ledger:
+    """An open ledger. Safe to use from several threads; writing is for one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
+        self._closed = False
+        with self._borrowed() as connection:
+            _check_schema(connection, path)
+            self.binding = _binding(connection, path)
+
+    @classmethod
+    def create(cls, path: Path, *, encoder_sha256: str, dim: int, encoder_path: str | None) -> None:
+        """Write a new, empty ledger at ``path``, which must not exist."""
+        with _translated(path):
+            connection = sqlite3.connect(path, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                _migrate(connection, 0)
+                connection.execute(
+                    "INSERT INTO collection (one, encoder_sha256, dim, encoder_path, created)"
+                    " VALUES (1, ?, ?, ?, ?)",
+                    (
+                        encoder_sha256,
+                        dim,
+                        encoder_path,
+                        datetime.now(UTC).isoformat("T", "seconds"),
+                    ),
+                )
+            finally:
+                connection.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[View]:
+        """A snapshot: everything read through it is of one moment."""
+        with self._borrowed() as connection, _transaction(connection, "BEGIN"):
+            yield View(connection, self.binding.dim)
+
+    @contextmanager
+    def writing(self) -> Iterator[Writing]:
+        """One transaction: durable when the block ends, undone when it raises."""
+        with self._borrowed() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
+            writing = Writing(connection, self.binding.dim)
+            yield writing
+            writing.finish()
+
+    def close(self) -> None:
+        """Close the idle connections now and the others when they are given back."""
+        self._closed = True
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except Empty:
+                return
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[sqlite3.Connection]:
+        """A connection that no other thread uses meanwhile; SQLite's errors in our words."""
+        if self._closed:
+            raise LookalikeError(f"the collection {self.path.parent} is closed")
+        with _translated(self.path):
+            try:
+                connection = self._idle.get_nowait()
+            except Empty:
+                connection = _connect(self.path)
+            try:
+                yield connection
+            except sqlite3.Error:
+                connection.close()
+                raise
+            except BaseException:
+                self._give_back(connection)
+                raise
+            self._give_back(connection)
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        self._idle.put(connection)
+        if self._closed:
+            self.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # mode=rw: a file that vanished is an error, not a new empty database.
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    return connection
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite has undone it already after some errors, a full disk for one.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    folder = path.parent
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise ArtefactError(
+            f"{folder} is not a collection: {path.name} is a database of another program"
+        )
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise ArtefactError(
+            f"{folder} has schema version {version}, this program knows {SCHEMA_VERSION}: "
+            "it was written by a newer Lookalike; update this one"
+        )
+    if version < SCHEMA_VERSION:
+        _migrate(connection, version)
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Run the steps a ledger of ``version`` has not gone through, all or none."""
+    steps = "".join(MIGRATIONS[version:])
+    try:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _binding(connection: sqlite3.Connection, path: Path) -> Binding:
+    row = connection.execute(
+        "SELECT encoder_sha256, dim, encoder_path, created FROM collection"
+    ).fetchone()
+    if row is None:
+        raise _damaged(path, "it does not say which encoder it belongs to")
+    return Binding(encoder_sha256=row[0], dim=row[1], encoder_path=row[2], created=row[3])
+
+
+_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise CollectionBusy(
+                f"another program has held {path} locked for {BUSY_SECONDS:.0f} s; try again later"
+            ) from error
+        if name.startswith(_NO_ROOM):
+            raise LookalikeError(
+                f"cannot use {path}: {error}; nothing was changed. Is the disk full or the folder "
+                "not writable?"
+            ) from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or not name.startswith("SQLITE_"):
+            raise _damaged(path, str(error)) from error
+        if isinstance(error, sqlite3.DatabaseError):
+            raise _damaged(path, str(error)) from error
+        raise
+
+
+def _damaged(path: Path, what: str) -> ArtefactError:
+    return ArtefactError(
+        f"{path} is damaged or not a ledger ({what}); restore it from a backup, or make the "
+        "collection anew from its features"
+    )

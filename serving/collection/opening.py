@@ -1,0 +1,82 @@
+"""Making a collection's folder, and opening one that is there."""
+
+import secrets
+import shutil
+from pathlib import Path
+
+from images.errors import ArtefactError, UsageError
+from images.files import fsync_directory
+from serving.collection.collection import Collection
+from serving.collection.ledger import FILE_NAME, Ledger
+
+
+def create_collection(
+    path: str | Path, encoder_digest: str, dim: int, *, encoder_path: str | Path | None = None
+) -> Collection:
+    """Make a new, empty collection and open it.
+
+    Args:
+        path: a folder that does not exist or is empty.
+        encoder_digest: SHA-256 of the encoder file whose vectors it will hold.
+        dim: length of a vector, E.
+        encoder_path: where that file is; only remembered as a hint.
+
+    Raises:
+        UsageError: the folder holds something already.
+        LookalikeError: it cannot be written.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
+    if dim < 1:
+        raise UsageError(f"dim is {dim}; a vector needs at least one number")
+    hint = None if encoder_path is None else str(Path(encoder_path).resolve())
+    # Made beside its place and renamed there: a half-made collection is never seen.
+    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
+    try:
+        unfinished.mkdir(parents=True)
+        Ledger.create(
+            unfinished / FILE_NAME, encoder_sha256=encoder_digest, dim=dim, encoder_path=hint
+        )
+        fsync_directory(unfinished)
+        unfinished.replace(folder)
+        fsync_directory(folder.parent)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Collection(folder)
+
+
+def open_collection(
+    path: str | Path, *, encoder_digest: str | None = None, load_index: bool = True
+) -> Collection:
+    """Open a collection.
+
+    Args:
+        path: its folder.
+        encoder_digest: refuse a collection of another encoder; None does not ask.
+        load_index: read all vectors now; False reads them at the first search.
+
+    Raises:
+        UsageError: there is nothing at the path.
+        ArtefactError: it is not a collection, damaged, or of another encoder.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise UsageError(
+            f"there is no collection at {folder}; make one with: "
+            f"lookalike collection create {folder} --encoder ENCODER"
+        )
+    if not (folder / FILE_NAME).is_file():
+        raise ArtefactError(f"{folder} is not a collection: it has no {FILE_NAME}")
+    collection = Collection(folder)
+    try:
+        if encoder_digest is not None:
+            collection.check_encoder(encoder_digest)
+        if load_index:
+            collection.refresh()
+    except BaseException:
+        collection.close()
+        raise
+    return collection

@@ -1,0 +1,209 @@
+"""What can be read from and written to the ledger inside one transaction."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from images.errors import ArtefactError
+from serving.collection.filters import where
+from serving.collection.records import Hit, Record, Row
+
+BLOCK_ROWS = 4096
+MOST_VARIABLES = 500  # SQLite takes at least 999 in one statement, whatever its version
+
+T = TypeVar("T")
+Ids = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+
+_FIELDS = "key, uri, label, width, height, sha256, metadata"
+
+
+class View:
+    """Reads the ledger as it was at one moment."""
+
+    def __init__(self, connection: sqlite3.Connection, dim: int) -> None:
+        self._connection = connection
+        self._dim = dim
+        self.sequence: int = self._one("SELECT sequence FROM collection")
+
+    def count(self) -> int:
+        """How many items there are."""
+        return int(self._one("SELECT count(*) FROM items"))
+
+    def count_labels(self) -> int:
+        """How many different labels there are."""
+        return int(self._one("SELECT count(DISTINCT label) FROM items"))
+
+    def count_removals(self) -> int:
+        """How many removals the ledger remembers."""
+        return int(self._one("SELECT count(*) FROM removals"))
+
+    def vectors_since(self, sequence: int) -> Iterator[tuple[Ids, Vectors]]:
+        """Items that were added after a change and are still there, oldest first, in blocks.
+
+        Yields:
+            their numbers int64 [B] and vectors float32 [B, E].
+        """
+        cursor = self._connection.execute(
+            "SELECT sequence, vector FROM vectors WHERE sequence > ? ORDER BY sequence", (sequence,)
+        )
+        while rows := cursor.fetchmany(BLOCK_ROWS):
+            ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+            yield ids, self._matrix([row[1] for row in rows], ids)
+
+    def removed_since(self, sequence: int) -> Ids:
+        """Numbers of the items removed after a change."""
+        rows = self._connection.execute(
+            "SELECT item FROM removals WHERE sequence > ?", (sequence,)
+        ).fetchall()
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+
+    def matching(self, condition: Mapping[str, Any]) -> Ids:
+        """Numbers of the items that meet a filter, ascending."""
+        clause, values = where(condition)
+        rows = self._connection.execute(
+            f"SELECT sequence FROM items WHERE {clause} ORDER BY sequence",  # noqa: S608
+            values,
+        ).fetchall()
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+
+    def get(self, key: str) -> Record | None:
+        """One item with its vector."""
+        row = self._connection.execute(
+            f"SELECT {_FIELDS}, vector FROM items JOIN vectors USING (sequence) WHERE key = ?",  # noqa: S608
+            (key,),
+        ).fetchone()
+        return None if row is None else self._record(row)
+
+    def page(self, after: str | None, limit: int) -> list[Record]:
+        """The next items in the order of their keys."""
+        rows = self._connection.execute(
+            f"SELECT {_FIELDS}, vector FROM items JOIN vectors USING (sequence)"  # noqa: S608
+            " WHERE key > ? ORDER BY key LIMIT ?",
+            (after or "", limit),
+        )
+        return [self._record(row) for row in rows]
+
+    def keys(self, after: str | None, limit: int) -> list[str]:
+        """The next keys in order (of code points, which is that of their UTF-8 bytes)."""
+        rows = self._connection.execute(
+            "SELECT key FROM items WHERE key > ? ORDER BY key LIMIT ?", (after or "", limit)
+        )
+        return [row[0] for row in rows]
+
+    def find(self, keys: Sequence[str]) -> dict[str, tuple[int, Row]]:
+        """Those of the keys that are there, with their numbers and content."""
+        found = {}
+        for part in chunks(keys, MOST_VARIABLES):
+            rows = self._connection.execute(
+                f"SELECT sequence, vector, {_FIELDS} FROM items JOIN vectors USING (sequence)"  # noqa: S608
+                f" WHERE key IN ({_marks(part)})",
+                part,
+            )
+            for sequence, vector, key, *rest in rows:
+                found[key] = (int(sequence), Row(key, vector, *rest))
+        return found
+
+    def keys_of(self, ids: Sequence[int]) -> dict[int, str]:
+        """The keys of items by their numbers."""
+        found: dict[int, str] = {}
+        for part in chunks(ids, MOST_VARIABLES):
+            found.update(
+                self._connection.execute(
+                    f"SELECT sequence, key FROM items WHERE sequence IN ({_marks(part)})",  # noqa: S608
+                    part,
+                )
+            )
+        return found
+
+    def hits(self, ids: Sequence[int], scores: Sequence[float]) -> list[Hit]:
+        """The items of these numbers with these scores, in the order given."""
+        found = {}
+        for part in chunks(ids, MOST_VARIABLES):
+            rows = self._connection.execute(
+                "SELECT sequence, key, uri, label, metadata FROM items"  # noqa: S608
+                f" WHERE sequence IN ({_marks(part)})",
+                part,
+            )
+            found.update({row[0]: row[1:] for row in rows})
+        return [
+            Hit(key, score, uri, label, json.loads(metadata))
+            for (key, uri, label, metadata), score in zip(
+                (found[number] for number in ids), scores, strict=True
+            )
+        ]
+
+    def _record(self, row: tuple[Any, ...]) -> Record:
+        key, uri, label, width, height, sha256, metadata, vector = row
+        values = self._matrix([vector], np.zeros(1, np.int64))[0]
+        return Record(key, values, uri, label, width, height, sha256, json.loads(metadata))
+
+    def _matrix(self, blobs: list[bytes], ids: Ids) -> Vectors:
+        wrong = [i for i, blob in enumerate(blobs) if len(blob) != self._dim * 4]
+        if wrong:
+            raise ArtefactError(
+                f"the ledger is damaged: item {ids[wrong[0]]} has {len(blobs[wrong[0]])} bytes of "
+                f"vector, {self._dim * 4} are right; restore it from a backup, or make the "
+                "collection anew from its features"
+            )
+        matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._dim)
+        return matrix.astype(np.float32, copy=False)
+
+    def _one(self, query: str) -> Any:
+        return self._connection.execute(query).fetchone()[0]
+
+
+class Writing(View):
+    """Changes the ledger; every change has its own number, one more than the one before."""
+
+    def __init__(self, connection: sqlite3.Connection, dim: int) -> None:
+        super().__init__(connection, dim)
+        self._before = self.sequence
+
+    def insert(self, row: Row) -> None:
+        """Add an item. Its key must not be there."""
+        self.sequence += 1
+        self._connection.execute(
+            f"INSERT INTO items (sequence, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            (
+                self.sequence,
+                row.key,
+                row.uri,
+                row.label,
+                row.width,
+                row.height,
+                row.sha256,
+                row.metadata,
+            ),
+        )
+        self._connection.execute(
+            "INSERT INTO vectors (sequence, vector) VALUES (?, ?)", (self.sequence, row.vector)
+        )
+
+    def remove(self, item: int) -> None:
+        """Remove an item by its number."""
+        self.sequence += 1
+        self._connection.execute("DELETE FROM items WHERE sequence = ?", (item,))
+        self._connection.execute("DELETE FROM vectors WHERE sequence = ?", (item,))
+        self._connection.execute(
+            "INSERT INTO removals (sequence, item) VALUES (?, ?)", (self.sequence, item)
+        )
+
+    def finish(self) -> None:
+        """Note the last number; to be called before the transaction ends."""
+        if self.sequence != self._before:
+            self._connection.execute("UPDATE collection SET sequence = ?", (self.sequence,))
+
+
+def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The values in pieces of at most ``size``."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
