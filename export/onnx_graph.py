@@ -1,0 +1,236 @@
+"""Run folder to encoder file: the trained encoder, without its projection head, as an ONNX graph.
+
+    images uint8 [N,S,S,3] -> planes [N,3,S,S] -> float32 -> minus 255 mean -> encoder -> features h
+    embeddings = h / max(|h|, tiny)
+
+torch.onnx.export (torch.export + onnxscript) writes the graph and folds batch norms into the
+convolutions before them; ONNX Runtime would do so at load time where it did not. Here are three
+things it leaves to do:
+
+- AdaptiveAvgPool2d(1) becomes an as_strided of eleven nodes when N is dynamic, so it is exchanged
+  for the plain mean before the export;
+- 1 / (255 std) is multiplied into the first convolution's weights. That is exact: the padding's
+  zeros stand after the subtraction, and a factor per input channel passes through a convolution;
+- stack traces with the exporting machine's paths are taken out.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from export.encoder_file import (
+    EMBEDDINGS,
+    FEATURES,
+    INPUT,
+    EncoderContract,
+    write_encoder_file,
+)
+from images.errors import UsageError
+from training.checkpoint import load_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OPSET = 20  # ONNX 1.15, IR version 10: ONNX Runtime 1.18 and later
+MIN_OPSET, MAX_OPSET = 18, 23
+TINY_NORM = 1e-12
+SCALE = "input_scale"
+NO_LICENCE = "no licence was stated when this file was made"
+
+
+class _Mean(nn.Module):
+    """Global average pooling, [N,C,H,W] -> [N,C,1,1], as one ReduceMean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+class EncoderGraph(nn.Module):
+    """Everything that is in the graph: pixel scaling, encoder, L2.
+
+    Args:
+        encoder: float [N,3,S,S] -> h [N,D]; a copy is taken, in float32, on the CPU, in eval mode.
+        mean, std: per channel, in units of [0, 1].
+    """
+
+    offset: Tensor
+    input_scale: Tensor
+
+    def __init__(self, encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        encoder = copy.deepcopy(encoder).to("cpu", torch.float32)
+        _exchange_pools(encoder)
+        self.encoder = encoder.requires_grad_(requires_grad=False)
+        offset = 255 * np.asarray(mean, np.float64)
+        scale = 1 / (255 * np.asarray(std, np.float64))
+        self.shifted = bool(offset.any())
+        self.register_buffer("offset", _per_channel(offset))
+        self.register_buffer(SCALE, _per_channel(scale))
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Uint8 [N,S,S,3] -> (features [N,D], embeddings [N,D])."""
+        x = images.permute(0, 3, 1, 2).to(torch.float32)  # transposed while it is one byte a value
+        if self.shifted:
+            x = x - self.offset
+        features = self.encoder(x * self.input_scale)
+        length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+        return features, features / length.clamp_min(TINY_NORM)
+
+
+def _per_channel(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).reshape(1, 3, 1, 1)
+
+
+def _exchange_pools(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+            setattr(module, name, _Mean())
+        else:
+            _exchange_pools(child)
+
+
+def build_graph(
+    encoder: nn.Module,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """Turns an encoder module into an ONNX model with the inputs and outputs of an encoder file.
+
+    Args:
+        encoder: float [N,3,S,S] -> h [N,D].
+        size: S, pixels.
+        mean, std: per channel, in units of [0, 1].
+        opset: version of the ONNX operator set.
+
+    Raises:
+        UsageError: the opset is out of range.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise UsageError(f"opset {opset} is out of range: choose {MIN_OPSET} to {MAX_OPSET}")
+    program = torch.onnx.export(
+        EncoderGraph(encoder, mean, std),
+        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[FEATURES, EMBEDDINGS],
+        dynamic_shapes={INPUT: {0: torch.export.Dim("N")}},
+    )
+    if program is None:
+        raise AssertionError("torch.onnx.export gave no program")
+    model = program.model_proto
+    fold_input_scale(model.graph)
+    _strip(model)
+    return model
+
+
+def fold_input_scale(graph: onnx.GraphProto) -> bool:
+    """Multiplies the input scaling into the first convolution; says whether that was possible.
+
+    It is where the scaled picture goes into one convolution without groups and nowhere else.
+    """
+    weights = {value.name: value for value in graph.initializer}
+    for position, node in enumerate(graph.node):
+        if node.op_type == "Mul" and node.input[1] == SCALE:
+            break
+    else:
+        return False
+    users = [other for other in graph.node if node.output[0] in other.input]
+    if len(users) != 1 or users[0].op_type != "Conv" or users[0].input[1] not in weights:
+        return False
+    kernel = weights[users[0].input[1]]
+    sharing = sum(kernel.name in other.input for other in graph.node)
+    if sharing != 1 or kernel.dims[1] != 3:
+        return False
+    scaled = numpy_helper.to_array(kernel).astype(np.float64) * numpy_helper.to_array(weights[SCALE])
+    kernel.CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), kernel.name))
+    users[0].input[0] = node.input[0]
+    del graph.node[position]
+    graph.initializer.remove(weights[SCALE])
+    return True
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Takes out what the exporter notes for its own debugging, paths of source files among it."""
+    graph = model.graph
+    model.producer_name, model.producer_version = "lookalike", ""
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    graph.name, graph.doc_string = "encoder", ""
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("lookalike", "torch", "torchvision", "onnx", "onnxscript"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout that was not installed
+            continue
+    return found
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    opset: int = OPSET,
+    licence_note: str = NO_LICENCE,
+) -> Path:
+    """Writes the encoder of a run folder as an encoder file.
+
+    Args:
+        run: run folder of `lookalike train`.
+        out: the file to write, atomically.
+        opset: version of the ONNX operator set.
+        licence_note: what the file shall say about the licence of its weights.
+
+    Returns:
+        the path written.
+
+    Raises:
+        ArtefactError: the run folder is missing, damaged or not ours.
+        UsageError: the opset is out of range, or `out` is a folder.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: give the name of a file, {out / 'encoder.onnx'} say")
+    trained = load_encoder(run)
+    model = build_graph(
+        trained.module, trained.preprocess.size, trained.mean, trained.std, opset=opset
+    )
+    features, embeddings = (
+        value.type.tensor_type.shape.dim[1].dim_value for value in model.graph.output
+    )
+    contract = EncoderContract(
+        preprocess=trained.preprocess,
+        mean=tuple(trained.mean),
+        std=tuple(trained.std),
+        feature_dim=features,
+        embedding_dim=embeddings,
+        source_sha256=trained.sha256,
+        recipe=trained.recipe,
+        quality=trained.quality,
+        licence_note=licence_note,
+        created_with=_versions(),
+    )
+    write_encoder_file(model, contract, out)
+    return out
