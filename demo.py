@@ -1,0 +1,261 @@
+"""`lookalike demo`: the whole way through on real pictures, in minutes on two CPU cores.
+
+Trains an encoder on the 60,000 training pictures of Fashion-MNIST without looking at a label,
+exports and verifies it, puts 10,000 of the pictures into a collection, and measures what the
+encoder is worth: every test picture looks for its own kind, once as it is and once as a user's
+camera would have taken it. Each stage is the command a user would type, shown before it runs, in a
+process of its own. `report.json` keeps what is done: a second run goes on where the first ended.
+"""
+
+import json
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from images.errors import LookalikeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]  # [N,S,S,3]
+    Labels = NDArray[np.int64]  # [N]
+    Vectors = NDArray[np.float32]  # [N,D]
+    Report = dict[str, Any]
+
+GALLERY, QUERIES = "fashion-mnist:train", "fashion-mnist:test"
+COLLECTION_SIZE = 10_000
+VOTERS = 20  # of the kNN accuracy: the collection holds about 1,000 pictures of each kind
+PRECISION_AT = 10
+DRAWN = 6  # neighbours of a query in the picture
+TRAINED, UNTRAINED, PIXELS = "trained encoder", "same encoder, untrained", "raw pixels"
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo-run"),
+    serve: Annotated[bool, typer.Option(help="Stay and serve the web page at the end.")] = True,
+    host: Annotated[str, typer.Option(help="Address the page is served on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port the page is served on.")] = 3000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON too.")] = False,
+) -> None:
+    """Do the whole way on real images: train, export, extract, collect, search, serve.
+
+    Example: lookalike demo --no-serve
+    """
+    report = read_report(out)
+    for name, command in stages(out).items():
+        if name not in report["seconds"]:
+            with_time(report, out, name, lambda command=command: run_command(command))
+    if not report["quality"]:
+        with_time(report, out, "measure", lambda: report["quality"].update(measure(out)))
+    print_report(report, out)
+    if as_json:
+        typer.echo(json.dumps(report))
+    if serve:
+        address = ["--host", host, "--port", str(port)]
+        run_command(["serve", f"{out / 'encoder.onnx'}", f"{out / 'collection'}", *address])
+
+
+# --- the stages ----------------------------------------------------------------------------------
+
+
+def stages(out: Path) -> dict[str, list[str]]:
+    """Name every stage and the command that does it, taking up work that was cut off."""
+    run, encoder, features = f"{out / 'run'}", f"{out / 'encoder.onnx'}", f"{out / 'features'}"
+    collection, limit = f"{out / 'collection'}", ["--limit", str(COLLECTION_SIZE)]
+    commands = {
+        "train": ["train", GALLERY, "--recipe", "grey-cpu", "--out", run],
+        "export": ["export", run, "--out", encoder],
+        "verify": ["verify", encoder, run, QUERIES],
+        "extract": ["extract", encoder, GALLERY, "--out", features, *limit],
+        "create": ["collection", "create", collection, "--encoder", encoder],
+        "add": ["collection", "add", collection, features, "--on-duplicate", "replace"],
+    }
+    if (out / "run" / "checkpoint.pt").exists():
+        commands["train"].append("--resume")
+    if (out / "features").exists():
+        commands["extract"].append("--resume")
+    if (out / "collection" / "ledger.db").exists():
+        del commands["create"]
+    return commands
+
+
+def run_command(arguments: list[str]) -> None:
+    """Show a command and run it in a process of its own, which prints on this terminal.
+
+    Raises:
+        typer.Exit: it failed, with its exit code; it has said why itself.
+    """
+    print(f"\n$ lookalike {shlex.join(arguments)}", flush=True)
+    command = [sys.executable, "-m", "lookalike", *arguments]
+    finished = subprocess.run(command, check=False)  # noqa: S603 - our own command line
+    if finished.returncode:
+        raise typer.Exit(finished.returncode)
+
+
+def with_time(report: "Report", out: Path, name: str, work: "Callable[[], None]") -> None:
+    """Do one stage and keep on disk that it is done, and how many seconds it took."""
+    from images.files import write_json_atomic
+
+    started = time.perf_counter()
+    work()
+    report["seconds"][name] = round(time.perf_counter() - started, 1)
+    people = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    peak = max(resource.getrusage(who).ru_maxrss for who in people)
+    report["peak_memory_mib"] = max(report["peak_memory_mib"], peak // 1024)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(out / "report.json", report)
+
+
+def read_report(out: Path) -> "Report":
+    """Read what an earlier run has done; an empty report if there was none."""
+    path = out / "report.json"
+    if not path.exists():
+        return {"seconds": {}, "quality": {}, "peak_memory_mib": 0}
+    try:
+        report: Report = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise LookalikeError(f"{path} is damaged; remove {out} and start again") from error
+    return report
+
+
+# --- what the encoder is worth -------------------------------------------------------------------
+
+
+def measure(out: Path) -> dict[str, dict[str, float]]:
+    """Measure three ways to compare pictures on plain and camera queries, and draw neighbours.
+
+    Returns:
+        Percentages by way of comparing; every test picture is a query, the collection the gallery.
+    """
+    import numpy as np
+
+    from images.contact_sheet import draw_neighbours
+    from training.protocols.camera import camera_queries
+    from training.protocols.knn import knn_accuracy
+    from training.protocols.retrieval import precision_at_k
+
+    gallery, gallery_labels, classes = load(GALLERY, COLLECTION_SIZE)
+    plain, labels, _ = load(QUERIES)
+    queries = {"plain": plain, "camera": camera_queries(plain)}
+    quality: dict[str, dict[str, float]] = {}
+    for name, embed in embedders(out).items():
+        known, quality[name] = embed(gallery), {}
+        for kind, pictures in queries.items():
+            sides = (embed(pictures), labels, known, gallery_labels)
+            quality[name][f"knn_{kind}"] = 100 * knn_accuracy(*sides, k=VOTERS)
+            quality[name][f"precision_{kind}"] = 100 * precision_at_k(*sides, k=PRECISION_AT)
+
+    first_of_each = [int(np.flatnonzero(labels == kind)[0]) for kind in range(len(classes))]
+    embed = embedders(out)[TRAINED]
+    blocks = {}
+    for kind, pictures in queries.items():
+        asked = pictures[first_of_each]
+        nearest = (-embed(asked) @ embed(gallery).T).argsort(axis=1)[:, :DRAWN]
+        same = gallery_labels[nearest] == np.arange(len(classes))[:, None]
+        blocks[f"{kind} query"] = (asked, gallery[nearest], same)
+    draw_neighbours(out / "neighbours.png", classes, blocks)
+    return quality
+
+
+def embedders(out: Path) -> "dict[str, Callable[[Pixels], Vectors]]":
+    """Name the ways to turn pictures into vectors of length 1 that are compared."""
+    import torch
+
+    from export.encoder_file import open_encoder
+    from training.features import encode
+    from training.model import build_model
+    from training.recipe_files import load_recipe
+
+    trained = open_encoder(out / "encoder.onnx")
+    recipe = load_recipe(out / "run" / "recipe.toml")
+    untrained = build_model(recipe, torch.device("cpu")).encoder
+    colours = {"mean": recipe.data.mean, "std": recipe.data.std}
+    return {
+        TRAINED: lambda pictures: in_batches(trained.encode, pictures),
+        UNTRAINED: lambda pictures: unit(encode(untrained, pictures, **colours)),
+        PIXELS: lambda pictures: unit(pictures.reshape(len(pictures), -1)),
+    }
+
+
+def in_batches(embed: "Callable[[Pixels], Vectors]", pictures: "Pixels") -> "Vectors":
+    """Embed batch by batch, which needs less memory than all at once."""
+    import numpy as np
+
+    return np.concatenate([embed(pictures[i : i + 500]) for i in range(0, len(pictures), 500)])
+
+
+def unit(vectors: "NDArray[Any]") -> "Vectors":
+    """Scale each row to length 1; a row of zeros stays."""
+    import numpy as np
+
+    lengths = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    return vectors.astype(np.float32) / np.where(lengths == 0, 1, lengths)
+
+
+def load(source: str, limit: int | None = None) -> "tuple[Pixels, Labels, tuple[str, ...]]":
+    """Read the pictures of a labelled source.
+
+    Returns:
+        uint8 [N,S,S,3]; int64 [N], indices into the classes; the classes' names.
+    """
+    import numpy as np
+
+    from images.decode import to_rgb
+    from images.sources import open_source
+
+    opened = open_source(source)
+    numbers = {name: number for number, name in enumerate(opened.classes)}
+    items = list(islice(opened, limit))
+    pictures = np.stack([to_rgb(item.read()) for item in items])
+    labels = np.array([numbers[item.label] for item in items])
+    return pictures, labels, opened.classes
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def print_report(report: "Report", out: Path) -> None:
+    """Print the seconds of each stage and the quality table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    seconds = Table(title="Seconds per step", title_justify="left")
+    seconds.add_column("step")
+    seconds.add_column("seconds", justify="right")
+    for name, value in report["seconds"].items():
+        seconds.add_row(name, f"{value:.1f}")
+    seconds.add_row("together", f"{sum(report['seconds'].values()):.1f}", style="bold")
+
+    quality = Table(
+        title=f"10,000 queries among {COLLECTION_SIZE:,} pictures, percent", title_justify="left"
+    )
+    columns = {
+        "knn_plain": "kNN, plain",
+        "knn_camera": "kNN, camera",
+        "precision_plain": f"precision@{PRECISION_AT}, plain",
+        "precision_camera": f"precision@{PRECISION_AT}, camera",
+    }
+    quality.add_column("compared by")
+    for title in columns.values():
+        quality.add_column(title, justify="right")
+    for name, figures in report["quality"].items():
+        quality.add_row(name, *(f"{figures[column]:.1f}" for column in columns))
+    console = Console()
+    console.print()
+    console.print(seconds)
+    console.print(quality)
+    console.print(f"Peak memory of a step: {report['peak_memory_mib']:,} MiB")
+    console.print(f"Queries and their neighbours: {out / 'neighbours.png'}")
