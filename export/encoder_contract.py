@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
-
 from images.errors import ArtefactError, LookalikeError
 from images.preprocess import PreprocessSpec
 
 FORMAT_VERSION = 1
 PRECISIONS = ("fp32",)
 MAX_METADATA_BYTES = 1024**2
+INPUT, FEATURES, EMBEDDINGS = "images", "features", "embeddings"
+
+Signature = tuple[str, str, tuple[int | None, ...]]  # name, element type, shape (None: dynamic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +46,9 @@ class EncoderContract:
     def __post_init__(self) -> None:
         """Checks every field."""
         _expect(self, "format_version", self.format_version == FORMAT_VERSION, f"{FORMAT_VERSION}")
-        _expect(self, "mean", _is_rgb(self.mean), "three finite numbers")
+        _expect(self, "mean", _is_rgb(self.mean), "three numbers")
         positive = _is_rgb(self.std) and min(self.std) > 0
-        _expect(self, "std", positive, "three finite numbers above 0")
+        _expect(self, "std", positive, "three numbers above 0")
         for name in ("feature_dim", "embedding_dim"):
             value = getattr(self, name)
             _expect(self, name, type(value) is int and value >= 1, "an integer of at least 1")
@@ -96,6 +97,28 @@ class EncoderContract:
             found[name] = tuple(value) if isinstance(value, list) else value
         return cls(**found)
 
+    def check_graph(self, inputs: list[Signature], outputs: list[Signature]) -> None:
+        """Compares a graph's inputs and outputs with what this contract promises.
+
+        Raises:
+            ArtefactError: a name, an element type or a shape differs, or one too many.
+        """
+        size = self.preprocess.size
+        promised_inputs: list[Signature] = [(INPUT, "uint8", (None, size, size, 3))]
+        promised_outputs: list[Signature] = [
+            (FEATURES, "float32", (None, self.feature_dim)),
+            (EMBEDDINGS, "float32", (None, self.embedding_dim)),
+        ]
+        for kind, found, promised in (
+            ("inputs", inputs, promised_inputs),
+            ("outputs", outputs, promised_outputs),
+        ):
+            if found != promised:
+                raise ArtefactError(
+                    f"the graph's {kind} are {_words(found)}, its metadata promises "
+                    f"{_words(promised)}"
+                )
+
 
 def _expect(contract: EncoderContract, name: str, good: bool, wanted: str) -> None:
     if not good:
@@ -106,7 +129,7 @@ def _expect(contract: EncoderContract, name: str, good: bool, wanted: str) -> No
 def _is_rgb(value: object) -> bool:
     if not isinstance(value, tuple) or len(value) != 3:
         return False
-    return all(type(part) in (int, float) and bool(np.isfinite(part)) for part in value)
+    return all(type(part) in (int, float) and -1e9 < part < 1e9 for part in value)
 
 
 def _is_digest(value: object) -> bool:
@@ -138,3 +161,10 @@ def _preprocess(found: object, digest: object) -> PreprocessSpec:
             f"{spec.digest}: the metadata was altered"
         )
     return spec
+
+
+def _words(signatures: list[Signature]) -> str:
+    return ", ".join(
+        f"{name} {kind} [{', '.join('N' if size is None else str(size) for size in shape)}]"
+        for name, kind, shape in signatures
+    )

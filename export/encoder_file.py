@@ -53,25 +53,37 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.encoder_contract import FORMAT_VERSION, EncoderContract
+from export.encoder import Encoder
+from export.encoder_contract import (
+    EMBEDDINGS,
+    FEATURES,
+    FORMAT_VERSION,
+    INPUT,
+    EncoderContract,
+    Signature,
+)
 from export.onnx_wire import ModelHeader, WireError, read_header
 from export.session import Provider, make_session
-from images.errors import ArtefactError, LookalikeError, UsageError
+from images.errors import ArtefactError
 from images.files import sha256_bytes, write_bytes_atomic
-from images.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx
     import onnxruntime
-    from numpy.typing import NDArray
 
 __all__ = [
+    "EMBEDDINGS",
+    "FEATURES",
     "FORMAT_VERSION",
+    "INPUT",
     "METADATA_KEY",
     "Encoder",
     "EncoderContract",
@@ -82,7 +94,6 @@ __all__ = [
 ]
 
 METADATA_KEY = "lookalike"
-INPUT, FEATURES, EMBEDDINGS = "images", "features", "embeddings"
 MAX_FILE_BYTES = 2 * 1024**3 - 1  # protobuf's own limit
 REMEDY = "make one with: lookalike export RUN --out encoder.onnx"
 
@@ -130,10 +141,17 @@ def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
             f"{path} is ONNX, but holds {len(values)} descriptions under '{METADATA_KEY}' instead "
             f"of one: no encoder of this program; {REMEDY}"
         )
-    try:
+    with _naming(path):
         return header, EncoderContract.from_json(values[0])
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the file's path before what is wrong with it."""
+    try:
+        yield
     except ArtefactError as error:
-        raise ArtefactError(f"{path}: {error}") from error
+        raise ArtefactError(f"{path}: {error}; {REMEDY}") from error
 
 
 def read_contract(path: StrPath) -> EncoderContract:
@@ -156,7 +174,7 @@ def describe(path: StrPath) -> dict[str, Any]:
     content = _read_file(path)
     header, contract = _parse(path, content)
     return {
-        "artefact": "encoder",
+        "kind": "encoder",
         "path": str(path),
         "sha256": sha256_bytes(content),
         "bytes": len(content),
@@ -168,83 +186,7 @@ def describe(path: StrPath) -> dict[str, Any]:
     }
 
 
-# --- running -------------------------------------------------------------------------------------
-
-
-class Encoder:
-    """An open encoder file. Made by `open_encoder`; safe to use from several threads at once.
-
-    Attributes:
-        path: where the file lay.
-        digest: SHA-256 of the file, hex: the encoder's identity.
-        contract: what the file says about itself.
-        provider: "cpu" or "cuda", where it runs.
-    """
-
-    def __init__(
-        self,
-        *,
-        path: Path,
-        digest: str,
-        contract: EncoderContract,
-        session: onnxruntime.InferenceSession,
-        provider: Literal["cpu", "cuda"],
-    ) -> None:
-        self.path = path
-        self.digest = digest
-        self.contract = contract
-        self.provider = provider
-        self._session = session
-
-    @property
-    def preprocess(self) -> PreprocessSpec:
-        """How a picture becomes a row of `encode`'s argument."""
-        return self.contract.preprocess
-
-    @property
-    def embedding_dim(self) -> int:
-        """E, the length of an embedding."""
-        return self.contract.embedding_dim
-
-    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embeds a batch.
-
-        Args:
-            images: uint8 [N, S, S, 3], RGB, preprocessed by `preprocess`; N may be 0.
-
-        Returns:
-            float32 [N, E], each row of length 1 (or 0, where all features are 0).
-
-        Raises:
-            UsageError: another type or shape; the message says which was expected.
-        """
-        return self._run(images, [EMBEDDINGS])[0]
-
-    def encode_with_features(
-        self, images: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Like `encode`; returns (features float32 [N, D], embeddings float32 [N, E])."""
-        features, embeddings = self._run(images, [FEATURES, EMBEDDINGS])
-        return features, embeddings
-
-    def _run(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
-        size = self.preprocess.size
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-            kind = getattr(images, "dtype", type(images).__name__)
-            raise UsageError(
-                f"images are {kind}: give a NumPy array of uint8 [N, {size}, {size}, 3]"
-            )
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise UsageError(
-                f"images have shape {list(images.shape)}: this encoder takes [N, {size}, {size}, 3]"
-            )
-        if len(images) == 0:  # pooling kernels do not promise to take empty batches
-            dims = {FEATURES: self.contract.feature_dim, EMBEDDINGS: self.embedding_dim}
-            return [np.empty((0, dims[name]), np.float32) for name in outputs]
-        result: list[NDArray[np.float32]] = self._session.run(
-            outputs, {INPUT: np.ascontiguousarray(images)}
-        )
-        return result
+# --- opening -------------------------------------------------------------------------------------
 
 
 def open_encoder(
@@ -261,24 +203,17 @@ def open_encoder(
     Raises:
         ArtefactError: the file is missing, damaged or not an encoder.
         UsageError: the provider is unknown or does not work here, or threads < 1.
-        LookalikeError: onnxruntime is not installed.
+        ModuleNotFoundError: onnxruntime is not installed.
     """
     path = Path(path)
     content = _read_file(path)
     _, contract = _parse(path, content)
-    try:
+    with _naming(path):
         session, taken = make_session(content, provider, threads)
-    except LookalikeError:
-        raise
-    except Exception as error:
-        # ONNX Runtime's exceptions share no base class of their own.
-        first_line = str(error).partition("\n")[0]
-        raise ArtefactError(
-            f"{path} does not load in ONNX Runtime: {first_line}; {REMEDY}"
-        ) from error
-    inputs = [_signature(value) for value in session.get_inputs()]
-    outputs = [_signature(value) for value in session.get_outputs()]
-    _check_graph(path, contract, inputs, outputs)
+        contract.check_graph(
+            [_signature(value) for value in session.get_inputs()],
+            [_signature(value) for value in session.get_outputs()],
+        )
     return Encoder(
         path=path,
         digest=sha256_bytes(content),
@@ -288,39 +223,10 @@ def open_encoder(
     )
 
 
-Signature = tuple[str, str, tuple[int | None, ...]]  # name, element type, shape (None: dynamic)
-
-
 def _signature(value: onnxruntime.NodeArg) -> Signature:
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     kind = value.type.removeprefix("tensor(").removesuffix(")")
     return value.name, "float32" if kind == "float" else kind, shape
-
-
-def _check_graph(
-    path: Path, contract: EncoderContract, inputs: list[Signature], outputs: list[Signature]
-) -> None:
-    """Compares the graph's inputs and outputs with the contract."""
-    size = contract.preprocess.size
-    wanted_inputs: list[Signature] = [(INPUT, "uint8", (None, size, size, 3))]
-    wanted_outputs: list[Signature] = [
-        (FEATURES, "float32", (None, contract.feature_dim)),
-        (EMBEDDINGS, "float32", (None, contract.embedding_dim)),
-    ]
-    checks = (("inputs", inputs, wanted_inputs), ("outputs", outputs, wanted_outputs))
-    for kind, found, wanted in checks:
-        if found != wanted:
-            raise ArtefactError(
-                f"{path}: the graph's {kind} are {_words(found)}, its metadata promises "
-                f"{_words(wanted)}; {REMEDY}"
-            )
-
-
-def _words(signatures: list[Signature]) -> str:
-    return ", ".join(
-        f"{name} {kind} [{', '.join('N' if size is None else str(size) for size in shape)}]"
-        for name, kind, shape in signatures
-    )
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -358,12 +264,11 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ArtefactError(f"{path} was not written: not valid ONNX: {error}") from error
-    _check_graph(
-        path,
-        contract,
-        [_proto_signature(value) for value in model.graph.input],
-        [_proto_signature(value) for value in model.graph.output],
-    )
+    with _naming(path):
+        contract.check_graph(
+            [_proto_signature(value) for value in model.graph.input],
+            [_proto_signature(value) for value in model.graph.output],
+        )
     content = model.SerializeToString(deterministic=True)
     _parse(path, content)
     write_bytes_atomic(path, content)

@@ -17,7 +17,6 @@ things it leaves to do:
 from __future__ import annotations
 
 import copy
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +38,7 @@ from images.errors import UsageError
 from training.checkpoint import load_encoder
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
 OPSET = 20  # ONNX 1.15, IR version 10: ONNX Runtime 1.18 and later
@@ -113,7 +113,8 @@ def build_graph(
     Args:
         encoder: float [N,3,S,S] -> h [N,D].
         size: S, pixels.
-        mean, std: per channel, in units of [0, 1].
+        mean: per channel, in units of [0, 1].
+        std: likewise.
         opset: version of the ONNX operator set.
 
     Raises:
@@ -145,22 +146,22 @@ def fold_input_scale(graph: onnx.GraphProto) -> bool:
     It is where the scaled picture goes into one convolution without groups and nowhere else.
     """
     weights = {value.name: value for value in graph.initializer}
-    for position, node in enumerate(graph.node):
-        if node.op_type == "Mul" and node.input[1] == SCALE:
-            break
-    else:
+    scalings = [node for node in graph.node if node.op_type == "Mul" and node.input[1] == SCALE]
+    if len(scalings) != 1:
         return False
-    users = [other for other in graph.node if node.output[0] in other.input]
+    scaling = scalings[0]
+    users = [node for node in graph.node if scaling.output[0] in node.input]
     if len(users) != 1 or users[0].op_type != "Conv" or users[0].input[1] not in weights:
         return False
-    kernel = weights[users[0].input[1]]
-    sharing = sum(kernel.name in other.input for other in graph.node)
-    if sharing != 1 or kernel.dims[1] != 3:
+    kernel = weights[users[0].input[1]]  # [O, 3 / groups, height, width]
+    shared = sum(kernel.name in node.input for node in graph.node) > 1
+    if shared or kernel.dims[1] != 3:
         return False
-    scaled = numpy_helper.to_array(kernel).astype(np.float64) * numpy_helper.to_array(weights[SCALE])
-    kernel.CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), kernel.name))
-    users[0].input[0] = node.input[0]
-    del graph.node[position]
+    scale = numpy_helper.to_array(weights[SCALE]).astype(np.float64)  # [1, 3, 1, 1]
+    folded = (numpy_helper.to_array(kernel) * scale).astype(np.float32)
+    kernel.CopyFrom(numpy_helper.from_array(folded, kernel.name))
+    users[0].input[0] = scaling.input[0]
+    graph.node.remove(scaling)
     graph.initializer.remove(weights[SCALE])
     return True
 
@@ -213,7 +214,7 @@ def export_run(
     out = Path(out)
     if out.is_dir():
         raise UsageError(f"{out} is a folder: give the name of a file, {out / 'encoder.onnx'} say")
-    trained = load_encoder(run)
+    trained = load_encoder(Path(run))
     model = build_graph(
         trained.module, trained.preprocess.size, trained.mean, trained.std, opset=opset
     )
@@ -222,8 +223,8 @@ def export_run(
     )
     contract = EncoderContract(
         preprocess=trained.preprocess,
-        mean=tuple(trained.mean),
-        std=tuple(trained.std),
+        mean=trained.mean,
+        std=trained.std,
         feature_dim=features,
         embedding_dim=embeddings,
         source_sha256=trained.sha256,
@@ -232,5 +233,6 @@ def export_run(
         licence_note=licence_note,
         created_with=_versions(),
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_encoder_file(model, contract, out)
     return out

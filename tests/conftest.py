@@ -86,7 +86,8 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
 
     def weights(*shape: int) -> NDArray[np.float32]:
         fan_in = float(np.prod(shape[1:]))
-        return (rng.normal(0, 1, shape) / np.sqrt(fan_in)).astype(np.float32)
+        drawn = rng.normal(0, fan_in**-0.5, shape)
+        return drawn.astype(np.float32)
 
     constants = {
         "mean": np.full((1, 3, 1, 1), 127.5, np.float32),
@@ -96,15 +97,14 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
         "tiny": np.float32(1e-12),
         "rows": np.array([1], np.int64),
     }
-    strided = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Sub", ["planes", "mean"], ["centred"]),
         helper.make_node("Mul", ["centred", "scale"], ["scaled"]),
-        helper.make_node("Conv", ["scaled", "conv1"], ["map1"], **strided),
+        helper.make_node("Conv", ["scaled", "conv1"], ["map1"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["map1"], ["active1"]),
-        helper.make_node("Conv", ["active1", "conv2"], ["map2"], **strided),
+        helper.make_node("Conv", ["active1", "conv2"], ["map2"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["map2"], ["active2"]),
         helper.make_node("GlobalAveragePool", ["active2"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["features"], axis=1),

@@ -1,0 +1,95 @@
+"""An open encoder: pictures in, embeddings out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.encoder_contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
+from images.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+    import onnxruntime
+    from numpy.typing import NDArray
+
+    from images.preprocess import PreprocessSpec
+
+
+class Encoder:
+    """An open encoder file. Made by `open_encoder`; safe to use from several threads at once.
+
+    Attributes:
+        path: where the file lay.
+        digest: SHA-256 of the file, hex: the encoder's identity.
+        contract: what the file says about itself.
+        provider: "cpu" or "cuda", where it runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        digest: str,
+        contract: EncoderContract,
+        session: onnxruntime.InferenceSession,
+        provider: Literal["cpu", "cuda"],
+    ) -> None:
+        self.path = path
+        self.digest = digest
+        self.contract = contract
+        self.provider = provider
+        self._session = session
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """How a picture becomes a row of `encode`'s argument."""
+        return self.contract.preprocess
+
+    @property
+    def embedding_dim(self) -> int:
+        """E, the length of an embedding."""
+        return self.contract.embedding_dim
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeds a batch.
+
+        Args:
+            images: uint8 [N, S, S, 3], RGB, preprocessed by `preprocess`; N may be 0.
+
+        Returns:
+            float32 [N, E], each row of length 1 (or 0, where all features are 0).
+
+        Raises:
+            UsageError: another type or shape; the message says which was expected.
+        """
+        return self._run(images, [EMBEDDINGS])[0]
+
+    def encode_with_features(
+        self, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Like `encode`; returns (features float32 [N, D], embeddings float32 [N, E])."""
+        features, embeddings = self._run(images, [FEATURES, EMBEDDINGS])
+        return features, embeddings
+
+    def _run(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
+        size = self.preprocess.size
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+            kind = getattr(images, "dtype", type(images).__name__)
+            raise UsageError(
+                f"images are {kind}: give a NumPy array of uint8 [N, {size}, {size}, 3]"
+            )
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise UsageError(
+                f"images have shape {list(images.shape)}: this encoder takes [N, {size}, {size}, 3]"
+            )
+        if len(images) == 0:  # pooling kernels do not promise to take empty batches
+            dims = {FEATURES: self.contract.feature_dim, EMBEDDINGS: self.embedding_dim}
+            return [np.empty((0, dims[name]), np.float32) for name in outputs]
+        result: list[NDArray[np.float32]] = self._session.run(
+            outputs, {INPUT: np.ascontiguousarray(images)}
+        )
+        return result
