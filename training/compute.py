@@ -1,0 +1,56 @@
+"""The device, the precision and the threads of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from images.errors import UsageError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """Returns the device to compute on; "auto" takes CUDA where it works.
+
+    Raises:
+        UsageError: CUDA is asked for and there is none, or an unknown name.
+    """
+    if name not in {"auto", "cpu", "cuda"}:
+        raise UsageError(f"unknown device '{name}'; known: auto, cpu, cuda")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError("no CUDA device can be used here: drop --device cuda")
+    return torch.device("cuda")
+
+
+def choose_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
+    """Returns the dtype of convolutions and matrix products; everything else stays fp32.
+
+    "auto" takes bf16 only where the hardware multiplies it. Measured, ResNet-18 of width 16 at
+    32 px: 1.8 times the speed of fp32 on a CPU with AVX512_BF16; on a CPU with AVX2 alone, where
+    it is emulated, a fraction of it.
+    """
+    if name == "auto":
+        name = "bf16" if _has_bf16(device) else "fp32"
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The instruction sets of the first CPU as Linux names them; none where it does not say."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    lines = (line.partition(":") for line in text.splitlines())
+    found = (v for k, _, v in lines if k.strip() in {"flags", "Features"})  # x86, Arm
+    return set(next(found, "").split())

@@ -1,0 +1,137 @@
+"""ResNet encoders f(.): pictures to features h, the representation that is kept.
+
+ResNet-18/34/50/101/152 (He et al. 2015) from torchvision's blocks, without the classifier, with a
+width multiplier on every channel count (SimCLR section 4.1: 1x, 2x, 4x; below 1 for CPUs) and three
+stems. Parameter names are torchvision's, so that its weights fit at width 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor, nn
+from torchvision.models.resnet import (  # type: ignore[import-untyped]
+    BasicBlock,
+    Bottleneck,
+    conv1x1,
+)
+
+from training.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Stem = Literal["auto", "imagenet", "small", "small-stride2"]
+STEMS: tuple[Stem, ...] = ("auto", "imagenet", "small", "small-stride2")
+SMALL_IMAGE = 64  # the largest size (px) that stem "auto" treats as small
+
+Block = type[BasicBlock] | type[Bottleneck]
+RESNETS: Mapping[str, tuple[Block, tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class ResNetEncoder(nn.Module):
+    """A ResNet up to its global average pool: float [N,3,S,S] -> h [N,feature_dim].
+
+    Convolutions are drawn from He's normal distribution (fan out), batch norms start at scale 1 and
+    shift 0 with momentum 0.1 and eps 1e-5 (0.9 in TensorFlow's notation, as in the paper's code).
+    With `zero_init_residual` the last batch norm of each block starts at scale 0, so that each
+    block starts as the identity (google-research/simclr, resnet.py: `init_zero=True`).
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        depths: tuple[int, int, int, int],
+        *,
+        channels: int,
+        stem: Literal["imagenet", "small", "small-stride2"],
+        zero_init_residual: bool,
+    ) -> None:
+        super().__init__()
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        else:
+            stride = 2 if stem == "small-stride2" else 1
+            self.conv1 = nn.Conv2d(3, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
+        width = channels
+        stages = []
+        for stage, depth in enumerate(depths):
+            planes = channels * 2**stage
+            stages.append(_stage(block, width, planes, depth, stride=1 if stage == 0 else 2))
+            width = planes * block.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.feature_dim = width
+        self._initialise(zero_init_residual=zero_init_residual)
+
+    def _initialise(self, *, zero_init_residual: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+            elif zero_init_residual and isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [N,3,S,S] -> h, [N,feature_dim]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # [N,D,S/32,S/32] at most
+        h: Tensor = self.avgpool(x).flatten(1)
+        return h
+
+
+def _stage(block: Block, width: int, planes: int, depth: int, *, stride: int) -> nn.Sequential:
+    """`depth` residual blocks; the first one changes resolution and channels."""
+    out = planes * block.expansion
+    shortcut = None
+    if stride != 1 or width != out:
+        shortcut = nn.Sequential(conv1x1(width, out, stride), nn.BatchNorm2d(out))
+    first = block(width, planes, stride, shortcut)
+    return nn.Sequential(first, *(block(out, planes) for _ in range(depth - 1)))
+
+
+def build_encoder(
+    name: str,
+    *,
+    width: float = 1,
+    stem: Stem = "auto",
+    image_size: int = 224,
+    zero_init_residual: bool = True,
+) -> ResNetEncoder:
+    """Builds an untrained encoder from torch's global random state.
+
+    Args:
+        name: one of `RESNETS`.
+        width: channel multiplier; 64 * width must be a whole number (0.125 gives 8 channels).
+        stem: "imagenet" is 7x7 stride 2 and max-pool; "small" is 3x3 stride 1 without max-pool
+            (appendix B.9, for CIFAR-10); "small-stride2" is 3x3 stride 2 without max-pool, a third
+            of the cost of "small" on a CPU; "auto" takes "small" up to 64 px, else "imagenet".
+        image_size: side of the pictures in pixels; only "auto" looks at it.
+        zero_init_residual: see `ResNetEncoder`.
+
+    Raises:
+        RecipeError: unknown name or stem, or a width that gives a broken channel count.
+    """
+    if name not in RESNETS:
+        raise RecipeError(f"unknown encoder '{name}'{did_you_mean(name, RESNETS)}")
+    if stem not in STEMS:
+        raise RecipeError(f"unknown stem '{stem}'{did_you_mean(stem, STEMS)}")
+    channels = round(64 * width)
+    if channels < 1 or channels != 64 * width:
+        raise RecipeError(f"encoder width {width}: 64 * width must be a whole number of channels")
+    if stem == "auto":
+        stem = "small" if image_size <= SMALL_IMAGE else "imagenet"
+    block, depths = RESNETS[name]
+    return ResNetEncoder(
+        block, depths, channels=channels, stem=stem, zero_init_residual=zero_init_residual
+    )

@@ -1,0 +1,26 @@
+"""Errors of this room and the words that help out of them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from images.errors import LookalikeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class RecipeError(UsageError):
+    """A recipe that does not exist, holds an unknown key or a value out of range."""
+
+
+class TrainingDivergedError(LookalikeError):
+    """The loss or the weights are no longer finite."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Returns "; did you mean 'x'?" for the nearest choice, else the list of choices."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"

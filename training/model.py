@@ -1,0 +1,69 @@
+"""The network that is trained: encoder f and projection head g in one forward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from training.encoders import ResNetEncoder, build_encoder
+from training.heads import projection_head
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from training.recipe import Recipe
+
+
+class SimCLR(nn.Module):
+    """Views float [2N,3,S,S] in [0,1] -> projections z [2N,E].
+
+    Both views go through in one call: split in two, each half would see its own batch statistics.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.encoder = encoder_of(recipe)
+        self.head = projection_head(
+            recipe.head.kind, self.encoder.feature_dim, recipe.head.hidden, recipe.head.out_dim
+        )
+        self._mean, self._std = recipe.data.mean, recipe.data.std
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Normalises, encodes, projects."""
+        z: Tensor = self.head(self.encoder(normalise(views, self._mean, self._std)))
+        return z
+
+
+def encoder_of(recipe: Recipe) -> ResNetEncoder:
+    """The recipe's encoder, untrained."""
+    return build_encoder(
+        recipe.encoder.name,
+        width=recipe.encoder.width,
+        stem=recipe.encoder.stem,
+        image_size=recipe.data.image_size,
+        zero_init_residual=recipe.encoder.zero_init_residual,
+    )
+
+
+def build_model(recipe: Recipe, device: torch.device) -> SimCLR:
+    """The network with the weights that the recipe's seed gives, on a device, channels last.
+
+    The weights are drawn on the CPU, so they are the same for every device, and torch's global
+    random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        model = SimCLR(recipe)
+    # mypy knows no overload of Module.to with a memory format alone
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(x - mean) / std per channel of float [N,3,H,W]; the paper's 0 and 1 cost nothing."""
+    if not any(mean) and all(s == 1 for s in std):
+        return images
+    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    return (images - shift) / scale

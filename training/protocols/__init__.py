@@ -1,0 +1,1 @@
+"""Evaluation protocols: functions over arrays of features and labels."""

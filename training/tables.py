@@ -1,0 +1,90 @@
+"""A TOML table to a frozen dataclass and back: every key known, every value of the right type."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from training.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
+
+Value = bool | int | float | str | list[Any]
+
+
+def read_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Builds a dataclass from a table; its own `__post_init__` checks the ranges.
+
+    Args:
+        cls: a dataclass with fields of bool, int, float, str, Literal, tuple[...] or `... | None`.
+        table: key to TOML value.
+        where: the table's name, for messages.
+
+    Raises:
+        RecipeError: an unknown key (the message names the nearest), a missing one, a wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = get_type_hints(cls)
+    for key in table:
+        if key not in fields:
+            raise RecipeError(f"unknown key '{key}' in [{where}]{did_you_mean(key, fields)}")
+    required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+    for key in required:
+        if key not in table:
+            raise RecipeError(f"[{where}] lacks the key '{key}'")
+    values = {key: _checked(value, hints[key], f"{where}.{key}") for key, value in table.items()}
+    return cls(**values)
+
+
+def _checked(value: object, hint: Any, where: str) -> object:
+    """Returns the value in the hinted type; a whole number is a fine float, nothing else is."""
+    origin = get_origin(hint)
+    if origin in {Union, types.UnionType}:
+        return _checked(value, get_args(hint)[0], where)  # TOML has no null: `X | None` reads X
+    if origin is Literal:
+        choices = [str(choice) for choice in get_args(hint)]
+        if value not in choices:
+            raise RecipeError(
+                f"{where} = {value!r}: not one of its values{did_you_mean(str(value), choices)}"
+            )
+        return value
+    if origin is tuple:
+        inner = get_args(hint)
+        if not isinstance(value, list | tuple) or len(value) != len(inner):
+            raise RecipeError(f"{where} = {value!r}: must be a list of {len(inner)} values")
+        return tuple(_checked(v, kind, where) for v, kind in zip(value, inner, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise RecipeError(f"{where} = {value!r}: must be of type {hint.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where} = {value}: must be a finite number")
+    return value
+
+
+def table_of(instance: DataclassInstance) -> dict[str, Value]:
+    """The inverse of `read_table`: tuples become lists, None is left out."""
+    values = ((f.name, getattr(instance, f.name)) for f in dataclasses.fields(instance))
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values if v is not None}
+
+
+def to_toml(document: Mapping[str, Value | Mapping[str, Value]]) -> str:
+    """TOML text of a document with one level of tables, plain keys first."""
+    lines = [f"{k} = {_literal(v)}" for k, v in document.items() if not isinstance(v, dict)]
+    for name, table in document.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{k} = {_literal(v)}" for k, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: object) -> str:
+    """JSON's strings, numbers, lists and booleans are TOML's, if they hold no NaN."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False).replace("\x7f", "\\u007f")
