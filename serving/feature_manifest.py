@@ -1,0 +1,184 @@
+"""``manifest.json`` of a feature folder: its fields, and how they are read and checked.
+
+What each field means is specified in ``feature_shards``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from images.errors import ArtefactError
+from images.files import write_json_atomic
+
+FILE_NAME = "manifest.json"
+FORMAT = "lookalike-features"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorsFile:
+    """The errors table of one shard."""
+
+    file: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One finished shard."""
+
+    file: str
+    sha256: str
+    rows: int
+    first_item: int
+    items: int
+    items_sha256: str
+    first_key: str | None
+    last_key: str | None
+    errors: ErrorsFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceNote:
+    """What was extracted from."""
+
+    name: str
+    items: int
+    limit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A feature folder in words. Its shards are in the order of their items."""
+
+    encoder_sha256: str
+    preprocess_sha256: str
+    embedding_dim: int
+    source: SourceNote
+    shard_items: int
+    shards: tuple[Shard, ...] = ()
+    created_with: Mapping[str, str]
+
+    @property
+    def planned(self) -> int:
+        """How many shards a finished extraction has."""
+        return -(-self.source.items // self.shard_items)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item is in a shard."""
+        return len(self.shards) == self.planned
+
+    @property
+    def rows(self) -> int:
+        """Images with an embedding."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def errors(self) -> int:
+        """Images without one."""
+        return sum(shard.errors.rows for shard in self.shards)
+
+    def with_shard(self, shard: Shard) -> Self:
+        """With one more finished shard; one of the same items is exchanged."""
+        others = [other for other in self.shards if other.first_item != shard.first_item]
+        shards = sorted([*others, shard], key=lambda entry: entry.first_item)
+        return replace(self, shards=tuple(shards))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of the file."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **asdict(self),
+            "shards": [asdict(shard) for shard in self.shards],
+            "created_with": dict(self.created_with),
+            "rows": self.rows,
+            "errors": self.errors,
+            "complete": self.complete,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Replace the folder's manifest, atomically."""
+        write_json_atomic(folder / FILE_NAME, self.to_dict())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a feature folder's manifest.
+
+    Raises:
+        ArtefactError: there is none, or it is damaged, not ours or of a newer version.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ArtefactError(f"{folder} is not a feature folder: it has no {FILE_NAME}")
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ArtefactError(f"{path} is not the manifest of a feature folder")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ArtefactError(
+            f"{path} has format version {content.get('format_version')!r}, this program knows "
+            f"{FORMAT_VERSION}: it was written by a newer Lookalike; update this one"
+        )
+    try:
+        return _parsed(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path} is damaged: {error!r}") from error
+
+
+def _parsed(content: dict[str, Any]) -> Manifest:
+    """Every field, with the type it must have.
+
+    Raises:
+        KeyError, TypeError, ValueError: for a field that is missing, too many or of another type.
+    """
+    source = content["source"]
+    manifest = Manifest(
+        encoder_sha256=_typed(content, "encoder_sha256", str),
+        preprocess_sha256=_typed(content, "preprocess_sha256", str),
+        embedding_dim=_typed(content, "embedding_dim", int),
+        source=SourceNote(
+            name=_typed(source, "name", str),
+            items=_typed(source, "items", int),
+            limit=_typed(source, "limit", int, type(None)),
+        ),
+        shard_items=_typed(content, "shard_items", int),
+        shards=tuple(_parsed_shard(shard) for shard in content["shards"]),
+        created_with=_typed(content, "created_with", dict),
+    )
+    if manifest.to_dict() != content:
+        wrong = [name for name, value in manifest.to_dict().items() if content.get(name) != value]
+        raise ValueError(f"these fields do not fit the others: {wrong or set(content)}")
+    return manifest
+
+
+def _parsed_shard(shard: dict[str, Any]) -> Shard:
+    errors = shard["errors"]
+    return Shard(
+        file=_typed(shard, "file", str),
+        sha256=_typed(shard, "sha256", str),
+        rows=_typed(shard, "rows", int),
+        first_item=_typed(shard, "first_item", int),
+        items=_typed(shard, "items", int),
+        items_sha256=_typed(shard, "items_sha256", str),
+        first_key=_typed(shard, "first_key", str, type(None)),
+        last_key=_typed(shard, "last_key", str, type(None)),
+        errors=ErrorsFile(
+            file=_typed(errors, "file", str),
+            sha256=_typed(errors, "sha256", str),
+            rows=_typed(errors, "rows", int),
+        ),
+    )
+
+
+def _typed(content: dict[str, Any], name: str, *kinds: type) -> Any:
+    value = content[name]
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}")
+    return value

@@ -1,0 +1,56 @@
+"""What becomes of one image: embedded, or refused and why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An image and its embedding.
+
+    Attributes:
+        key: of the item in its source.
+        uri: where the image is.
+        label: the class, if the source knows it.
+        width: of the picture as it is meant to be seen (after EXIF rotation), in pixels.
+        height: the same.
+        sha256: of the content: a file's bytes, or an array's values in row order.
+        embedding: float32 [E], of length one.
+    """
+
+    key: str
+    uri: str
+    label: str | None
+    width: int
+    height: int
+    sha256: str
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An image that has no embedding.
+
+    Attributes:
+        key: of the item in its source.
+        uri: where the image is.
+        stage: "read", "decode" or "encode": what failed.
+        reason: a word that does not change (``images.errors.RefusalReason``, or one of ``embed``).
+        message: the same for a reader.
+    """
+
+    key: str
+    uri: str
+    stage: str
+    reason: str
+    message: str
+
+
+Outcome = Embedded | Refused
+
+
+def utf8(text: str) -> str:
+    r"""The text, with what UTF-8 cannot hold (bytes of a file's name) written as ``\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode()
