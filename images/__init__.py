@@ -1,1 +1,1 @@
-"""Bytes and files to RGB uint8 arrays: the one place that decodes, rotates, resizes, crops and lists sources."""
+"""Bytes and files to RGB uint8 arrays: the one place that decodes, rotates, crops and lists."""

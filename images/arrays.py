@@ -1,11 +1,12 @@
 """Sources that hold their images in arrays: what IDX and npz files have in common."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Contents(Protocol):
 
 
 class EncodedRows:
-    """Image files laid end to end: row i is `data[offsets[i]:offsets[i + 1]]`."""
+    """Image files laid end to end: number i is `data[offsets[i]:offsets[i + 1]]`."""
 
     def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.integer[Any]]) -> None:
         self._data = data
@@ -36,7 +37,23 @@ class EncodedRows:
         return self._data[self._offsets[index] : self._offsets[index + 1]].tobytes()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Class names by number of image; unlabelled by default.
+
+    Attributes:
+        indices: [N] positions in `names`, or None if unlabelled.
+        names: the class names, in the order of their numbers.
+    """
+
+    indices: NDArray[np.integer[Any]] | None = None
+    names: tuple[str, ...] = ()
+
+    def __getitem__(self, index: int) -> str | None:
+        return None if self.indices is None else self.names[int(self.indices[index])]
+
+
+@dataclass(frozen=True, slots=True)
 class ArraySource:
     """Images by number in one file.
 
@@ -44,10 +61,9 @@ class ArraySource:
         name: what the user called it.
         path: the file.
         scheme: of the uris, `idx` or `npz`.
-        prefix: of the keys, as in `train/00012`.
+        prefix: of the keys, as `train` in `train/00012`.
         contents: the images.
-        labels: [N] indices into `names`, or None if unlabelled.
-        names: the class names in the order of their indices.
+        labels: their class names.
     """
 
     name: str
@@ -55,37 +71,40 @@ class ArraySource:
     scheme: str
     prefix: str
     contents: Contents
-    labels: NDArray[np.integer[Any]] | None
-    names: tuple[str, ...]
+    labels: Labels
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The sorted label names; () if unlabelled."""
-        return tuple(sorted(set(self.names)))
+        """The sorted class names, also those without an image; () if unlabelled."""
+        return tuple(sorted(set(self.labels.names)))
 
     def __len__(self) -> int:
         return len(self.contents)
 
     def __iter__(self) -> Iterator[Item]:
-        base = f"{self.scheme}://{quote(self.path.as_posix())}"
+        base = f"{self.scheme}://{quote_from_bytes(os.fsencode(self.path))}"
         digits = max(5, len(str(len(self) - 1)))
         for index in range(len(self)):
-            label = None if self.labels is None else self.names[int(self.labels[index])]
-            read = partial(self.contents.__getitem__, index)
-            yield Item(f"{self.prefix}/{index:0{digits}d}", f"{base}#{index}", label, read)
+            yield Item(
+                key=f"{self.prefix}/{index:0{digits}d}",
+                uri=f"{base}#{index}",
+                label=self.labels[index],
+                read=partial(self.contents.__getitem__, index),
+            )
 
 
-def name_labels(
-    labels: NDArray[Any], names: tuple[str, ...], path: Path
-) -> tuple[NDArray[np.integer[Any]], tuple[str, ...]]:
-    """Return labels as indices and the names they index; numbers are their own names if none are given."""
+def name_labels(values: NDArray[Any], names: tuple[str, ...], path: Path) -> Labels:
+    """Return the labels [N] of `path` as `names[value]`; without names a value names itself."""
     if not names:
-        values, indices = np.unique(labels, return_inverse=True)
-        return indices, tuple(str(value) for value in values)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise SourceError(f"{path}: labels are {labels.dtype}, but class names need whole numbers")
-    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
-        raise SourceError(
-            f"{path}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} class names"
+        distinct, indices = np.unique(values, return_inverse=True)
+        return Labels(indices, tuple(str(value) for value in distinct))
+    if not np.issubdtype(values.dtype, np.integer):
+        message = f"{path}: labels of type {values.dtype} do not number {len(names)} class names"
+        raise SourceError(message)
+    lowest, highest = int(values.min()), int(values.max())
+    if not 0 <= lowest <= highest < len(names):
+        message = (
+            f"{path}: labels run from {lowest} to {highest}, there are {len(names)} class names"
         )
-    return labels, names
+        raise SourceError(message)
+    return Labels(values, names)

@@ -23,8 +23,8 @@ def available_cpus() -> int:
 def cgroup_quota(proc_cgroup: Path = PROC_CGROUP, root: Path = CGROUP_ROOT) -> float:
     """Return the CPU quota of this process's cgroup in CPUs (cgroup v1 or v2), or infinity.
 
-    The limit may sit on any ancestor, and inside a container the path that /proc shows need not exist
-    under the mounted root: every folder from the process's own up to the root is asked.
+    The limit may sit on any ancestor, and inside a container the path that /proc shows need not
+    exist under the mounted root: every folder from the process's own up to the root is asked.
     """
     try:
         lines = proc_cgroup.read_text().splitlines()

@@ -3,7 +3,7 @@
     LookalikeError              3   it failed
     ├── UsageError              2   unusable argument: wrong path, unknown name, bad value
     │   ├── SourceError         2   a SOURCE that cannot be listed
-    │   └── ArtefactError       2   a file or folder that is not ours, is damaged, or belongs to a stranger
+    │   └── ArtefactError       2   a file or folder that is not ours, is damaged, or another's
     └── ImageRefused            3   one image that cannot be used; a batch notes it and goes on
 
 A message names the input, the value and the remedy, on one line.

@@ -1,8 +1,8 @@
 """Files that are either whole or absent, and their SHA-256.
 
-`atomic_write` makes these steps in this order: write a hidden temporary file in the target's folder,
-flush and fsync it, rename it over the target, fsync the folder. A crash at any moment leaves the old
-file or the new one, never a part.
+`atomic_write` makes these steps in this order: write a hidden temporary file in the target's
+folder, flush and fsync it, rename it over the target, fsync the folder. A crash at any moment
+leaves the old file or the new one, never a part.
 """
 
 import errno

@@ -6,46 +6,72 @@ from pathlib import Path
 
 from images.errors import SourceError
 from images.items import Item
-from images.paths import SUFFIXES, path_item
+from images.paths import SUFFIXES, path_item, printable
 
 
 class FolderSource:
-    """Image files below a folder, sorted by their relative posix path."""
+    """The image files below a folder, sorted by their relative posix paths, which are their keys.
+
+    The first folder on an image's path is its label; an image directly in the root has none. Names
+    that start with a dot are skipped. Links are followed, but not back into a folder they lie in.
+    Names are all that is read: a broken link or an empty file is listed, and refused when read.
+    """
 
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
         self._root = root
-        self._keys = sorted(_walk(root, "", ()))
-        if not self._keys:
-            raise SourceError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))})")
-        self.classes = tuple(sorted({label for key in self._keys if (label := _label(key))}))
+        self._paths = sorted(_image_paths(root))
+        if not self._paths:
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise SourceError(f"{root} holds no image files ({kinds}), nor do its sub-folders")
+        labels = {label for path in self._paths if (label := _label(path)) is not None}
+        self.classes = tuple(sorted(printable(label) for label in labels))
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._paths)
 
     def __iter__(self) -> Iterator[Item]:
-        for key in self._keys:
-            yield path_item(self._root / key, key, _label(key))
+        for path in self._paths:
+            yield path_item(self._root / path, path, _label(path))
 
 
-def _label(key: str) -> str | None:
-    first, slash, _ = key.partition("/")
+def _label(path: str) -> str | None:
+    first, slash, _ = path.partition("/")
     return first if slash else None
 
 
-def _walk(root: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    folder = root / prefix
+def _image_paths(root: Path) -> Iterator[str]:
+    """Yield the posix paths of image files relative to `root`, in no particular order."""
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while pending:
+        prefix, ancestors = pending.pop()
+        identity, entries = _list(root / prefix)
+        if identity in ancestors:  # a link back up
+            continue
+        for entry in entries:
+            if _is_folder(entry):
+                pending.append((f"{prefix}{entry.name}/", ancestors | {identity}))
+            elif _suffix(entry.name) in SUFFIXES:
+                yield prefix + entry.name
+
+
+def _list(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
+    """Return what tells a folder from all others, and its entries without the hidden ones."""
     try:
         status = folder.stat()
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
         with os.scandir(folder) as scan:
             entries = [entry for entry in scan if not entry.name.startswith(".")]
     except OSError as error:
-        raise SourceError(f"cannot list {folder}: {error.strerror}") from error
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(root, f"{prefix}{entry.name}/", (*above, identity))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():  # noqa: PTH122
-            yield prefix + entry.name
+        raise SourceError(f"cannot list {printable(str(folder))}: {error.strerror}") from error
+    return (status.st_dev, status.st_ino), entries
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of a million names is slow

@@ -1,65 +1,98 @@
-"""npz files: arrays of pixels, or image files laid end to end.
+"""npz files (NumPy's zip of arrays): pixels, or image files laid end to end.
 
-    data | images | x    [N,H,W] or [N,H,W,C], uint8 or uint16 pixels      labels  [N], optional
-    data uint8 [B] with offsets [N+1]: image i is data[offsets[i]:offsets[i+1]]
+    data | images | x   [N,H,W] or [N,H,W,C] pixels, uint8, uint16 or bool; C is 1, 3 or 4
+    data, offsets       uint8 [B], whole numbers [N+1]: file i is data[offsets[i]:offsets[i+1]]
+    labels              [N], optional: whole numbers or text
 
-Whole-number labels are named by the list in `classes.json` beside the file, if there is one.
+Whole-number labels are named by the JSON list in `classes.json` beside the file, if there is one.
+Nothing in the file is executed: pickled arrays are refused.
 """
 
 import json
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from images.arrays import ArraySource, Contents, EncodedRows, name_labels
+from images.arrays import ArraySource, Contents, EncodedRows, Labels, name_labels
 from images.errors import SourceError
 
-PIXELS = ("data", "images", "x")
+PIXEL_ARRAYS = ("data", "images", "x")
+_CHANNELS = {1, 3, 4}
 
 
 def open_npz(path: Path, name: str) -> ArraySource:
-    """Open an npz of pixels or of encoded images; raises SourceError."""
+    """Open an npz of pixels or of encoded images.
+
+    Raises:
+        SourceError: the file is damaged, has other arrays, or its arrays do not fit together.
+    """
     arrays = _load(path)
     contents = _contents(arrays, path)
     if len(contents) == 0:
         raise SourceError(f"{path} holds no images")
-    labels, names = None, ()
+    labels = Labels()
     if "labels" in arrays:
-        if arrays["labels"].shape != (len(contents),):
-            raise SourceError(
-                f"{path}: labels have shape {arrays['labels'].shape} for {len(contents)} images"
-            )
-        labels, names = name_labels(arrays["labels"], _class_names(path), path)
-    return ArraySource(name, path, "npz", path.stem, contents, labels, names)
+        values = arrays["labels"]
+        if values.shape != (len(contents),) or values.dtype.kind not in "iuUb":
+            message = f"{path}: labels are {_describe(values)}, not one number or text an image"
+            raise SourceError(f"{message} ({len(contents)})")
+        labels = name_labels(values, _class_names(path, values), path)
+    return ArraySource(name, path, "npz", path.stem, contents, labels)
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(path):
+        raise SourceError(f"{path} is no npz file: it is not a zip archive, or is truncated")
     try:
         with np.load(path, allow_pickle=False) as file:
-            wanted = {*PIXELS, "offsets", "labels"} & set(file.files)
-            return {key: file[key] for key in wanted}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            found = file.files
+            arrays = {
+                key: file[key] for key in (*PIXEL_ARRAYS, "offsets", "labels") if key in found
+            }
+    except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise SourceError(f"{path} is no readable npz file: {error}") from error
+    if not arrays.keys() & set(PIXEL_ARRAYS):
+        message = f"{path} holds the arrays {', '.join(found) or '(none)'}"
+        raise SourceError(f"{message}; images go by {', '.join(PIXEL_ARRAYS)}")
+    return arrays
 
 
 def _contents(arrays: dict[str, NDArray[Any]], path: Path) -> Contents:
-    key = next((key for key in PIXELS if key in arrays), None)
-    if key is None:
-        raise SourceError(f"{path} has none of the arrays {', '.join(PIXELS)}")
+    key = next(key for key in PIXEL_ARRAYS if key in arrays)
     pixels = arrays[key]
     if pixels.ndim == 1 and "offsets" in arrays:
-        offsets = arrays["offsets"]
-        return EncodedRows(pixels, offsets)
-    return pixels
+        return _encoded_rows(pixels, arrays["offsets"], path)
+    if pixels.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise SourceError(f"{path}: {key} is {_describe(pixels)}; store pixels as uint8, 0 to 255")
+    if pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] in _CHANNELS):
+        return pixels
+    hint = "[N,H,W] or [N,H,W,C] with C 1, 3 or 4"
+    if pixels.ndim == 4 and pixels.shape[1] in _CHANNELS:
+        hint += "; move the channels last: transpose(0, 2, 3, 1)"
+    raise SourceError(f"{path}: {key} is {_describe(pixels)}; images are {hint}")
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
+def _encoded_rows(data: NDArray[Any], offsets: NDArray[Any], path: Path) -> EncodedRows:
+    if data.dtype != np.uint8 or offsets.ndim != 1 or offsets.dtype.kind not in "iu":
+        message = f"{path}: data is {_describe(data)} and offsets {_describe(offsets)}"
+        raise SourceError(f"{message}; image files are uint8 [B] with whole offsets [N+1]")
+    if (
+        offsets.size == 0
+        or offsets[0] < 0
+        or offsets[-1] > data.size
+        or np.any(offsets[1:] < offsets[:-1])
+    ):
+        message = f"{path}: offsets must rise from 0 to at most the {data.size} bytes of data"
+        raise SourceError(message)
+    return EncodedRows(data, offsets)
+
+
+def _class_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
     file = path.with_name("classes.json")
-    if not file.is_file():
+    if labels.dtype.kind not in "iu" or not file.is_file():
         return ()
     try:
         names = json.loads(file.read_bytes())
@@ -68,3 +101,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SourceError(f"{file} is no JSON list of class names")
     return tuple(names)
+
+
+def _describe(array: NDArray[Any]) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -1,4 +1,8 @@
-"""A text file of image paths: one a line, relative to the file, optionally a tab and a label."""
+"""A text file of image paths: UTF-8, one path a line, optionally a tab and a label after it.
+
+Paths are relative to the file's folder, or absolute. Blank lines are skipped, and those that start
+with #.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,32 +13,40 @@ from images.paths import path_item
 
 
 class PathListSource:
-    """The images that a text file lists, in its order."""
+    """The images that a text file lists, in its order; a path, as written, is the key.
+
+    Missing files are listed too, and refused when read: one of them must not stop a batch.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._folder = path.parent
-        self._lines = _read_lines(path)
-        self.classes = tuple(sorted({label for _, label in self._lines if label}))
+        self._labels = _read_list(path)
+        self.classes = tuple(sorted({label for label in self._labels.values() if label}))
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._labels)
 
     def __iter__(self) -> Iterator[Item]:
-        for key, label in self._lines:
+        for key, label in self._labels.items():
             yield path_item(self._folder / key, key, label)
 
 
-def _read_lines(path: Path) -> list[tuple[str, str | None]]:
+def _read_list(path: Path) -> dict[str, str | None]:
+    """Return the listed paths in order, each with its label."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} is no text file of paths: {error}") from error
-    lines = []
-    for line in text.splitlines():
-        key, _, label = line.strip().partition("\t")
-        if key and not key.startswith("#"):
-            lines.append((key, label or None))
-    if not lines:
-        raise SourceError(f"{path} lists no paths")
-    return lines
+        raise SourceError(f"{path} is no UTF-8 text file of paths: {error}") from error
+    labels: dict[str, str | None] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        written, _, label = line.partition("\t")
+        if not written.strip() or written.startswith("#"):
+            continue
+        key = Path(written.strip()).as_posix()
+        if key in labels:
+            raise SourceError(f"{path}, line {number}: {key} is listed twice; keys must be unique")
+        labels[key] = label.strip() or None
+    if not labels:
+        raise SourceError(f"{path} lists no paths; write one a line, relative to its folder")
+    return labels

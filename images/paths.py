@@ -1,9 +1,9 @@
-"""Image files on disk: which names count, how a path becomes a uri, how a file is read."""
+"""Image files on disk: which names count, what their keys and uris are, how they are read."""
 
 import os
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from images.decode import DEFAULT_MAX_BYTES
 from images.errors import ImageRefused, RefusalReason
@@ -15,38 +15,50 @@ SUFFIXES = frozenset(
 
 
 def path_item(path: Path, key: str, label: str | None) -> Item:
-    """Return the item of an image file at an absolute path."""
-    return Item(key, path_to_uri(path), label, partial(read_file, path))
+    """Return the item of the image file at `path`, an absolute one."""
+    return Item(
+        printable(key), path_to_uri(path), label and printable(label), partial(read_file, path)
+    )
+
+
+def printable(name: str) -> str:
+    r"""Return a file's name as valid Unicode: a byte that is no UTF-8 is written as `\xff`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def path_to_uri(path: Path) -> str:
-    """Return the path itself, or a file: uri where its name is not valid UTF-8."""
+    """Return the path itself, or a file: uri if its name is no UTF-8."""
     text = os.fspath(path)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "file://" + quote_from_bytes(os.fsencode(path))
+        return f"file://{quote_from_bytes(os.fsencode(path))}"
     return text
 
 
 def uri_to_path(uri: str) -> Path:
-    """The inverse of `path_to_uri`."""
+    """Undo `path_to_uri`."""
     if uri.startswith("file://"):
-        return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+        return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
     return Path(uri)
 
 
 def read_file(path: Path) -> bytes:
-    """Return a file's bytes; raises ImageRefused if it cannot be read or is no plain file."""
+    """Return a file's bytes.
+
+    Raises:
+        ImageRefused: UNREADABLE if it is missing, forbidden or no plain file (a pipe would block);
+            TOO_MANY_BYTES before it is read.
+    """
     try:
         if not path.is_file():
-            raise ImageRefused(RefusalReason.UNREADABLE, f"{path} is missing or no plain file")
-        if path.stat().st_size > DEFAULT_MAX_BYTES:
-            raise ImageRefused(
-                RefusalReason.TOO_MANY_BYTES, f"{path} has {path.stat().st_size} bytes"
-            )
+            fault = "is not a plain file" if path.exists() else "does not exist"
+            raise ImageRefused(RefusalReason.UNREADABLE, f"{printable(str(path))} {fault}")
+        size = path.stat().st_size
+        if size > DEFAULT_MAX_BYTES:
+            message = f"the file has {size:,} bytes, {DEFAULT_MAX_BYTES:,} are allowed"
+            raise ImageRefused(RefusalReason.TOO_MANY_BYTES, message)
         return path.read_bytes()
-    except OSError as error:
-        raise ImageRefused(
-            RefusalReason.UNREADABLE, f"cannot read {path}: {error.strerror}"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        message = f"cannot read {printable(str(path))}: {error}"
+        raise ImageRefused(RefusalReason.UNREADABLE, message) from error
