@@ -1,0 +1,1 @@
+"""Embeddings, search and the web page over HTTP: a BentoML service around one encoder."""

@@ -1,0 +1,162 @@
+"""What a good request is answered with: embeddings in three encodings, neighbours, items."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from serving.collection import Hit, Record
+from serving.http.engine import Embedded
+from serving.http.errors import Refusal
+from serving.http.fields import Fields
+from serving.http.json_text import json_response, show
+
+ENCODER_HEADER = "Lookalike-Encoder"
+NPY = "application/x-npy"
+ENCODINGS = ("float", "base64", "npy")
+# What a client may ask for in Accept, and the encoding it means.
+ACCEPTED = {
+    "*/*": "float",
+    "application/*": "float",
+    "application/json": "float",
+    NPY: "npy",
+    "application/octet-stream": "npy",
+}
+
+
+def chosen_encoding(headers: Headers, fields: Fields) -> str:
+    """The encoding a request asks for: `encoding_format` if it is given, else by `Accept`.
+
+    Raises:
+        Refusal: 406, none of what it accepts can be sent.
+    """
+    named = fields.choice("encoding_format", ENCODINGS)
+    if named is not None:
+        return named
+    accept = headers.get("accept") or "*/*"
+    for entry in accept.split(","):
+        media_type, _, options = entry.partition(";")
+        if options.replace(" ", "") in ("q=0", "q=0.0"):
+            continue
+        if encoding := ACCEPTED.get(media_type.strip().lower()):
+            return encoding
+    raise Refusal(
+        HTTPStatus.NOT_ACCEPTABLE,
+        "not-acceptable",
+        f"Accept is {show(accept)}: embeddings come as application/json or {NPY}",
+        param="Accept",
+    )
+
+
+def embeddings_answer(
+    outcomes: Sequence[Embedded | Refusal], encoding: str, encoder_digest: str
+) -> Response:
+    """The answer to /embed.
+
+    JSON holds one entry an image, in the order sent; where an image was refused the entry is null
+    and `errors` says why. A .npy file cannot say that, so there one refused image refuses all.
+
+    Raises:
+        Refusal: no image could be embedded, or one could not and the answer is a .npy file.
+    """
+    refused = refused_items(outcomes)
+    if refused and (encoding == "npy" or len(refused) == len(outcomes)):
+        raise whole_refusal(outcomes)
+    headers = {ENCODER_HEADER: encoder_digest}
+    if encoding == "npy":
+        matrix = np.stack([one.vector for one in outcomes if isinstance(one, Embedded)])
+        file = io.BytesIO()
+        np.save(file, matrix, allow_pickle=False)
+        return Response(file.getvalue(), headers=headers, media_type=NPY)
+    vectors = [one.vector if isinstance(one, Embedded) else None for one in outcomes]
+    content = {
+        "encoder": encoder_digest,
+        "dimensions": next(len(vector) for vector in vectors if vector is not None),
+        "embeddings": [
+            None if vector is None else encoded_vector(vector, encoding) for vector in vectors
+        ],
+        "errors": refused,
+    }
+    return json_response(content, headers=headers)
+
+
+def encoded_vector(vector: NDArray[np.float32], encoding: str) -> list[float] | str:
+    """One embedding for JSON: numbers, or base64 of its little-endian float32."""
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers
+
+
+def refused_items(outcomes: Iterable[object]) -> list[dict[str, Any]]:
+    """The refused images of a batch with their places, for `errors`."""
+    return [
+        {"index": index, "type": one.type, "message": one.message, "param": one.param}
+        for index, one in enumerate(outcomes)
+        if isinstance(one, Refusal)
+    ]
+
+
+def whole_refusal(outcomes: Sequence[object]) -> Refusal:
+    """The refusal of a request because of its images: the first one's, with all listed."""
+    first = next(one for one in outcomes if isinstance(one, Refusal))
+    return Refusal(
+        first.status,
+        first.type,
+        first.message,
+        param=first.param,
+        items=refused_items(outcomes) if len(outcomes) > 1 else (),
+    )
+
+
+def item_path(key: str) -> str:
+    """The path of an item; every sign of the key that could be taken for another is encoded."""
+    return f"/items/{quote(key, safe='')}"
+
+
+def public_uri(uri: str) -> str | None:
+    """An item's uri, if it leads anywhere."""
+    return None if uri.startswith("upload:") else uri
+
+
+def neighbours_answer(
+    hits: Sequence[Hit], encoder_digest: str, query: Mapping[str, Any]
+) -> Response:
+    """The answer to a search, the most similar first."""
+    neighbours = [
+        {
+            "key": hit.key,
+            "score": hit.score,
+            "uri": public_uri(hit.uri),
+            "label": hit.label,
+            "metadata": hit.metadata,
+            "thumbnail": f"{item_path(hit.key)}/thumbnail",
+        }
+        for hit in hits
+    ]
+    content = {"encoder": encoder_digest, "query": query, "neighbours": neighbours}
+    return json_response(content, headers={ENCODER_HEADER: encoder_digest})
+
+
+def item_json(item: Record, *, with_vector: bool = False) -> dict[str, Any]:
+    """An item as it stands in an answer."""
+    content = {
+        "key": item.key,
+        "uri": public_uri(item.uri),
+        "label": item.label,
+        "width": item.width,
+        "height": item.height,
+        "sha256": item.sha256,
+        "metadata": dict(item.metadata),
+        "thumbnail": f"{item_path(item.key)}/thumbnail",
+    }
+    if with_vector:
+        content["vector"] = np.asarray(item.vector).tolist()
+    return content

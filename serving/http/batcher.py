@@ -1,0 +1,185 @@
+"""Groups the images of concurrent requests into batches for one encoder.
+
+BentoML's own batching waits up to a latency it guesses, runs cancelled requests and fails a whole
+batch for one image. This one:
+
+- never waits: whatever has come while a batch was running is the next batch;
+- takes one image of each request in turn, so that a large request does not hold up small ones;
+- admits a bounded number of images and refuses the rest at once, before any work;
+- drops images whose request has gone;
+- repeats a failed batch one by one, so that only the image at fault fails.
+
+The encoder runs in one thread of its own. All else happens on the event loop, without locks.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]  # [S, S, 3]
+Vector = NDArray[np.float32]  # [E]
+Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [N, S, S, 3] -> [N, E]
+
+SMOOTHING = 0.2  # weight of the newest batch in the measured rate
+LONGEST_RETRY = 60  # seconds
+
+
+class Overloaded(Exception):  # noqa: N818 - an answer to the caller, not a failure
+    """No place for that many images now.
+
+    Attributes:
+        retry_after: whole seconds after which the queue is likely to have emptied.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """One request's images that wait for their turn."""
+
+    batcher: "Batcher"
+    waiting: deque[tuple[Image, asyncio.Future[Vector]]] = field(default_factory=deque)
+
+    async def encode(self, image: Image) -> Vector:
+        """Embeds uint8 [S, S, 3] to float32 [E]; raises what the encoder raises for it."""
+        future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+        self.waiting.append((image, future))
+        self.batcher.enter(self)
+        return await future
+
+
+class Batcher:
+    """The queue in front of one encoder. Make and use it on one event loop.
+
+    Args:
+        encode: uint8 [N, S, S, 3] to float32 [N, E]; called in one thread, never twice at a time.
+        max_batch: the most images of one call.
+        max_admitted: the most images admitted at once.
+    """
+
+    def __init__(self, encode: Encode, *, max_batch: int, max_admitted: int) -> None:
+        self.max_batch = max_batch
+        self.max_admitted = max_admitted
+        self.admitted = 0
+        self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
+        self._encode = encode
+        self._lanes: deque[Lane] = deque()
+        self._filled = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._seconds_per_image = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether queued images will be embedded."""
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begins to work; images may have been queued before."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+
+    async def stop(self) -> None:
+        """Finishes the running batch and stops; images still waiting are cancelled."""
+        self._stopping = True
+        self._filled.set()
+        if self._task is not None:
+            await self._task
+        for lane in self._lanes:
+            for _, future in lane.waiting:
+                future.cancel()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    @contextlib.contextmanager
+    def admit(self, images: int) -> Iterator[Lane]:
+        """Reserves places for one request, from before its images are decoded until it is done.
+
+        Raises:
+            Overloaded: there are not that many places now.
+        """
+        if self.admitted + images > self.max_admitted:
+            raise Overloaded(self._retry_after())
+        self.admitted += images
+        try:
+            yield Lane(self)
+        finally:
+            self.admitted -= images
+
+    def enter(self, lane: Lane) -> None:
+        """Puts a lane in the round, if it is not in it."""
+        if len(lane.waiting) == 1:
+            self._lanes.append(lane)
+        self._filled.set()
+
+    def _retry_after(self) -> int:
+        return min(LONGEST_RETRY, max(1, math.ceil(self.admitted * self._seconds_per_image)))
+
+    def _take(self) -> list[tuple[Image, asyncio.Future[Vector]]]:
+        """The next batch: one image of each lane in turn, skipping those given up."""
+        batch: list[tuple[Image, asyncio.Future[Vector]]] = []
+        while self._lanes and len(batch) < self.max_batch:
+            lane = self._lanes.popleft()
+            image, future = lane.waiting.popleft()
+            if lane.waiting:
+                self._lanes.append(lane)
+            if not future.done():
+                batch.append((image, future))
+        return batch
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            await self._filled.wait()
+            batch = self._take()
+            if batch:
+                await self._encode_batch(batch)
+            else:
+                self._filled.clear()
+
+    async def _encode_batch(self, batch: list[tuple[Image, asyncio.Future[Vector]]]) -> None:
+        images = [image for image, _ in batch]
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        try:
+            vectors = await loop.run_in_executor(self._thread, self._encode_images, images)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to these requests
+            if len(batch) == 1:
+                _settle(batch[0][1], error)
+                return
+            for one in batch:
+                await self._encode_batch([one])
+            return
+        self._note(len(batch), time.perf_counter() - started)
+        for (_, future), vector in zip(batch, vectors, strict=True):
+            _settle(future, vector)
+
+    def _encode_images(self, images: list[Image]) -> NDArray[np.float32]:
+        vectors = self._encode(np.stack(images))
+        if len(vectors) != len(images):
+            raise ValueError(f"the encoder made {len(vectors)} embeddings of {len(images)} images")
+        return vectors
+
+    def _note(self, images: int, seconds: float) -> None:
+        newest = seconds / images
+        known = self._seconds_per_image or newest
+        self._seconds_per_image = (1 - SMOOTHING) * known + SMOOTHING * newest
+        self.on_batch(images, seconds)
+
+
+def _settle(future: asyncio.Future[Vector], outcome: Vector | Exception) -> None:
+    if future.done():  # its request has gone meanwhile
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -1,0 +1,219 @@
+"""What one service runs on: the encoder behind its batcher, decoding threads, the collection.
+
+Threads, so that nothing blocks the event loop: as many decoders as CPUs, one for the encoder (the
+batcher's), and a few for the collection. All are bounded, and so is what waits for them: the
+batcher admits a request's images before the first is decoded.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.encoder_file import Encoder, open_encoder
+from images.cpus import available_cpus
+from images.errors import ImageRefused, RefusalReason
+from images.items import Pixels
+from images.preprocess import load_image
+from serving.collection import Collection, Hit, open_collection
+from serving.http.batcher import Batcher, Lane
+from serving.http.bento import stored_encoder
+from serving.http.bodies import Upload
+from serving.http.errors import Refusal, no_collection, of_image
+from serving.http.metrics import Metrics
+from serving.http.settings import Settings
+from serving.http.thumbnails import Thumbnails
+
+T = TypeVar("T")
+COLLECTION_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One embedded image.
+
+    Attributes:
+        vector: float32 [E].
+        width: of the original picture, upright.
+        height: of the original picture, upright.
+    """
+
+    vector: NDArray[np.float32]
+    width: int
+    height: int
+
+
+class Engine:
+    """Opened in three steps: made, `open` (may take seconds, any thread), `start` (on the loop)."""
+
+    def __init__(self, read_settings: Callable[[], Settings]) -> None:
+        self._read_settings = read_settings
+        self.metrics = Metrics()
+        self.warm = False
+        self._encoder: Encoder | None = None
+        self._batcher: Batcher | None = None
+        self._collection: Collection | None = None
+        self._thumbnails: Thumbnails | None = None
+        self._decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
+        self._readers = ThreadPoolExecutor(COLLECTION_THREADS, thread_name_prefix="collection")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._warming: asyncio.Task[None] | None = None
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read when they are first needed."""
+        return self._read_settings()
+
+    def open(self) -> None:
+        """Opens the encoder and the collection; opening twice is fine.
+
+        Raises:
+            UsageError: no encoder is named, or a path is wrong.
+            ArtefactError: a file is damaged, or the collection belongs to another encoder.
+        """
+        if self._encoder is not None:
+            return
+        settings = self.settings
+        encoder = open_encoder(settings.encoder or stored_encoder(), threads=settings.threads)
+        if settings.collection is not None:
+            self._collection = open_collection(settings.collection, encoder_digest=encoder.digest)
+            self._thumbnails = Thumbnails(
+                self._collection.path / "thumbnails", max_pixels=settings.max_pixels
+            )
+        self._encoder = encoder
+
+    async def start(self) -> None:
+        """Begins to serve; warms up in the background and sets `warm` when done."""
+        settings = self.settings
+        self._batcher = Batcher(
+            self.encoder.encode, max_batch=settings.max_batch, max_admitted=settings.max_queue
+        )
+        self._batcher.on_batch = self.metrics.note_batch
+        self._batcher.start()
+        self._warming = asyncio.get_running_loop().create_task(self._warm_up(), name="warm-up")
+
+    async def stop(self) -> None:
+        """Finishes what runs and lets go of everything."""
+        self.warm = False
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.wait([self._warming])
+        if self._batcher is not None:
+            await self._batcher.stop()
+        for pool in (self._decoders, self._readers, self._writer):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        if self._collection is not None:
+            self._collection.close()
+
+    async def _warm_up(self) -> None:
+        """Runs the encoder at the smallest and the largest batch: buffers and kernels are made."""
+        size = self.encoder.preprocess.size
+        blank = np.zeros((size, size, 3), np.uint8)
+        for images in (1, min(self.settings.max_batch, self.settings.max_queue)):
+            with self.batcher.admit(images) as lane:
+                await asyncio.gather(*(lane.encode(blank) for _ in range(images)))
+        self.warm = True
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are being worked on."""
+        return self._batcher is not None and self._batcher.alive
+
+    @property
+    def encoder(self) -> Encoder:
+        """The open encoder."""
+        if self._encoder is None:
+            raise RuntimeError("the engine is not open")
+        return self._encoder
+
+    @property
+    def batcher(self) -> Batcher:
+        """The running batcher."""
+        if self._batcher is None:
+            raise RuntimeError("the engine has not started")
+        return self._batcher
+
+    @property
+    def has_collection(self) -> bool:
+        """Whether there is anything to search."""
+        return self._collection is not None
+
+    @property
+    def collection(self) -> Collection:
+        """The collection; raises Refusal where there is none."""
+        if self._collection is None:
+            raise no_collection()
+        return self._collection
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        """Small pictures of the collection's items; raises Refusal where there is none."""
+        if self._thumbnails is None:
+            raise no_collection()
+        return self._thumbnails
+
+    async def count_items(self) -> int | None:
+        """The collection's size, None where there is none."""
+        return None if self._collection is None else await self.in_reader(len, self._collection)
+
+    async def embed(self, uploads: Sequence[Upload]) -> list[Embedded | Refusal]:
+        """Embeds images; a refused one has its refusal in its place, the others are not touched.
+
+        Raises:
+            Overloaded: there is no place for them now; nothing was done.
+        """
+        with self.batcher.admit(len(uploads)) as lane:
+            outcomes = await asyncio.gather(*(self._embed_one(lane, one) for one in uploads))
+        self.metrics.note_images(outcomes)
+        return outcomes
+
+    async def _embed_one(self, lane: Lane, upload: Upload) -> Embedded | Refusal:
+        if isinstance(upload.content, Refusal):
+            return upload.content
+        try:
+            pixels, (width, height) = await self.in_decoder(self._decode, upload.content)
+        except ImageRefused as refused:
+            return of_image(refused, upload.param)
+        vector = await lane.encode(pixels)
+        return Embedded(vector, width, height)
+
+    def _decode(self, content: bytes) -> tuple[Pixels, tuple[int, int]]:
+        settings = self.settings
+        if len(content) > settings.max_image_bytes:
+            message = (
+                f"the image has {len(content)} bytes: at most {settings.max_image_bytes} are taken"
+            )
+            raise ImageRefused(RefusalReason.TOO_MANY_BYTES, message)
+        return load_image(content, self.encoder.preprocess, max_pixels=settings.max_pixels)
+
+    async def search(
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        *,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
+    ) -> list[Hit]:
+        """The nearest items of one vector."""
+        search = self.collection.search
+        hits = await self.in_reader(
+            partial(search, vector[None], k, min_score=min_score, filter=filter)
+        )
+        return hits[0]
+
+    async def in_decoder(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs work that decodes or encodes pictures in one of the decoding threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *args)
+
+    async def in_reader(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs work with the collection in one of its threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work, *args)
+
+    async def in_writer(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs work that changes the collection, one after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)

@@ -1,0 +1,210 @@
+"""The ASGI middleware that every request passes: keys, time, headers, one shape for refusals.
+
+BentoML and Starlette answer what they refuse themselves (405, 404, an unready probe) in shapes of
+their own; the gate replaces those answers. An exception that left a middleware would hang the
+connection until BentoML's timeout, so none does.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from images.errors import LookalikeError
+from serving.http import auth
+from serving.http.batcher import Overloaded
+from serving.http.engine import Engine
+from serving.http.errors import ERROR_TYPE_HEADER, Refusal, internal, of_library, overloaded
+from serving.http.json_text import show
+
+logger = logging.getLogger(__name__)
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+FOREIGN_TYPES = {
+    HTTPStatus.NOT_FOUND: "not-found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method-not-allowed",
+    HTTPStatus.SERVICE_UNAVAILABLE: "not-ready",
+}
+PICKLE = "application/vnd.bentoml+pickle"
+REQUEST_ID = "X-Request-ID"
+MAX_ID_CHARACTERS = 64
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def answering(handler: Handler) -> Handler:
+    """Turns whatever a handler raises into the answer it deserves."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Exception as error:  # noqa: BLE001 - logged in `refusal_of` if it is a fault
+            return refusal_of(error, request.scope).response()
+
+    return answer
+
+
+def refusal_of(error: Exception, scope: Scope) -> Refusal:
+    """The refusal that fits an exception; what is a fault of the service is logged and hidden."""
+    match error:
+        case Refusal():
+            return error
+        case Overloaded():
+            return overloaded(error.retry_after)
+        case LookalikeError() if known := of_library(error):
+            return known
+        case _:
+            request_id = scope.get("lookalike.id", "unknown")
+            logger.error(
+                "request %s: %s %s failed",
+                request_id,
+                scope["method"],
+                scope["path"],
+                exc_info=error,
+            )
+            return internal(request_id)
+
+
+class Gate:
+    """The middleware; `engine` is the service's."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self.app = app
+        self.engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        scope["lookalike.id"] = _request_id(headers)
+        passage = _Passage(scope, send)
+        started = time.perf_counter()
+        try:
+            auth.check(scope, headers, self.engine.settings)
+            _refuse_pickle(headers)
+            async with asyncio.timeout(self.engine.settings.request_seconds):
+                await self.app(scope, receive, passage.send)
+        except Exception as error:  # noqa: BLE001 - see the module's docstring
+            if not passage.started:
+                refusal = _too_slow() if isinstance(error, TimeoutError) else None
+                refusal = refusal or refusal_of(error, scope)
+                await refusal.response()(scope, receive, passage.send)
+            elif not isinstance(error, TimeoutError):
+                refusal_of(error, scope)  # the answer has begun: there is only the log left
+        finally:
+            seconds = time.perf_counter() - started
+            self._note(scope, passage, seconds)
+
+    def _note(self, scope: Scope, passage: "_Passage", seconds: float) -> None:
+        metrics = self.engine.metrics
+        metrics.note_request(scope["method"], scope["path"], passage.status, seconds)
+        if passage.error_type:
+            metrics.refused.add(type=passage.error_type)
+
+
+class _Passage:
+    """One answer on its way out: headers are added, foreign refusals replaced."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.started = False
+        self.status = 0
+        self.error_type: str | None = None
+        self._send = send
+        self._replaced = False
+
+    async def send(self, message: Message) -> None:
+        """Sends a part of the answer."""
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif not self._replaced:
+            await self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        headers = MutableHeaders(raw=list(message["headers"]))
+        self.status = message["status"]
+        self.error_type = headers.get(ERROR_TYPE_HEADER)
+        if self.status >= HTTPStatus.BAD_REQUEST and self.error_type is None:
+            await self._replace(headers)
+            return
+        await self._begin(headers)
+
+    async def _begin(self, headers: MutableHeaders) -> None:
+        self.started = True
+        for name, value in HEADERS.items():
+            headers.setdefault(name, value)
+        del headers["server"]
+        headers[REQUEST_ID] = self.scope["lookalike.id"]
+        await self._send(
+            {"type": "http.response.start", "status": self.status, "headers": headers.raw}
+        )
+
+    async def _replace(self, headers: MutableHeaders) -> None:
+        """Sends our own refusal instead of the one that begins; its body is swallowed."""
+        refusal = _of_status(self.status, self.scope)
+        if allow := headers.get("allow"):
+            refusal.headers["Allow"] = allow
+        response = refusal.response()
+        self.status, self.error_type = refusal.status, refusal.type
+        await self._begin(MutableHeaders(raw=list(response.raw_headers)))
+        await self._send({"type": "http.response.body", "body": response.body})
+        self._replaced = True
+
+
+def _of_status(status: int, scope: Scope) -> Refusal:
+    method, path = scope["method"], scope["path"]
+    if status in FOREIGN_TYPES:
+        error_type = FOREIGN_TYPES[HTTPStatus(status)]
+        messages = {
+            "not-found": f"there is no {show(path)} here: /docs.json lists the routes",
+            "method-not-allowed": f"{show(path)} does not take {method}",
+            "not-ready": "the service is warming up: try again in a moment",
+        }
+        return Refusal(status, error_type, messages[error_type])
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return internal(scope["lookalike.id"])
+    return Refusal(status, "bad-request", f"{method} {show(path)} was refused with status {status}")
+
+
+def _refuse_pickle(headers: Headers) -> None:
+    """BentoML refuses pickles too, but with a traceback in the log for each."""
+    if PICKLE in headers.get("content-type", "").lower():
+        message = "pickles are not taken: send images as they are, or base64 in JSON"
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            message,
+            param="Content-Type",
+        )
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own, if it is one word; else a new one."""
+    given = headers.get(REQUEST_ID, "")
+    usable = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
+    return given if usable and len(given) <= MAX_ID_CHARACTERS else secrets.token_hex(8)
+
+
+def _too_slow() -> Refusal:
+    message = "the request took too long and was given up: try again, or send fewer images"
+    headers = {"Retry-After": "5"}
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "timeout", message, headers=headers)

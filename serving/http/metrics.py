@@ -1,0 +1,150 @@
+"""Counters and histograms in Prometheus' text format (version 0.0.4).
+
+BentoML's own metrics label every raw path, so that a scan for unknown paths grows them without
+bound, and need a folder of memory-mapped files; they are off. Here every label has a fixed set of
+values: `route_of` maps any path to a route of this service or to `other`.
+"""
+
+import bisect
+from collections.abc import Mapping, Sequence
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
+FIXED_ROUTES = frozenset(
+    (
+        *("/", "/embed", "/search", "/items", "/livez", "/readyz", "/healthz", "/metrics"),
+        *("/docs.json", "/schema.json"),
+    )
+)
+
+GAUGES = {
+    "lookalike_images_admitted": "Images being decoded or embedded.",
+    "lookalike_items": "Items in the collection.",
+}
+
+Labels = tuple[tuple[str, str], ...]
+
+
+def route_of(path: str) -> str:
+    """The template of a path, one of a dozen."""
+    if path in FIXED_ROUTES:
+        return path
+    if path.startswith("/web/"):
+        return "/web/{file}"
+    if path.startswith("/items/"):
+        for view in ("/similar", "/thumbnail"):
+            if path.endswith(view):
+                return "/items/{key}" + view
+        return "/items/{key}"
+    return "other"
+
+
+def method_of(method: str) -> str:
+    """The method, or `other`."""
+    return method if method in METHODS else "other"
+
+
+class Counter:
+    """A number that grows, for each combination of labels."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, help_text: str) -> None:
+        self.name = name
+        self.help_text = help_text
+        self._values: dict[Labels, float] = {}
+
+    def add(self, amount: float = 1, **labels: str) -> None:
+        """Adds to the number under these labels."""
+        key = tuple(labels.items())
+        self._values[key] = self._values.get(key, 0) + amount
+
+    def lines(self) -> list[str]:
+        """The samples."""
+        return [_sample(self.name, labels, value) for labels, value in self._values.items()]
+
+
+class Histogram:
+    """How often a value fell below each of some bounds, for each combination of labels."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, help_text: str, bounds: Sequence[float]) -> None:
+        self.name = name
+        self.help_text = help_text
+        self._bounds = tuple(bounds)
+        self._counts: dict[Labels, list[int]] = {}
+        self._sums: dict[Labels, float] = {}
+
+    def observe(self, value: float, **labels: str) -> None:
+        """Notes one value."""
+        key = tuple(labels.items())
+        counts = self._counts.setdefault(key, [0] * (len(self._bounds) + 1))
+        counts[bisect.bisect_left(self._bounds, value)] += 1
+        self._sums[key] = self._sums.get(key, 0.0) + value
+
+    def lines(self) -> list[str]:
+        """The samples: cumulative buckets, sum and count."""
+        lines: list[str] = []
+        for labels, counts in self._counts.items():
+            total = 0
+            for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=True):
+                total += count
+                lines.append(_sample(f"{self.name}_bucket", (*labels, ("le", bound)), total))
+            lines.append(_sample(f"{self.name}_sum", labels, self._sums[labels]))
+            lines.append(_sample(f"{self.name}_count", labels, total))
+        return lines
+
+
+class Metrics:
+    """All figures of one service. `note_…` is called on the event loop only."""
+
+    def __init__(self) -> None:
+        self.requests = Counter("lookalike_requests_total", "Requests by route and answer.")
+        self.seconds = Histogram(
+            "lookalike_request_seconds", "Seconds from a request's head to its answer.", SECONDS
+        )
+        self.refused = Counter("lookalike_refused_total", "Refused requests by error type.")
+        self.images = Counter("lookalike_images_total", "Images by outcome: embedded or refused.")
+        self.batch_images = Histogram("lookalike_batch_images", "Images in a batch.", BATCHES)
+        self.batch_seconds = Histogram(
+            "lookalike_batch_seconds", "Seconds of the encoder for a batch.", SECONDS
+        )
+
+    def note_request(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Notes an answered request."""
+        route = route_of(path)
+        self.requests.add(method=method_of(method), route=route, status=str(status))
+        self.seconds.observe(seconds, route=route)
+
+    def note_batch(self, images: int, seconds: float) -> None:
+        """Notes a batch that the encoder has done."""
+        self.batch_images.observe(images)
+        self.batch_seconds.observe(seconds)
+
+    def note_images(self, outcomes: Sequence[object]) -> None:
+        """Notes what became of a request's images; an exception is a refusal."""
+        refused = sum(isinstance(outcome, Exception) for outcome in outcomes)
+        self.images.add(refused, outcome="refused")
+        self.images.add(len(outcomes) - refused, outcome="embedded")
+
+    def text(self, now: Mapping[str, float]) -> str:
+        """All figures as Prometheus reads them, with those of `GAUGES` that are known now."""
+        lines: list[str] = []
+        for metric in (
+            *(self.requests, self.seconds, self.refused, self.images),
+            *(self.batch_images, self.batch_seconds),
+        ):
+            lines += [f"# HELP {metric.name} {metric.help_text}"]
+            lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines()]
+        for name, value in now.items():
+            lines += [f"# HELP {name} {GAUGES[name]}", f"# TYPE {name} gauge"]
+            lines += [_sample(name, (), value)]
+        return "\n".join(lines) + "\n"
+
+
+def _sample(name: str, labels: Labels, value: float) -> str:
+    named = ",".join(f'{label}="{text}"' for label, text in labels)
+    return f"{name}{{{named}}} {value:g}" if named else f"{name} {value:g}"

@@ -1,0 +1,159 @@
+"""Starts the service in this process: one worker, uvloop and httptools, an orderly end.
+
+This is what `lookalike serve` runs. `bentoml serve` runs the same service from a bento, in worker
+processes that BentoML watches over.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from images.errors import LookalikeError, UsageError
+from serving.http.auth import is_loopback
+from serving.http.engine import Engine
+from serving.http.service import make_service
+from serving.http.settings import Settings, from_environment
+
+BACKLOG = 2048
+DRAIN_SECONDS = 30  # how long begun requests may take after Ctrl-C or SIGTERM
+
+
+def serve(
+    encoder: str | os.PathLike[str],
+    collection: str | os.PathLike[str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    api_key: str | None = None,
+    insecure: bool = False,
+) -> None:
+    """Serves until Ctrl-C or SIGTERM; requests that have begun are finished first.
+
+    Args:
+        encoder: an encoder file.
+        collection: a collection's folder; None serves embeddings only.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        api_key: asked of every client; it reads and writes. None takes the environment's keys.
+        insecure: listen on a public address without a key.
+
+    Raises:
+        UsageError: a public address without a key, a port in use, a wrong path, or a variable of
+            the environment that is no setting.
+        ArtefactError: the encoder or the collection is damaged, or they do not belong together.
+    """
+    settings = settings_for(encoder, collection, api_key=api_key, insecure=insecure)
+    check_exposure(host, settings)
+    listener = listen(host, port)
+    try:
+        engine = Engine(lambda: settings)
+        engine.open()
+        server = make_server(engine, listener)
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+    if not server.started:
+        raise LookalikeError("the service did not start; the lines above say why")
+
+
+def settings_for(
+    encoder: str | os.PathLike[str],
+    collection: str | os.PathLike[str] | None,
+    *,
+    api_key: str | None,
+    insecure: bool,
+) -> Settings:
+    """The environment's settings with the arguments laid over them."""
+    settings = from_environment(os.environ)
+    return replace(
+        settings,
+        encoder=Path(encoder),
+        collection=Path(collection) if collection is not None else settings.collection,
+        write_key=api_key or settings.write_key,
+        insecure=insecure or settings.insecure,
+    )
+
+
+def check_exposure(host: str, settings: Settings) -> None:
+    """Refuses an address that others can reach, unless there is a key or it is meant.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if is_loopback(host) or settings.has_keys or settings.insecure:
+        return
+    raise UsageError(
+        f"{host} can be reached from other machines: set a key with --api-key or "
+        "LOOKALIKE_API_KEY, listen on 127.0.0.1, or give --insecure if everyone may use it"
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a port in use is known before the encoder is loaded.
+
+    Raises:
+        UsageError: the address or the port cannot be had.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port}: give a number from 0 (any free one) to 65535")
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server(address[0][4][:2], family=address[0][0], backlog=BACKLOG)
+    except OSError as error:
+        reasons = {
+            errno.EADDRINUSE: f"port {port} on {host} is in use: choose another with --port",
+            errno.EACCES: f"port {port} needs root's rights: choose one above 1023 with --port",
+            errno.EADDRNOTAVAIL: f"{host} is not an address of this machine: choose another --host",
+        }
+        message = reasons.get(error.errno or 0, f"cannot listen on {host}: {error.strerror}")
+        raise UsageError(message) from error
+
+
+def make_server(engine: Engine, listener: socket.socket) -> "Server":
+    """A server for an engine, announced on standard output when it listens."""
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    config = uvicorn.Config(
+        make_service(engine).to_asgi(),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    return Server(config, url_of(listener))
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listening socket, as one types it into a browser."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Says where it listens, and takes Ctrl-C and SIGTERM as an orderly end, not as a failure."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self.url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to listen and says so."""
+        await super().startup(sockets)
+        if self.started:
+            print(f"Lookalike listens on {self.url} (Ctrl-C stops it)", flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn raises the signals again at its end, which would make each stop an error."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()

@@ -1,0 +1,148 @@
+"""The BentoML service: /embed and /search are its APIs, all other routes an app mounted at `/`.
+
+BentoML describes both APIs in /docs.json and /schema.json, so that its clients work. It does not
+parse their requests: the input models hand the request through untouched, because BentoML's own
+parsing answers 500 to a corrupt upload and opens URLs that a client names.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import bentoml
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.http.app import make_app
+from serving.http.engine import Engine
+from serving.http.gate import Gate, answering
+from serving.http.openapi import complete
+from serving.http.queries import embed, search
+from serving.http.settings import Settings, from_environment
+
+NAME = "lookalike"
+# The gate's own limit comes first; BentoML's answer has another shape and another status.
+BENTOML_TIMEOUT = 3600
+
+
+class _Unparsed(bentoml.IODescriptor):  # type: ignore[misc]
+    """An input that BentoML describes but does not read."""
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Any:  # noqa: ARG003
+        """Hands no fields to the API: it reads the request itself."""
+        return SimpleNamespace(model_fields=())
+
+
+class EmbedInput(_Unparsed):
+    """Images to embed."""
+
+    images: list[Path] = bentoml.Field(description="images, as files")
+    encoding_format: Literal["float", "base64", "npy"] = bentoml.Field(
+        "float", description="how the embeddings come"
+    )
+
+
+class EmbedOutput(bentoml.IODescriptor):  # type: ignore[misc]
+    """Embeddings in the order of the images."""
+
+    encoder: str = bentoml.Field(description="SHA-256 of the encoder file")
+    dimensions: int = bentoml.Field(description="length of an embedding")
+    embeddings: list[Any] = bentoml.Field(
+        description="for each image its embedding, or null where it was refused"
+    )
+    errors: list[dict[str, Any]] = bentoml.Field(
+        description="the refused images: index, type, message and param"
+    )
+
+
+class SearchInput(_Unparsed):
+    """One image, one vector or one key to search for."""
+
+    image: Path | None = bentoml.Field(None, description="an image, as a file")
+    vector: list[float] | None = bentoml.Field(None, description="an embedding of this encoder")
+    key: str | None = bentoml.Field(None, description="the key of an item")
+    k: int = bentoml.Field(10, description="the most neighbours", ge=1)
+    min_score: float | None = bentoml.Field(
+        None, description="the least cosine similarity", ge=-1, le=1
+    )
+    filter: dict[str, Any] | None = bentoml.Field(
+        None, description="what a neighbour must have: label or metadata fields"
+    )
+
+
+class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]
+    """The neighbours, the most similar first."""
+
+    encoder: str = bentoml.Field(description="SHA-256 of the encoder file")
+    query: dict[str, Any] = bentoml.Field(description="what was searched for")
+    neighbours: list[dict[str, Any]] = bentoml.Field(
+        description="key, score, uri, label, metadata and thumbnail of each"
+    )
+
+
+def make_service(engine: Engine) -> bentoml.Service[Any]:
+    """A service around an engine, which is opened and started with it."""
+
+    @bentoml.service(
+        name=NAME,
+        traffic={"timeout": BENTOML_TIMEOUT},
+        workers=1,
+        metrics={"enabled": False},
+        logging={"access": {"enabled": False}},
+        envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
+    )
+    class Lookalike:
+        """Embeds images and finds similar ones."""
+
+        @bentoml.on_startup  # type: ignore[untyped-decorator]
+        async def start(self) -> None:
+            """Opens the encoder and the collection."""
+            await asyncio.to_thread(engine.open)
+            await engine.start()
+
+        @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+        async def stop(self) -> None:
+            """Finishes what runs."""
+            await engine.stop()
+
+        async def __is_alive__(self) -> bool:
+            return engine.alive
+
+        async def __is_ready__(self) -> bool:
+            return engine.warm
+
+        @bentoml.api(input_spec=EmbedInput, output_spec=EmbedOutput)  # type: ignore[untyped-decorator]
+        async def embed(self, ctx: bentoml.Context) -> Response:
+            """Turns images into embeddings: vectors of length one, close where images are alike."""
+            return await _answer(ctx, lambda request: embed(engine, request))
+
+        @bentoml.api(input_spec=SearchInput, output_spec=SearchOutput)  # type: ignore[untyped-decorator]
+        async def search(self, ctx: bentoml.Context) -> Response:
+            """Finds the items most similar to an image, a vector or an item."""
+            return await _answer(ctx, lambda request: search(engine, request))
+
+    lookalike: bentoml.Service[Any] = Lookalike
+    lookalike.add_asgi_middleware(Gate, engine=engine)
+    app = make_app(engine, lambda: complete(lookalike.openapi_spec.asdict()))
+    lookalike.mount_asgi_app(app, path="/")
+    return lookalike
+
+
+async def _answer(
+    ctx: bentoml.Context, handler: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    response = await answering(handler)(ctx.request)
+    ctx.response.status_code = response.status_code  # BentoML writes it over the answer's own
+    return response
+
+
+def read_environment() -> Settings:
+    """The settings of a service that BentoML starts."""
+    return from_environment(os.environ)
+
+
+service = make_service(Engine(read_environment))

@@ -1,0 +1,146 @@
+"""The one place that reads the service's environment.
+
+Every field of `Settings` is read from `LOOKALIKE_` and its name in capitals: `max_images` from
+`LOOKALIKE_MAX_IMAGES`. `LOOKALIKE_API_KEY` is short for one key that reads and writes. A variable
+that begins with `LOOKALIKE_` and names no setting is refused, because a mistyped key or limit
+would otherwise be a silent hole.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from images.decode import DEFAULT_MAX_PIXELS
+from images.errors import UsageError
+
+PREFIX = "LOOKALIKE_"
+MEBIBYTE = 2**20
+MIN_KEY_CHARACTERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What one service is made of and what it allows; checked where it is built.
+
+    Attributes:
+        encoder: the encoder file; None looks for the encoder that a bento carries.
+        collection: the folder to search; None serves embeddings only.
+        read_key: keys that may embed and search, separated by commas.
+        write_key: keys that may also add and delete, separated by commas.
+        insecure: serve without a key although others than this machine can connect.
+        threads: of the encoder's session; None takes the CPUs this process may use.
+        max_body_bytes: of one request, before it is read.
+        max_image_bytes: of one encoded image.
+        max_pixels: of one image, before it is decoded.
+        max_images: of one request.
+        max_neighbours: the largest `k`.
+        max_batch: images the encoder sees at once.
+        max_queue: images admitted at once over all requests; more are answered 429.
+        body_seconds: how long a client may take to send its request.
+        request_seconds: how long one request may take altogether.
+    """
+
+    encoder: Path | None = None
+    collection: Path | None = None
+    read_key: str = field(default="", repr=False)
+    write_key: str = field(default="", repr=False)
+    insecure: bool = False
+    threads: int | None = None
+    max_body_bytes: int = 64 * MEBIBYTE
+    max_image_bytes: int = 32 * MEBIBYTE
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    max_images: int = 64
+    max_neighbours: int = 1000
+    max_batch: int = 32
+    max_queue: int = 256
+    body_seconds: float = 30.0
+    request_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:  # refuses NaN too
+                raise UsageError(f"{name} is {value}: give a number above 0")
+        if self.max_images > self.max_queue:
+            raise UsageError(
+                f"max_images is {self.max_images}, more than max_queue {self.max_queue}: "
+                "such a request would never be admitted"
+            )
+        for key in (*self.read_keys, *self.write_keys):
+            if len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
+                raise UsageError(
+                    f"an API key of {len(key)} characters: give at least {MIN_KEY_CHARACTERS}, "
+                    'printable ASCII, such as: python -c "import secrets; '
+                    'print(secrets.token_urlsafe())"'
+                )
+
+    @property
+    def read_keys(self) -> tuple[str, ...]:
+        """Keys that may embed and search."""
+        return _split(self.read_key)
+
+    @property
+    def write_keys(self) -> tuple[str, ...]:
+        """Keys that may also add and delete."""
+        return _split(self.write_key)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key is asked for at all."""
+        return bool(self.read_keys or self.write_keys)
+
+
+KINDS: dict[str, Any] = {entry.name: entry.type for entry in fields(Settings)}
+POSITIVE = tuple(name for name, kind in KINDS.items() if kind in (int, int | None, float))
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """Reads the settings; an empty variable counts as absent.
+
+    Raises:
+        UsageError: an unknown variable (the nearest name is given) or a value of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or not text:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name == "api_key":
+            values.setdefault("write_key", text)
+        elif name in KINDS:
+            values[name] = _parse(variable, text, KINDS[name])
+        else:
+            near = difflib.get_close_matches(name, [*KINDS, "api_key"], n=1)
+            hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "no such setting"
+            raise UsageError(f"{variable}: {hint}")
+    return Settings(**values)
+
+
+def _parse(variable: str, text: str, kind: Any) -> object:
+    try:
+        return PARSERS[kind](text)
+    except (ValueError, KeyError) as error:
+        word = WORDS[kind]
+        raise UsageError(f"{variable} is {text!r}: {word} is needed") from error
+
+
+def _split(keys: str) -> tuple[str, ...]:
+    return tuple(key.strip() for key in keys.split(",") if key.strip())
+
+
+PARSERS: dict[Any, Callable[[str], object]] = {
+    Path | None: Path,
+    str: str,
+    int: int,
+    int | None: int,
+    float: float,
+    bool: lambda text: {"1": True, "true": True, "0": False, "false": False}[text.lower()],
+}
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    int | None: "a whole number",
+    float: "a number",
+    bool: "1 or 0",
+}

@@ -1,0 +1,100 @@
+"""Small pictures of a collection's items, for the web page.
+
+An item that came from a file or an archive is opened again through its uri. An item that was sent
+over HTTP has no file: its thumbnail is kept in the collection's folder when it is added, under
+
+    thumbnails/ab/cdef….webp        SHA-256 of the key and of the image's content
+
+so that no key, whatever it holds, can name a path. What a client gave as the uri of an item is
+never opened (`CLIENT_SCHEMES`): it would let a client read any picture that the service can.
+"""
+
+import threading
+from collections import OrderedDict
+from http import HTTPStatus
+from pathlib import Path
+
+from images.decode import decode, to_rgb
+from images.errors import ImageRefused
+from images.files import sha256_bytes, write_bytes_atomic
+from images.sources import read_uri
+from images.thumbnails import thumbnail
+from serving.collection import Record
+from serving.http.errors import Refusal
+from serving.http.json_text import show
+
+SIZES = (96, 192, 384)
+KEPT_SIZE = SIZES[-1]
+MEDIA_TYPE = "image/webp"
+CLIENT_SCHEMES = ("http://", "https://", "upload:")
+REMEMBERED = 2048  # thumbnails of some 5 KB
+
+
+class Thumbnails:
+    """Makes, keeps and remembers thumbnails; safe to use from several threads."""
+
+    def __init__(self, folder: Path, *, max_pixels: int) -> None:
+        self._folder = folder
+        self._max_pixels = max_pixels
+        self._made: OrderedDict[tuple[str, str | None, str, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, item: Record, size: int) -> bytes:
+        """A WebP picture whose longer side is at most one of `SIZES`, the next to `size`.
+
+        Raises:
+            Refusal: there is no picture of this item (any more).
+        """
+        size = min(SIZES, key=lambda offered: abs(offered - size))
+        known = (item.key, item.sha256, item.uri, size)
+        with self._lock:
+            if known in self._made:
+                self._made.move_to_end(known)
+                return self._made[known]
+        picture = self._make(item, size)
+        with self._lock:
+            self._made[known] = picture
+            while len(self._made) > REMEMBERED:
+                self._made.popitem(last=False)
+        return picture
+
+    def keep(self, key: str, sha256: str, content: bytes) -> None:
+        """Keeps the thumbnail of an image that was sent; the image itself is not kept."""
+        pixels = decode(content, max_pixels=self._max_pixels)
+        path = self._path(key, sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(path, thumbnail(pixels, KEPT_SIZE))
+
+    def forget(self, item: Record) -> None:
+        """Removes a kept thumbnail, if there is one."""
+        if item.sha256 is not None:
+            self._path(item.key, item.sha256).unlink(missing_ok=True)
+        with self._lock:
+            for size in SIZES:
+                self._made.pop((item.key, item.sha256, item.uri, size), None)
+
+    def _make(self, item: Record, size: int) -> bytes:
+        try:
+            sent = item.uri.startswith(CLIENT_SCHEMES)
+            content = self._kept(item) if sent else read_uri(item.uri)
+            if isinstance(content, bytes):
+                pixels = decode(content, max_pixels=self._max_pixels)
+            else:
+                pixels = to_rgb(content)
+        except (ImageRefused, OSError) as error:
+            raise _no_thumbnail(item) from error
+        return thumbnail(pixels, size)
+
+    def _kept(self, item: Record) -> bytes:
+        if item.sha256 is None:
+            raise _no_thumbnail(item)
+        return self._path(item.key, item.sha256).read_bytes()
+
+    def _path(self, key: str, sha256: str) -> Path:
+        name = sha256_bytes(f"{key}\0{sha256}".encode())
+        return self._folder / name[:2] / f"{name[2:]}.webp"
+
+
+def _no_thumbnail(item: Record) -> Refusal:
+    message = f"there is no picture of {show(item.key)}: its file is gone or was never here"
+    return Refusal(HTTPStatus.NOT_FOUND, "no-thumbnail", message, param="key")
