@@ -143,8 +143,8 @@ def _no_constant(name: str) -> float:
 def _check_version(version: object) -> None:
     if version != FORMAT_VERSION or type(version) is not int:
         raise ArtefactError(
-            f"the encoder's format version is {version!r}, this program reads {FORMAT_VERSION}: "
-            "take the version of lookalike that wrote it"
+            f"encoder contract: format_version is {version!r}, this program reads "
+            f"{FORMAT_VERSION}: take the version of lookalike that wrote it"
         )
 
 

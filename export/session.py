@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Provider = Literal["auto", "cpu", "cuda"]
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_SILENT = 4  # ONNX Runtime's severity "fatal"
 _ERRORS_ONLY = 3
 
 
@@ -76,16 +75,17 @@ def _load(
 
 
 def _cuda_session(content: bytes, threads: int) -> onnxruntime.InferenceSession | None:
-    """A session on the first CUDA device, or None where its libraries do not load."""
+    """A session on the first CUDA device, or None where its libraries do not load.
+
+    In that case ONNX Runtime names the missing library on stderr, which the machine's owner needs.
+    """
     import onnxruntime as ort
 
     if _CUDA not in ort.get_available_providers():
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
         ort.preload_dlls()
-    options = session_options(threads)
-    options.log_severity_level = _SILENT
-    session = _load(content, options, [_CUDA, _CPU])
+    session = _load(content, session_options(threads), [_CUDA, _CPU])
     return session if session.get_providers()[0] == _CUDA else None
 
 

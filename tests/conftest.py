@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from export.encoder_file import EncoderContract
+
 CLASSES = ("discs", "ramps", "squares", "stripes")
 PER_CLASS = 10
 
@@ -127,12 +129,12 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def write_tiny_encoder(path: Path, *, seed: int = 0, size: int = TINY_SIZE) -> Path:
-    """Writes `tiny_graph` as an encoder file; another seed makes another encoder."""
-    from export.encoder_file import EncoderContract, write_encoder_file
+def tiny_contract(seed: int = 0, *, size: int = TINY_SIZE) -> EncoderContract:
+    """What `tiny_graph`'s encoder file says about itself."""
+    from export.encoder_file import EncoderContract
     from images.preprocess import PreprocessSpec
 
-    contract = EncoderContract(
+    return EncoderContract(
         preprocess=PreprocessSpec(size=size),
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
@@ -140,11 +142,17 @@ def write_tiny_encoder(path: Path, *, seed: int = 0, size: int = TINY_SIZE) -> P
         embedding_dim=TINY_FEATURES,
         source_sha256=f"{seed:064x}",
         recipe={"name": "by hand"},
-        quality={"knn": 0.5},
+        quality={"knn_accuracy": 0.5},
         licence_note="made by the tests",
         created_with={"lookalike": "0"},
     )
-    write_encoder_file(tiny_graph(seed, size=size), contract, path)
+
+
+def write_tiny_encoder(path: Path, *, seed: int = 0, size: int = TINY_SIZE) -> Path:
+    """Writes `tiny_graph` as an encoder file; another seed makes another encoder."""
+    from export.encoder_file import write_encoder_file
+
+    write_encoder_file(tiny_graph(seed, size=size), tiny_contract(seed, size=size), path)
     return path
 
 
