@@ -12,7 +12,7 @@ Python's lock while they work.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +26,7 @@ from images.errors import ImageRefused, RefusalReason
 from images.files import sha256_bytes
 from images.items import Content, Item, Pixels
 from images.preprocess import PreprocessSpec, load_image
-from serving.outcomes import Embedded, Outcome, Refused, utf8
+from serving.outcomes import Embedded, Outcome, Refused
 
 BATCH_SIZE = 32
 LOOKAHEAD = 2  # batches that are read and decoded ahead of the encoder
@@ -84,7 +84,7 @@ def embed(
     *,
     threads: int | None = None,
     seconds: Seconds | None = None,
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome]]:
     """Embed batches of items.
 
     Args:
@@ -133,7 +133,7 @@ def _read(item: Item) -> Content | Refused:
     except ImageRefused as error:
         return _refused(item, "read", error.reason, error.message)
     except Exception as error:  # noqa: BLE001 - one strange file must not end a run over millions
-        return _refused(item, "read", RefusalReason.UNREADABLE, f"{type(error).__name__}: {error}")
+        return _refused(item, "read", RefusalReason.UNREADABLE, repr(error))
 
 
 def _decode(item: Item, content: Content, spec: PreprocessSpec) -> _Ready | Refused:
@@ -142,7 +142,7 @@ def _decode(item: Item, content: Content, spec: PreprocessSpec) -> _Ready | Refu
     except ImageRefused as error:
         return _refused(item, "decode", error.reason, error.message)
     except Exception as error:  # noqa: BLE001 - as above
-        return _refused(item, "decode", RefusalReason.CORRUPT, f"{type(error).__name__}: {error}")
+        return _refused(item, "decode", RefusalReason.CORRUPT, repr(error))
     data = content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
     return _Ready(pixels, size, sha256_bytes(data))
 
@@ -171,9 +171,8 @@ def _embedded(item: Item, ready: _Ready, embedding: NDArray[np.float32]) -> Outc
         message = "the encoder gives this picture no direction (all its features are zero or NaN)"
         return _refused(item, "encode", NO_DIRECTION, message)
     width, height = ready.size
-    label = None if item.label is None else utf8(item.label)
-    return Embedded(utf8(item.key), utf8(item.uri), label, width, height, ready.sha256, embedding)
+    return Embedded(item.key, item.uri, item.label, width, height, ready.sha256, embedding)
 
 
 def _refused(item: Item, stage: str, reason: str, message: str) -> Refused:
-    return Refused(utf8(item.key), utf8(item.uri), stage, str(reason), utf8(message))
+    return Refused(item.key, item.uri, stage, str(reason), message)

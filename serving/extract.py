@@ -24,12 +24,13 @@ import pyarrow as pa
 from export.encoder_file import Encoder
 from images.errors import ArtefactError, LookalikeError, UsageError
 from images.items import Item, Source
+from images.paths import printable
 from serving.embed import BATCH_SIZE, Seconds, embed, in_batches
 from serving.feature_manifest import FILE_NAME, Manifest, SourceNote
 from serving.feature_shards import items_digest, write_shard
 from serving.features import Features, open_features
 from serving.locks import Locked, folder_lock
-from serving.outcomes import Outcome, Refused, utf8
+from serving.outcomes import Outcome, Refused
 
 SHARD_ITEMS = 4096
 FIRST_REFUSED = 20
@@ -112,7 +113,7 @@ def extract(
         encoder_sha256=encoder.digest,
         preprocess_sha256=encoder.preprocess.digest,
         embedding_dim=encoder.embedding_dim,
-        source=SourceNote(name=utf8(source.name), items=items, limit=limit),
+        source=SourceNote(name=printable(source.name), items=items, limit=limit),
         shard_items=shard_items,
         created_with=_versions(),
     )

@@ -1,4 +1,4 @@
-r"""Feature folders: the embeddings of a whole source, in Parquet. This page is their specification.
+"""Feature folders: the embeddings of a whole source, in Parquet. This page is their specification.
 
 A feature folder MUST hold
 
@@ -12,8 +12,7 @@ is in exactly one of the two, once. A file that ``manifest.json`` does not name 
 
 Columns of a shard, in this order; "null" says that the value may be missing:
 
-    key        string            of the item in its source; no two rows of a folder have the same.
-                                 Bytes of a file's name that are not UTF-8 are written \udcff
+    key        string            of the item in its source; no two rows of a folder have the same
     uri        string            where the image is
     label      string, null      its class, if the source knows it
     width      int32             of the picture as it is meant to be seen (after EXIF rotation)
@@ -78,7 +77,7 @@ from serving.feature_manifest import (
     Shard,
     read_manifest,
 )
-from serving.outcomes import Embedded, Outcome, Refused, utf8
+from serving.outcomes import Embedded, Outcome, Refused
 
 SHARDS, ERRORS = "shards", "errors"
 METADATA_KEY = b"lookalike.encoder_sha256"
@@ -110,7 +109,7 @@ def errors_schema(encoder_sha256: str) -> pa.Schema:
 
 def items_digest(items: Iterable[Item]) -> str:
     """SHA-256 over the items' keys and uris in UTF-8, each followed by a zero byte."""
-    names = (f"{utf8(item.key)}\0{utf8(item.uri)}\0" for item in items)
+    names = (f"{item.key}\0{item.uri}\0" for item in items)
     return sha256_bytes("".join(names).encode())
 
 

@@ -15,6 +15,8 @@ from serving.feature_manifest import Manifest, Shard, read_manifest
 from serving.feature_shards import errors_schema, shard_schema
 from serving.outcomes import Refused
 
+REMEDY = "write it again with: lookalike extract … --resume"
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureBlock:
@@ -65,6 +67,19 @@ class Features:
         for shard in manifest.shards:
             yield _block(self._table(shard.file, shard.sha256, shard.rows, schema))
 
+    def keys(self) -> Iterator[str]:
+        """The keys of all rows, without their embeddings; the files are not checked.
+
+        Raises:
+            ArtefactError: a shard cannot be read.
+        """
+        for shard in self.manifest.shards:
+            path = self.path / shard.file
+            try:
+                yield from pq.read_table(path, columns=["key"]).column("key").to_pylist()
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise ArtefactError(f"{path} cannot be read ({error}); {REMEDY}") from error
+
     def errors(self) -> Iterator[Refused]:
         """The refused images in the order of the source; checked like ``blocks``."""
         schema = errors_schema(self.manifest.encoder_sha256)
@@ -84,19 +99,18 @@ class Features:
 
     def _table(self, file: str, digest: str, rows: int, schema: pa.Schema) -> pa.Table:
         path = self.path / file
-        remedy = "write it again with: lookalike extract … --resume"
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ArtefactError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+            raise ArtefactError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from error
         if sha256_bytes(content) != digest:
-            raise ArtefactError(f"{path} is damaged: its SHA-256 is not the manifest's; {remedy}")
+            raise ArtefactError(f"{path} is damaged: its SHA-256 is not the manifest's; {REMEDY}")
         try:
             table = pq.read_table(pa.BufferReader(content))
         except pa.ArrowException as error:
-            raise ArtefactError(f"{path} is not a Parquet file: {error}; {remedy}") from error
+            raise ArtefactError(f"{path} is not a Parquet file: {error}; {REMEDY}") from error
         if not table.schema.equals(schema, check_metadata=True) or len(table) != rows:
-            raise ArtefactError(f"{path} does not have the rows and columns promised; {remedy}")
+            raise ArtefactError(f"{path} does not have the rows and columns promised; {REMEDY}")
         return table
 
 

@@ -49,8 +49,3 @@ class Refused:
 
 
 Outcome = Embedded | Refused
-
-
-def utf8(text: str) -> str:
-    r"""The text, with what UTF-8 cannot hold (bytes of a file's name) written as ``\udcff``."""
-    return text.encode("utf-8", "backslashreplace").decode()

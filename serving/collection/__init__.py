@@ -2,7 +2,7 @@
 
 from serving.collection.collection import Collection, OnDuplicate
 from serving.collection.errors import CollectionBusy, KeyExists, KeyUnknown
-from serving.collection.opening import create_collection, open_collection
+from serving.collection.opening import create_collection, describe, open_collection
 from serving.collection.records import AddReport, Hit, Record
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "OnDuplicate",
     "Record",
     "create_collection",
+    "describe",
     "open_collection",
 ]

@@ -14,7 +14,7 @@ process wrote is found by the next search, and an index can never drift from its
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -212,6 +212,12 @@ class Collection:
         with self._ledger.reading() as view:
             return view.get(key)
 
+    def existing(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that are there, in the order given."""
+        with self._ledger.reading() as view:
+            there = view.present(keys)
+        return [key for key in keys if key in there]
+
     def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
         """The next keys in ascending order, after one that need not be there."""
         with self._ledger.reading() as view:
@@ -227,13 +233,14 @@ class Collection:
             return view.count()
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.get(key) is not None
+        return isinstance(key, str) and bool(self.existing([key]))
 
     def stats(self) -> dict[str, Any]:
         """What the collection is and holds, ready for JSON."""
         index = self._index
         with self._ledger.reading() as view:
             return {
+                "artefact": "collection",
                 "path": str(self.path),
                 "items": view.count(),
                 "labels": view.count_labels(),
@@ -243,7 +250,7 @@ class Collection:
                 "encoder_sha256": self.encoder_digest,
                 "encoder_path": self.encoder_path,
                 "created": self._ledger.binding.created,
-                "bytes_on_disk": sum(file.stat().st_size for file in self.path.iterdir()),
+                "bytes_on_disk": _bytes_on_disk(self.path),
                 "index": {
                     "kind": "flat",
                     "exact": True,
@@ -325,6 +332,15 @@ def _hits(view: View, ids: Ids, scores: Scores, k: int, min_score: float | None)
         order = sorted(range(len(numbers)), key=lambda i: (-scores[i], keys[numbers[i]]))
         numbers, scores = [numbers[i] for i in order], scores[order]
     return view.hits(numbers[:k], scores[:k].tolist())
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    """Of the ledger, with SQLite's files beside it, which come and go."""
+    sizes = 0
+    for file in folder.glob(f"{FILE_NAME}*"):
+        with suppress(FileNotFoundError):
+            sizes += file.stat().st_size
+    return sizes
 
 
 def _check_lengths(view: View, ids: Ids, vectors: NDArray[np.float32]) -> None:

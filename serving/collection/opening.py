@@ -3,6 +3,7 @@
 import secrets
 import shutil
 from pathlib import Path
+from typing import Any
 
 from images.errors import ArtefactError, UsageError
 from images.files import fsync_directory
@@ -80,3 +81,14 @@ def open_collection(
         collection.close()
         raise
     return collection
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a collection is and holds, ready for JSON, without reading its vectors.
+
+    Raises:
+        UsageError: there is nothing at the path.
+        ArtefactError: it is not a collection or damaged.
+    """
+    with open_collection(path, load_index=False) as collection:
+        return collection.stats()

@@ -108,6 +108,17 @@ class View:
                 found[key] = (int(sequence), Row(key, vector, *rest))
         return found
 
+    def present(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys that are there."""
+        found: set[str] = set()
+        for part in chunks(keys, MOST_VARIABLES):
+            rows = self._connection.execute(
+                f"SELECT key FROM items WHERE key IN ({_marks(part)})",  # noqa: S608
+                part,
+            )
+            found.update(row[0] for row in rows)
+        return found
+
     def keys_of(self, ids: Sequence[int]) -> dict[int, str]:
         """The keys of items by their numbers."""
         found: dict[int, str] = {}

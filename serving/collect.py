@@ -1,0 +1,180 @@
+"""Filling a collection: from a feature folder, or from images embedded on the way."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from export.encoder_file import Encoder
+from images.errors import ArtefactError
+from images.items import Source
+from serving.collection import Collection, KeyExists, OnDuplicate, Record
+from serving.embed import BATCH_SIZE, embed, in_batches
+from serving.features import FeatureBlock, Features
+from serving.outcomes import Embedded, Refused
+
+RECORDS = 1024  # items of one transaction; each costs the disk one wait
+FIRST_REFUSED = 20
+
+Progress = Callable[[int, int], None]
+"""Is called with the items done and all items, each time some are done."""
+
+
+@dataclass(kw_only=True)
+class CollectReport:
+    """What an addition did.
+
+    Attributes:
+        added: items that were new.
+        replaced: items whose key was there with other content.
+        unchanged: items that were there already, the same in every field.
+        refused: images of a source that cannot be used.
+        elapsed: seconds by the clock.
+        first_refused: the first of the refused.
+    """
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    elapsed: float = 0.0
+    first_refused: list[Refused] = field(default_factory=list)
+
+    @property
+    def items(self) -> int:
+        """Items dealt with so far."""
+        return self.added + self.replaced + self.unchanged + self.refused
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report, ready for JSON."""
+        return asdict(self)
+
+
+def add_features(
+    collection: Collection, features: Features, *, on_duplicate: OnDuplicate, progress: Progress
+) -> CollectReport:
+    """Add the rows of a feature folder.
+
+    The items are added in batches, each safe once it is in; interrupted, the same command with
+    ``on_duplicate="replace"`` adds the rest and leaves what is there as it is.
+
+    Raises:
+        ArtefactError: the features are of another encoder, unfinished or damaged.
+        KeyExists: ``on_duplicate`` is "refuse" and keys are there; nothing has been added then.
+    """
+    start = time.perf_counter()
+    collection.check_encoder(features.manifest.encoder_sha256)
+    if not features.manifest.complete:
+        raise ArtefactError(
+            f"{features.path} is an unfinished extraction; finish it with "
+            "lookalike extract … --resume, then add it"
+        )
+    if on_duplicate == "refuse":
+        _refuse_existing(collection, features.keys())
+    records = (record for block in features.blocks() for record in _records(block))
+    report = CollectReport()
+    _add(
+        collection,
+        records,
+        len(features),
+        on_duplicate=on_duplicate,
+        report=report,
+        progress=progress,
+    )
+    report.elapsed = time.perf_counter() - start
+    return report
+
+
+def add_source(
+    collection: Collection,
+    encoder: Encoder,
+    source: Source,
+    *,
+    on_duplicate: OnDuplicate,
+    limit: int | None = None,
+    progress: Progress,
+) -> CollectReport:
+    """Embed a source's images and add them; otherwise as ``add_features``.
+
+    Raises:
+        ArtefactError: the encoder is another than the collection's.
+        KeyExists: ``on_duplicate`` is "refuse" and keys are there; nothing has been embedded then.
+    """
+    start = time.perf_counter()
+    collection.check_encoder(encoder.digest)
+    total = len(source) if limit is None else min(limit, len(source))
+    if on_duplicate == "refuse":
+        _refuse_existing(collection, (item.key for item in islice(source, total)))
+    report = CollectReport()
+    with closing(embed(encoder, in_batches(islice(source, total), BATCH_SIZE))) as batches:
+        embedded = _embedded((outcome for batch in batches for outcome in batch), report)
+        _add(
+            collection,
+            embedded,
+            total,
+            on_duplicate=on_duplicate,
+            report=report,
+            progress=progress,
+        )
+    report.elapsed = time.perf_counter() - start
+    return report
+
+
+def _add(
+    collection: Collection,
+    records: Iterable[Record],
+    total: int,
+    *,
+    on_duplicate: OnDuplicate,
+    report: CollectReport,
+    progress: Progress,
+) -> None:
+    progress(0, total)
+    remaining = iter(records)
+    while batch := list(islice(remaining, RECORDS)):
+        added = collection.add(batch, on_duplicate)
+        report.added += added.added
+        report.replaced += added.replaced
+        report.unchanged += added.unchanged
+        progress(report.items, total)
+
+
+def _refuse_existing(collection: Collection, keys: Iterable[str]) -> None:
+    """Before any work is done: the batches before the first duplicate would stay."""
+    remaining = iter(keys)
+    while some := list(islice(remaining, RECORDS)):
+        if there := collection.existing(some):
+            raise KeyExists(there)
+
+
+def _embedded(outcomes: Iterable[Embedded | Refused], report: CollectReport) -> Iterator[Record]:
+    for outcome in outcomes:
+        if isinstance(outcome, Refused):
+            report.refused += 1
+            report.first_refused += [outcome][: FIRST_REFUSED - len(report.first_refused)]
+            continue
+        yield Record(
+            key=outcome.key,
+            vector=outcome.embedding,
+            uri=outcome.uri,
+            label=outcome.label,
+            width=outcome.width,
+            height=outcome.height,
+            sha256=outcome.sha256,
+        )
+
+
+def _records(block: FeatureBlock) -> Iterator[Record]:
+    columns = (
+        block.keys,
+        block.embeddings,
+        block.uris,
+        block.labels,
+        block.widths.tolist(),
+        block.heights.tolist(),
+        block.sha256,
+    )
+    for row in zip(*columns, strict=True):
+        yield Record(*row)

@@ -1,0 +1,74 @@
+"""What the serving commands print for people: results on stdout, the rest on stderr."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # these bring the encoder and Parquet along
+    from serving.collect import CollectReport
+    from serving.extract import ExtractReport
+    from serving.lookup import Answer
+    from serving.outcomes import Refused
+
+
+def print_refused(count: int, first: "Sequence[Refused]", where: str | None = None) -> None:
+    """How many images were refused, and the first of them, on stderr."""
+    table = Table(title=f"Images refused: {count}")
+    for name in ("key", "stage", "reason", "message"):
+        table.add_column(name, overflow="fold")
+    for entry in first:
+        table.add_row(*map(Text, (entry.key, entry.stage, entry.reason, entry.message)))
+    console = Console(stderr=True)
+    console.print(table)
+    if count > len(first):
+        more = f"and {count - len(first)} more"
+        console.print(Text(f"{more}: {where}" if where else more))
+
+
+def print_extracted(report: "ExtractReport") -> None:
+    """What an extraction did and where its time went, on stderr."""
+    done, seconds = report.items - report.resumed, report.seconds
+    before = f" ({report.resumed} items were done before)" if report.resumed else ""
+    text = (
+        f"{report.rows} of {report.items} images are in {report.out}{before}\n"
+        f"{done} items in {report.elapsed:.1f} s, {report.images_per_second:.1f}/s\n"
+        f"encoder busy {seconds.encode:.1f} s, waiting for images {seconds.wait:.1f} s; "
+        f"in threads: reading {seconds.read:.1f} s, decoding {seconds.decode:.1f} s, "
+        f"writing {seconds.write:.1f} s"
+    )
+    Console(stderr=True).print(Text(text))
+
+
+def print_added(report: "CollectReport", items: int) -> None:
+    """What an addition did, on stderr."""
+    line = (
+        f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged in "
+        f"{report.elapsed:.1f} s; the collection holds {items} items"
+    )
+    Console(stderr=True).print(Text(line))
+
+
+def print_answers(answers: "Sequence[Answer]") -> None:
+    """The neighbours of each query, best first, on stdout."""
+    console = Console()
+    for answer in answers:
+        table = Table("score", title=Text(answer.query))
+        for name in ("key", "label", "uri"):
+            table.add_column(name, overflow="fold")
+        for hit in answer.hits:
+            cells = (f"{hit.score:.4f}", hit.key, hit.label or "", hit.uri)
+            table.add_row(*map(Text, cells))
+        console.print(table)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Names and values, on stdout."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        words = value if isinstance(value, str) else json.dumps(value)
+        table.add_row(name.replace("_", " "), Text(words))
+    Console().print(table)
