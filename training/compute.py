@@ -9,11 +9,12 @@ import torch
 
 from images.errors import UsageError
 
-DeviceName = Literal["auto", "cpu", "cuda"]
 
-
-def choose_device(name: DeviceName) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """Returns the device to compute on; "auto" takes CUDA where it works.
+
+    Args:
+        name: "auto", "cpu" or "cuda".
 
     Raises:
         UsageError: CUDA is asked for and there is none, or an unknown name.

@@ -15,7 +15,7 @@ from images.errors import ArtefactError, UsageError
 from images.files import write_bytes_atomic
 from training.cache import decode_source
 from training.checkpoint import Checkpoint, has_run, load_checkpoint, save_checkpoint
-from training.compute import DeviceName, choose_device
+from training.compute import choose_device
 from training.metrics import Metrics
 from training.monitor import KnnMonitor
 from training.progress import Reporter, Silent
@@ -55,7 +55,7 @@ def train(
     run: Path,
     *,
     resume: bool = False,
-    device: DeviceName = "auto",
+    device: str = "auto",
     evaluation: Source | None = None,
     limit: int | None = None,
     reporter: Reporter | None = None,

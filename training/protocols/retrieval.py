@@ -1,0 +1,135 @@
+"""Retrieval: is what is found first of the query's class?
+
+With R gallery pictures of the query's class, and rel(i) = 1 where the i-th nearest is one of them:
+
+    recall@k      1 if any of the first k is relevant, else 0
+    precision@k   share of the first k that is relevant
+    R-precision   precision@R
+    mAP@R         (1/R) sum_{i <= R} precision@i rel(i)   (Musgrave et al. 2020, section 3.2)
+
+each averaged over the queries that have a relevant picture at all (R > 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from training.protocols.knn import CHUNK, as_labels, as_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalScores:
+    """Means over the queries, each in [0,1]."""
+
+    recall: dict[int, float]  # by k
+    precision: dict[int, float]  # by k
+    r_precision: float
+    map_at_r: float
+    queries: int  # that have a label and at least one relevant gallery picture
+
+
+def retrieval_scores(
+    queries: ArrayLike | Tensor,
+    query_labels: ArrayLike | Tensor,
+    gallery: ArrayLike | Tensor | None = None,
+    gallery_labels: ArrayLike | Tensor | None = None,
+    *,
+    ks: tuple[int, ...] = (1, 5, 10),
+) -> RetrievalScores:
+    """All scores by cosine similarity.
+
+    Args:
+        queries: features [Q,D].
+        query_labels: [Q] of int; -1 is unlabelled and left out.
+        gallery: features [G,D]. Without one every query searches among the other queries: itself
+            is excluded.
+        gallery_labels: [G] of int; unlabelled pictures are left out.
+        ks: the depths to report.
+
+    Raises:
+        ValueError: a k below 1 or beyond the gallery, or no query that could find anything.
+    """
+    alone = gallery is None
+    asked, wanted = _labelled(queries, query_labels)
+    known, kinds = (asked, wanted)
+    if gallery is not None and gallery_labels is not None:
+        known, kinds = _labelled(gallery, gallery_labels)
+    reach = len(known) - alone
+    if not ks or min(ks) < 1 or max(ks) > reach:
+        raise ValueError(f"k must lie between 1 and the {reach} pictures to search, got {ks}")
+    totals = torch.zeros(2 * len(ks) + 2, dtype=torch.float64)
+    counted = 0
+    for start in range(0, len(asked), CHUNK):
+        similarity = asked[start : start + CHUNK] @ known.T  # [q,G]
+        relevant = wanted[start : start + CHUNK, None] == kinds  # [q,G]
+        if alone:
+            rows = torch.arange(len(similarity))
+            similarity[rows, start + rows] = -torch.inf
+            relevant[rows, start + rows] = False
+        has = relevant.any(1)
+        totals += _sums(similarity[has], relevant[has], ks)
+        counted += int(has.sum())
+    if not counted:
+        raise ValueError("no labelled query has a picture of its class to find")
+    means = (totals / counted).tolist()
+    return RetrievalScores(
+        recall=dict(zip(ks, means[: len(ks)], strict=True)),
+        precision=dict(zip(ks, means[len(ks) : -2], strict=True)),
+        r_precision=means[-2],
+        map_at_r=means[-1],
+        queries=counted,
+    )
+
+
+def _sums(similarity: Tensor, relevant: Tensor, ks: tuple[int, ...]) -> Tensor:
+    """Sums over rows of [recall@k..., precision@k..., R-precision, mAP@R], float64."""
+    total = relevant.sum(1)  # R, [q]
+    depth = max(*ks, int(total.max()) if len(total) else 0)
+    order = similarity.topk(min(depth, similarity.shape[1]), dim=1).indices
+    hit = relevant.gather(1, order).double()  # [q,depth]
+    found = hit.cumsum(1)
+    recall = [(found[:, k - 1] > 0).double().sum() for k in ks]
+    precision = [(found[:, k - 1] / k).sum() for k in ks]
+    rank = torch.arange(1, hit.shape[1] + 1)
+    within = rank <= total[:, None]
+    r_precision = ((hit * within).sum(1) / total).sum()
+    map_at_r = ((found / rank * hit * within).sum(1) / total).sum()
+    return torch.stack([*recall, *precision, r_precision, map_at_r])
+
+
+def recall_at_k(
+    queries: ArrayLike | Tensor,
+    query_labels: ArrayLike | Tensor,
+    gallery: ArrayLike | Tensor | None = None,
+    gallery_labels: ArrayLike | Tensor | None = None,
+    *,
+    k: int = 1,
+) -> float:
+    """Recall@k in [0,1], see `retrieval_scores`."""
+    scores = retrieval_scores(queries, query_labels, gallery, gallery_labels, ks=(k,))
+    return scores.recall[k]
+
+
+def precision_at_k(
+    queries: ArrayLike | Tensor,
+    query_labels: ArrayLike | Tensor,
+    gallery: ArrayLike | Tensor | None = None,
+    gallery_labels: ArrayLike | Tensor | None = None,
+    *,
+    k: int = 10,
+) -> float:
+    """Precision@k in [0,1], see `retrieval_scores`."""
+    scores = retrieval_scores(queries, query_labels, gallery, gallery_labels, ks=(k,))
+    return scores.precision[k]
+
+
+def _labelled(features: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    numbers = as_labels(labels)
+    return as_rows(features)[numbers >= 0], numbers[numbers >= 0]
