@@ -17,7 +17,7 @@ def available_cpus() -> int:
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, min(affinity, math.ceil(cgroup_quota())))
+    return max(1, math.ceil(min(affinity, cgroup_quota())))
 
 
 def cgroup_quota(proc_cgroup: Path = PROC_CGROUP, root: Path = CGROUP_ROOT) -> float:

@@ -97,9 +97,6 @@ def _check_pixels(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         message = f"the picture is {image.width}x{image.height}, {max_pixels:,} pixels are allowed"
         raise ImageRefused(RefusalReason.TOO_MANY_PIXELS, message)
-    if min(image.size) == 0:
-        message = f"the picture is {image.width}x{image.height}"
-        raise ImageRefused(RefusalReason.TOO_SMALL, message)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -168,7 +165,7 @@ def to_rgb(array: NDArray[Any]) -> Pixels:
 def _to_eight_bits(array: NDArray[Any]) -> Pixels:
     if array.dtype == np.uint8:
         return array
-    if array.dtype == np.uint16:
+    if array.dtype.newbyteorder("=") == np.uint16:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255

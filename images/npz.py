@@ -65,7 +65,7 @@ def _contents(arrays: dict[str, NDArray[Any]], path: Path) -> Contents:
     pixels = arrays[key]
     if pixels.ndim == 1 and "offsets" in arrays:
         return _encoded_rows(pixels, arrays["offsets"], path)
-    if pixels.dtype not in (np.uint8, np.uint16, np.bool_):
+    if pixels.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_):
         raise SourceError(f"{path}: {key} is {_describe(pixels)}; store pixels as uint8, 0 to 255")
     if pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] in _CHANNELS):
         return pixels

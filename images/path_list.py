@@ -15,7 +15,8 @@ from images.paths import path_item
 class PathListSource:
     """The images that a text file lists, in its order; a path, as written, is the key.
 
-    Missing files are listed too, and refused when read: one of them must not stop a batch.
+    Missing files are listed too, and refused when read: one of them must not stop a batch. Where
+    all are missing, the file is something else.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -41,12 +42,18 @@ def _read_list(path: Path) -> dict[str, str | None]:
     labels: dict[str, str | None] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         written, _, label = line.partition("\t")
-        if not written.strip() or written.startswith("#"):
+        written = written.strip()
+        if not written or written.startswith("#"):
             continue
-        key = Path(written.strip()).as_posix()
+        key = Path(written).as_posix()
         if key in labels:
             raise SourceError(f"{path}, line {number}: {key} is listed twice; keys must be unique")
         labels[key] = label.strip() or None
     if not labels:
         raise SourceError(f"{path} lists no paths; write one a line, relative to its folder")
+    if not any((path.parent / key).exists() for key in labels):
+        message = (
+            f"{path} is no list of images: none of its {len(labels)} lines is a path that exists"
+        )
+        raise SourceError(f"{message}; paths are relative to its folder")
     return labels

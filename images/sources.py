@@ -44,7 +44,9 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         return _open_folder(path, name)
     if path.exists():
         return _open_file(path, name)
-    raise SourceError(f"{name} is neither a path nor a name that is known{_nearest(path, name)}")
+    raise SourceError(
+        f"{name} does not exist, nor is it a name that is known{_nearest(path, name)}"
+    )
 
 
 def _nearest(path: Path, name: str) -> str:

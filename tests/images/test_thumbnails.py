@@ -1,0 +1,28 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from images.thumbnails import thumbnail
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(480, 640, (160, 120)), (640, 480, (120, 160)), (28, 28, (28, 28)), (4000, 1, (1, 160))],
+)
+def test_the_longer_side_fits_and_nothing_is_enlarged(
+    height: int, width: int, expected: tuple[int, int]
+) -> None:
+    with Image.open(io.BytesIO(thumbnail(np.zeros((height, width, 3), np.uint8)))) as image:
+        assert image.format == "WEBP"
+        assert image.size == expected
+
+
+def test_it_shows_the_picture() -> None:
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[:, 100:, 0] = 255
+    with Image.open(io.BytesIO(thumbnail(pixels, 64))) as image:
+        small = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(small - pixels[::3, ::3][: small.shape[0], : small.shape[1]]).mean() < 8
+    assert small[:, 40:, 0].min() > 200
