@@ -7,7 +7,7 @@ one of its commands is called or listed. What a failure costs is decided here an
     1    done, with some inputs refused (a table names them)
     2    unusable arguments
     3    failed
-    130  interrupted
+    130  interrupted (typer's own answer to Ctrl-C)
 """
 
 import importlib
@@ -39,7 +39,6 @@ EXTRAS = {
     "train": ("torch", "torchvision", "onnx", "onnxscript", "tensorboard"),
     "serve": ("onnxruntime", "faiss", "bentoml", "pyarrow", "starlette", "uvicorn", "uvloop"),
 }
-INTERRUPTED = 130
 
 
 class FrontDoor(TyperGroup):
@@ -148,11 +147,9 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return for each way
         code = app(args=arguments, prog_name="lookalike", standalone_mode=False)
     except LookalikeError as error:
         return _fail(str(error), error.exit_code)
-    except click.exceptions.ClickException as error:
+    except click.exceptions.ClickException as error:  # unknown option, missing argument
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
         return _fail(*_explain_missing(error))
     except OSError as error:

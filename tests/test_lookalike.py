@@ -1,0 +1,149 @@
+"""The front door: lazy mounting, exit codes, `info`."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import typer
+
+import lookalike
+from images.errors import LookalikeError, UsageError
+
+HEAVY = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxruntime",
+    "faiss",
+    "bentoml",
+    "pyarrow",
+    "numpy",
+    "PIL",
+)
+
+
+def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "lookalike", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    script = textwrap.dedent(f"""
+        import sys, lookalike
+        code = lookalike.run(["--help"])
+        print("heavy:", [name for name in {HEAVY!r} if name in sys.modules], code)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "heavy: [] 0" in done.stdout
+    for command in (*lookalike.ROOMS, "info"):
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", [*lookalike.ROOMS, "info"])
+def test_every_command_has_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lookalike.run([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"lookalike {command}" in shown
+    assert "Example: lookalike" in shown or "COMMAND" in shown
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "told"),
+    [
+        (UsageError("x.toml: no such recipe"), 2, "error: x.toml: no such recipe"),
+        (LookalikeError("the run failed"), 3, "error: the run failed"),
+        (
+            OSError(28, "No space left on device", "out/a"),
+            3,
+            "error: out/a: No space left on device",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+        (typer.Exit(1), 1, ""),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "lookalike[train]"),
+        (ModuleNotFoundError("No module named 'faiss'", name="faiss"), 2, "lookalike[serve]"),
+        (ValueError("a bug"), 3, "please report"),
+    ],
+)
+def test_what_went_wrong_decides_the_exit_code(
+    failure: BaseException,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(path: Path) -> None:
+        raise failure
+
+    monkeypatch.setattr(lookalike, "find_describer", fail)
+    assert lookalike.run(["info", "x"]) == code
+    told_on_stderr = capsys.readouterr().err
+    assert told in told_on_stderr
+    assert ("Traceback" in told_on_stderr) == isinstance(failure, ValueError)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["info"],
+        ["info", "no/such/file"],
+        ["info", "."],
+        ["train", "no/such/folder"],
+        ["train", "empty"],
+        ["train", "texts"],
+        ["train", "pictures", "--recipe", "smal-cpu"],
+        ["export", "no/such/run", "--out", "e.onnx"],
+        ["export", "empty", "--out", "e.onnx"],
+        ["verify", "foreign.onnx"],
+        ["evaluate", "foreign.onnx", "pictures", "--protocol", "knn"],
+        ["extract", "foreign.onnx", "pictures", "--out", "o"],
+        ["extract", "no.onnx", "pictures", "--out", "o"],
+        ["collection", "create", "c", "--encoder", "foreign.onnx"],
+        ["collection", "stats", "empty"],
+        ["search", "empty", "q.jpg"],
+        ["serve", "foreign.onnx"],
+    ],
+)
+def test_bad_input_costs_one_clear_line(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    picture_folder: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").symlink_to(picture_folder)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("not a picture")
+    (tmp_path / "foreign.onnx").write_bytes(b"\x08\x07something else")
+    assert lookalike.run(arguments) in {2, 3}
+    told = capsys.readouterr().err.strip()
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].lower().startswith("error: ")
+    assert [line.lower().startswith("error: ") for line in told.splitlines()].count(True) == 1
+
+
+def test_the_installed_command_answers() -> None:
+    done = call("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("lookalike 0.")
+
+
+def test_info_says_what_an_encoder_is(
+    tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lookalike.run(["info", str(tiny_encoder)]) == 0
+    assert "encoder" in capsys.readouterr().out
+    assert lookalike.run(["info", str(tiny_encoder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["artefact"] == "encoder"
+    assert facts["contract"]["embedding_dim"] == 24
