@@ -141,7 +141,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return for each way to fail
+def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every failure is told in one line on stderr."""
     try:
         code = app(args=arguments, prog_name="lookalike", standalone_mode=False)
