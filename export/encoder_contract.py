@@ -7,7 +7,6 @@ JSON and back. One spelling only: sorted keys, no spaces, so that equal contract
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -37,10 +36,10 @@ class EncoderContract:
     embedding_dim: int
     source_sha256: str
     precision: str = "fp32"
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    quality: Mapping[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
     licence_note: str = ""
-    created_with: Mapping[str, str] = field(default_factory=dict)
+    created_with: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -55,9 +54,9 @@ class EncoderContract:
         _expect(self, "precision", self.precision in PRECISIONS, f"one of {PRECISIONS}")
         _expect(self, "source_sha256", _is_digest(self.source_sha256), "64 hex digits")
         for name in ("recipe", "quality", "created_with"):
-            _expect(self, name, isinstance(getattr(self, name), Mapping), "an object")
+            _expect(self, name, _is_json_object(getattr(self, name)), "an object of JSON values")
         _expect(self, "licence_note", isinstance(self.licence_note, str), "text")
-        versions = all(isinstance(value, str) for value in self.created_with.values())
+        versions = all(isinstance(version, str) for version in self.created_with.values())
         _expect(self, "created_with", versions, "an object of texts")
 
     def to_json(self) -> str:
@@ -134,6 +133,14 @@ def _is_rgb(value: object) -> bool:
 
 def _is_digest(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _is_json_object(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, dict)
 
 
 def _no_constant(name: str) -> float:

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
     from export.encoder_file import EncoderContract
 
+TINY_RUN = (  # over the recipe small-cpu: a run of seconds whose encoder has every part
+    "data.image_size=32",
+    "data.stored_size=40",
+    "data.mean=[0.5, 0.45, 0.4]",
+    "data.std=[0.25, 0.3, 0.2]",
+    "encoder.width=0.125",
+    "training.batch_size=8",
+    "training.samples=64",
+    "training.precision=fp32",
+)
 CLASSES = ("discs", "ramps", "squares", "stripes")
 PER_CLASS = 10
 
@@ -166,3 +176,23 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another encoder of the same shape with other weights: the stranger in mismatch tests."""
     return write_tiny_encoder(tmp_path_factory.mktemp("encoder") / "other.onnx", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> Path:
+    """A run folder: ResNet-18 of width 1/8 at 32 px, trained for 8 steps. Do not change it."""
+    from images.sources import open_source
+    from training.recipe_files import load_recipe
+    from training.train import train
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    train(open_source(picture_folder), load_recipe("small-cpu", list(TINY_RUN)), run, device="cpu")
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    """The encoder file of `tiny_run`. Do not change it."""
+    from export.onnx_graph import export_run
+
+    return export_run(tiny_run, tmp_path_factory.mktemp("encoder") / "exported.onnx")

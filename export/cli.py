@@ -1,0 +1,207 @@
+"""The commands `lookalike export`, `lookalike verify` and `lookalike evaluate`."""
+
+import json
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from export.verify import Verification
+    from training.pictures import Refusal
+
+app = typer.Typer(no_args_is_help=True)
+
+SHOWN_REFUSALS = 10
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object.")]
+
+
+class Protocol(StrEnum):
+    """What `evaluate` can measure."""
+
+    KNN = "knn"
+    RETRIEVAL = "retrieval"
+
+
+@app.callback()
+def exporting() -> None:
+    """Commands from a run folder to a checked encoder file."""
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder of lookalike train.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("encoder.onnx"),
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX operator set, 18 to 23; default: 20.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="What the file shall say about its weights' licence.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's encoder, without its projection head, as one ONNX file.
+
+    Example: lookalike export runs/photos --out encoder.onnx
+    """
+    from export.encoder_file import describe
+    from export.onnx_graph import NO_LICENCE, OPSET, export_run
+
+    export_run(run, out, opset=opset or OPSET, licence_note=licence or NO_LICENCE)
+    facts = describe(out)
+    contract = facts["contract"]
+    side = contract["preprocess"]["size"]
+    typer.echo(
+        f"encoder: {out} ({facts['bytes'] / 1e6:.1f} MB, {side} x {side} px to "
+        f"{contract['embedding_dim']} numbers, opset {facts['opset']})"
+    )
+    typer.echo(f"next: lookalike verify {shlex.quote(str(out))} {shlex.quote(str(run))}")
+    if as_json:
+        typer.echo(json.dumps(facts))
+
+
+@app.command()
+def verify(
+    encoder: Annotated[Path, typer.Argument(help="Encoder file.")],
+    run: Annotated[
+        Path | None, typer.Argument(help="The run it was made from; without: the file by itself.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="Pictures to compare on; without: drawn ones.")
+    ] = None,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Compare on N pictures, evenly spread.")] = 256,
+    max_error: Annotated[float, typer.Option(help="Largest relative error of features.")] = 1e-4,
+    min_cosine: Annotated[float, typer.Option(help="Least cosine of embeddings.")] = 0.99999,
+    min_overlap: Annotated[float, typer.Option(help="Least overlap of 10 neighbours.")] = 0.99,
+    as_json: Json = False,
+) -> None:
+    """Check that an encoder file computes what its run computes; exit code 3 if it does not.
+
+    Example: lookalike verify encoder.onnx runs/photos photos/
+    """
+    from rich.console import Console
+
+    from export.verify import Thresholds
+    from export.verify import verify as verify_file
+    from images.sources import open_source
+    from training.progress import reporter_for
+
+    console = Console(stderr=True)
+    outcome = verify_file(
+        encoder,
+        run,
+        None if source is None else open_source(source),
+        thresholds=Thresholds(
+            max_relative_error=max_error, min_cosine=min_cosine, min_overlap=min_overlap
+        ),
+        limit=limit,
+        reporter=reporter_for(console),
+    )
+    _show_checks(outcome, console)
+    _show_refused(outcome.refused, console)
+    if as_json:
+        typer.echo(json.dumps(outcome.to_dict()))
+    _end(outcome)
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[Path, typer.Argument(help="Run folder or encoder file.")],
+    source: Annotated[str, typer.Argument(help="Labelled pictures: the queries.")],
+    *,
+    protocol: Annotated[Protocol, typer.Option(help="What to measure.")] = Protocol.KNN,
+    gallery: Annotated[
+        str | None, typer.Option(help="Labelled pictures to search; default: SOURCE itself.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote in knn.")] = 200,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use N pictures of each source, evenly spread.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how well pictures of a class find one another.
+
+    Example: lookalike evaluate encoder.onnx photos/ --protocol retrieval
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from export.evaluate import evaluate as measure
+    from images.sources import open_source
+    from training.progress import reporter_for
+
+    console = Console(stderr=True)
+    outcome = measure(
+        subject,
+        open_source(source),
+        protocol.value,
+        gallery=None if gallery is None else open_source(gallery),
+        k=k,
+        limit=limit,
+        reporter=reporter_for(console),
+    )
+    console.print(f"{outcome.queries} queries among {outcome.gallery} pictures")
+    table = Table("score", "percent")
+    for name, value in outcome.scores.items():
+        table.add_row(name, f"{100 * value:.1f}")
+    console.print(table)
+    _show_refused(outcome.refused, console)
+    if as_json:
+        typer.echo(json.dumps({"subject": str(subject), "source": source} | outcome.to_dict()))
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+def _show_checks(outcome: "Verification", console: "Console") -> None:
+    from rich.table import Table
+
+    console.print(
+        f"{outcome.encoder} on {outcome.count} {outcome.pictures}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table("check", "found", "wanted", "")
+    for check in outcome.checks:
+        verdict = "[green]ok[/]" if check.passed else "[bold red]FAILED[/]"
+        table.add_row(check.name, check.found_words, check.wanted, verdict)
+    console.print(table)
+    if outcome.run is None:
+        console.print("No RUN was given: only the file itself was checked.")
+
+
+def _end(outcome: "Verification") -> None:
+    """Says the verdict and ends with the exit code."""
+    from images.errors import LookalikeError
+
+    if not outcome.passed:
+        failures = ", ".join(
+            f"{check.name} {check.found_words} (must be {check.wanted})"
+            for check in outcome.checks
+            if not check.passed
+        )
+        against = f"does NOT match {outcome.run}" if outcome.run else "is NOT sound"
+        raise LookalikeError(f"{outcome.encoder} {against}: {failures}; export the run again")
+    typer.echo(f"verified: {outcome.encoder} on {outcome.count} {outcome.pictures}")
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+def _show_refused(refused: "tuple[Refusal, ...]", console: "Console") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not refused:
+        return
+    table = Table("picture", "refused because", title=f"{len(refused)} pictures refused")
+    for refusal in refused[:SHOWN_REFUSALS]:
+        table.add_row(escape(refusal.key), escape(refusal.message))
+    console.print(table)
+    if len(refused) > SHOWN_REFUSALS:
+        console.print(f"and {len(refused) - SHOWN_REFUSALS} more")
