@@ -137,8 +137,8 @@ def load_image(
 def _fit(image: Image.Image, spec: PreprocessSpec) -> Pixels:
     """Resample only what the crop keeps: less work, and a hair-thin picture costs no more.
 
-    Sizes and offsets are those of scaling the whole and then cropping; so are the pixels, but for
-    one level of rounding here and there, and a few where a filter's edge falls between two pixels.
+    Sizes and offsets are those of scaling the whole and then cropping. So are the pixels, up to
+    rounding, and where a filter overshoots: Pillow takes the cheaper of the two axes first.
     """
     width, height = image.size
     scaled_width, scaled_height = _scaled_size(width, height, spec)
@@ -151,7 +151,7 @@ def _fit(image: Image.Image, spec: PreprocessSpec) -> Pixels:
     )
     resample = Image.Resampling[spec.resample.upper()]
     if spec.resize == "stretch" and width < spec.size < height:
-        # Pillow scales rows first: a strip 2 wide and millions high would grow before it shrinks.
+        # Before version 13 Pillow widens first: a strip 2 wide and millions high would explode.
         image = image.resize((width, spec.size), resample)
         box = (0, 0, width, spec.size)
     return np.asarray(image.resize((spec.size, spec.size), resample, box))
