@@ -11,9 +11,9 @@ only swaps a pointer. Two properties make that cheap:
 Rows are in the order of the items' numbers, so a number is found by bisection. That is all FAISS's
 IDMap2 would do, without its traps: it accepts an id twice and rebuilds its map at each removal.
 
-Scores are computed again in float64 for the best rows. FAISS's float32 sums depend on the place of
-a row and on how many queries come at once, by about 1e-7; the same picture stored twice must get
-the same score twice, and a query the same answer alone and in a batch.
+Scores are computed again in float64 for the best rows and rounded to 7 digits. FAISS's float32 sums
+depend on the place of a row and on how many queries come at once, by about 1e-7; but a picture that
+is stored twice must get the same score twice, and a query the same answer alone and in a batch.
 """
 
 from dataclasses import dataclass, replace
@@ -34,6 +34,7 @@ Mask = NDArray[np.bool_] | None
 MARGIN = 32  # rows asked for beyond k, so that near ties at the end rarely need a second search
 # Larger than any difference between FAISS's float32 sum and the float64 one for unit vectors.
 ROUNDING = 1e-5
+SCORE_DIGITS = 7  # float32 vectors hold no more
 GROWTH = 1.5
 SCORED_ROWS = 16384  # rows brought to float64 at a time
 
@@ -191,7 +192,7 @@ class FlatIndex:
             (self.vectors[rows[start : start + SCORED_ROWS]] * wide).sum(axis=1)
             for start in range(0, len(rows), SCORED_ROWS)
         ]
-        return np.concatenate(parts)
+        return np.round(np.concatenate(parts), SCORE_DIGITS)
 
     def _count(self, mask: Mask) -> int:
         return self.count if mask is None else int(np.count_nonzero(mask))

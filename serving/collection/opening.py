@@ -7,7 +7,7 @@ from typing import Any
 
 from images.errors import ArtefactError, UsageError
 from images.files import fsync_directory
-from serving.collection.collection import Collection
+from serving.collection.collection import LOCK_SECONDS, Collection
 from serving.collection.ledger import FILE_NAME, Ledger
 
 
@@ -50,7 +50,11 @@ def create_collection(
 
 
 def open_collection(
-    path: str | Path, *, encoder_digest: str | None = None, load_index: bool = True
+    path: str | Path,
+    *,
+    encoder_digest: str | None = None,
+    load_index: bool = True,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Collection:
     """Open a collection.
 
@@ -58,6 +62,7 @@ def open_collection(
         path: its folder.
         encoder_digest: refuse a collection of another encoder; None does not ask.
         load_index: read all vectors now; False reads them at the first search.
+        lock_seconds: how long a write waits for another process before it is refused.
 
     Raises:
         UsageError: there is nothing at the path.
@@ -71,7 +76,7 @@ def open_collection(
         )
     if not (folder / FILE_NAME).is_file():
         raise ArtefactError(f"{folder} is not a collection: it has no {FILE_NAME}")
-    collection = Collection(folder)
+    collection = Collection(folder, lock_seconds=lock_seconds)
     try:
         if encoder_digest is not None:
             collection.check_encoder(encoder_digest)

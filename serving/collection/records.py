@@ -122,13 +122,13 @@ def unit_vectors(
 
 def _as_vector(vector: ArrayLike, dim: int, name: str) -> NDArray[np.float32]:
     try:
-        with np.errstate(over="ignore"):
-            array = np.asarray(vector).astype(np.float32, casting="same_kind")
-    except (TypeError, ValueError):
-        try:
-            array = np.asarray(vector, dtype=np.float32)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UsageError(f"{name}: the vector is not a list of numbers ({error})") from error
+        array = np.asarray(vector)
+    except ValueError as error:  # lists of unequal lengths
+        raise UsageError(f"{name}: the vector is not a list of numbers ({error})") from error
+    if array.dtype.kind not in "iuf":
+        raise UsageError(f"{name}: the vector is not a list of numbers, but {array.dtype}")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused like infinity
+        array = array.astype(np.float32)
     if array.shape != (dim,):
         raise UsageError(
             f"{name}: the vector has the shape {list(array.shape)}, this collection holds [{dim}]"

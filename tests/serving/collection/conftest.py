@@ -1,0 +1,51 @@
+"""Collections for the tests: small vectors with a known truth."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from serving.collection import Collection, Record, create_collection
+
+DIGEST = "ab" * 32
+DIM = 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the test's collection lies."""
+    return tmp_path / "collection"
+
+
+@pytest.fixture
+def collection(folder: Path) -> Iterator[Collection]:
+    """An empty collection of 8 dimensions."""
+    with create_collection(folder, DIGEST, DIM) as made:
+        yield made
+
+
+@pytest.fixture
+def vectors() -> NDArray[np.float32]:
+    """float32 [200, 8], not normalised."""
+    return np.random.default_rng(3).standard_normal((200, DIM)).astype(np.float32)
+
+
+@pytest.fixture
+def record(vectors: NDArray[np.float32]) -> Callable[[int], Record]:
+    """Makes item number i: key, label and metadata follow from the number."""
+
+    def make(number: int) -> Record:
+        return Record(
+            key=f"item-{number:03}",
+            vector=vectors[number],
+            uri=f"/pictures/{number}.jpg",
+            label=f"label-{number % 3}",
+            width=10 + number,
+            height=20,
+            sha256=f"{number:064x}",
+            metadata={"number": number % 5, "even": number % 2 == 0},
+        )
+
+    return make

@@ -1,0 +1,256 @@
+"""A collection from outside: what is added is found, what is wrong is refused with the remedy."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from images.errors import ArtefactError, LookalikeError, UsageError
+from serving.collection import (
+    AddReport,
+    Collection,
+    KeyExists,
+    KeyUnknown,
+    Record,
+    create_collection,
+    describe,
+    open_collection,
+)
+
+DIGEST, DIM = "ab" * 32, 8
+Make = Callable[[int], Record]
+
+
+def test_an_item_comes_back_as_it_was_added(collection: Collection, record: Make) -> None:
+    assert collection.add([record(7)]) == AddReport(1, 0, 0, 1)
+    item, given = collection.get("item-007"), record(7)
+    assert item is not None
+    vector = np.asarray(given.vector, np.float64)
+    np.testing.assert_allclose(np.asarray(item.vector), vector / np.linalg.norm(vector), atol=1e-7)
+    for name in ("key", "uri", "label", "width", "height", "sha256", "metadata"):
+        assert getattr(item, name) == getattr(given, name)
+    assert collection.get("item-008") is None
+    assert "item-007" in collection
+    assert "item-008" not in collection
+
+
+def test_search_finds_the_nearest_best_first(
+    collection: Collection, record: Make, vectors: NDArray[np.float32]
+) -> None:
+    collection.add(map(record, range(100)))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for query, hits in zip(vectors[:30], collection.search(vectors[:30], 5), strict=True):
+        cosines = unit[:100] @ (query / np.linalg.norm(query))
+        best = np.argsort(-cosines)[:5]
+        assert [hit.key for hit in hits] == [f"item-{row:03}" for row in best]
+        np.testing.assert_allclose([hit.score for hit in hits], cosines[best], atol=1e-6)
+        assert hits[0].metadata == record(int(best[0])).metadata
+
+
+def test_k_counts_after_filter_and_min_score(
+    collection: Collection, record: Make, vectors: NDArray[np.float32]
+) -> None:
+    collection.add(map(record, range(100)))
+    everything = collection.search(vectors[:1], 100)[0]
+    wanted = [hit for hit in everything if hit.label == "label-1" and hit.metadata["even"]]
+    condition = {"label": "label-1", "even": True}
+    assert collection.search(vectors[:1], 4, filter=condition)[0] == wanted[:4]
+    floor = wanted[6].score
+    assert collection.search(vectors[:1], 50, filter=condition, min_score=floor)[0] == wanted[:7]
+
+
+def test_equal_scores_come_in_the_order_of_their_keys(collection: Collection) -> None:
+    keys = [f"{number % 10}{number // 10:02}" for number in range(300)]
+    collection.add(Record(key, [1.0] * DIM, "") for key in keys)
+    collection.add([Record("best", [1.0] * (DIM - 1) + [1.1], "")])
+    hits = collection.search([[1.0] * (DIM - 1) + [1.1]], 40)[0]
+    assert [hit.key for hit in hits] == ["best", *sorted(keys)[:39]]
+
+
+def test_scores_stay_within_cosine_bounds(collection: Collection) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((50, DIM)).astype(np.float32)
+    collection.add(Record(str(i), vector, "") for i, vector in enumerate(vectors))
+    for sign in (1, -1):
+        for hits in collection.search(sign * vectors, 50):
+            assert all(-1 <= hit.score <= 1 for hit in hits)
+
+
+def test_similar_leaves_the_item_itself_out(collection: Collection, record: Make) -> None:
+    collection.add(map(record, range(30)))
+    collection.add([Record("twin", record(3).vector, "")])
+    hits = collection.similar("item-003", 5)
+    assert hits[0].key == "twin"
+    assert len(hits) == 5
+    assert "item-003" not in {hit.key for hit in hits}
+    with pytest.raises(KeyUnknown) as unknown:
+        collection.similar("nobody", 5)
+    assert unknown.value.key == "nobody"
+
+
+@pytest.mark.parametrize(
+    ("vectors", "words"),
+    [
+        ([[1.0] * DIM, [0.0] * DIM], "query 1.*zero"),
+        ([[1.0] * 3], r"query 0.*\[3\].*\[8\]"),
+        ([[float("nan")] * DIM], "query 0.*nan"),
+    ],
+)
+def test_unusable_queries_are_refused(
+    collection: Collection, vectors: list[list[float]], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        collection.search(vectors, 3)
+    with pytest.raises(UsageError, match="k is 0"):
+        collection.search([[1.0] * DIM], 0)
+
+
+def test_no_queries_no_answers(collection: Collection) -> None:
+    assert collection.search([], 3) == []
+    assert collection.search(np.empty((0, DIM), np.float32), 3) == []
+
+
+def test_a_refused_batch_leaves_nothing_behind(collection: Collection, record: Make) -> None:
+    collection.add([record(1), record(2)])
+    for bad, error in (
+        ([record(5), record(2), record(1)], KeyExists),
+        ([record(5), record(6), record(5)], KeyExists),
+        ([record(5), Record("zero", [0.0] * DIM, "")], UsageError),
+    ):
+        with pytest.raises(error):
+            collection.add(bad)
+    assert collection.keys() == ["item-001", "item-002"]
+    assert collection.stats()["sequence"] == 2
+    with pytest.raises(KeyExists) as exists:
+        collection.add([record(5), record(2), record(1)])
+    assert exists.value.keys == ("item-002", "item-001")
+    assert "replace" in str(exists.value)
+
+
+def test_replacing_exchanges_the_vector_and_counts(collection: Collection, record: Make) -> None:
+    collection.add(map(record, range(10)))
+    changed = Record("item-003", record(50).vector, "/new.jpg")
+    report = collection.add([record(2), changed, record(60)], on_duplicate="replace")
+    assert report == AddReport(added=1, replaced=1, unchanged=1, sequence=13)
+    assert len(collection) == 11
+    hit = collection.search([record(50).vector], 1)[0][0]
+    assert (hit.key, hit.uri, hit.label) == ("item-003", "/new.jpg", None)
+    assert len(collection.search([record(3).vector], 100)[0]) == 11
+
+
+def test_replacing_twice_in_a_batch_keeps_the_last(collection: Collection, record: Make) -> None:
+    first, last = Record("x", record(1).vector, "/1"), Record("x", record(2).vector, "/2")
+    assert collection.add([first, last], on_duplicate="replace").added == 1
+    item = collection.get("x")
+    assert item is not None
+    assert item.uri == "/2"
+
+
+def test_an_item_read_and_added_again_is_unchanged(collection: Collection, record: Make) -> None:
+    collection.add(map(record, range(20)))
+    report = collection.add(collection.items(), on_duplicate="replace")
+    assert (report.added, report.replaced, report.unchanged) == (0, 0, 20)
+
+
+def test_unknown_ways_to_treat_duplicates_are_refused(collection: Collection) -> None:
+    with pytest.raises(UsageError, match="upsert"):
+        collection.add([], on_duplicate="upsert")  # type: ignore[arg-type]
+
+
+def test_removed_items_are_not_found(collection: Collection, record: Make) -> None:
+    collection.add(map(record, range(20)))
+    removed = collection.remove(["item-004", "nobody", "item-002", "item-004"])
+    assert removed == ["item-004", "item-002"]
+    assert len(collection) == 18
+    assert collection.search([record(4).vector], 1)[0][0].key != "item-004"
+    assert collection.remove(["item-004"]) == []
+    collection.add([record(4)])
+    assert collection.search([record(4).vector], 1)[0][0].key == "item-004"
+
+
+def test_pages_go_through_all_keys_in_order(collection: Collection, record: Make) -> None:
+    collection.add(map(record, range(50)))
+    collection.add(Record(key, [1.0] * DIM, "") for key in ("é", "z", "😀", "Z"))
+    seen: list[str] = []
+    while page := collection.keys(after=seen[-1] if seen else None, limit=7):
+        seen += page
+    assert seen == sorted(seen)
+    assert len(seen) == 54
+    assert [item.key for item in collection.items(after=seen[9], limit=3)] == seen[10:13]
+    assert collection.existing(["z", "nobody", "é"]) == ["z", "é"]
+
+
+def test_everything_is_there_after_opening_again(
+    folder: Path, collection: Collection, record: Make
+) -> None:
+    collection.add(map(record, range(60)))
+    collection.remove([f"item-{number:03}" for number in range(0, 60, 2)])
+    queries = [record(number).vector for number in range(5)]
+    before = collection.search(queries, 10)
+    collection.close()
+    with open_collection(folder) as again:
+        assert again.search(queries, 10) == before
+        assert (again.dim, again.encoder_digest) == (DIM, DIGEST)
+
+
+def test_stats_and_describe_say_what_is_there(collection: Collection, record: Make) -> None:
+    collection.add(map(record, range(10)))
+    collection.remove(["item-001"])
+    stats = collection.stats()
+    assert stats["items"] == 9
+    assert stats["labels"] == 3
+    assert stats["removals"] == 1
+    assert stats["sequence"] == 11
+    assert stats["encoder_sha256"] == DIGEST
+    assert stats["bytes_on_disk"] > 9 * DIM * 4
+    described = describe(collection.path)
+    assert described["artefact"] == "collection"
+    assert described["items"] == 9
+    assert described["index"]["loaded"] is False
+
+
+def test_a_collection_that_is_closed_says_so(folder: Path) -> None:
+    collection = create_collection(folder, DIGEST, DIM)
+    collection.close()
+    collection.close()
+    with pytest.raises(LookalikeError, match="closed"):
+        len(collection)
+
+
+# Making and opening
+
+
+def test_the_encoder_is_remembered_and_checked(folder: Path, tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder.onnx"
+    create_collection(folder, DIGEST, DIM, encoder_path=encoder).close()
+    with open_collection(folder, encoder_digest=DIGEST) as collection:
+        assert collection.encoder_path == str(encoder)
+    with pytest.raises(ArtefactError) as stranger:
+        open_collection(folder, encoder_digest="cd" * 32)
+    for word in ("abababababab", "cdcdcdcdcdcd", "new collection"):
+        assert word in str(stranger.value)
+
+
+def test_a_collection_is_made_only_where_nothing_is(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    create_collection(folder, DIGEST, DIM).close()
+    with pytest.raises(UsageError, match="not empty"):
+        create_collection(folder, DIGEST, DIM)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UsageError, match="not empty"):
+        create_collection(file, DIGEST, DIM)
+    with pytest.raises(UsageError, match="cannot make"):
+        create_collection(file / "below", DIGEST, DIM)
+    with pytest.raises(UsageError, match="dim is 0"):
+        create_collection(tmp_path / "other", DIGEST, 0)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["collection", "file"]
+
+
+def test_a_wrong_path_is_told_apart_from_a_foreign_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="lookalike collection create"):
+        open_collection(tmp_path / "nothing")
+    with pytest.raises(ArtefactError, match="not a collection"):
+        open_collection(tmp_path)
