@@ -1,0 +1,78 @@
+// Talks to the service: the API key, and refusals in words.
+
+const KEY = "lookalike-api-key";
+let askForKey = async () => null;
+
+export class Refused extends Error {
+  constructor(status, error) {
+    super(error.message);
+    this.status = status;
+    this.type = error.type;
+  }
+}
+
+// `ask(why)` shows a dialog and resolves to a key.
+export function onKeyNeeded(ask) {
+  askForKey = ask;
+}
+
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+async function send(path, options) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  try {
+    return await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, {
+      type: "unreachable",
+      message: "The service does not answer. It may have been stopped; try again in a moment.",
+    });
+  }
+}
+
+async function refusalOf(response) {
+  try {
+    return new Refused(response.status, (await response.json()).error);
+  } catch {
+    return new Refused(response.status, {
+      type: "unknown",
+      message: `The service answered with status ${response.status}.`,
+    });
+  }
+}
+
+// One question at a time, whatever asks for it.
+let asking = null;
+
+async function call(path, options = {}) {
+  let response = await send(path, options);
+  while (response.status === 401) {
+    const why = hasKey() ? "That key is not known to this service." : "";
+    asking ??= askForKey(why).finally(() => { asking = null; });
+    const key = await asking;
+    sessionStorage.setItem(KEY, key);
+    response = await send(path, options);
+  }
+  if (!response.ok) throw await refusalOf(response);
+  return response;
+}
+
+export async function getJSON(path, options) {
+  return (await call(path, options)).json();
+}
+
+export async function getBlob(path, options) {
+  return (await call(path, options)).blob();
+}
+
+// An image as it is, in one part of a form; other fields beside it.
+export function postImage(path, file, fields, signal) {
+  const form = new FormData();
+  form.append(path === "/embed" ? "images" : "image", file, file.name || "image");
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  return getJSON(path, { method: "POST", body: form, signal });
+}
