@@ -47,10 +47,10 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(path):
         raise SourceError(f"{path} is no npz file: it is not a zip archive, or is truncated")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = file.files
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
+            found = npz.files
             arrays = {
-                key: file[key] for key in (*PIXEL_ARRAYS, "offsets", "labels") if key in found
+                key: npz[key] for key in (*PIXEL_ARRAYS, "offsets", "labels") if key in found
             }
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise SourceError(f"{path} is no readable npz file: {error}") from error
