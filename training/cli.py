@@ -107,7 +107,9 @@ def _plan(
     if resume and (run / "recipe.toml").is_file():
         return str(run / "recipe.toml"), run
     others = ", ".join(other for other in recipe_names() if other != name)
-    console.print(f"recipe {name}: {reason} (--recipe for another: {others})", highlight=False)
+    console.print(
+        f"recipe {name}: {reason} (--recipe for another: {others})", highlight=False, soft_wrap=True
+    )
     return name, run
 
 
@@ -130,7 +132,9 @@ def _show_refused(result: "TrainResult", console: "Console") -> None:
         table.add_row(refusal.key, refusal.message)
     console.print(table)
     if len(result.refused) > SHOWN_REFUSALS:
-        console.print(f"all of them: {result.run / 'refused.jsonl'}", highlight=False)
+        console.print(
+            f"all of them: {result.run / 'refused.jsonl'}", highlight=False, soft_wrap=True
+        )
 
 
 def _finish(result: "TrainResult", recipe: "Recipe", resumed: str, *, as_json: bool) -> None:

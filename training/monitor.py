@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # At these sizes ten measurements cost some two per cent of a run of 400,000 samples.
 GALLERY, QUERIES = 4000, 1000
+BYTES = 200 * 2**20  # at most, for pictures of 224 px
 
 
 class KnnMonitor:
@@ -31,11 +32,13 @@ class KnnMonitor:
 
     def __init__(self, data: Data, pictures: Pictures, evaluation: Pictures | None) -> None:
         self._data = data
+        fits = BYTES // (3 * data.image_size**2)
+        gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
         labelled = np.flatnonzero(pictures.labels != NO_LABEL)
         if evaluation is None:
             is_query = np.arange(len(labelled)) % 5 == 4
             queries, gallery = labelled[is_query], labelled[~is_query]
-            self._queries, self._query_labels = self._take(pictures, queries, QUERIES)
+            self._queries, self._query_labels = self._take(pictures, queries, query_count)
         else:
             gallery = labelled
             # classes are matched by name; one that training does not know cannot be found
@@ -43,9 +46,9 @@ class KnnMonitor:
             renamed = [number.get(name, NO_LABEL) for name in evaluation.classes]
             labels = np.array([*renamed, NO_LABEL], np.int64)[evaluation.labels]
             known = np.flatnonzero(labels != NO_LABEL)
-            self._queries, _ = self._take(evaluation, known, QUERIES)
-            self._query_labels = labels[_spread(known, QUERIES)]
-        self._gallery, self._gallery_labels = self._take(pictures, gallery, GALLERY)
+            self._queries, _ = self._take(evaluation, known, query_count)
+            self._query_labels = labels[_spread(known, query_count)]
+        self._gallery, self._gallery_labels = self._take(pictures, gallery, gallery_size)
 
     @property
     def possible(self) -> bool:

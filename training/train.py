@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +12,12 @@ from images.cpus import available_cpus
 from images.errors import ArtefactError, UsageError
 from images.files import write_bytes_atomic
 from training.cache import decode_source
-from training.checkpoint import Checkpoint, has_run, load_checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, has_run, load_checkpoint
 from training.compute import choose_device
-from training.metrics import Metrics
+from training.loop import Loop
 from training.monitor import KnnMonitor
 from training.progress import Reporter, Silent
 from training.recipe_files import save_recipe
-from training.stopping import StopOnSignal
 from training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -71,14 +68,14 @@ def train(
         recipe: from `recipe_files.load_recipe`.
         run: folder to write; see `checkpoint.py` for its content.
         resume: go on with the run in that folder; a finished run is left as it is.
-        device: "auto" takes CUDA where it works.
+        device: "auto" takes CUDA where it works, "cpu", "cuda".
         evaluation: labelled pictures whose nearest training pictures are asked for their label.
         limit: train on that many pictures, evenly spread over the source.
         reporter: told about the progress.
 
     Raises:
         UsageError: the folder holds a run and `resume` is false, or nothing to resume, or the
-            source has less than one batch.
+            source has less than one batch, or `evaluation` no label in common with it.
         ArtefactError: the run to resume had another recipe or other pictures, or is damaged.
         TrainingDivergedError: the loss is no longer finite; the last good checkpoint is kept.
     """
@@ -86,7 +83,6 @@ def train(
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
     previous = _open_run(run, recipe, resume=resume)
-    run.mkdir(parents=True, exist_ok=True)
     pictures = decode_source(
         source, recipe.data.stored, limit=limit, folder=run / "cache", reporter=reporter
     )
@@ -94,31 +90,33 @@ def train(
     if evaluation is not None:
         against = decode_source(evaluation, recipe.data.evaluation, reporter=reporter)
     _check_pictures(run, recipe, pictures, against, previous)
+    monitor = _monitor(recipe, pictures, against, reporter)
     trainer = Trainer(recipe, pictures, target)
     if previous is not None:
         trainer.restore(previous)
     else:
-        save_recipe(run / "recipe.toml", recipe)
-        _save_refused(run, pictures)
-    job = _Run(
+        _start_run(run, recipe, pictures)
+    about = {"source": _about(pictures), "evaluation": _about(against) if against else None}
+    loop = Loop(
         run,
         recipe,
         trainer,
-        pictures=pictures,
-        evaluation=against,
+        monitor=monitor,
+        about=about,
         reporter=reporter,
         previous=previous,
     )
     if trainer.step < trainer.steps:
-        job.work()
+        reporter.say(f"{len(pictures)} pictures, {trainer.describe()}")
+        loop.work()
     return TrainResult(
         run=run,
         step=trainer.step,
         steps=trainer.steps,
         pictures=len(pictures),
         refused=pictures.refused,
-        elapsed_s=job.elapsed_s,
-        quality=job.quality,
+        elapsed_s=loop.elapsed_s,
+        quality=loop.quality,
     )
 
 
@@ -172,7 +170,26 @@ def _check_pictures(
             )
 
 
-def _save_refused(run: Path, pictures: Pictures) -> None:
+def _monitor(
+    recipe: Recipe, pictures: Pictures, evaluation: Pictures | None, reporter: Reporter
+) -> KnnMonitor:
+    monitor = KnnMonitor(recipe.data, pictures, evaluation)
+    if not monitor.possible and evaluation is not None:
+        raise UsageError(
+            f"--eval {evaluation.name} and {pictures.name} have no two labels in common: kNN needs "
+            "pictures in sub-folders of the same names in both"
+        )
+    if not monitor.possible:
+        reporter.say("the pictures have no labels: kNN accuracy is not measured")
+    return monitor
+
+
+def _start_run(run: Path, recipe: Recipe, pictures: Pictures) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the run folder {run}: {error.strerror}") from error
+    save_recipe(run / "recipe.toml", recipe)
     lines = [json.dumps(asdict(refusal), ensure_ascii=False) for refusal in pictures.refused]
     if lines:
         write_bytes_atomic(run / "refused.jsonl", ("\n".join(lines) + "\n").encode())
@@ -186,114 +203,3 @@ def _about(pictures: Pictures) -> dict[str, Any]:
         "classes": list(pictures.classes),
         "digest": pictures.digest,
     }
-
-
-class _Run:
-    """The loop around the trainer: figures, measurements, checkpoints, Ctrl-C."""
-
-    def __init__(
-        self,
-        run: Path,
-        recipe: Recipe,
-        trainer: Trainer,
-        *,
-        pictures: Pictures,
-        evaluation: Pictures | None,
-        reporter: Reporter,
-        previous: Checkpoint | None,
-    ) -> None:
-        self._run, self._recipe, self._trainer, self._reporter = run, recipe, trainer, reporter
-        self._fresh = previous is None
-        self._source = _about(pictures)
-        self._evaluation = _about(evaluation) if evaluation else None
-        self._monitor = KnnMonitor(recipe.data, pictures, evaluation)
-        self.quality: dict[str, float] = dict(previous.quality) if previous else {}
-        self._elapsed_before = previous.elapsed_s if previous else 0.0
-        self._began = self._window = time.monotonic()
-        self._window_step = trainer.step
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds of training, over all calls."""
-        return self._elapsed_before + time.monotonic() - self._began
-
-    def work(self) -> None:
-        """Trains to the end or to a signal; a checkpoint stands at either."""
-        trainer, settings = self._trainer, self._recipe.training
-        due = self._knn_steps()
-        self._began = self._window = saved = time.monotonic()
-        self._reporter.begin("training", trainer.steps, trainer.step)
-        with StopOnSignal() as stop, Metrics(self._run, trainer.step) as metrics:
-            try:
-                if self._fresh:
-                    self._measure(metrics, due)
-                    self._save()
-                while trainer.step < trainer.steps and not stop.requested:
-                    trainer.advance()
-                    if trainer.step % settings.log_every == 0 or trainer.step == trainer.steps:
-                        self._log(metrics)
-                    self._measure(metrics, due)
-                    if time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
-                        self._save()
-                        saved = time.monotonic()
-                self._save()
-            finally:
-                self._reporter.end()
-
-    def _log(self, metrics: Metrics) -> None:
-        trainer, now = self._trainer, time.monotonic()
-        loss = trainer.take_loss()
-        rate = float(trainer.learning_rates[trainer.step - 1])
-        batch = self._recipe.training.batch_size
-        speed = (trainer.step - self._window_step) * batch / max(now - self._window, 1e-9)
-        metrics.write(
-            trainer.step,
-            trainer.step * batch,
-            epoch=trainer.epoch,
-            loss=loss,
-            learning_rate=rate,
-            samples_per_s=round(speed, 1),
-            elapsed_s=round(self.elapsed_s, 3),
-        )
-        self.quality["loss"] = loss
-        knn = self.quality.get("knn_accuracy")
-        figures = f"loss {loss:.3f}  lr {rate:.2e}  {speed:.0f} samples/s"
-        self._reporter.update(trainer.step, figures + (f"  kNN {knn:.1%}" if knn else ""))
-        self._restart_window()
-
-    def _knn_steps(self) -> set[int]:
-        """Step 0 (the untrained encoder) and `evaluations` steps up to the last one."""
-        count, steps = self._recipe.training.evaluations, self._trainer.steps
-        if not count or not self._monitor.possible:
-            return set()
-        return {0, *(round(steps * (i + 1) / count) for i in range(count))}
-
-    def _measure(self, metrics: Metrics, due: set[int]) -> None:
-        trainer = self._trainer
-        if trainer.step in due:
-            accuracy = self._monitor.accuracy(trainer.model)
-            self.quality["knn_accuracy"] = accuracy
-            samples = trainer.step * self._recipe.training.batch_size
-            metrics.write(trainer.step, samples, knn_accuracy=accuracy)
-            self._restart_window()
-
-    def _restart_window(self) -> None:
-        """samples/s is the speed of steps; measuring and saving do not count."""
-        self._window, self._window_step = time.monotonic(), self._trainer.step
-
-    def _save(self) -> None:
-        self._trainer.check_finite()
-        save_checkpoint(
-            self._run,
-            Checkpoint(
-                **self._trainer.state(),
-                elapsed_s=self.elapsed_s,
-                recipe=self._recipe.to_dict(),
-                recipe_digest=self._recipe.digest,
-                source=self._source,
-                evaluation=self._evaluation,
-                quality=dict(self.quality),
-                versions={p: metadata.version(p) for p in ("torch", "torchvision", "lookalike")},
-            ),
-        )
-        self._restart_window()

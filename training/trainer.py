@@ -50,6 +50,16 @@ class Trainer:
         """How often each picture was seen."""
         return self.step / self._order.steps_per_epoch
 
+    def describe(self) -> str:
+        """Network, length and arithmetic in one line."""
+        encoder, training = self._recipe.encoder, self._recipe.training
+        parameters = sum(p.numel() for p in self.model.encoder.parameters())
+        return (
+            f"{encoder.name} {encoder.width:g}x ({parameters / 1e6:.2g}M parameters) at "
+            f"{self._recipe.data.image_size} px, {self.steps} steps of {training.batch_size}, "
+            f"{str(self._dtype).removeprefix('torch.')} on {self._loss_sum.device.type}"
+        )
+
     def advance(self) -> None:
         """One step: views, projections, loss, update."""
         recipe, step = self._recipe, self.step

@@ -1,0 +1,93 @@
+"""A source of pictures in memory and a recipe that trains on it in a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from images.sources import Item
+from training.recipe_files import load_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from images.sources import Content
+    from training.recipe import Recipe
+
+TINY = (
+    "data.image_size=16",
+    "data.stored_size=20",
+    "encoder.width=0.125",
+    "encoder.stem=small-stride2",
+    "training.batch_size=8",
+    "training.samples=96",
+    "training.log_every=2",
+    "training.evaluations=2",
+)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A source of arrays; `content` may hold anything an item can read."""
+
+    name: str
+    contents: list[Content]
+    labels: list[str] | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.labels or [])))
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __iter__(self) -> Iterator[Item]:
+        for number, content in enumerate(self.contents):
+            label = self.labels[number] if self.labels else None
+            yield Item(f"{number:04}", f"memory:///{number}", label, partial(_same, content))
+
+
+def _same(content: Content) -> Content:
+    return content
+
+
+def coloured(count: int, seed: int = 0, *, size: int = 24) -> tuple[list[Content], list[str]]:
+    """Pictures of two classes: noise that is redder, and noise that is bluer."""
+    rng = np.random.default_rng(seed)
+    contents: list[Content] = []
+    labels = []
+    for number in range(count):
+        picture: NDArray[np.uint8] = rng.integers(0, 150, (size, size, 3), dtype=np.uint8)
+        picture[..., 0 if number % 2 else 2] += 100
+        contents.append(picture)
+        labels.append("red" if number % 2 else "blue")
+    return contents, labels
+
+
+@pytest.fixture
+def make_source() -> Callable[..., Arrays]:
+    """make_source(count=40, seed=0, labelled=True, name="arrays") -> a source."""
+
+    def make(
+        count: int = 40, seed: int = 0, *, labelled: bool = True, name: str = "arrays"
+    ) -> Arrays:
+        contents, labels = coloured(count, seed)
+        return Arrays(name, contents, labels if labelled else None)
+
+    return make
+
+
+@pytest.fixture
+def make_recipe() -> Callable[..., Recipe]:
+    """make_recipe("table.key=value", ...) -> a recipe of 12 steps at 16 px."""
+
+    def make(*overrides: str) -> Recipe:
+        return load_recipe("small-cpu", [*TINY, *overrides])
+
+    return make

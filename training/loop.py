@@ -1,0 +1,133 @@
+"""The loop around the steps: figures, measurements, checkpoints, Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.metrics import Metrics
+from training.stopping import StopOnSignal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from training.monitor import KnnMonitor
+    from training.progress import Reporter
+    from training.recipe import Recipe
+    from training.trainer import Trainer
+
+
+class Loop:
+    """Moves a trainer to the end of its run or to the first signal.
+
+    At each step, in this order: update, metrics line, kNN, checkpoint. So a checkpoint of step s
+    has all lines of `metrics.jsonl` up to s before it.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        trainer: Trainer,
+        *,
+        monitor: KnnMonitor,
+        about: dict[str, Any],
+        reporter: Reporter,
+        previous: Checkpoint | None,
+    ) -> None:
+        """`about` holds the checkpoint's keys "source" and "evaluation"."""
+        self._run, self._recipe, self._trainer = run, recipe, trainer
+        self._monitor, self._about, self._reporter = monitor, about, reporter
+        self._fresh = previous is None
+        self.quality: dict[str, float] = dict(previous.quality) if previous else {}
+        self.elapsed_s = previous.elapsed_s if previous else 0.0  # of training, over all calls
+        self._clock = self._window = time.monotonic()
+        self._window_step = trainer.step
+
+    def work(self) -> None:
+        """Trains; a checkpoint stands at the end, wherever that is."""
+        trainer, settings = self._trainer, self._recipe.training
+        due = self._knn_steps()
+        self._clock = self._window = saved = time.monotonic()
+        self._reporter.begin("training", trainer.steps, trainer.step)
+        with StopOnSignal() as stop, Metrics(self._run, trainer.step) as metrics:
+            try:
+                if self._fresh:
+                    self._measure(metrics, due)
+                    self._save()
+                while trainer.step < trainer.steps and not stop.requested:
+                    trainer.advance()
+                    if trainer.step % settings.log_every == 0 or trainer.step == trainer.steps:
+                        self._log(metrics)
+                    self._measure(metrics, due)
+                    if time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+                        self._save()
+                        saved = time.monotonic()
+                self._save()
+            finally:
+                self._reporter.end()
+
+    def _log(self, metrics: Metrics) -> None:
+        trainer, batch = self._trainer, self._recipe.training.batch_size
+        loss = trainer.take_loss()
+        seconds = max(time.monotonic() - self._window, 1e-9)
+        speed = (trainer.step - self._window_step) * batch / seconds
+        rate = float(trainer.learning_rates[trainer.step - 1])
+        metrics.write(
+            trainer.step,
+            trainer.step * batch,
+            epoch=trainer.epoch,
+            loss=loss,
+            learning_rate=rate,
+            samples_per_s=round(speed, 1),
+            elapsed_s=round(self._tick(), 3),
+        )
+        self.quality["loss"] = loss
+        knn = self.quality.get("knn_accuracy")
+        figures = f"loss {loss:.3f}  lr {rate:.2e}  {speed:.0f} samples/s"
+        self._reporter.update(trainer.step, figures + (f"  kNN {knn:.1%}" if knn else ""))
+        self._restart_window()
+
+    def _knn_steps(self) -> set[int]:
+        """Step 0 (the untrained encoder) and `evaluations` steps up to the last one."""
+        count, steps = self._recipe.training.evaluations, self._trainer.steps
+        if not count or not self._monitor.possible:
+            return set()
+        return {0, *(round(steps * (i + 1) / count) for i in range(count))}
+
+    def _measure(self, metrics: Metrics, due: set[int]) -> None:
+        trainer = self._trainer
+        if trainer.step in due:
+            accuracy = self._monitor.accuracy(trainer.model)
+            self.quality["knn_accuracy"] = accuracy
+            samples = trainer.step * self._recipe.training.batch_size
+            metrics.write(trainer.step, samples, knn_accuracy=accuracy)
+            self._restart_window()
+
+    def _restart_window(self) -> None:
+        """samples/s is the speed of steps; measuring and saving do not count."""
+        self._window, self._window_step = time.monotonic(), self._trainer.step
+
+    def _tick(self) -> float:
+        now = time.monotonic()
+        self.elapsed_s += now - self._clock
+        self._clock = now
+        return self.elapsed_s
+
+    def _save(self) -> None:
+        self._trainer.check_finite()
+        save_checkpoint(
+            self._run,
+            Checkpoint(
+                **self._trainer.state(),
+                **self._about,
+                elapsed_s=self._tick(),
+                recipe=self._recipe.to_dict(),
+                recipe_digest=self._recipe.digest,
+                quality=dict(self.quality),
+                versions={p: metadata.version(p) for p in ("torch", "torchvision", "lookalike")},
+            ),
+        )
+        self._restart_window()
