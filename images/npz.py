@@ -49,9 +49,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
             found = npz.files
-            arrays = {
-                key: npz[key] for key in (*PIXEL_ARRAYS, "offsets", "labels") if key in found
-            }
+            arrays = {key: npz[key] for key in (*PIXEL_ARRAYS, "offsets", "labels") if key in found}
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise SourceError(f"{path} is no readable npz file: {error}") from error
     if not arrays.keys() & set(PIXEL_ARRAYS):

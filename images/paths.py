@@ -14,11 +14,12 @@ SUFFIXES = frozenset(
 )
 
 
-def path_item(path: Path, key: str, label: str | None) -> Item:
+def path_item(path: str | os.PathLike[str], key: str, label: str | None) -> Item:
     """Return the item of the image file at `path`, an absolute one."""
-    return Item(
-        printable(key), path_to_uri(path), label and printable(label), partial(read_file, path)
-    )
+    if label is not None:
+        label = printable(label)
+    text = os.fspath(path)
+    return Item(printable(key), path_to_uri(text), label, partial(read_file, text))
 
 
 def printable(name: str) -> str:
@@ -26,14 +27,13 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def path_to_uri(path: Path) -> str:
-    """Return the path itself, or a file: uri if its name is no UTF-8."""
-    text = os.fspath(path)
+def path_to_uri(path: str) -> str:
+    """Return the path itself, or a file: uri if it is no UTF-8."""
     try:
-        text.encode()
+        path.encode()
     except UnicodeEncodeError:
         return f"file://{quote_from_bytes(os.fsencode(path))}"
-    return text
+    return path
 
 
 def uri_to_path(uri: str) -> Path:
@@ -43,22 +43,23 @@ def uri_to_path(uri: str) -> Path:
     return Path(uri)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: str) -> bytes:
     """Return a file's bytes.
 
     Raises:
         ImageRefused: UNREADABLE if it is missing, forbidden or no plain file (a pipe would block);
             TOO_MANY_BYTES before it is read.
     """
+    file = Path(path)
     try:
-        if not path.is_file():
-            fault = "is not a plain file" if path.exists() else "does not exist"
-            raise ImageRefused(RefusalReason.UNREADABLE, f"{printable(str(path))} {fault}")
-        size = path.stat().st_size
+        if not file.is_file():
+            fault = "is not a plain file" if file.exists() else "does not exist"
+            raise ImageRefused(RefusalReason.UNREADABLE, f"{printable(path)} {fault}")
+        size = file.stat().st_size
         if size > DEFAULT_MAX_BYTES:
             message = f"the file has {size:,} bytes, {DEFAULT_MAX_BYTES:,} are allowed"
             raise ImageRefused(RefusalReason.TOO_MANY_BYTES, message)
-        return path.read_bytes()
+        return file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        message = f"cannot read {printable(str(path))}: {error}"
+        message = f"cannot read {printable(path)}: {error}"
         raise ImageRefused(RefusalReason.UNREADABLE, message) from error

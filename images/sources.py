@@ -100,7 +100,7 @@ def read_uri(uri: str) -> Content:
     """
     scheme, separator, rest = uri.partition("://")
     if uri.startswith("/") or not separator or scheme == "file":
-        return read_file(uri_to_path(uri))
+        return read_file(str(uri_to_path(uri)))
     path, _, number = rest.rpartition("#")
     try:
         source = _reopen(scheme, Path(os.fsdecode(unquote_to_bytes(path))))
