@@ -1,246 +1,245 @@
-"""SimCLR's augmentation as batched tensor functions: every image has parameters of its own.
+"""SimCLR's augmentation for whole batches, with parameters of its own for every view.
 
-Chen et al. 2020, appendix A (google-research/simclr, data_util.py): random resized crop, flip, colour
-jitter in random order, grey, Gaussian blur. `draw` makes the random parameters, `apply` is pixels only,
-so that the pixels can be compared with torchvision's at the same parameters.
+Chen et al. 2020, appendix A (google-research/simclr, data_util.py): random resized crop, flip,
+colour jitter in random order, grey, Gaussian blur. `draw` makes the random parameters and `apply`
+the pixels, so that the pixels can be compared with torchvision's for the same parameters. Nothing
+loops over images, and on a CUDA device nothing makes the host wait.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional
+from torch import Tensor
 
 from images.errors import UsageError
+from training import color, resample
+from training.color import Jitter
+from training.per_image import PerImage, chosen
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
-LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in grey
+
+# Numbers of a view or picture (side * side * channels) worked on at a time on a CPU. Smaller: the
+# fixed cost of each operation weighs more. Larger: what is allocated for it no longer fits the L3
+# cache, and the C library returns it to the system between uses, to be zeroed again page by page.
+CPU_BLOCK = 800_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is drawn for each image; the fields of a recipe's [augmentation] table.
+    """What is drawn for each view: the [augmentation] table of a recipe.
 
-    The defaults are the paper's for ImageNet (jitter strength s = 1). A probability or strength of 0
-    switches an operation off, and it then costs nothing. Raises UsageError for a value out of range.
+    The defaults are the paper's for ImageNet (strength s = 1). A probability or strength of 0
+    switches an operation off; it then costs nothing. Raises UsageError for a value out of range.
     """
 
     crop_area: tuple[float, float] = (0.08, 1.0)  # share of the picture's area
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
     flip: float = 0.5  # probability
-    brightness: float = 0.8  # factors are uniform in [max(0, 1 - b), 1 + b]
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2  # turns of the colour circle, at most 0.5
-    jitter_probability: float = 0.8
+    brightness: float = 0.8  # strength b: factors are uniform in [max(0, 1 - b), 1 + b]
+    contrast: float = 0.8  # likewise
+    saturation: float = 0.8  # likewise
+    hue: float = 0.2  # turns of the colour circle: shifts are uniform in [-hue, hue]
+    jitter_probability: float = 0.8  # of the four above together
     grayscale: float = 0.2  # probability
     blur: float = 0.5  # probability
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the view
     blur_kernel: float = 0.1  # share of the view's height
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter_probability", "grayscale", "blur"):
-            self._check(name, 0.0, 1.0)
+        for name in ("flip", "jitter_probability", "grayscale", "blur", "blur_kernel"):
+            self._check(name, 1.0)
         for name in ("brightness", "contrast", "saturation"):
-            self._check(name, 0.0, math.inf)
-        self._check("hue", 0.0, 0.5)
-        self._check("blur_kernel", 0.0, 1.0)
-        for name, highest in (
-            ("crop_area", 1.0),
-            ("crop_aspect", math.inf),
-            ("blur_sigma", math.inf),
-        ):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= highest:
-                raise UsageError(
-                    f"augmentation.{name} = {(low, high)}: need 0 < low <= high <= {highest}"
-                )
+            self._check(name, math.inf)
+        self._check("hue", 0.5)
+        self._check_range("crop_area", 1.0)
+        self._check_range("crop_aspect", math.inf)
+        self._check_range("blur_sigma", math.inf)
 
-    def _check(self, name: str, low: float, high: float) -> None:
+    def _check(self, name: str, highest: float) -> None:
         value = getattr(self, name)
-        if not low <= value <= high:
-            raise UsageError(f"augmentation.{name} = {value}: must lie between {low} and {high}")
+        if not 0 <= value <= highest:
+            limits = "must not be negative" if highest == math.inf else f"must be in [0, {highest}]"
+            raise UsageError(f"augmentation.{name} = {value}: {limits}")
+
+    def _check_range(self, name: str, highest: float) -> None:
+        low, high = getattr(self, name)
+        if not 0 < low <= high <= highest:
+            limit = "" if highest == math.inf else f" <= {highest}"
+            raise UsageError(f"augmentation.{name} = [{low}, {high}]: needs 0 < low <= high{limit}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """What was drawn for V views; None where the operation is switched off."""
+class Parameters(PerImage):
+    """What was drawn for V views. None: the operation is switched off."""
 
-    crop: Tensor  # int64 [V, 4]: top, left, height, width
+    crop: Tensor  # int64 [V, 4]: top, left, height, width in pixels of the picture
     flip: Tensor | None  # bool [V]
-    order: Tensor  # int64 [V, 4]: the sequence of BRIGHTNESS, CONTRAST, SATURATION, HUE
-    brightness: Tensor | None  # float32 [V], 1 where not jittered
-    contrast: Tensor | None
-    saturation: Tensor | None
-    hue: Tensor | None  # float32 [V] turns, 0 where not jittered
+    jitter: Jitter | None
     grayscale: Tensor | None  # bool [V]
-    blur_sigma: Tensor | None  # float32 [V], 0 where not blurred
+    blur_sigma: Tensor | None  # float32 [V], pixels; 0: no blur
     blur_kernel: float  # share of the view's height
-
-
-def draw(
-    augmentation: Augmentation, count: int, height: int, width: int, generator: torch.Generator
-) -> Parameters:
-    """Draw the parameters of `count` views of pictures of height x width, on the generator's device."""
-    a = augmentation
-    u = torch.rand(2 * CROP_TRIES + 16, count, generator=generator, device=generator.device)
-    rest = u[2 * CROP_TRIES :]
-    jittered = rest[3] < a.jitter_probability
-
-    def factor(strength: float, row: Tensor) -> Tensor | None:
-        if not strength or not a.jitter_probability:
-            return None
-        low = max(0.0, 1.0 - strength)
-        return torch.where(jittered, low + row * (1.0 + strength - low), 1.0)
-
-    hue = torch.where(jittered, (2 * rest[7] - 1) * a.hue, 0.0)
-    low, high = a.blur_sigma
-    sigma = torch.where(rest[13] < a.blur, low + rest[14] * (high - low), 0.0)
-    return Parameters(
-        crop=_draw_crop(a, u[: 2 * CROP_TRIES], rest[0], rest[1], height, width),
-        flip=rest[2] < a.flip if a.flip else None,
-        order=rest[8:12].argsort(0).t(),
-        brightness=factor(a.brightness, rest[4]),
-        contrast=factor(a.contrast, rest[5]),
-        saturation=factor(a.saturation, rest[6]),
-        hue=hue if a.hue and a.jitter_probability else None,
-        grayscale=rest[12] < a.grayscale if a.grayscale else None,
-        blur_sigma=sigma if a.blur else None,
-        blur_kernel=a.blur_kernel,
-    )
-
-
-def _draw_crop(
-    a: Augmentation, u: Tensor, ui: Tensor, uj: Tensor, height: int, width: int
-) -> Tensor:
-    """torchvision's RandomResizedCrop.get_params for a whole batch -> int64 [V, 4]."""
-    area = height * width * (a.crop_area[0] + u[:CROP_TRIES] * (a.crop_area[1] - a.crop_area[0]))
-    low, high = (math.log(r) for r in a.crop_aspect)
-    aspect = torch.exp(low + u[CROP_TRIES:] * (high - low))
-    w = torch.sqrt(area * aspect).round()
-    h = torch.sqrt(area / aspect).round()
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.to(torch.uint8).argmax(0, keepdim=True)
-    fallback_h, fallback_w = _fallback(a, height, width)
-    fits_any = fits.any(0)
-    h = torch.where(fits_any, h.gather(0, first)[0], fallback_h)
-    w = torch.where(fits_any, w.gather(0, first)[0], fallback_w)
-    # the fall-back is centred
-    top = torch.where(fits_any, (ui * (height - h + 1)).floor(), (height - fallback_h) // 2)
-    left = torch.where(fits_any, (uj * (width - w + 1)).floor(), (width - fallback_w) // 2)
-    top, left = torch.minimum(top, height - h), torch.minimum(left, width - w)
-    return torch.stack([top, left, h, w], 1).long()
-
-
-def _fallback(a: Augmentation, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the centred crop taken when no try fits."""
-    lowest, highest = a.crop_aspect
-    if width / height < lowest:
-        return round(width / lowest), width
-    if width / height > highest:
-        return height, round(height * highest)
-    return height, width
-
-
-def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
-    """Make the views: uint8 [N, H, W, 3] or [N, 3, H, W] -> float32 [V, 3, size, size] in [0, 1].
-
-    V is a multiple of N: view v shows picture v % N. The result is channels_last.
-    """
-    p = parameters
-    x = images if images.shape[1] == 3 else images.permute(0, 3, 1, 2)
-    x = x.float() / 255
-    x = x.repeat(len(p.crop) // len(x), 1, 1, 1)
-    top, left, h, w = p.crop.unbind(1)
-    rows = _bicubic(top, h, x.shape[2], size)
-    columns = _bicubic(left, w, x.shape[3], size)
-    if p.flip is not None:
-        columns = torch.where(p.flip[:, None, None], columns.flip(1), columns)
-    x = torch.einsum("nip,ncpq,njq->ncij", rows, x, columns).clamp_(0, 1)
-    for step in range(4):
-        op = p.order[:, step]
-        for code, change in ((0, _brightness), (1, _contrast), (2, _saturation), (3, _hue)):
-            factor = (p.brightness, p.contrast, p.saturation, p.hue)[code]
-            if factor is not None:
-                x = torch.where(
-                    (op == code)[:, None, None, None], change(x, factor.view(-1, 1, 1, 1)), x
-                )
-    if p.grayscale is not None:
-        x = torch.where(p.grayscale[:, None, None, None], _grey(x), x)
-    if p.blur_sigma is not None:
-        x = _blur(x, p.blur_sigma, p.blur_kernel)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def two_views(
     images: Tensor, augmentation: Augmentation, size: int, generator: torch.Generator
 ) -> Tensor:
-    """Two independent views of each picture: uint8 [N, H, W, 3] -> float32 [2N, 3, size, size].
+    """Two independent views of each picture: [N, H, W, 3] -> float32 [2N, 3, size, size].
 
-    The first views of all pictures come first, then the second views in the same order.
+    The first views of all pictures come first, then the second views in the same order; see
+    `apply` for the images. The generator is on their device.
     """
-    planar = images.shape[1] == 3
-    height, width = images.shape[2:] if planar else images.shape[1:3]
+    height, width = _channels_last(images).shape[1:3]
     return apply(images, draw(augmentation, 2 * len(images), height, width, generator), size)
 
 
-def _bicubic(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
-    """Antialiased bicubic weights [V, size, source] that resize [start, start + length) to size."""
-    start, length = start[:, None, None].float(), length[:, None, None].float()
-    scale = length / size
-    i = torch.arange(source, device=start.device) + 0.5
-    o = torch.arange(size, device=start.device)[:, None] + 0.5
-    t = ((i - start - o * scale) / scale.clamp(min=1)).abs()
-    near = (1.5 * t - 2.5) * t * t + 1
-    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
-    w = torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
-    w = torch.where((i > start) & (i < start + length), w, 0.0)
-    return w / w.sum(2, keepdim=True)
+def draw(
+    augmentation: Augmentation, count: int, height: int, width: int, generator: torch.Generator
+) -> Parameters:
+    """Draw the parameters of `count` views of pictures of height x width pixels.
+
+    They are on the generator's device and depend on its state alone. Each operation has random
+    numbers of its own: switching one off changes nothing in the others.
+    """
+    a = augmentation
+    u = torch.rand(2 * CROP_TRIES + 17, count, generator=generator, device=generator.device)
+    sigma = torch.where(u[4] < a.blur, _uniform(u[5], *a.blur_sigma), 0.0) if a.blur else None
+    return Parameters(
+        crop=_draw_crop(a, u[17:], u[:2], height, width),
+        flip=u[2] < a.flip if a.flip else None,
+        jitter=_draw_jitter(a, u[6:15]),
+        grayscale=u[3] < a.grayscale if a.grayscale else None,
+        blur_sigma=sigma,
+        blur_kernel=a.blur_kernel,
+    )
 
 
-def _grey(x: Tensor) -> Tensor:
-    r, g, b = LUMA
-    return r * x[:, :1] + g * x[:, 1:2] + b * x[:, 2:]
+def _draw_jitter(a: Augmentation, u: Tensor) -> Jitter | None:
+    """From u [9, V] uniform in [0, 1): whether, in which order, four factors."""
+    if not a.jitter_probability or not (a.brightness or a.contrast or a.saturation or a.hue):
+        return None
+    jittered = u[0] < a.jitter_probability
+
+    def factor(row: Tensor, strength: float) -> Tensor | None:
+        drawn = _uniform(row, max(0.0, 1.0 - strength), 1.0 + strength)
+        return torch.where(jittered, drawn, 1.0) if strength else None
+
+    return Jitter(
+        jittered=jittered,
+        place=u[1:5].t().argsort(1),
+        brightness=factor(u[5], a.brightness),
+        contrast=factor(u[6], a.contrast),
+        saturation=factor(u[7], a.saturation),
+        hue=torch.where(jittered, _uniform(u[8], -a.hue, a.hue), 0.0) if a.hue else None,
+    )
 
 
-def _brightness(x: Tensor, f: Tensor) -> Tensor:
-    return (x * f).clamp(0, 1)
+def _uniform(u: Tensor, low: float, high: float) -> Tensor:
+    """From [0, 1) to [low, high)."""
+    return u * (high - low) + low
 
 
-def _contrast(x: Tensor, f: Tensor) -> Tensor:
-    return (x * f + (1 - f) * _grey(x).mean((2, 3), keepdim=True)).clamp(0, 1)
+def _draw_crop(a: Augmentation, u: Tensor, corner: Tensor, height: int, width: int) -> Tensor:
+    """Draw boxes as torchvision's RandomResizedCrop does, without asking which try succeeded.
+
+    u [2 * CROP_TRIES, V] (areas, then aspects) and corner [2, V] are uniform in [0, 1); returns
+    int64 [V, 4]: top, left, height, width.
+    """
+    areas = _uniform(u[:CROP_TRIES], *a.crop_area) * (height * width)
+    aspects = _uniform(u[CROP_TRIES:], *map(math.log, a.crop_aspect)).exp_()
+    widths = (areas * aspects).sqrt_().round_()
+    heights = (areas / aspects).sqrt_().round_()
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    found, first = fits.byte().max(0)  # the first of equal values
+    found, first = found.bool(), first[None]
+    fallback = _whole_or_middle(a.crop_aspect, height, width)
+    h = torch.where(found, heights.gather(0, first)[0], fallback[0])
+    w = torch.where(found, widths.gather(0, first)[0], fallback[1])
+    top = torch.where(found, corner[0] * (height - h + 1), (height - fallback[0]) // 2)
+    left = torch.where(found, corner[1] * (width - w + 1), (width - fallback[1]) // 2)
+    # float32 may round a corner just below the limit up to it
+    top, left = torch.minimum(top.floor(), height - h), torch.minimum(left.floor(), width - w)
+    return torch.stack([top, left, h, w], 1).long()
 
 
-def _saturation(x: Tensor, f: Tensor) -> Tensor:
-    return (x * f + (1 - f) * _grey(x)).clamp(0, 1)
+def _whole_or_middle(aspects: tuple[float, float], height: int, width: int) -> tuple[int, int]:
+    """Height and width of the crop where no try fits: the most that keeps to the aspects."""
+    lowest, highest = aspects
+    if width < lowest * height:
+        return max(1, round(width / lowest)), width
+    if width > highest * height:
+        return height, max(1, round(height * highest))
+    return height, width
 
 
-def _hue(x: Tensor, turns: Tensor) -> Tensor:
-    r, g, b = x.unbind(1)
-    low, high = x.amin(1), x.amax(1)
-    chroma = high - low
-    h = ((high - 2 * low) + g + b - r) / chroma.clamp(min=1e-12)
-    h = torch.copysign(h, g - b) + 6 * turns[:, 0]
-    h = h - 6 * torch.round(h / 6)
-    red = (2 - h.abs()).clamp(0, 1)
-    green = ((h + 1).abs() - 1).clamp(0, 1)
-    blue = ((h - 1).abs() - 1).clamp(0, 1)
-    return low[:, None] + chroma[:, None] * torch.stack([red, green, blue], 1)
+def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
+    """Make the views that were drawn.
+
+    Args:
+        images: uint8 (0-255) or float32 (0-1), [N, H, W, 3] or [N, 3, H, W], or with one channel
+            for grey pictures, which then cost a third; on the parameters' device. Only read.
+        parameters: for V views, V a multiple of N: view v shows picture v % N.
+        size: pixels of a view's side.
+
+    Returns:
+        float32 [V, 3, size, size] in [0, 1], channels_last.
+
+    Raises:
+        ValueError: images of another shape, or V is no multiple of N.
+    """
+    images = _channels_last(images)
+    p, count = parameters, len(parameters.crop)
+    if count % max(1, len(images)):
+        raise ValueError(f"{count} views of {len(images)} pictures: not a multiple")
+    if images.shape[3] == 1:
+        p = replace(p, jitter=p.jitter and p.jitter.without_colour(), grayscale=None)
+    views = torch.empty(count, size, size, 3, device=images.device)
+    picture = torch.arange(count, device=images.device) % max(1, len(images))
+    block = max(1, count)
+    if images.device.type == "cpu":
+        largest = max(math.prod(images.shape[1:]), size * size * images.shape[3])
+        block = max(1, CPU_BLOCK // largest)
+    for start in range(0, count, block):
+        part = slice(start, start + block)
+        _make(images, picture[part], p[part], views[part])
+    return views.permute(0, 3, 1, 2)
 
 
-def _blur(x: Tensor, sigma: Tensor, share: float) -> Tensor:
-    n, c, height, width = x.shape
-    radius = int(height * share) // 2
-    t = torch.arange(-radius, radius + 1, device=x.device)
-    k = torch.exp(-0.5 * (t / sigma.clamp(min=1e-3)[:, None]) ** 2)
-    k = (k / k.sum(1, keepdim=True)).repeat_interleave(c, 0)
-    y = functional.pad(x, [radius] * 4, mode="reflect").reshape(1, n * c, height + 2 * radius, -1)
-    y = functional.conv2d(y, k[:, None, :, None], groups=n * c)
-    return functional.conv2d(y, k[:, None, None, :], groups=n * c).view_as(x)
+def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
+    """Write the views of images[picture] into out [V, size, size, 3]."""
+    n, size = out.shape[:2]
+    order = torch.arange(n, device=out.device)  # in which the views are worked on
+    if p.jitter is not None:
+        order = p.jitter.hue_before().argsort()
+    p = p[order]
+    pictures = images.index_select(0, picture[order])
+    planes = resample.crop_resize(pictures, p.crop, p.flip, size)
+    if p.jitter is not None:
+        color.jitter_(planes.flatten(2), p.jitter)
+    if p.grayscale is not None:
+        color.to_grey_(planes.flatten(2), p.grayscale)
+    source = order.argsort()  # where the views are found again
+    if p.blur_sigma is None:
+        done = out.new_empty(out.shape)
+        done.copy_(planes.permute(1, 3, 2, 0))
+    else:
+        blurred = chosen(p.blur_sigma > 0)
+        done = out.new_empty(n + len(blurred), *out.shape[1:])
+        done[:n].copy_(planes.permute(1, 3, 2, 0))
+        kernel = int(size * p.blur_kernel) // 2 * 2 + 1
+        soft = resample.gaussian_blur(planes, blurred, p.blur_sigma, kernel)
+        done[n:].copy_(soft.permute(1, 2, 3, 0))
+        rows = torch.arange(n, n + len(blurred), device=out.device)
+        source = torch.arange(n, device=out.device).index_copy(0, blurred, rows)[source]
+    torch.index_select(done, 0, source, out=out)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """A view [N, H, W, C] of pictures in either layout."""
+    if images.ndim == 4 and images.shape[3] in {1, 3}:
+        return images
+    if images.ndim == 4 and images.shape[1] in {1, 3}:
+        return images.permute(0, 2, 3, 1)
+    raise ValueError(f"images of shape {tuple(images.shape)}: need [N, H, W, 3] or [N, 3, H, W]")

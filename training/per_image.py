@@ -1,0 +1,29 @@
+"""Records of tensors with one entry per image, and the choice of images to work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerImage:
+    """A record whose tensors, and records of tensors, are indexed by image as one."""
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {k: v[index] for k, v in values.items() if isinstance(v, Tensor | PerImage)}
+        return replace(self, **found)
+
+
+def chosen(mask: Tensor) -> Tensor:
+    """Indices where mask [N] is set; on a CUDA device all of them, for the host would have to wait.
+
+    So what is done to the chosen ones must change nothing where the mask is not set.
+    """
+    if mask.device.type != "cpu":
+        return torch.arange(len(mask), device=mask.device)
+    return mask.nonzero()[:, 0]
