@@ -1,8 +1,8 @@
 """Who may do what.
 
 With keys: a read key embeds and searches, a write key adds and deletes too; a client sends one as
-`Authorization: Bearer KEY` or `X-API-Key: KEY`. The page itself (no data in it), the API description
-and the probes are open.
+`Authorization: Bearer KEY` or `X-API-Key: KEY`. The page itself (no data in it), the description
+of the API and the probes are open.
 
 Without keys: only connections over this machine's loopback are served, whatever address the
 service listens on, and only under a loopback name, so that a web site cannot reach it through a

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from export.encoder_file import Encoder, open_encoder
+from export.encoder_file import Encoder, open_encoder, read_contract
 from images.cpus import available_cpus
 from images.errors import ImageRefused, RefusalReason
 from images.items import Pixels
@@ -68,6 +68,19 @@ class Engine:
     def settings(self) -> Settings:
         """The settings, read when they are first needed."""
         return self._read_settings()
+
+    def check(self) -> None:
+        """Looks at what the settings name, without keeping anything open.
+
+        Raises:
+            UsageError: a setting or a path is wrong.
+            ArtefactError: a file is damaged.
+        """
+        settings = self.settings
+        if settings.encoder is not None:  # one in a bento cannot be wrong, nor be seen from here
+            read_contract(settings.encoder)
+        if settings.collection is not None:
+            open_collection(settings.collection, load_index=False).close()
 
     def open(self) -> None:
         """Opens the encoder and the collection; opening twice is fine.

@@ -7,6 +7,7 @@ parsing answers 500 to a corrupt upload and opens URLs that a client names.
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import Response
 
+from images.errors import LookalikeError
 from serving.http.app import make_app
 from serving.http.engine import Engine
 from serving.http.gate import Gate, answering
@@ -97,6 +99,15 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
     )
     class Lookalike:
         """Embeds images and finds similar ones."""
+
+        @bentoml.on_deployment  # type: ignore[untyped-decorator]
+        @staticmethod
+        def check() -> None:
+            """Ends `bentoml serve` with one line if a setting is wrong, before workers start."""
+            try:
+                engine.check()
+            except LookalikeError as error:
+                sys.exit(f"error: {error}")
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
