@@ -137,8 +137,6 @@ def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Fea
 
 def _block(table: pa.Table) -> FeatureBlock:
     embeddings = table.column("embedding").combine_chunks()
-    if isinstance(embeddings, pa.ChunkedArray):
-        embeddings = embeddings.chunk(0)
     columns = {name: table.column(name) for name in ("key", "uri", "label", "sha256")}
     return FeatureBlock(
         keys=columns["key"].to_pylist(),
@@ -147,5 +145,5 @@ def _block(table: pa.Table) -> FeatureBlock:
         widths=table.column("width").to_numpy(),
         heights=table.column("height").to_numpy(),
         sha256=columns["sha256"].to_pylist(),
-        embeddings=embeddings.flatten().to_numpy().reshape(len(table), -1),
+        embeddings=embeddings.flatten().to_numpy().reshape(-1, embeddings.type.list_size),
     )

@@ -44,4 +44,5 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield show
     finally:
-        progress.stop()
+        if progress.tasks:
+            progress.stop()

@@ -1,0 +1,270 @@
+"""The format of a feature folder, field by field, and what a reader refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from images.errors import ArtefactError
+from images.files import sha256_bytes, sha256_file
+from images.items import Item
+from serving.feature_manifest import Manifest, SourceNote, read_manifest
+from serving.feature_shards import describe, is_feature_folder, write_shard
+from serving.features import open_features
+from serving.outcomes import Embedded, Outcome, Refused
+
+ENCODER, PREPROCESS = "ab" * 32, "cd" * 32
+
+
+def unreadable() -> bytes:
+    raise AssertionError("nobody needs to read an item here")
+
+
+def embedded(number: int) -> Embedded:
+    angle = np.float32(number)
+    vector = np.array([np.cos(angle), np.sin(angle), 0], np.float32)
+    label = None if number % 2 else "été"
+    return Embedded(f"k{number}", f"/p/k{number}", label, 640, 480 + number, "ef" * 32, vector)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished feature folder: five items in two shards, the second of the items refused."""
+    outcomes: list[Outcome] = [embedded(number) for number in range(5)]
+    outcomes[1] = Refused("k1", "/p/k1", "decode", "truncated", "the JPEG ends early")
+    items = [Item(f"k{number}", f"/p/k{number}", None, unreadable) for number in range(5)]
+    manifest = Manifest(
+        encoder_sha256=ENCODER,
+        preprocess_sha256=PREPROCESS,
+        embedding_dim=3,
+        source=SourceNote(name="photos", items=5, limit=None),
+        shard_items=3,
+        created_with={"lookalike": "1"},
+    )
+    for number, part in enumerate((slice(0, 3), slice(3, 5))):
+        shard = write_shard(tmp_path, manifest, number, items[part], outcomes[part])
+        manifest = manifest.with_shard(shard)
+    manifest.write(tmp_path)
+    return tmp_path
+
+
+def test_the_manifest_has_exactly_the_fields_of_the_specification(folder: Path) -> None:
+    def keys_digest(*names: str) -> str:
+        return sha256_bytes("".join(f"{name}\0/p/{name}\0" for name in names).encode())
+
+    def file(name: str) -> dict[str, str]:
+        return {"file": name, "sha256": sha256_file(folder / name)}
+
+    assert json.loads((folder / "manifest.json").read_text()) == {
+        "format": "lookalike-features",
+        "format_version": 1,
+        "encoder_sha256": ENCODER,
+        "preprocess_sha256": PREPROCESS,
+        "embedding_dim": 3,
+        "source": {"name": "photos", "items": 5, "limit": None},
+        "shard_items": 3,
+        "shards": [
+            {
+                **file("shards/00000.parquet"),
+                "rows": 2,
+                "first_item": 0,
+                "items": 3,
+                "items_sha256": keys_digest("k0", "k1", "k2"),
+                "first_key": "k0",
+                "last_key": "k2",
+                "errors": {**file("errors/00000.parquet"), "rows": 1},
+            },
+            {
+                **file("shards/00001.parquet"),
+                "rows": 2,
+                "first_item": 3,
+                "items": 2,
+                "items_sha256": keys_digest("k3", "k4"),
+                "first_key": "k3",
+                "last_key": "k4",
+                "errors": {**file("errors/00001.parquet"), "rows": 0},
+            },
+        ],
+        "created_with": {"lookalike": "1"},
+        "rows": 4,
+        "errors": 1,
+        "complete": True,
+    }
+
+
+def test_a_shard_has_exactly_the_columns_of_the_specification(folder: Path) -> None:
+    """Read with pyarrow alone, as any other program would."""
+    table = pq.read_table(folder / "shards" / "00000.parquet")
+    assert [(field.name, str(field.type), field.nullable) for field in table.schema] == [
+        ("key", "string", False),
+        ("uri", "string", False),
+        ("label", "string", True),
+        ("width", "int32", False),
+        ("height", "int32", False),
+        ("sha256", "string", False),
+        ("embedding", "fixed_size_list<element: float not null>[3]", False),
+    ]
+    assert table.schema.metadata == {b"lookalike.encoder_sha256": ENCODER.encode()}
+    assert table.drop_columns(["embedding"]).to_pylist() == [
+        {
+            "key": f"k{number}",
+            "uri": f"/p/k{number}",
+            "label": "été",
+            "width": 640,
+            "height": 480 + number,
+            "sha256": "ef" * 32,
+        }
+        for number in (0, 2)
+    ]
+    embeddings = np.array(table["embedding"].to_pylist(), np.float32)
+    assert (
+        embeddings.tobytes() == np.stack([embedded(0).embedding, embedded(2).embedding]).tobytes()
+    )
+
+
+def test_an_errors_table_has_exactly_the_columns_of_the_specification(folder: Path) -> None:
+    table = pq.read_table(folder / "errors" / "00000.parquet")
+    assert all(str(field.type) == "string" and not field.nullable for field in table.schema)
+    assert table.schema.metadata == {b"lookalike.encoder_sha256": ENCODER.encode()}
+    assert table.to_pylist() == [
+        {
+            "key": "k1",
+            "uri": "/p/k1",
+            "stage": "decode",
+            "reason": "truncated",
+            "message": "the JPEG ends early",
+        }
+    ]
+
+
+def test_all_shards_read_as_one_table_without_us(folder: Path) -> None:
+    table = pq.read_table(folder / "shards")
+    assert table["key"].to_pylist() == ["k0", "k2", "k3", "k4"]
+    assert pq.read_table(folder / "errors")["key"].to_pylist() == ["k1"]
+
+
+def test_the_same_outcomes_are_the_same_bytes(folder: Path) -> None:
+    before = {file: file.read_bytes() for file in folder.glob("*/*.parquet")}
+    manifest = read_manifest(folder)
+    items = [Item(f"k{number}", f"/p/k{number}", None, unreadable) for number in (3, 4)]
+    write_shard(folder, manifest, 1, items, [embedded(3), embedded(4)])
+    assert {file: file.read_bytes() for file in folder.glob("*/*.parquet")} == before
+
+
+def test_a_reader_gets_every_row_in_order(folder: Path) -> None:
+    features = open_features(folder, encoder_sha256=ENCODER)
+    blocks = list(features.blocks())
+    assert [block.keys for block in blocks] == [["k0", "k2"], ["k3", "k4"]]
+    assert [label for block in blocks for label in block.labels] == ["été", "été", None, "été"]
+    assert blocks[1].heights.tolist() == [483, 484]
+    assert blocks[1].embeddings.dtype == np.float32
+    np.testing.assert_array_equal(blocks[1].embeddings[0], embedded(3).embedding)
+    assert list(features.keys()) == ["k0", "k2", "k3", "k4"]
+    assert [error.key for error in features.errors()] == ["k1"]
+    assert len(features) == 4
+
+
+def test_a_shard_of_refused_images_only_is_fine(tmp_path: Path, folder: Path) -> None:
+    manifest = read_manifest(folder)
+    items = [Item("k3", "/p/k3", None, unreadable), Item("k4", "/p/k4", None, unreadable)]
+    refused = [Refused(item.key, item.uri, "read", "unreadable", "gone") for item in items]
+    manifest.with_shard(write_shard(folder, manifest, 1, items, refused)).write(folder)
+    features = open_features(folder)
+    assert [len(block.keys) for block in features.blocks()] == [2, 0]
+    assert list(features.blocks())[1].embeddings.shape == (0, 3)
+    assert features.manifest.shards[1].first_key is None
+    assert [error.key for error in features.errors()] == ["k1", "k3", "k4"]
+
+
+def test_describe_counts_and_names(folder: Path) -> None:
+    facts = describe(folder)
+    assert (facts["artefact"], facts["rows"], facts["errors"]) == ("features", 4, 1)
+    assert (facts["shards"], facts["shards_planned"], facts["complete"]) == (2, 2, True)
+    assert is_feature_folder(folder)
+    assert not is_feature_folder(folder / "shards")
+    assert not is_feature_folder(folder / "nothing")
+
+
+def test_features_of_another_encoder_are_refused(folder: Path) -> None:
+    with pytest.raises(ArtefactError) as refused:
+        open_features(folder, encoder_sha256="99" * 32)
+    for words in ("abababababab", "999999999999", "Extract them again"):
+        assert words in str(refused.value)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, flip_a_bit, lambda path: path.write_bytes(path.read_bytes()[:-1])],
+)
+@pytest.mark.parametrize("file", ["shards/00001.parquet", "errors/00000.parquet"])
+def test_damaged_files_are_refused_with_the_remedy(
+    folder: Path, file: str, damage: Callable[[Path], object]
+) -> None:
+    damage(folder / file)
+    features = open_features(folder)
+    with pytest.raises(ArtefactError, match=rf"{file}.*--resume"):
+        list(features.blocks()), list(features.errors())
+
+
+def test_a_file_with_other_columns_is_refused_even_if_its_digest_fits(folder: Path) -> None:
+    path = folder / "shards" / "00001.parquet"
+    for content in (b"PAR1 but not really", None):
+        if content is None:
+            pq.write_table(pa.table({"key": ["k3", "k4"]}), path)
+        else:
+            path.write_bytes(content)
+        edit(folder, lambda m: m["shards"][1].update(sha256=sha256_file(path)))
+        with pytest.raises(ArtefactError, match=r"00001\.parquet"):
+            list(open_features(folder).blocks())
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(format="other"), "not the manifest"),
+        (lambda m: m.update(format_version=2), "version 2.*knows 1.*update"),
+        (lambda m: m.pop("encoder_sha256"), "encoder_sha256"),
+        (lambda m: m.update(embedding_dim="3"), "embedding_dim is '3'"),
+        (lambda m: m.update(shard_items=True), "shard_items is True"),
+        (lambda m: m.update(rows=5), "rows"),
+        (lambda m: m.update(complete=False), "complete"),
+        (lambda m: m.update(colour="red"), "colour"),
+        (lambda m: m["shards"][0].pop("errors"), "errors"),
+        (lambda m: m["shards"][0].update(more=1), "shards"),
+        (lambda m: m.update(source="photos"), "damaged"),
+        (lambda m: m.update(shards=7), "damaged"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    edit(folder, change)
+    with pytest.raises(ArtefactError, match=words) as refused:
+        open_features(folder)
+    assert "manifest.json" in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"3"])
+def test_a_manifest_that_is_no_object_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"manifest\.json"):
+        open_features(folder)
+    with pytest.raises(ArtefactError, match="not a feature folder"):
+        open_features(folder / "shards")
