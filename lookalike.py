@@ -14,7 +14,7 @@ import importlib
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -101,10 +101,18 @@ def info(
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in facts.items():
-        words = value if isinstance(value, str) else json.dumps(value)
-        table.add_row(name.replace("_", " "), words)
+    for name, value in _flat(facts):
+        table.add_row(name.replace("_", " "), value)
     Console().print(table)
+
+
+def _flat(facts: dict[str, object], outer: str = "") -> Iterator[tuple[str, str]]:
+    """Lay nested facts out as (name, words) in the order they stand; absent ones are left out."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{outer}{name}: ")
+        elif value is not None:
+            yield f"{outer}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
 def find_describer(path: Path) -> Callable[[Path], dict[str, object]]:

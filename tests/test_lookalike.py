@@ -145,5 +145,5 @@ def test_info_says_what_an_encoder_is(
     assert "encoder" in capsys.readouterr().out
     assert lookalike.run(["info", str(tiny_encoder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["artefact"] == "encoder"
+    assert facts["kind"] == "encoder"
     assert facts["contract"]["embedding_dim"] == 24
