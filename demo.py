@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Report = dict[str, Any]
 
 GALLERY, QUERIES = "fashion-mnist:train", "fashion-mnist:test"
+TRAINING_OPTIONS = ("--recipe", "grey-cpu")
 COLLECTION_SIZE = 10_000
 VOTERS = 20  # of the kNN accuracy: the collection holds about 1,000 pictures of each kind
 PRECISION_AT = 10
@@ -76,7 +77,7 @@ def stages(out: Path) -> dict[str, list[str]]:
     run, encoder, features = f"{out / 'run'}", f"{out / 'encoder.onnx'}", f"{out / 'features'}"
     collection, limit = f"{out / 'collection'}", ["--limit", str(COLLECTION_SIZE)]
     commands = {
-        "train": ["train", GALLERY, "--recipe", "grey-cpu", "--out", run],
+        "train": ["train", GALLERY, *TRAINING_OPTIONS, "--out", run],
         "export": ["export", run, "--out", encoder],
         "verify": ["verify", encoder, run, QUERIES],
         "extract": ["extract", encoder, GALLERY, "--out", features, *limit],
