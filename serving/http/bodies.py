@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -125,6 +125,11 @@ class _MemoryParser(MultiPartParser):
     def on_end(self) -> None:
         self.complete = True
 
+    def close(self) -> None:
+        """Closes every part, also one that was begun and never ended."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 async def _read_multipart(
     request: Request, stream: AsyncGenerator[bytes, None], settings: Settings
@@ -145,19 +150,26 @@ async def _read_multipart(
         raise malformed("multipart", f"the form cannot be read: {error.message}") from error
     except ValueError as error:
         raise malformed("multipart", f"the form cannot be read: {error}") from error
-    if not parser.complete:
-        raise malformed("multipart", "the form ends before its closing boundary")
+    try:
+        if not parser.complete:
+            raise malformed("multipart", "the form ends before its closing boundary")
+        body = _from_parts(form)
+    finally:
+        parser.close()
+    _move_text_images(body)
+    return body
+
+
+def _from_parts(form: FormData) -> Body:
     body = Body([], {})
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             content = value.file.read()
-            value.file.close()
             if content or value.filename:  # a browser sends an empty part for an empty file field
                 param = f"images[{len(body.uploads)}]"
                 body.uploads.append(Upload(content, param, value.filename))
         else:
             _set(body.fields, name, Text(value))
-    _move_text_images(body)
     return body
 
 
