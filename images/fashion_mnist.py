@@ -5,14 +5,15 @@ downloaded from where torchvision takes them and checked against torchvision's M
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from images.arrays import ArraySource
 from images.errors import SourceError
 from images.files import write_bytes_atomic
 from images.idx import open_idx
+from images.paths import is_there
 
-DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 BASE_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 MD5 = {
@@ -27,6 +28,7 @@ CLASSES = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
+_REMEDY = "try: sudo apt-get install dataset-fashion-mnist"
 _LARGEST = 64 * 2**20
 _TIMEOUT_S = 30
 
@@ -44,13 +46,21 @@ def open_fashion_mnist(split: str, name: str) -> ArraySource:
 
 def cache_folder() -> Path:
     """Return where downloads are kept."""
-    return Path.home() / ".cache" / "lookalike" / "fashion-mnist"
+    try:
+        return Path.home() / ".cache" / "lookalike" / "fashion-mnist"
+    except RuntimeError as error:  # a user without a home, as some containers have
+        raise SourceError(f"no place to download to ({error}); {_REMEDY}") from error
+
+
+def _folders() -> Iterator[Path]:
+    yield DEBIAN_FOLDER
+    yield cache_folder()
+    yield cache_folder() / "FashionMNIST" / "raw"  # as torchvision lays it out
 
 
 def _find(images: str) -> Path | None:
-    folders = (DEBIAN_FOLDER, cache_folder(), cache_folder() / "FashionMNIST" / "raw")
-    paths = (folder / f"{images}{suffix}" for folder in folders for suffix in (".gz", ""))
-    return next((path for path in paths if path.is_file()), None)
+    paths = (folder / f"{images}{suffix}" for folder in _folders() for suffix in (".gz", ""))
+    return next((path for path in paths if is_there(path)), None)
 
 
 def _download(stem: str, name: str) -> Path:
@@ -63,7 +73,7 @@ def _download(stem: str, name: str) -> Path:
             write_bytes_atomic(folder / file, _fetch(file))
     except OSError as error:
         message = f"{name} is not on this machine and its download failed ({error})"
-        raise SourceError(f"{message}; try: sudo apt-get install {DEBIAN_PACKAGE}") from error
+        raise SourceError(f"{message}; {_REMEDY}") from error
     return folder / files[-1]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from images.errors import SourceError
 from images.items import Item
-from images.paths import path_item
+from images.paths import is_there, path_item
 
 
 class PathListSource:
@@ -51,7 +51,7 @@ def _read_list(path: Path) -> dict[str, str | None]:
         labels[key] = label.strip() or None
     if not labels:
         raise SourceError(f"{path} lists no paths; write one a line, relative to its folder")
-    if not any((path.parent / key).exists() for key in labels):
+    if not any(is_there(path.parent / key) for key in labels):
         message = (
             f"{path} is no list of images: none of its {len(labels)} lines is a path that exists"
         )

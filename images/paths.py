@@ -43,6 +43,11 @@ def uri_to_path(uri: str) -> Path:
     return Path(uri)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path exists and may be seen; Path.exists raises on forbidden or overlong ones."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def read_file(path: str) -> bytes:
     """Return a file's bytes.
 

@@ -14,7 +14,7 @@ from images.idx import GZIP_MAGIC, MAGIC, open_idx
 from images.items import Content, Item, Source
 from images.npz import open_npz
 from images.path_list import PathListSource
-from images.paths import read_file, uri_to_path
+from images.paths import is_there, read_file, uri_to_path
 from images.verdict import kind_of
 
 __all__ = ["Item", "Source", "open_source", "read_uri"]
@@ -40,21 +40,23 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     if not name:
         raise SourceError(f"SOURCE is empty; give {KINDS}")
     path = Path(name).absolute()
-    if path.is_dir():
-        return _open_folder(path, name)
-    if path.exists():
-        return _open_file(path, name)
+    if is_there(path):
+        return _open_folder(path, name) if path.is_dir() else _open_file(path, name)
     raise SourceError(
         f"{name} does not exist, nor is it a name that is known{_nearest(path, name)}"
     )
 
 
 def _nearest(path: Path, name: str) -> str:
-    siblings = os.listdir(path.parent) if path.parent.is_dir() else []  # noqa: PTH208 - names will do
-    near = get_close_matches(name, NAMES, 1) or [
-        str(Path(name).with_name(sibling)) for sibling in get_close_matches(path.name, siblings, 1)
-    ]
-    return f"; did you mean {near[0]}?" if near else f"; names: {', '.join(NAMES)}"
+    if near := get_close_matches(name, NAMES, 1):
+        return f"; did you mean {near[0]}?"
+    try:
+        siblings = [sibling.name for sibling in path.parent.iterdir()]
+    except OSError:  # no such folder either, or a forbidden one
+        siblings = []
+    if near := get_close_matches(path.name, siblings, 1):
+        return f"; did you mean {Path(name).with_name(near[0])}?"
+    return f"; names: {', '.join(NAMES)}"
 
 
 def _open_folder(path: Path, name: str) -> Source:

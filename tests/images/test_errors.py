@@ -1,3 +1,5 @@
+import pickle
+
 from images.errors import (
     ArtefactError,
     ImageRefused,
@@ -17,6 +19,11 @@ def test_a_refusal_says_what_and_why() -> None:
     refused = ImageRefused(RefusalReason.TOO_SMALL, "the picture is 0x7")
     assert str(refused) == "the picture is 0x7 (too-small)"
     assert (refused.reason, refused.message) == (RefusalReason.TOO_SMALL, "the picture is 0x7")
+
+
+def test_a_refusal_travels_to_other_processes() -> None:
+    refused = pickle.loads(pickle.dumps(ImageRefused(RefusalReason.EMPTY, "the file is empty")))
+    assert str(refused) == "the file is empty (empty)"
 
 
 def test_reasons_are_stable() -> None:

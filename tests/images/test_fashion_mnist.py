@@ -70,6 +70,17 @@ def test_a_download_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     check("fashion-mnist", "train")
 
 
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(SourceError, match="apt-get install dataset-fashion-mnist"):
+        open_source("fashion-mnist")
+    put(tmp_path / "debian", "train")
+    check("fashion-mnist", "train")
+
+
 @pytest.mark.parametrize("served", [False, True])
 def test_a_failed_or_forged_download_says_what_to_install(tmp_path: Path, served: bool) -> None:
     if served:

@@ -58,7 +58,7 @@ def test_a_missing_file_is_refused_when_read(folder: Path) -> None:
         ("", "lists no paths"),
         ("# nothing\n\n", "lists no paths"),
         ("1.png\n./1.png\n", r"line 2: 1\.png is listed twice"),
-        ("Dear reader,\nthis is a letter.\n", "none of its 2 lines is a path that exists"),
+        (f"Dear reader,\n{'so long ' * 99}.\n", "none of its 2 lines is a path that exists"),
     ],
 )
 def test_a_list_that_makes_no_sense(folder: Path, text: str, message: str) -> None:

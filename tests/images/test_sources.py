@@ -44,6 +44,8 @@ def test_a_folder_called_like_a_name_needs_a_dot(
         ("fashion-mnist:tests", r"did you mean fashion-mnist:test\?"),
         ("qqq", "qqq does not exist.*names: fashion-mnist"),
         ("no/such/folder", "no/such/folder does not exist"),
+        ("x" * 5000, "does not exist"),
+        ("\0", "does not exist"),
         ("{tmp}/photo", r"did you mean .*/photos\?"),
         ("{tmp}/photos/1.png", "one image; give its folder"),
         ("{tmp}/photos.zip", "no source that is known; give a folder"),
