@@ -51,7 +51,8 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             found = npz.files
             arrays = {key: npz[key] for key in (*PIXEL_ARRAYS, "offsets", "labels") if key in found}
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
-        raise SourceError(f"{path} is no readable npz file: {error}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(f"{path} is no readable npz file: {message}") from error
     if not arrays.keys() & set(PIXEL_ARRAYS):
         message = f"{path} holds the arrays {', '.join(found) or '(none)'}"
         raise SourceError(f"{message}; images go by {', '.join(PIXEL_ARRAYS)}")

@@ -71,6 +71,8 @@ def _open_folder(path: Path, name: str) -> Source:
 
 def _open_file(path: Path, name: str) -> Source:
     """Tell the kind from the first bytes, so that a misnamed file gets a fitting answer."""
+    if not path.is_file():  # a pipe can be read only once
+        raise SourceError(f"{path} is neither a folder nor a plain file; give {KINDS}")
     try:
         with path.open("rb") as file:
             head = file.read(4096)

@@ -146,6 +146,16 @@ def test_half_transparent_palette_entries_are_mixed_with_white() -> None:
     assert pixels.tolist() == [[[100, 0, 0], [255, 255, 255], [224, 204, 204]]]
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
+def test_the_see_through_colour_of_a_png_without_alpha_is_white(mode: str) -> None:
+    image = Image.new(mode, (3, 1), "black")
+    image.putpixel((1, 0), (200, 200, 200) if mode == "RGB" else 200)
+    key = (0, 0, 0) if mode == "RGB" else 0
+    pixels = decode(encode(image, "PNG", transparency=key))
+    lit = 255 if mode == "1" else 200
+    assert pixels[0].tolist() == [[255] * 3, [lit] * 3, [255] * 3]
+
+
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_alpha_is_composited_on_white(format_: str, mode: str) -> None:
@@ -218,12 +228,19 @@ def test_cmyk(format_: str, tolerance: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format_", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
+    ("format_", "options"),
+    [
+        ("GIF", {}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("MPO", {"quality": 100}),  # the JPEGs of some cameras
+    ],
 )
 def test_the_first_of_several_pictures_counts(format_: str, options: dict[str, object]) -> None:
     first, second = (Image.new("RGB", (9, 7), colour) for colour in ((250, 0, 0), (0, 0, 250)))
     data = encode(first, format_, save_all=True, append_images=[second], **options)
-    assert np.unique(decode(data).reshape(-1, 3), axis=0).tolist() == [[250, 0, 0]]
+    assert np.abs(decode(data).astype(int) - [250, 0, 0]).max() <= (4 if format_ == "MPO" else 0)
 
 
 @pytest.mark.parametrize(

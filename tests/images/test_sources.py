@@ -48,6 +48,7 @@ def test_a_folder_called_like_a_name_needs_a_dot(
         ("\0", "does not exist"),
         ("{tmp}/photo", r"did you mean .*/photos\?"),
         ("{tmp}/photos/1.png", "one image; give its folder"),
+        ("{tmp}/pipe", "neither a folder nor a plain file"),
         ("{tmp}/photos.zip", "no source that is known; give a folder"),
         ("{tmp}/binary.txt", "no source that is known; give a folder"),
     ],
@@ -57,6 +58,7 @@ def test_what_is_no_source_gets_one_line_with_a_remedy(
 ) -> None:
     (tmp_path / "photos").mkdir()
     picture(tmp_path / "photos" / "1.png")
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "photos.zip").write_bytes(b"PK\3\4 and more")
     (tmp_path / "binary.txt").write_bytes(b"path\0path")
     with pytest.raises(SourceError, match=message) as caught:
