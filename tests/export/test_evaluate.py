@@ -1,0 +1,139 @@
+"""`evaluate` on a run and on an encoder file: what it counts, and what it cannot use."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from export.encoder_file import open_encoder
+from export.evaluate import Labelled, evaluate, knn_scores, search_scores
+from images.errors import ArtefactError, UsageError
+from images.preprocess import load_image
+from images.sources import open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Three directions, four pictures each: what is alike lies together.
+CLUSTERS = Labelled(
+    vectors=np.repeat(np.eye(3, dtype=np.float32), 4, axis=0) + np.float32(0.01),
+    labels=np.repeat(np.array(["ant", "bee", "cat"]), 4),
+)
+
+
+def by_hand(encoder_path: Path, folder: Path) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Cosines of all pictures with all others, and their labels, picture by picture."""
+    encoder = open_encoder(encoder_path)
+    items = list(open_source(folder))
+    vectors = [
+        encoder.encode(load_image(item.read(), encoder.preprocess)[0][None]) for item in items
+    ]
+    rows = np.concatenate(vectors)
+    return rows @ rows.T, [str(item.label) for item in items]
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_retrieval_among_all_others_against_a_loop(
+    exported_encoder: Path, picture_folder: Path
+) -> None:
+    outcome = evaluate(exported_encoder, open_source(picture_folder), "retrieval")
+    cosine, labels = by_hand(exported_encoder, picture_folder)
+    np.fill_diagonal(cosine, -np.inf)
+    hits = [
+        [labels[j] == label for j in np.argsort(-row)[:5]]
+        for row, label in zip(cosine, labels, strict=True)
+    ]
+    assert outcome.scores["precision@5"] == pytest.approx(np.mean(hits))
+    assert outcome.scores["recall@5"] == pytest.approx(np.mean([any(row) for row in hits]))
+    assert (outcome.queries, outcome.gallery) == (40, 39)
+    assert {"recall@1", "recall@10", "precision@10", "r_precision", "map@r"} < set(outcome.scores)
+
+
+def test_knn_lets_every_fifth_ask_the_others(exported_encoder: Path, picture_folder: Path) -> None:
+    outcome = evaluate(exported_encoder, open_source(picture_folder), "knn", k=1)
+    cosine, labels = by_hand(exported_encoder, picture_folder)
+    gallery = [j for j in range(40) if j % 5]
+    nearest = [gallery[int(np.argmax(cosine[i, gallery]))] for i in range(0, 40, 5)]
+    right = [labels[j] == labels[i] for i, j in zip(range(0, 40, 5), nearest, strict=True)]
+    assert outcome.scores == {"knn_accuracy": pytest.approx(np.mean(right))}
+    assert (outcome.queries, outcome.gallery) == (8, 32)
+
+
+def test_a_run_and_its_export_score_the_same(
+    tiny_run: Path, exported_encoder: Path, picture_folder: Path
+) -> None:
+    source = open_source(picture_folder)
+    ours, theirs = (evaluate(path, source, "retrieval") for path in (tiny_run, exported_encoder))
+    assert ours.scores == pytest.approx(theirs.scores, abs=0.02)  # rounding may swap near ties
+
+
+def test_alike_pictures_score_full_marks() -> None:
+    assert knn_scores(CLUSTERS, CLUSTERS, k=3)[0] == {"knn_accuracy": 1.0}
+    scores, queries, gallery = search_scores(CLUSTERS, None)
+    assert (scores["precision@1"], scores["map@r"], queries, gallery) == (1.0, 1.0, 12, 11)
+
+
+def test_classes_are_matched_by_name_not_by_number() -> None:
+    # "bee" is class 1 of the one source and class 0 of the other.
+    chosen = CLUSTERS.labels != "ant"
+    scores, queries, gallery = knn_scores(CLUSTERS.take(chosen), CLUSTERS, k=3)
+    assert (scores["knn_accuracy"], queries, gallery) == (1.0, 8, 12)
+    scores, queries, gallery = search_scores(CLUSTERS, CLUSTERS.take(chosen))
+    assert (scores["recall@1"], queries, gallery) == (1.0, 8, 8)
+
+
+def test_a_gallery_of_its_own_is_searched(
+    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(picture_folder / "discs", tmp_path / "discs")
+    shutil.copytree(picture_folder / "ramps", tmp_path / "ramps")
+    (tmp_path / "ramps" / "broken.png").write_bytes(b"no picture")
+    outcome = evaluate(
+        tiny_encoder, open_source(tmp_path), "knn", gallery=open_source(picture_folder), k=1
+    )
+    assert (outcome.queries, outcome.gallery) == (20, 40)
+    assert outcome.scores == {"knn_accuracy": 1.0}  # each query finds itself in the gallery
+    assert [refusal.key for refusal in outcome.refused] == ["ramps/broken.png"]
+
+
+# --- what cannot be evaluated --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["knn", "retrieval"])
+def test_pictures_without_labels_are_told(
+    tiny_encoder: Path, picture_folder: Path, protocol: Any
+) -> None:
+    unlabelled, labelled = open_source(picture_folder / "discs"), open_source(picture_folder)
+    with pytest.raises(UsageError, match=f"discs has no labels, which {protocol} needs"):
+        evaluate(tiny_encoder, unlabelled, protocol)
+    with pytest.raises(UsageError, match=f"discs has no labels, which {protocol} needs"):
+        evaluate(tiny_encoder, labelled, protocol, gallery=unlabelled)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "retrieval"])
+def test_too_few_pictures_are_told(
+    tiny_encoder: Path, tmp_path: Path, picture_bytes: bytes, protocol: Any
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.jpg").write_bytes(picture_bytes)
+    with pytest.raises(UsageError, match=f"cannot be evaluated by {protocol}"):
+        evaluate(tiny_encoder, open_source(tmp_path), protocol)
+
+
+def test_an_unknown_protocol_is_told(tiny_encoder: Path, picture_folder: Path) -> None:
+    protocol: Any = "clairvoyance"
+    with pytest.raises(UsageError, match="'clairvoyance' is unknown: choose knn or retrieval"):
+        evaluate(tiny_encoder, open_source(picture_folder), protocol)
+
+
+def test_what_is_no_encoder_is_told(tmp_path: Path, picture_folder: Path) -> None:
+    source = open_source(picture_folder)
+    with pytest.raises(ArtefactError, match="no run folder"):
+        evaluate(tmp_path, source, "knn")
+    with pytest.raises(ArtefactError, match="No such file"):
+        evaluate(tmp_path / "missing.onnx", source, "knn")
