@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from training import per_image
 from training.per_image import PerImage, chosen
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as torchvision numbers them
@@ -92,7 +93,7 @@ def _coefficients(jitter: Jitter) -> list[tuple[Tensor, Tensor | None, Tensor | 
 
 def _spans(hue_before: Tensor, steps: int) -> list[slice]:
     """Where the images of each step lie; everywhere, if looking would make the host wait."""
-    if hue_before.device.type != "cpu":
+    if not per_image.host_can_look(hue_before):
         return [slice(0, len(hue_before))] * (steps + 1)
     ends = torch.bincount(hue_before + 1, minlength=steps + 2).cumsum(0).tolist()
     return [slice(*ends) for ends in itertools.pairwise(ends)]

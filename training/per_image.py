@@ -19,11 +19,16 @@ class PerImage:
         return replace(self, **found)
 
 
+def host_can_look(tensor: Tensor) -> bool:
+    """Whether its values can steer the program without the host waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
 def chosen(mask: Tensor) -> Tensor:
-    """Indices where mask [N] is set; on a CUDA device all of them, for the host would have to wait.
+    """Indices where mask [N] is set; all of them where the host would have to wait to know.
 
     So what is done to the chosen ones must change nothing where the mask is not set.
     """
-    if mask.device.type != "cpu":
+    if not host_can_look(mask):
         return torch.arange(len(mask), device=mask.device)
     return mask.nonzero()[:, 0]
