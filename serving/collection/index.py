@@ -116,6 +116,8 @@ class FlatIndex:
 
     def removed(self, ids: Ids, *, sequence: int) -> Self:
         """Without some items; numbers that are not there are passed over."""
+        if not len(ids):
+            return replace(self, sequence=sequence)
         live = np.ones(self.count, np.bool_) if self.live is None else self.live.copy()
         live[self._rows_of(ids)] = False
         left = int(np.count_nonzero(live))

@@ -187,29 +187,35 @@ def _binding(connection: sqlite3.Connection, path: Path) -> Binding:
     return Binding(encoder_sha256=row[0], dim=row[1], encoder_path=row[2], created=row[3])
 
 
-_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
+_DISK_TROUBLE = (
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_READONLY",
+    "SQLITE_CANTOPEN",
+    "SQLITE_PERM",
+)
+_OWN_FAULTS = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError)
 
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, except those that only a fault of ours can cause."""
     try:
         yield
+    except _OWN_FAULTS:
+        raise
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise CollectionBusy(
                 f"another program has held {path} locked for {BUSY_SECONDS:.0f} s; try again later"
             ) from error
-        if name.startswith(_NO_ROOM):
+        if name.startswith(_DISK_TROUBLE):
             raise LookalikeError(
                 f"cannot use {path}: {error}; nothing was changed. Is the disk full or the folder "
                 "not writable?"
             ) from error
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or not name.startswith("SQLITE_"):
-            raise _damaged(path, str(error)) from error
-        if isinstance(error, sqlite3.DatabaseError):
-            raise _damaged(path, str(error)) from error
-        raise
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, what: str) -> ArtefactError:

@@ -16,6 +16,7 @@ import pytest
 from images.errors import LookalikeError
 from serving.collection import Collection, CollectionBusy, Record, open_collection
 from serving.collection.records import checked_rows
+from serving.collection.transactions import View
 
 Make = Callable[[int], Record]
 DIM, BATCH = 8, 10
@@ -230,6 +231,40 @@ def test_threads_may_write_at_the_same_time(collection: Collection) -> None:
         thread.join()
     assert collection.keys() == [f"{n}.{i}" for n in range(4) for i in range(1, 8, 2)]
     assert len(collection.search([[1.0] * DIM], 100)[0]) == 16
+
+
+def test_a_search_overtaken_by_a_write_looks_again(
+    collection: Collection, record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between this search's view of the ledger and its look at the index, another one got ahead."""
+    collection.add([record(1), record(2)])
+    reading = collection._ledger.reading
+    best = Record("best", record(1).vector, "")
+
+    @contextmanager
+    def overtaken() -> Iterator[View]:
+        monkeypatch.undo()
+        with reading() as view:
+            collection.add([best])
+            collection.remove(["item-001"])
+            assert collection.search([best.vector], 1)[0][0].key == "best"
+            yield view
+
+    monkeypatch.setattr(collection._ledger, "reading", overtaken)
+    hits = collection.search([best.vector], 10)[0]
+    assert [hit.key for hit in hits] == ["best", "item-002"]
+
+
+def test_a_thread_waits_for_the_writing_of_another(collection: Collection, record: Make) -> None:
+    with collection.writing():
+        collection.add([record(0)])
+        other = threading.Thread(target=collection.add, args=([record(99)],))
+        other.start()
+        for number in range(1, 30):
+            collection.add([record(number)])
+        assert len(collection) == 30
+    other.join()
+    assert len(collection) == 31
 
 
 @contextmanager
