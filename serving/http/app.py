@@ -14,7 +14,7 @@ from serving.http import metrics
 from serving.http.additions import add_items
 from serving.http.engine import Engine
 from serving.http.errors import Refusal
-from serving.http.gate import answering
+from serving.http.gate import ANY_ITEM, answering
 from serving.http.items import list_items, one_item
 from serving.http.json_text import json_response
 
@@ -54,7 +54,7 @@ def make_app(engine: Engine, describe: Callable[[], dict[str, Any]]) -> Starlett
             route("/metrics", show_metrics, ["GET"]),
             route("/docs.json", docs, ["GET"]),
             route("/items", items, ["GET", "POST"]),
-            route("/items/{rest:path}", one_item, ["GET", "DELETE"]),
+            route(ANY_ITEM, one_item, ["GET", "DELETE"]),
         ]
     )
 

@@ -71,6 +71,10 @@ def complete(spec: Spec) -> Spec:
     }
     spec["security"] = [{}, {"bearer": []}, {"header": []}]
     paths = spec["paths"]
+    for operations in paths.values():
+        for operation in operations.values():
+            answers = operation["responses"]  # by numbers, which JSON has no keys for
+            operation["responses"] = {str(status): answer for status, answer in answers.items()}
     _extend_embed(paths["/embed"]["post"])
     _extend_search(paths["/search"]["post"])
     paths.update(_own_paths())
@@ -97,6 +101,7 @@ def _extend_embed(operation: Spec) -> None:
 def _extend_search(operation: Spec) -> None:
     content = operation["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]["properties"]
+    form["image"] = BINARY
     content.update(_raw_image())
     content["application/json"] = {"schema": _object(**{**form, "image": BASE64})}
     operation["parameters"] = _search_parameters()

@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -64,7 +65,8 @@ class EmbedOutput(bentoml.IODescriptor):  # type: ignore[misc]
 class SearchInput(_Unparsed):
     """One image, one vector or one key to search for."""
 
-    image: Path | None = bentoml.Field(None, description="an image, as a file")
+    # BentoML finds no file in an optional path, and its client would not send one.
+    image: list[Path] = bentoml.Field(default_factory=list, description="one image, as a file")
     vector: list[float] | None = bentoml.Field(None, description="an embedding of this encoder")
     key: str | None = bentoml.Field(None, description="the key of an item")
     k: int = bentoml.Field(10, description="the most neighbours", ge=1)
@@ -138,7 +140,8 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
 
     lookalike: bentoml.Service[Any] = Lookalike
     lookalike.add_asgi_middleware(Gate, engine=engine)
-    app = make_app(engine, lambda: complete(lookalike.openapi_spec.asdict()))
+    describe = cache(lambda: complete(lookalike.openapi_spec.asdict()))
+    app = make_app(engine, describe)
     lookalike.mount_asgi_app(app, path="/")
     return lookalike
 

@@ -199,7 +199,9 @@ def test_an_encoder_that_loses_rows_is_an_error_and_not_a_hang() -> None:
 
 def test_stopping_cancels_what_still_waits() -> None:
     async def main() -> None:
-        batcher = Batcher(lambda images: np.zeros((len(images), 1)), max_batch=2, max_admitted=2)
+        batcher = Batcher(
+            lambda images: np.zeros((len(images), 1), np.float32), max_batch=2, max_admitted=2
+        )
         waiting = asyncio.create_task(request(batcher, 1))  # never started
         await settle()
         await batcher.stop()

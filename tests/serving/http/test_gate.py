@@ -1,0 +1,308 @@
+"""What every request passes: shape of refusals, faults, overload, time, probes."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from images.errors import ArtefactError
+from serving.collection import CollectionBusy
+from serving.http.engine import Engine
+from serving.http.settings import Settings
+from tests.serving.http.conftest import Running, png, started
+
+
+@contextlib.contextmanager
+def held(engine: Engine) -> Iterator[threading.Event]:
+    """The encoder stands still until the block ends; the event tells that a batch has begun."""
+    gate, entered = threading.Event(), threading.Event()
+    real = engine.batcher._encode
+
+    def wait(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        entered.set()
+        assert gate.wait(20)
+        return real(images)
+
+    engine.batcher._encode = wait
+    try:
+        yield entered
+    finally:
+        gate.set()
+        engine.batcher._encode = real
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "wanted"),
+    [
+        ("GET", "/nowhere", (404, "not-found", None)),
+        ("POST", "/nowhere", (404, "not-found", None)),
+        ("GET", "/web/none.js", (404, "not-found", None)),
+        ("GET", "/embed", (405, "method-not-allowed", None)),
+        ("PUT", "/search", (405, "method-not-allowed", None)),
+        ("PUT", "/items", (405, "method-not-allowed", None)),
+        ("POST", "/items/x", (405, "method-not-allowed", None)),
+        ("DELETE", "/items/x/similar", (405, "method-not-allowed", None)),
+        ("POST", "/", (405, "method-not-allowed", None)),
+        ("POST", "/livez", (405, "method-not-allowed", None)),
+        ("OPTIONS", "/embed", (405, "method-not-allowed", None)),
+        ("PATCH", "/items", (405, "method-not-allowed", None)),
+    ],
+)
+def test_routes_and_methods(
+    service: Running, method: str, path: str, wanted: tuple[int, str, str | None]
+) -> None:
+    answer = service.client.request(method, path)
+    assert service.error(answer) == wanted
+    if answer.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        assert answer.headers["allow"]
+
+
+def test_allow_names_every_method(service: Running) -> None:
+    allow = service.client.put("/items").headers["allow"]
+    assert set(allow.replace(" ", "").split(",")) == {"GET", "HEAD", "POST"}
+
+
+def test_headers_of_every_answer(service: Running) -> None:
+    for path in ("/", "/items", "/nowhere", "/livez"):
+        headers = service.client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-request-id"]
+        assert "bentoml" not in headers.get("server", "").lower()
+
+
+def test_a_request_id_is_kept_if_it_is_a_word(service: Running) -> None:
+    def given(text: str) -> str:
+        return service.client.get("/livez", headers={"X-Request-ID": text}).headers["x-request-id"]
+
+    assert given("job-7_a") == "job-7_a"
+    assert given("two words") != "two words"
+    assert given("x" * 65) != "x" * 65
+    assert given("a") != given("b")
+
+
+def test_probes(service: Running) -> None:
+    assert service.client.get("/livez").status_code == 200
+    assert service.client.get("/readyz").status_code == 200
+
+
+def test_not_ready_until_warm(tiny_encoder: Path) -> None:
+    with started(Settings(encoder=tiny_encoder), warm=False) as running:
+        assert running.error(running.client.get("/readyz")) == (503, "not-ready", None)
+        assert running.client.get("/livez").status_code == 200
+        running.engine.warm = True
+        assert running.client.get("/readyz").status_code == 200
+
+
+# Faults
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/embed"), ("GET", "/items")])
+def test_a_fault_is_logged_and_hidden(  # noqa: PLR0917 - fixtures
+    service: Running,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    pictures: dict[str, bytes],
+    method: str,
+    path: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("/secret/path broke")
+
+    monkeypatch.setattr(service.engine, "embed", fail)
+    monkeypatch.setattr(service.engine.collection, "items", fail)
+    files = {"image": pictures["discs/00.jpg"]} if method == "POST" else None
+    with caplog.at_level(logging.ERROR):
+        answer = service.client.request(method, path, files=files)
+    assert service.error(answer) == (500, "internal", None)
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] in answer.text
+    assert "/secret/path broke" in caplog.text
+    assert answer.headers["x-request-id"] in caplog.text
+
+
+def test_a_damaged_collection_is_a_fault_and_shows_no_path(
+    service: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ArtefactError("/data/shop/ledger.db is damaged")
+
+    monkeypatch.setattr(service.engine.collection, "items", fail)
+    answer = service.client.get("/items")
+    assert service.error(answer) == (500, "internal", None)
+    assert "/data" not in answer.text
+    assert "/data/shop/ledger.db is damaged" in caplog.text
+
+
+def test_a_busy_collection_is_tried_again(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise CollectionBusy("process 5 is writing to /data/shop")
+
+    monkeypatch.setattr(service.engine.collection, "add", fail)
+    answer = service.client.post("/items", json={"items": [{"key": "a", "vector": [1.0] * 24}]})
+    assert service.error(answer) == (503, "collection-busy", None)
+    assert answer.headers["retry-after"] == "1"
+    assert "/data" not in answer.text
+
+
+def test_a_fault_of_the_encoder_fails_only_the_image_at_fault(
+    service: Running, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = service.engine.batcher._encode
+
+    def fail_on_one(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if (images == 255).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("out of memory")
+        return real(images)
+
+    monkeypatch.setattr(service.engine.batcher, "_encode", fail_on_one)
+    white = np.full((8, 8, 3), 255, np.uint8)
+    assert service.client.post("/embed", files={"image": png(white)}).status_code == 500
+    assert service.client.post("/embed", files={"image": pictures["discs/00.jpg"]}).is_success
+
+
+# Overload, time, clients that go
+
+
+@pytest.fixture
+def small(tiny_encoder: Path) -> Iterator[Running]:
+    """A service with few places and little patience."""
+    settings = Settings(
+        encoder=tiny_encoder, max_images=3, max_queue=3, body_seconds=0.3, request_seconds=1.0
+    )
+    with started(settings) as running:
+        yield running
+
+
+def test_overload_is_answered_at_once(small: Running, pictures: dict[str, bytes]) -> None:
+    content = pictures["discs/00.jpg"]
+
+    async def main() -> None:
+        async with httpx.AsyncClient(base_url=small.url, timeout=20) as client:
+            with held(small.engine) as entered:
+                files = [("image", ("x", content))] * 3
+                first = asyncio.create_task(client.post("/embed", files=files))
+                await asyncio.to_thread(entered.wait, 10)
+                answer = await client.post("/embed", files={"image": content})
+                assert small.error(answer) == (429, "overloaded", None)
+                assert 1 <= int(answer.headers["retry-after"]) <= 60
+            assert (await first).status_code == 200
+            assert (await client.post("/embed", files={"image": content})).status_code == 200
+
+    asyncio.run(main())
+    assert small.engine.batcher.admitted == 0
+
+
+def test_a_request_that_takes_too_long_is_given_up(
+    small: Running, pictures: dict[str, bytes]
+) -> None:
+    with held(small.engine):
+        answer = small.client.post("/embed", files={"image": pictures["discs/00.jpg"]})
+        assert small.error(answer) == (503, "timeout", None)
+        assert answer.headers["retry-after"]
+    assert small.client.post("/embed", files={"image": pictures["discs/00.jpg"]}).is_success
+
+
+def connect(service: Running) -> socket.socket:
+    url = httpx.URL(service.url)
+    return socket.create_connection((url.host, url.port or 80), timeout=10)
+
+
+HEAD = (
+    b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+    b"Content-Length: 1000\r\n\r\n"
+)
+
+
+def test_a_slow_client_is_not_waited_for(small: Running) -> None:
+    with connect(small) as connection:
+        connection.sendall(HEAD + b"half")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"request-too-slow"' in answer
+
+
+def test_a_client_that_goes_while_sending_leaves_nothing_behind(small: Running) -> None:
+    with connect(small) as connection:
+        connection.sendall(HEAD + b"half")
+    assert small.client.get("/livez").is_success
+    assert small.engine.batcher.admitted == 0
+
+
+def test_the_work_of_a_client_that_has_gone_is_dropped(
+    tiny_encoder: Path, pictures: dict[str, bytes]
+) -> None:
+    content = pictures["discs/00.jpg"]
+    head = (
+        "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    with started(Settings(encoder=tiny_encoder)) as running:
+        with held(running.engine) as entered:
+            connection = connect(running)
+            connection.sendall(head.encode() + content)
+            assert entered.wait(10)
+            assert running.engine.batcher.admitted == 1
+            connection.close()
+            wait_until(lambda: running.engine.batcher.admitted == 0)
+        assert 'status="499"' in running.client.get("/metrics").text
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    done = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        done.wait(0.01)
+    raise AssertionError("it never came true")
+
+
+# Figures
+
+
+def test_metrics_have_bounded_labels(service: Running, pictures: dict[str, bytes]) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    for number in range(20):
+        service.client.get(f"/scan/{number}")
+        service.client.get(f"/items/none-{number}")
+        service.client.request("PATCH", f"/web/{number}")
+    service.client.post("/embed", files=[("image", pictures["discs/00.jpg"]), ("image", b"no")])
+    answer = service.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families: dict[str, Any] = {
+        family.name: family.samples for family in text_string_to_metric_families(answer.text)
+    }
+    requests = families["lookalike_requests"]
+    routes = {sample.labels["route"] for sample in requests}
+    assert {"other", "/items/{key}", "/embed"} <= routes
+    assert not any("scan" in route or "none" in route for route in routes)
+    assert len({sample.labels["method"] for sample in requests}) <= 8
+    assert [sample.value for sample in families["lookalike_items"]] == [len(pictures)]
+    buckets = [
+        sample.value
+        for sample in families["lookalike_batch_images"]
+        if sample.name.endswith("_bucket")
+    ]
+    assert buckets == sorted(buckets)
+    images = {sample.labels["outcome"]: sample.value for sample in families["lookalike_images"]}
+    assert images["refused"] >= 1
+    assert images["embedded"] >= 1
+    refused = {sample.labels["type"] for sample in families["lookalike_refused"]}
+    assert {"not-found", "unknown-key", "method-not-allowed"} <= refused

@@ -1,0 +1,174 @@
+"""POST /search: by image, vector and key; k, min_score and filter; refusals."""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.serving.http.conftest import Running, png
+
+Encode = Callable[[bytes], NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def oracle(
+    pictures: dict[str, bytes], encode: Encode
+) -> Callable[[bytes], list[tuple[str, float]]]:
+    """All keys with their cosine to a picture, the most similar first, by plain NumPy."""
+    keys = list(pictures)
+    matrix = np.stack([encode(content) for content in pictures.values()])
+
+    def rank(content: bytes) -> list[tuple[str, float]]:
+        scores = matrix @ encode(content)
+        return [(keys[row], float(scores[row])) for row in np.argsort(-scores, kind="stable")]
+
+    return rank
+
+
+def found(answer: Any) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [one["key"] for one in answer.json()["neighbours"]]
+
+
+@pytest.mark.parametrize("form", ["multipart", "raw", "json"])
+def test_by_image(service: Running, pictures: dict[str, bytes], oracle: Any, form: str) -> None:
+    key, content = list(pictures.items())[7]
+    if form == "multipart":
+        answer = service.client.post("/search", files={"image": content}, data={"k": "5"})
+    elif form == "raw":
+        headers = {"Content-Type": "image/jpeg"}
+        answer = service.client.post("/search?k=5", content=content, headers=headers)
+    else:
+        image = base64.b64encode(content).decode()
+        answer = service.client.post("/search", json={"image": image, "k": 5})
+    wanted = oracle(content)[:5]
+    assert found(answer) == [key for key, _ in wanted]
+    scores = [one["score"] for one in answer.json()["neighbours"]]
+    np.testing.assert_allclose(scores, [score for _, score in wanted], atol=1e-5)
+    first = answer.json()["neighbours"][0]
+    assert first["key"] == key
+    assert first["label"] == key.partition("/")[0]
+    assert first["metadata"] == {"number": 7}
+    assert first["uri"].endswith(key)
+    assert service.client.get(first["thumbnail"]).headers["content-type"] == "image/webp"
+    assert answer.json()["encoder"] == service.engine.encoder.digest
+
+
+def test_by_vector(
+    service: Running, pictures: dict[str, bytes], oracle: Any, encode: Encode
+) -> None:
+    content = list(pictures.values())[3]
+    vector = (encode(content) * 17).tolist()  # any length will do
+    answer = service.client.post("/search", json={"vector": vector})
+    assert found(answer) == [key for key, _ in oracle(content)[:10]]
+    text = service.client.post("/search", data={"vector": json.dumps(vector), "k": "10"})
+    assert found(text) == found(answer)
+
+
+@pytest.mark.parametrize("as_form", [True, False])
+def test_by_key_leaves_the_item_itself_out(
+    service: Running, pictures: dict[str, bytes], oracle: Any, as_form: bool
+) -> None:
+    key, content = list(pictures.items())[12]
+    query = {"key": key, "k": 4}
+    if as_form:  # as BentoML's client sends it: each value as JSON
+        texts = {name: json.dumps(value) for name, value in query.items()}
+        answer = service.client.post("/search", data=texts)
+    else:
+        answer = service.client.post("/search", json=query)
+    assert found(answer) == [other for other, _ in oracle(content) if other != key][:4]
+
+
+def test_a_minimum_score(service: Running, pictures: dict[str, bytes], oracle: Any) -> None:
+    content = list(pictures.values())[20]
+    wanted = oracle(content)
+    least = (wanted[4][1] + wanted[5][1]) / 2
+    query = {"image": base64.b64encode(content).decode(), "k": 40, "min_score": least}
+    answer = service.client.post("/search", json=query)
+    assert found(answer) == [key for key, _ in wanted[:5]]
+
+
+@pytest.mark.parametrize("as_form", [True, False])
+def test_a_filter(service: Running, pictures: dict[str, bytes], oracle: Any, as_form: bool) -> None:
+    content = next(iter(pictures.values()))
+    condition = {"label": "squares"}
+    if as_form:
+        form = {"k": "40", "filter": json.dumps(condition)}
+        answer = service.client.post("/search", files={"image": content}, data=form)
+    else:
+        image = base64.b64encode(content).decode()
+        body = {"image": image, "k": 40, "filter": condition}
+        answer = service.client.post("/search", json=body)
+    assert found(answer) == [key for key, _ in oracle(content) if key.startswith("squares/")]
+
+
+def test_a_filter_on_metadata(service: Running, encode: Encode, pictures: dict[str, bytes]) -> None:
+    vector = encode(pictures["discs/00.jpg"]).tolist()
+    body = {"vector": vector, "filter": {"number": 31}}
+    answer = service.client.post("/search", json=body)
+    assert found(answer) == [list(pictures)[31]]
+
+
+NUMBERS = [0.5] * 24
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ({}, (422, "missing-image", "image")),
+        ({"k": 3}, (422, "missing-image", "image")),
+        ({"key": "nothing/here.jpg"}, (404, "unknown-key", "key")),
+        ({"key": 5}, (422, "invalid-parameter", "key")),
+        ({"key": ""}, (422, "invalid-parameter", "key")),
+        ({"key": "\ud800"}, (422, "invalid-parameter", "key")),
+        ({"key": "discs/00.jpg", "vector": NUMBERS}, (422, "several-queries", "key")),
+        ({"vector": NUMBERS[1:]}, (422, "invalid-parameter", "vector")),
+        ({"vector": []}, (422, "invalid-parameter", "vector")),
+        ({"vector": [0] * 24}, (422, "invalid-parameter", "vector")),
+        ({"vector": [1e39] * 24}, (422, "invalid-parameter", "vector")),
+        ({"vector": [10**400] * 24}, (422, "invalid-parameter", "vector")),
+        ({"vector": ["1"] * 24}, (422, "invalid-parameter", "vector")),
+        ({"vector": [True] * 24}, (422, "invalid-parameter", "vector")),
+        ({"vector": "abc"}, (422, "invalid-parameter", "vector")),
+        ({"vector": NUMBERS, "k": 0}, (422, "invalid-parameter", "k")),
+        ({"vector": NUMBERS, "k": 1001}, (422, "invalid-parameter", "k")),
+        ({"vector": NUMBERS, "k": 2.5}, (422, "invalid-parameter", "k")),
+        ({"vector": NUMBERS, "k": True}, (422, "invalid-parameter", "k")),
+        ({"vector": NUMBERS, "k": "many"}, (422, "invalid-parameter", "k")),
+        ({"vector": NUMBERS, "min_score": 1.5}, (422, "invalid-parameter", "min_score")),
+        ({"vector": NUMBERS, "min_score": "high"}, (422, "invalid-parameter", "min_score")),
+        ({"vector": NUMBERS, "filter": "label"}, (422, "invalid-parameter", "filter")),
+        ({"vector": NUMBERS, "filter": {"a": [1]}}, (422, "invalid-parameter", "filter")),
+        ({"vector": NUMBERS, "filter": {"\ud800": 1}}, (422, "invalid-parameter", "filter")),
+        ({"vector": NUMBERS, "kk": 3}, (422, "unknown-parameter", "kk")),
+        ({"image": "%%%"}, (400, "malformed-base64", "image")),
+        ({"image": "aGVsbG8="}, (422, "not-an-image", "image")),
+        ({"images": ["aGVsbG8=", "aGVsbG8="]}, (422, "several-queries", "image")),
+    ],
+)  # fmt: skip
+def test_refusals(service: Running, query: dict[str, Any], wanted: tuple[int, str, str]) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = service.client.post("/search", content=json.dumps(query), headers=headers)
+    assert service.error(answer) == wanted
+
+
+def test_an_image_in_which_the_encoder_sees_nothing(service: Running) -> None:
+    nothing = png(np.full((32, 32, 3), 127, np.uint8))
+    service.engine.encoder.encode(np.full((1, 32, 32, 3), 127, np.uint8))
+    real = service.engine.batcher._encode
+    service.engine.batcher._encode = lambda images: np.zeros((len(images), 24), np.float32)
+    try:
+        answer = service.client.post("/search", files={"image": nothing})
+    finally:
+        service.engine.batcher._encode = real
+    assert service.error(answer) == (422, "no-embedding", "images[0]")
+
+
+def test_no_refusal_shows_a_path_of_the_server(service: Running, collection_folder: Any) -> None:
+    for body in ({"key": "nothing"}, {"vector": [1]}, {"filter": {"a": [1]}, "vector": NUMBERS}):
+        text = service.client.post("/search", json=body).text
+        assert str(collection_folder) not in text
