@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from images.sources import Item, Source
 
-MEMORY_LIMIT = 2 * 2**30  # bytes; a larger cache is a memory-mapped file
-
 
 def decode_source(
     source: Source,
@@ -38,7 +36,7 @@ def decode_source(
     *,
     limit: int | None = None,
     folder: Path | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = 2**63,
     reporter: Reporter | None = None,
 ) -> Pictures:
     """Decodes every picture once, on all CPUs; what cannot be used is counted, never fatal.
@@ -48,9 +46,10 @@ def decode_source(
         spec: the square to store.
         limit: take this many pictures, evenly spread over the source (a folder is sorted by class,
             its first pictures are all alike).
-        folder: where a cache above `memory_limit` is kept; one that is there and was made from the
-            same pictures is used again. Without a folder everything stays in memory.
-        memory_limit: bytes.
+        folder: where a cache above `memory_limit` bytes is kept as a memory-mapped file; one that
+            is there and was made from the same pictures is used again. Without a folder all
+            pictures stay in memory.
+        memory_limit: see `folder`.
         reporter: told about the progress.
 
     Raises:

@@ -30,6 +30,7 @@ from (seed, step), so the step alone says how to go on.
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,10 +108,14 @@ def load_checkpoint(run: Path) -> Checkpoint:
     if not path.is_file():
         raise ArtefactError(f"{run} is no run folder: it has no {CHECKPOINT}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as parts:
+            broken = parts.testzip()  # torch.load does not look at the checksums in the file
+        content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).split("\n", 1)[0][:100]
         raise ArtefactError(f"{path} is damaged or no checkpoint ({reason})") from error
+    if broken:
+        raise ArtefactError(f"{path} is damaged (checksum of {broken})")
     if not isinstance(content, dict) or "format" not in content:
         raise ArtefactError(f"{path} is not a checkpoint of lookalike train")
     if content["format"] != FORMAT:
@@ -135,7 +140,7 @@ def load_encoder(run: Path) -> TrainedEncoder:
     try:
         module.load_state_dict(checkpoint.encoder)
     except RuntimeError as error:
-        raise ArtefactError(f"{run}: the weights do not fit the recipe: {error}") from error
+        raise ArtefactError(f"{run} is damaged: its weights do not fit its recipe") from error
     return TrainedEncoder(
         module=module.eval(),
         preprocess=recipe.data.evaluation,

@@ -78,8 +78,10 @@ def train(
         reporter=reporter_for(console),
     )
     _show_refused(result, console)
-    resumed = f"lookalike train {shlex.quote(source)} --out {shlex.quote(str(run))} --resume"
-    _finish(result, chosen, resumed, as_json=as_json)
+    again = ["lookalike", "train", source, "--out", str(run)]
+    again += ["--limit", str(limit)] if limit else []
+    again += ["--eval", evaluation] if evaluation else []
+    _finish(result, chosen, shlex.join([*again, "--resume"]), as_json=as_json)
 
 
 def _plan(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from training.pictures import Pictures, Refusal
     from training.recipe import Recipe
 
+CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded pictures; more than that are a memory-mapped file
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -84,7 +86,12 @@ def train(
     torch.set_num_threads(available_cpus())
     previous = _open_run(run, recipe, resume=resume)
     pictures = decode_source(
-        source, recipe.data.stored, limit=limit, folder=run / "cache", reporter=reporter
+        source,
+        recipe.data.stored,
+        limit=limit,
+        folder=run / "cache",
+        memory_limit=CACHE_IN_MEMORY,
+        reporter=reporter,
     )
     against = None
     if evaluation is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from images.sources import Item
 from training.recipe_files import load_recipe
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from images.sources import Content
+    from images.items import Content
     from training.recipe import Recipe
 
 TINY = (
@@ -68,6 +69,16 @@ def coloured(count: int, seed: int = 0, *, size: int = 24) -> tuple[list[Content
         contents.append(picture)
         labels.append("red" if number % 2 else "blue")
     return contents, labels
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trains on one thread: for pictures this small two threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr("training.train.available_cpus", lambda: 1)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

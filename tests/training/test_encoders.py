@@ -38,7 +38,7 @@ def test_the_layout_is_torchvisions_without_its_classifier(name: str) -> None:
     assert {k: tuple(v.shape) for k, v in ours.items()} == shapes
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_the_forward_is_torchvisions(name: str) -> None:
     import torchvision
 

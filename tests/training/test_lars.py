@@ -20,7 +20,7 @@ def reference(
         g = gradient + decay * w
         ratio = 1.0
         if adapt:
-            w_norm, g_norm = np.linalg.norm(w), np.linalg.norm(g)
+            w_norm, g_norm = float(np.linalg.norm(w)), float(np.linalg.norm(g))
             if w_norm > 0 and g_norm > 0:
                 ratio = ETA * w_norm / g_norm
         v = MOMENTUM * v + lr * ratio * g
@@ -104,7 +104,7 @@ def test_a_closure_is_called_with_gradients() -> None:
 
     def closure() -> float:
         loss = (w**2).sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
     assert optimizer.step(closure) == 2.0

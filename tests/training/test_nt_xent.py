@@ -36,7 +36,7 @@ def test_the_loss_is_the_papers_formula(pictures: int, temperature: float) -> No
 def test_the_gradient_is_that_of_the_papers_formula() -> None:
     z = np.random.default_rng(3).normal(size=(6, 4))
     tensor = torch.tensor(z, requires_grad=True)
-    nt_xent(tensor, 0.5).backward()
+    nt_xent(tensor, 0.5).backward()  # type: ignore[no-untyped-call]
     assert tensor.grad is not None
     for row, column in ((0, 0), (2, 3), (5, 1)):
         step = np.zeros_like(z)
@@ -67,7 +67,7 @@ def test_a_tiny_temperature_and_a_zero_row_give_finite_numbers() -> None:
     z[3] = 0
     z.requires_grad_()
     loss = nt_xent(z, 0.001)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     assert z.grad is not None
     assert z.grad.isfinite().all()

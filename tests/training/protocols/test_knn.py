@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from training.protocols import knn
+from training.protocols.knn import knn_accuracy, knn_predict
+
+
+def slow_predict(
+    queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray, k: int, temperature: float
+) -> list[int]:
+    """The vote, one query and one neighbour after the other."""
+    answers = []
+    for q in queries:
+        near = [
+            (float(q @ g / (np.linalg.norm(q) * np.linalg.norm(g))), int(label))
+            for g, label in zip(gallery, labels, strict=True)
+        ]
+        votes: dict[int, float] = {}
+        for similarity, label in sorted(near, reverse=True)[:k]:
+            votes[label] = votes.get(label, 0.0) + math.exp(similarity / temperature)
+        answers.append(max(votes, key=lambda label: votes[label]))
+    return answers
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (7, 0.1), (20, 1.0), (500, 0.07)])
+def test_the_vote_is_the_slow_one(
+    k: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn, "CHUNK", 16)  # more chunks than one
+    rng = np.random.default_rng(k)
+    labels = rng.integers(0, 4, 60)
+    gallery = rng.normal(size=(60, 5)) + labels[:, None]
+    query_labels = rng.integers(0, 4, 37)
+    queries = rng.normal(size=(37, 5)) + query_labels[:, None]
+    expected = slow_predict(queries, gallery, labels, k, temperature)
+    found = knn_predict(queries, gallery, labels, k=k, temperature=temperature)
+    assert found.tolist() == expected
+    accuracy = knn_accuracy(queries, query_labels, gallery, labels, k=k, temperature=temperature)
+    assert accuracy == pytest.approx(np.mean(np.array(expected) == query_labels))
+
+
+def test_tensors_do_as_well_as_arrays() -> None:
+    rng = torch.Generator().manual_seed(0)
+    gallery, queries = torch.randn(20, 3, generator=rng), torch.randn(6, 3, generator=rng)
+    labels = torch.arange(20) % 3
+    from_tensors = knn_predict(queries, gallery, labels, k=5)
+    from_arrays = knn_predict(queries.numpy(), gallery.numpy(), labels.numpy(), k=5)
+    assert from_tensors.tolist() == from_arrays.tolist()
+
+
+def test_the_unlabelled_do_not_count() -> None:
+    gallery = np.array([[1.0, 0], [0, 1], [1, 0.01]])
+    labels = np.array([0, 1, -1])
+    assert knn_predict(np.array([[1.0, 0.01]]), gallery, labels, k=1).tolist() == [0]
+    queries = np.array([[1.0, 0], [1, 0]])
+    assert knn_accuracy(queries, np.array([0, -1]), gallery, labels, k=1) == 1.0
+
+
+def test_a_cold_temperature_overflows_nothing() -> None:
+    gallery = np.eye(3)
+    assert knn_predict(np.eye(3), gallery, np.arange(3), temperature=1e-3).tolist() == [0, 1, 2]
+
+
+def test_no_queries_give_no_answers() -> None:
+    assert knn_predict(np.zeros((0, 3)), np.eye(3), np.arange(3)).shape == (0,)
+
+
+def test_data_without_labels_is_told_so() -> None:
+    nothing = np.full(3, -1)
+    with pytest.raises(ValueError, match="no gallery picture has a label"):
+        knn_predict(np.eye(3), np.eye(3), nothing)
+    with pytest.raises(ValueError, match="no query has a label"):
+        knn_accuracy(np.eye(3), nothing, np.eye(3), np.arange(3))
