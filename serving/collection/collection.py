@@ -12,6 +12,7 @@ begins with the same step (3), which costs microseconds when nothing has changed
 process wrote is found by the next search, and an index can never drift from its ledger.
 """
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from images.errors import ArtefactError, UsageError
 from serving.collection.errors import CollectionBusy, KeyExists, KeyUnknown
-from serving.collection.index import FlatIndex, Ids, Scores
+from serving.collection.following import Follower
+from serving.collection.index import Ids, Scores
 from serving.collection.ledger import FILE_NAME, Ledger
 from serving.collection.records import AddReport, Hit, Record, Row, checked_rows, unit_vectors
 from serving.collection.transactions import View, Writing
@@ -32,7 +34,6 @@ from serving.locks import Locked, folder_lock
 OnDuplicate = Literal["refuse", "replace"]
 
 LOCK_SECONDS = 5.0
-LENGTH_TOLERANCE = 1e-3  # a stored vector further from length one was not written by us
 
 
 class Collection:
@@ -57,8 +58,7 @@ class Collection:
         self.encoder_path = binding.encoder_path
         self.dim = binding.dim
         self._lock_seconds = lock_seconds
-        self._index: FlatIndex | None = None
-        self._index_lock = threading.Lock()
+        self._follower = Follower(self._ledger)
         self._write_lock = threading.RLock()
         self._writers = 0
 
@@ -71,7 +71,7 @@ class Collection:
     def close(self) -> None:
         """Close the ledger and let go of the index; closing twice is fine."""
         self._ledger.close()
-        self._index = None
+        self._follower.forget()
 
     def check_encoder(self, digest: str) -> None:
         """Refuse another encoder than the collection's own.
@@ -108,7 +108,7 @@ class Collection:
         with self.writing():
             with self._ledger.writing() as writing:
                 report = _add(writing, rows, on_duplicate)
-            self._follow()
+            self._follower.follow()
         return report
 
     def remove(self, keys: Iterable[str]) -> list[str]:
@@ -127,7 +127,7 @@ class Collection:
                 removed = [key for key in wanted if key in found]
                 for key in removed:
                     writing.remove(found[key][0])
-            self._follow()
+            self._follower.follow()
         return removed
 
     @contextmanager
@@ -180,8 +180,10 @@ class Collection:
         """
         if k < 1:
             raise UsageError(f"k is {k}; at least 1 is needed")
+        if min_score is not None and math.isnan(min_score):
+            raise UsageError("min_score is nan; a number from -1 to 1 is needed")
         queries = unit_vectors(vectors, self.dim, [f"query {q}" for q in range(len(vectors))])
-        with self._current() as (view, index):
+        with self._follower.current() as (view, index):
             allowed = view.matching(filter) if filter else None
             return [
                 _hits(view, ids, scores, k, min_score)
@@ -237,7 +239,7 @@ class Collection:
 
     def stats(self) -> dict[str, Any]:
         """What the collection is and holds, ready for JSON."""
-        index = self._index
+        index = self._follower.index
         with self._ledger.reading() as view:
             return {
                 "artefact": "collection",
@@ -262,41 +264,8 @@ class Collection:
 
     def refresh(self) -> None:
         """Bring the index in memory up to the ledger now instead of at the next search."""
-        with self._current():
+        with self._follower.current():
             pass
-
-    # The index follows the ledger
-
-    def _follow(self) -> None:
-        """After a write: an index that was never asked for is not built now either."""
-        if self._index is not None:
-            self.refresh()
-
-    @contextmanager
-    def _current(self) -> Iterator[tuple[View, FlatIndex]]:
-        """A view of the ledger and the index of the same moment."""
-        while True:
-            with self._ledger.reading() as view:
-                index = self._index
-                if index is None or index.sequence != view.sequence:
-                    index = self._caught_up(view)
-                if index.sequence == view.sequence:
-                    yield view, index
-                    return
-            # Another thread's view was newer and so is the index: look at the ledger again.
-
-    def _caught_up(self, view: View) -> FlatIndex:
-        with self._index_lock:
-            index = self._index or FlatIndex.empty(self.dim, reserve=view.count())
-            since = index.sequence
-            if since > view.sequence:
-                return index
-            for ids, vectors in view.vectors_since(since):
-                _check_lengths(view, ids, vectors)
-                index = index.added(ids, vectors, sequence=int(ids[-1]))
-            gone = view.removed_since(since) if since else np.empty(0, np.int64)
-            self._index = index.removed(gone, sequence=view.sequence)
-            return self._index
 
 
 def _add(writing: Writing, rows: list[Row], on_duplicate: OnDuplicate) -> AddReport:
@@ -341,16 +310,3 @@ def _bytes_on_disk(folder: Path) -> int:
         with suppress(FileNotFoundError):
             sizes += file.stat().st_size
     return sizes
-
-
-def _check_lengths(view: View, ids: Ids, vectors: NDArray[np.float32]) -> None:
-    """A flipped bit in a vector goes unnoticed by SQLite, but most change its length."""
-    lengths = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
-    bad = ids[~(np.abs(lengths - 1) < LENGTH_TOLERANCE)]
-    if len(bad):
-        key = view.keys_of([int(bad[0])]).get(int(bad[0]), "?")
-        raise ArtefactError(
-            f"the ledger is damaged: the vector of {key!r} does not have length one"
-            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}; restore it from a backup, "
-            "or remove the item and add it again"
-        )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from images.errors import ArtefactError
+from images.errors import ArtefactError, UsageError
 from serving.collection.filters import where
 from serving.collection.records import Hit, Record, Row
 
@@ -27,7 +27,7 @@ class View:
 
     def __init__(self, connection: sqlite3.Connection, dim: int) -> None:
         self._connection = connection
-        self._dim = dim
+        self.dim = dim
         self.sequence: int = self._one("SELECT sequence FROM collection")
 
     def count(self) -> int:
@@ -73,6 +73,8 @@ class View:
 
     def get(self, key: str) -> Record | None:
         """One item with its vector."""
+        if not is_text(key):
+            return None
         row = self._connection.execute(
             f"SELECT {_FIELDS}, vector FROM items JOIN vectors USING (sequence) WHERE key = ?",  # noqa: S608
             (key,),
@@ -84,21 +86,21 @@ class View:
         rows = self._connection.execute(
             f"SELECT {_FIELDS}, vector FROM items JOIN vectors USING (sequence)"  # noqa: S608
             " WHERE key > ? ORDER BY key LIMIT ?",
-            (after or "", limit),
+            (_start(after), limit),
         )
         return [self._record(row) for row in rows]
 
     def keys(self, after: str | None, limit: int) -> list[str]:
         """The next keys in order (of code points, which is that of their UTF-8 bytes)."""
         rows = self._connection.execute(
-            "SELECT key FROM items WHERE key > ? ORDER BY key LIMIT ?", (after or "", limit)
+            "SELECT key FROM items WHERE key > ? ORDER BY key LIMIT ?", (_start(after), limit)
         )
         return [row[0] for row in rows]
 
     def find(self, keys: Sequence[str]) -> dict[str, tuple[int, Row]]:
         """Those of the keys that are there, with their numbers and content."""
         found = {}
-        for part in chunks(keys, MOST_VARIABLES):
+        for part in chunks([key for key in keys if is_text(key)], MOST_VARIABLES):
             rows = self._connection.execute(
                 f"SELECT sequence, vector, {_FIELDS} FROM items JOIN vectors USING (sequence)"  # noqa: S608
                 f" WHERE key IN ({_marks(part)})",
@@ -111,7 +113,7 @@ class View:
     def present(self, keys: Sequence[str]) -> set[str]:
         """Those of the keys that are there."""
         found: set[str] = set()
-        for part in chunks(keys, MOST_VARIABLES):
+        for part in chunks([key for key in keys if is_text(key)], MOST_VARIABLES):
             rows = self._connection.execute(
                 f"SELECT key FROM items WHERE key IN ({_marks(part)})",  # noqa: S608
                 part,
@@ -154,14 +156,14 @@ class View:
         return Record(key, values, uri, label, width, height, sha256, json.loads(metadata))
 
     def _matrix(self, blobs: list[bytes], ids: Ids) -> Vectors:
-        wrong = [i for i, blob in enumerate(blobs) if len(blob) != self._dim * 4]
+        wrong = [i for i, blob in enumerate(blobs) if len(blob) != self.dim * 4]
         if wrong:
             raise ArtefactError(
                 f"the ledger is damaged: item {ids[wrong[0]]} has {len(blobs[wrong[0]])} bytes of "
-                f"vector, {self._dim * 4} are right; restore it from a backup, or make the "
+                f"vector, {self.dim * 4} are right; restore it from a backup, or make the "
                 "collection anew from its features"
             )
-        matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._dim)
+        matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self.dim)
         return matrix.astype(np.float32, copy=False)
 
     def _one(self, query: str) -> Any:
@@ -214,6 +216,20 @@ def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """The values in pieces of at most ``size``."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def is_text(key: object) -> bool:
+    """Whether a key can be in a ledger at all: SQLite takes UTF-8 and nothing else."""
+    try:
+        return isinstance(key, str) and bool(key.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _start(after: str | None) -> str:
+    if after and not is_text(after):
+        raise UsageError(f"after is {after!r}, which no key can be")
+    return after or ""
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -105,6 +105,8 @@ def test_unusable_queries_are_refused(
         collection.search(vectors, 3)
     with pytest.raises(UsageError, match="k is 0"):
         collection.search([[1.0] * DIM], 0)
+    with pytest.raises(UsageError, match="min_score is nan"):
+        collection.search([[1.0] * DIM], 1, min_score=float("nan"))
 
 
 def test_no_queries_no_answers(collection: Collection) -> None:
@@ -180,6 +182,22 @@ def test_pages_go_through_all_keys_in_order(collection: Collection, record: Make
     assert len(seen) == 54
     assert [item.key for item in collection.items(after=seen[9], limit=3)] == seen[10:13]
     assert collection.existing(["z", "nobody", "é"]) == ["z", "é"]
+
+
+@pytest.mark.parametrize("key", ["", "\udcff", "nobody", "\0", "k" * 100_000])
+def test_keys_that_cannot_be_there_are_not_there(
+    collection: Collection, record: Make, key: str
+) -> None:
+    collection.add([record(1)])
+    assert collection.get(key) is None
+    assert key not in collection
+    assert collection.existing([key, "item-001"]) == ["item-001"]
+    assert collection.remove([key]) == []
+    with pytest.raises(KeyUnknown):
+        collection.similar(key)
+    if key == "\udcff":
+        with pytest.raises(UsageError, match="udcff"):
+            collection.keys(after=key)
 
 
 def test_everything_is_there_after_opening_again(

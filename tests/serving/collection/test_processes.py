@@ -28,7 +28,7 @@ WRITER = """
     import os, signal, sys
     import numpy as np
     from serving.collection import Record, open_collection
-    from serving.collection.collection import Collection
+    from serving.collection.following import Follower
     from serving.collection.transactions import Writing
 
     folder, operation, step, left = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -48,7 +48,7 @@ WRITER = """
     elif step == "before-commit":
         die_in(Writing, "finish")
     elif step == "after-commit":
-        die_in(Collection, "_follow")
+        die_in(Follower, "follow")
 
     with open_collection(folder) as collection:
         while True:
