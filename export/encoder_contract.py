@@ -16,6 +16,7 @@ from images.preprocess import PreprocessSpec
 FORMAT_VERSION = 1
 PRECISIONS = ("fp32",)
 MAX_METADATA_BYTES = 1024**2
+MAX_SHOWN = 120  # characters of a value in a message
 INPUT, FEATURES, EMBEDDINGS = "images", "features", "embeddings"
 
 Signature = tuple[str, str, tuple[int | None, ...]]  # name, element type, shape (None: dynamic)
@@ -88,7 +89,7 @@ class EncoderContract:
         names = {item.name for item in fields(cls)} | {"preprocess_digest"}
         for problem, keys in (("lacks", names - set(found)), ("has unknown", set(found) - names)):
             if keys:
-                raise ArtefactError(f"the encoder metadata {problem} {', '.join(sorted(keys))}")
+                raise ArtefactError(f"the encoder metadata {problem} {_short(sorted(keys))}")
         digest = found.pop("preprocess_digest")
         found["preprocess"] = _preprocess(found["preprocess"], digest)
         for name in ("mean", "std"):
@@ -121,8 +122,14 @@ class EncoderContract:
 
 def _expect(contract: EncoderContract, name: str, good: bool, wanted: str) -> None:
     if not good:
-        value = getattr(contract, name)
-        raise ArtefactError(f"encoder contract: {name} is {value!r}, it must be {wanted}")
+        value = _short(getattr(contract, name))
+        raise ArtefactError(f"encoder contract: {name} is {value}, it must be {wanted}")
+
+
+def _short(value: object) -> str:
+    """A value from a file, in one line of bounded length."""
+    text = ascii(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _is_rgb(value: object) -> bool:
@@ -150,21 +157,23 @@ def _no_constant(name: str) -> float:
 def _check_version(version: object) -> None:
     if version != FORMAT_VERSION or type(version) is not int:
         raise ArtefactError(
-            f"encoder contract: format_version is {version!r}, this program reads "
+            f"encoder contract: format_version is {_short(version)}, this program reads "
             f"{FORMAT_VERSION}: take the version of lookalike that wrote it"
         )
 
 
 def _preprocess(found: object, digest: object) -> PreprocessSpec:
     if not isinstance(found, dict):
-        raise ArtefactError(f"encoder contract: preprocess is {found!r}, it must be an object")
+        raise ArtefactError(
+            f"encoder contract: preprocess is {_short(found)}, it must be an object"
+        )
     try:
         spec = PreprocessSpec.from_dict(found)
     except (LookalikeError, TypeError, ValueError) as error:
-        raise ArtefactError(f"encoder contract: preprocess is not usable ({error})") from error
+        raise ArtefactError(f"encoder contract: preprocess: {error}") from error
     if spec.digest != digest:
         raise ArtefactError(
-            f"encoder contract: preprocess_digest is {digest!r}, the specification's is "
+            f"encoder contract: preprocess_digest is {_short(digest)}, the specification's is "
             f"{spec.digest}: the metadata was altered"
         )
     return spec

@@ -51,8 +51,10 @@ only by `open_encoder`.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +72,7 @@ from export.encoder_contract import (
 )
 from export.onnx_wire import ModelHeader, WireError, read_header
 from export.session import Provider, make_session
-from images.errors import ArtefactError
+from images.errors import ArtefactError, UsageError
 from images.files import sha256_bytes, write_bytes_atomic
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ __all__ = [
     "METADATA_KEY",
     "Encoder",
     "EncoderContract",
+    "check_target",
     "describe",
     "open_encoder",
     "read_contract",
@@ -108,9 +111,11 @@ def _read_file(path: Path) -> bytes:
     if path.is_dir():
         raise ArtefactError(f"{path} is a folder, not an encoder file: {REMEDY}")
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ArtefactError(f"{path} has {size} bytes: an encoder file is smaller than 2 GiB")
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ArtefactError(f"{path} is a pipe or a device, not an encoder file: {REMEDY}")
+        if facts.st_size > MAX_FILE_BYTES:
+            raise ArtefactError(f"{path} is larger than 2 GiB, no encoder file is: {REMEDY}")
         content = path.read_bytes()
     except OSError as error:
         raise ArtefactError(
@@ -232,6 +237,21 @@ def _signature(value: onnxruntime.NodeArg) -> Signature:
 # --- writing -------------------------------------------------------------------------------------
 
 
+def check_target(path: StrPath) -> None:
+    """Refuses to put a file in the place of what is none.
+
+    Raises:
+        UsageError: the path is a folder, a pipe or a device.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder: give the name of a file, {path / 'encoder.onnx'} say"
+        )
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a pipe or a device: give the name of a file")
+
+
 def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: StrPath) -> str:
     """Writes a graph and its contract as an encoder file, atomically.
 
@@ -245,25 +265,29 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
 
     Raises:
         ArtefactError: the graph breaks the specification or the contract.
+        UsageError: the path is a folder, a pipe or a device.
     """
     import onnx
 
     path = Path(path)
-    model = _copy_of(model)
+    check_target(path)
+    model = copy.deepcopy(model)
     others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(others)
     model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
     if not model.doc_string:
+        side = contract.preprocess.size
         model.doc_string = (
-            f"Image encoder: uint8 [N, {contract.preprocess.size}, {contract.preprocess.size}, 3] "
-            f"RGB to features and L2-normalised embeddings of {contract.embedding_dim}. "
+            f"Image encoder: uint8 [N, {side}, {side}, 3] RGB to features and L2-normalised "
+            f"embeddings of {contract.embedding_dim} numbers. "
             f"metadata_props['{METADATA_KEY}'] describes it."
         )
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise ArtefactError(f"{path} was not written: not valid ONNX: {error}") from error
+        first_line = str(error).partition("\n")[0]
+        raise ArtefactError(f"{path} was not written: not valid ONNX: {first_line}") from error
     with _naming(path):
         contract.check_graph(
             [_proto_signature(value) for value in model.graph.input],
@@ -273,12 +297,6 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
     _parse(path, content)
     write_bytes_atomic(path, content)
     return sha256_bytes(content)
-
-
-def _copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = type(model)()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _proto_signature(value: onnx.ValueInfoProto) -> Signature:

@@ -32,6 +32,7 @@ from export.encoder_file import (
     FEATURES,
     INPUT,
     EncoderContract,
+    check_target,
     write_encoder_file,
 )
 from images.errors import UsageError
@@ -209,11 +210,10 @@ def export_run(
 
     Raises:
         ArtefactError: the run folder is missing, damaged or not ours.
-        UsageError: the opset is out of range, or `out` is a folder.
+        UsageError: the opset is out of range, or `out` is a folder, a pipe or a device.
     """
     out = Path(out)
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder: give the name of a file, {out / 'encoder.onnx'} say")
+    check_target(out)
     trained = load_encoder(Path(run))
     model = build_graph(
         trained.module, trained.preprocess.size, trained.mean, trained.std, opset=opset

@@ -68,7 +68,7 @@ class Check:
     @property
     def found_words(self) -> str:
         """What was found, short enough for a table."""
-        return self.found if isinstance(self.found, str) else f"{self.found:.4g}"
+        return self.found if isinstance(self.found, str) else f"{self.found:.7g}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from export.encoder_file import (
     read_contract,
     write_encoder_file,
 )
-from images.errors import ArtefactError
+from images.errors import ArtefactError, UsageError
 from tests.conftest import TINY_FEATURES, TINY_SIZE, tiny_contract, tiny_graph
 
 if TYPE_CHECKING:
@@ -115,6 +116,16 @@ def test_a_refused_graph_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_only_a_file_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, words in (("pipe", "is a pipe or a device"), ("folder", "is a folder")):
+        with pytest.raises(UsageError, match=words):
+            write_encoder_file(tiny_graph(), CONTRACT, tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
 # --- foreign and damaged files -------------------------------------------------------------------
 
 
@@ -140,6 +151,8 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes, reason: str) 
 def test_folders_and_missing_files_are_told(tmp_path: Path) -> None:
     assert "is a folder" in refused(tmp_path)
     assert "No such file" in refused(tmp_path / "missing.onnx", open_encoder)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe or a device" in refused(tmp_path / "pipe")
 
 
 def test_other_metadata_is_refused(tmp_path: Path) -> None:
@@ -190,7 +203,7 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "encoder.onnx"
     with path.open("wb") as file:
         file.truncate(2 * 1024**3)  # sparse: takes no space
-    with pytest.raises(ArtefactError, match="smaller than 2 GiB"):
+    with pytest.raises(ArtefactError, match="larger than 2 GiB"):
         read_contract(path)
 
 

@@ -191,7 +191,7 @@ def other_run(run: Path, out: Path, **changes: Any) -> Path:
 
 def test_another_runs_weights_fail(exported_encoder: Path, tiny_run: Path, tmp_path: Path) -> None:
     encoder = load_checkpoint(tiny_run).encoder
-    encoder["layer4.1.conv2.weight"] = encoder["layer4.1.conv2.weight"].flip(0)
+    encoder["conv1.weight"] = encoder["conv1.weight"].flip(0)
     outcome = verify(exported_encoder, other_run(tiny_run, tmp_path, encoder=encoder))
     assert {"checkpoint", "relative error", "least cosine"} <= failed(outcome)
 
