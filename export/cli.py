@@ -127,6 +127,9 @@ def evaluate(
 ) -> None:
     """Measure how well pictures of a class find one another.
 
+    Without --gallery each picture searches among all others; in knn every fifth picture asks the
+    other four fifths.
+
     Example: lookalike evaluate encoder.onnx photos/ --protocol retrieval
     """
     from rich.console import Console
