@@ -3,7 +3,7 @@
 The source is cut into shards by the items' numbers alone. So a run that was killed knows from the
 manifest which shards are finished, passes over their items without reading them, and makes the
 others; the result is the one an unbroken run would have made. The manifest's digest over each
-shard's keys proves that the source still is what it was.
+shard's keys and uris proves that the source still lists what it listed.
 """
 
 import time
@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from export.encoder_file import Encoder
 from images.errors import ArtefactError, LookalikeError, UsageError
+from images.files import fsync_directory
 from images.items import Item, Source
 from images.paths import printable
 from serving.embed import BATCH_SIZE, Seconds, embed, in_batches
@@ -106,6 +107,7 @@ def extract(
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        fsync_directory(folder.parent)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
     items = len(source) if limit is None else min(len(source), limit)
@@ -149,7 +151,9 @@ def _begin(folder: Path, wanted: Manifest, *, resume: bool) -> Manifest:
     for stray in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         stray.unlink()  # of a killed run; the lock says that nobody is writing them
     whole = tuple(shard for shard in earlier.shards if features.is_whole(shard))
-    manifest = replace(wanted, shard_items=earlier.shard_items, shards=whole)
+    # Where nothing is left that could be compared with the source, its note is made anew.
+    note = earlier if whole else wanted
+    manifest = replace(note, shard_items=earlier.shard_items, shards=whole)
     manifest.write(folder)
     return manifest
 

@@ -43,8 +43,7 @@ metadata.
     shards             in the order of their items, a list of
                            file, sha256, rows
                            first_item, items: which items it covers
-                           items_sha256: over their keys and uris in UTF-8, each
-                               followed by a zero byte
+                           items_sha256: over key, zero byte, uri, zero byte of each, in UTF-8
                            first_key, last_key: of its rows (null if it has none)
                            errors: {file, sha256, rows}
     created_with       names and versions of what wrote it
