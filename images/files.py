@@ -36,10 +36,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Give a binary file to write; when the block ends well it becomes `path`, all at once.
 
     Raises:
-        LookalikeError: the folder cannot be written to or the disk is full. Whatever else the block
-            raises passes through. In both cases `path` is as it was and nothing is left behind.
+        LookalikeError: the folder cannot be written to, the disk is full, or `path` is a folder,
+            pipe or device (a rename would put a file in its place). Whatever else the block
+            raises passes through. In all cases `path` is as it was and nothing is left behind.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise LookalikeError(f"cannot write {target}: it is a folder, pipe or device, not a file")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         file = temporary.open("xb")

@@ -89,6 +89,16 @@ def test_a_missing_folder_is_told_in_one_line(tmp_path: Path) -> None:
         write_bytes_atomic(tmp_path / "no" / "file", b"x")
 
 
+def test_nothing_but_a_file_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(LookalikeError, match="not a file"):
+            write_bytes_atomic(tmp_path / name, b"new")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert sorted(names(tmp_path)) == ["folder", "pipe"]
+
+
 def test_json(tmp_path: Path) -> None:
     obj = {"name": "Größe", "values": [1, 2.5, None]}
     write_json_atomic(tmp_path / "a.json", obj)
