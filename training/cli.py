@@ -19,6 +19,7 @@ app = typer.Typer(no_args_is_help=True)
 
 INTERRUPTED = 130
 SHOWN_REFUSALS = 10
+FEWEST = 8  # pictures; with fewer there is nothing to contrast
 
 
 @app.callback()
@@ -67,6 +68,7 @@ def train(
     pictures = open_source(source)
     name, run = _plan(pictures, source, recipe, out, resume=resume, console=console)
     chosen = load_recipe(name, settings or [])
+    chosen = _fit_batch(chosen, min(len(pictures), limit or len(pictures)), settings or [], console)
     result = train_run(
         pictures,
         chosen,
@@ -109,14 +111,34 @@ def _plan(
     if resume and (run / "recipe.toml").is_file():
         return str(run / "recipe.toml"), run
     others = ", ".join(other for other in recipe_names() if other != name)
-    console.print(
-        f"recipe {name}: {reason} (--recipe for another: {others})", highlight=False, soft_wrap=True
-    )
+    _say(console, f"recipe {name}: {reason} (--recipe for another: {others})")
     return name, run
+
+
+def _fit_batch(
+    recipe: "Recipe", pictures: int, settings: list[str], console: "Console"
+) -> "Recipe":
+    """Halves the batch of a recipe that was made for more pictures than there are."""
+    from dataclasses import replace
+
+    batch = recipe.training.batch_size
+    asked = any(setting.replace(" ", "").startswith("training.batch_size=") for setting in settings)
+    if asked or pictures >= batch or pictures < FEWEST:
+        return recipe
+    while batch > pictures // 2:
+        batch //= 2
+    instead = f"batches of {batch} instead of {recipe.training.batch_size}"
+    _say(console, f"{instead}: there are {pictures} pictures")
+    return replace(recipe, training=replace(recipe.training, batch_size=batch))
 
 
 def _default_run(source: str, recipe: str) -> Path:
     return Path("runs") / f"{_slug(source)}-{_slug(recipe)}"
+
+
+def _say(console: "Console", line: str) -> None:
+    """One line as it is: a file's name may hold brackets, which rich would take for a style."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _slug(text: str) -> str:
@@ -126,17 +148,16 @@ def _slug(text: str) -> str:
 
 def _show_refused(result: "TrainResult", console: "Console") -> None:
     from rich.table import Table
+    from rich.text import Text
 
     if not result.refused:
         return
     table = Table("picture", "refused because", title=f"{len(result.refused)} pictures refused")
     for refusal in result.refused[:SHOWN_REFUSALS]:
-        table.add_row(refusal.key, refusal.message)
+        table.add_row(Text(refusal.key), Text(refusal.message))
     console.print(table)
     if len(result.refused) > SHOWN_REFUSALS:
-        console.print(
-            f"all of them: {result.run / 'refused.jsonl'}", highlight=False, soft_wrap=True
-        )
+        _say(console, f"all of them: {result.run / 'refused.jsonl'}")
 
 
 def _finish(result: "TrainResult", recipe: "Recipe", resumed: str, *, as_json: bool) -> None:

@@ -57,10 +57,10 @@ class Bars:
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         """Starts a new bar."""
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self._console,
         )

@@ -71,6 +71,21 @@ def test_the_pictures_choose_the_recipe_and_say_so(place: Path) -> None:
     assert "step 1 of 1" in again.stdout
 
 
+def test_a_small_source_gets_small_batches_unless_asked(place: Path) -> None:
+    few = ["--recipe", "tiny.toml", "--limit", "12", "--out"]
+    sized = call("photos", *few, "halved", "--set", "training.samples=8")
+    assert sized.exit_code == 0, sized.output
+    assert "instead of" not in sized.stderr  # 12 pictures make a batch of 8
+    wide = (place / "tiny.toml").read_text().replace("batch_size = 8", "batch_size = 64")
+    (place / "tiny.toml").write_text(wide)
+    halved = call("photos", *few, "small")
+    assert halved.exit_code == 0, halved.output
+    assert "batches of 4 instead of 64: there are 12 pictures" in halved.stderr
+    assert load_recipe(place / "small" / "recipe.toml").training.batch_size == 4
+    asked = call("photos", *few, "asked", "--set", "training.batch_size=16")
+    assert isinstance(asked.exception, UsageError)
+
+
 def test_a_stopped_run_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
     import signal

@@ -34,12 +34,12 @@ def test_a_bar_shows_stage_figures_and_lines() -> None:
     out = io.StringIO()
     bars = Bars(Console(file=out, force_terminal=True, width=120))
     bars.say("before")
-    bars.begin("training", total=4, done=1)
+    bars.begin("training [a]", total=4, done=1)
     bars.update(2, "loss 1.25")
     bars.update(4)
     bars.say("above")
     bars.end()
     bars.update(4, "ignored after the end")
-    for text in ("before", "training", "loss 1.25", "4/4", "above"):
+    for text in ("before", "training [a]", "loss 1.25", "4/4", "above"):
         assert text in out.getvalue()
     assert "ignored" not in out.getvalue()
