@@ -41,11 +41,9 @@ def chosen_encoding(headers: Headers, fields: Fields) -> str:
     if named is not None:
         return named
     accept = headers.get("accept") or "*/*"
-    for entry in accept.split(","):
-        media_type, _, options = entry.partition(";")
-        if options.replace(" ", "") in ("q=0", "q=0.0"):
-            continue
-        if encoding := ACCEPTED.get(media_type.strip().lower()):
+    wishes = [_wish(entry) for entry in accept.split(",")]
+    for quality, media_type in sorted(wishes, key=lambda wish: -wish[0]):
+        if quality > 0 and (encoding := ACCEPTED.get(media_type)):
             return encoding
     raise Refusal(
         HTTPStatus.NOT_ACCEPTABLE,
@@ -53,6 +51,18 @@ def chosen_encoding(headers: Headers, fields: Fields) -> str:
         f"Accept is {show(accept)}: embeddings come as application/json or {NPY}",
         param="Accept",
     )
+
+
+def _wish(entry: str) -> tuple[float, str]:
+    """How much a client wants a media type, from an entry of its Accept header."""
+    media_type, *options = (part.strip().lower() for part in entry.split(";"))
+    for option in options:
+        if option.startswith("q="):
+            try:
+                return float(option[2:]), media_type
+            except ValueError:
+                return 0.0, media_type
+    return 1.0, media_type
 
 
 def embeddings_answer(

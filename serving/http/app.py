@@ -22,10 +22,8 @@ PAGE = files("serving.http") / "web"
 PAGE_FILES = {
     "index.html": "text/html",
     "style.css": "text/css",
-    "api.js": "text/javascript",
-    "cards.js": "text/javascript",
-    "page.js": "text/javascript",
     "icon.svg": "image/svg+xml",
+    **dict.fromkeys(("page.js", "api.js", "cards.js", "inputs.js", "words.js"), "text/javascript"),
 }
 
 Endpoint = Callable[[Engine, Request], Awaitable[Response]]

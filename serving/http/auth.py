@@ -21,6 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from serving.http.errors import Refusal
+from serving.http.json_text import show
 from serving.http.settings import Settings
 
 OPEN_PATHS = frozenset(("/", "/favicon.ico", "/docs.json", "/livez", "/readyz", "/healthz"))
@@ -103,8 +104,10 @@ def _check_loopback(scope: Scope, headers: Headers) -> None:
         message = f"without an API key only this machine itself is served: {REMEDY}"
         raise Refusal(HTTPStatus.FORBIDDEN, "no-api-key", message)
     host = headers.get("host", "")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
-        message = f"without an API key only the host localhost is served, not {host!r}: {REMEDY}"
+    if not is_loopback(_name_of(host)):
+        message = (
+            f"without an API key only the host localhost is served, not {show(host)}: {REMEDY}"
+        )
         raise Refusal(HTTPStatus.FORBIDDEN, "foreign-host", message, param="Host")
 
 
@@ -115,7 +118,15 @@ def _check_site(headers: Headers) -> None:
         foreign = site not in ("same-origin", "none")
     else:
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
     if foreign:
         message = "another web site sent this: only the service's own page and programs may"
         raise Refusal(HTTPStatus.FORBIDDEN, "cross-site", message, param="Origin")
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without its port; empty if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # "[" begins an IPv6 address that never ends
+        return ""

@@ -62,6 +62,7 @@ async def read_body(request: Request, settings: Settings) -> Body:
     Raises:
         Refusal: too large, too slow, too many images, another media type, or malformed.
     """
+    _check_encoding(request.headers.get("content-encoding", "identity"))
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         async with asyncio.timeout(settings.body_seconds):
@@ -239,6 +240,17 @@ def decode_upload(text: object, param: str) -> Upload:
     except (binascii.Error, ValueError) as error:
         message = f"{param} is not base64: {error}"
         return Upload(malformed("base64", message, param), param)
+
+
+def _check_encoding(encoding: str) -> None:
+    """A compressed body could unfold to any size; images are compressed already."""
+    if encoding.strip().lower() != "identity":
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            f"the Content-Encoding is {show(encoding)}: send the body as it is",
+            param="Content-Encoding",
+        )
 
 
 def _set(fields: dict[str, Any], name: str, value: Text) -> None:

@@ -6,6 +6,7 @@ batcher admits a request's images before the first is decoded.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from serving.http.errors import Refusal, no_collection, of_image
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
 from serving.http.thumbnails import Thumbnails
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 COLLECTION_THREADS = 4
@@ -127,9 +130,13 @@ class Engine:
         """Runs the encoder at the smallest and the largest batch: buffers and kernels are made."""
         size = self.encoder.preprocess.size
         blank = np.zeros((size, size, 3), np.uint8)
-        for images in (1, min(self.settings.max_batch, self.settings.max_queue)):
-            with self.batcher.admit(images) as lane:
-                await asyncio.gather(*(lane.encode(blank) for _ in range(images)))
+        try:
+            for images in (1, min(self.settings.max_batch, self.settings.max_queue)):
+                with self.batcher.admit(images) as lane:
+                    await asyncio.gather(*(lane.encode(blank) for _ in range(images)))
+        except Exception:
+            logger.exception("warming up failed: the service stays unready")
+            return
         self.warm = True
 
     @property

@@ -33,7 +33,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
@@ -105,15 +105,11 @@ class Gate:
             async with asyncio.timeout(self.engine.settings.request_seconds):
                 await self.app(_routed(scope), receive, passage.send)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
-            if not passage.started:
-                refusal = _too_slow() if isinstance(error, TimeoutError) else None
-                refusal = refusal or refusal_of(error, scope)
+            refusal = _too_slow() if isinstance(error, TimeoutError) else refusal_of(error, scope)
+            if not passage.started:  # else there is only the log left
                 await refusal.response()(scope, receive, passage.send)
-            elif not isinstance(error, TimeoutError):
-                refusal_of(error, scope)  # the answer has begun: there is only the log left
         finally:
-            seconds = time.perf_counter() - started
-            self._note(scope, passage, seconds)
+            self._note(scope, passage, time.perf_counter() - started)
 
     def _note(self, scope: Scope, passage: "_Passage", seconds: float) -> None:
         metrics = self.engine.metrics

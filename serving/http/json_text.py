@@ -1,12 +1,15 @@
 """JSON in and out: strict about what is read, safe about what is written."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from starlette.responses import Response
 
-SHOWN_CHARACTERS = 60
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+_short.maxlevel = 2
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -35,9 +38,8 @@ def json_response(
 
 
 def show(value: object) -> str:
-    """A value as it stands in a message: quoted, and cut where it is long."""
-    text = repr(value[: SHOWN_CHARACTERS + 1] if isinstance(value, str | list) else value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    """A value as it stands in a message: quoted, and short however large it is."""
+    return _short.repr(value)
 
 
 def _no_constant(name: str) -> NoReturn:

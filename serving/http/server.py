@@ -117,7 +117,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 def make_server(engine: Engine, listener: socket.socket) -> "Server":
     """A server for an engine, announced on standard output when it listens."""
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     config = uvicorn.Config(
         make_service(engine).to_asgi(),
         lifespan="on",

@@ -27,6 +27,7 @@ from serving.http.queries import embed, search
 from serving.http.settings import Settings, from_environment
 
 NAME = "lookalike"
+NO_TRACKING = "BENTOML_DO_NOT_TRACK"
 # The gate's own limit comes first; BentoML's answer has another shape and another status.
 BENTOML_TIMEOUT = 3600
 
@@ -90,6 +91,8 @@ class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]
 
 def make_service(engine: Engine) -> bentoml.Service[Any]:
     """A service around an engine, which is opened and started with it."""
+    # Before BentoML first asks for it: no usage reports, not from `bentoml serve` either.
+    os.environ.setdefault(NO_TRACKING, "True")
 
     @bentoml.service(
         name=NAME,
@@ -97,7 +100,7 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
         workers=1,
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
-        envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
+        envs=[{"name": NO_TRACKING, "value": "True"}],
     )
     class Lookalike:
         """Embeds images and finds similar ones."""

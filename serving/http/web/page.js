@@ -3,6 +3,8 @@
 
 import { getJSON, hasKey, onKeyNeeded, postImage } from "./api.js";
 import { fill, moveWithArrows, showBlob, showPicture } from "./cards.js";
+import { listenForImages } from "./inputs.js";
+import { buttonRow, code, copied, heading, plural, say, sentence, tell } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const SAMPLE = 24;
@@ -12,52 +14,6 @@ let service = null;          // what /status said
 let query = null;            // {key, item?} or {file}
 let running = null;          // AbortController of the search that runs
 const images = new Map();    // images of this visit by number, so that Back finds them again
-
-// What is shown around the grid
-
-function say(text) {
-  $("note").textContent = text;
-}
-
-function tell(kind, ...paragraphs) {
-  const box = $("message");
-  box.className = kind ? `message ${kind}` : "message";
-  box.hidden = paragraphs.length === 0;
-  box.replaceChildren(...paragraphs.map((paragraph) => {
-    if (paragraph instanceof Node) return paragraph;
-    const element = document.createElement("p");
-    element.textContent = paragraph;
-    return element;
-  }));
-}
-
-function code(text) {
-  const paragraph = document.createElement("p");
-  paragraph.append(Object.assign(document.createElement("code"), { textContent: text }));
-  return paragraph;
-}
-
-function sentence(text) {
-  const whole = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
-}
-
-function buttonRow(text, onClick) {
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-  button.addEventListener("click", () => onClick(button));
-  const row = Object.assign(document.createElement("div"), { className: "buttons" });
-  row.append(button);
-  return row;
-}
-
-function heading(text) {
-  $("heading").textContent = text;
-  document.title = text === "Lookalike" ? text : `${text} · Lookalike`;
-}
-
-function plural(count, one, many) {
-  return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
-}
 
 // Runs one thing at a time; whatever ran before is given up.
 async function busily(what, work) {
@@ -285,58 +241,11 @@ $("minimum").addEventListener("input", () => {
   clearTimeout(pause);
   pause = setTimeout(changed, 250);
 });
-$("choose").addEventListener("click", () => $("file").click());
-$("drop").addEventListener("click", () => { if (query === null) $("file").click(); });
-$("file").addEventListener("change", (event) => {
-  chooseFile(event.target.files[0]);
-  event.target.value = "";
-});
 $("others").addEventListener("click", () => start());
 $("share").addEventListener("click", (event) => copied(event.target, location.href));
 $("home").addEventListener("click", (event) => {
   event.preventDefault();
   goHome();
-});
-addEventListener("popstate", restore);
-
-async function copied(button, text) {
-  const before = button.textContent;
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-  } catch {
-    button.textContent = "Not allowed here";
-  }
-  setTimeout(() => { button.textContent = before; }, 1500);
-}
-
-addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-  if (!file) return;
-  event.preventDefault();
-  chooseFile(file);
-});
-
-let inside = 0;
-const carries = (event) => [...event.dataTransfer.types].some((type) => type === "Files" || type === "text/uri-list");
-addEventListener("dragenter", (event) => {
-  if (!carries(event)) return;
-  event.preventDefault();
-  inside += 1;
-  $("veil").hidden = false;
-});
-addEventListener("dragover", (event) => { if (carries(event)) event.preventDefault(); });
-addEventListener("dragleave", () => {
-  inside = Math.max(0, inside - 1);
-  if (inside === 0) $("veil").hidden = true;
-});
-addEventListener("drop", (event) => {
-  inside = 0;
-  $("veil").hidden = true;
-  if (!carries(event)) return;
-  event.preventDefault();
-  if (event.dataTransfer.files.length > 0) chooseFile(event.dataTransfer.files[0]);
-  else tell("problem", "That was a link to an image. Save the image first, then drop the file.");
 });
 
 // The key
@@ -378,6 +287,10 @@ async function begin() {
   }
   showFacts();
   moveWithArrows($("grid"));
+  listenForImages(chooseFile, () => {
+    tell("problem", "That was a link to an image. Save the image first, then drop the file.");
+  });
+  addEventListener("popstate", restore);
   restore();
 }
 

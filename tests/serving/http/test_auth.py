@@ -128,6 +128,8 @@ def refusal(settings: Settings, server: str, host: str, path: str = "/items") ->
         ("127.0.0.1", "evil.example:3000", "foreign-host"),
         ("127.0.0.1", "127.0.0.1.evil.example", "foreign-host"),
         ("127.0.0.1", "", "foreign-host"),
+        ("127.0.0.1", "[", "foreign-host"),
+        ("127.0.0.1", "[::1", "foreign-host"),
     ],
 )
 def test_without_keys_only_loopback_is_served(server: str, host: str, wanted: str | None) -> None:
@@ -142,6 +144,7 @@ SITES = [
     ({"origin": "https://evil.example"}, False),
     ({"origin": "http://127.0.0.1:4000"}, False),
     ({"origin": "null"}, False),
+    ({"origin": "http://["}, False),
     ({"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}, True),
     ({"sec-fetch-site": "none"}, True),
     ({"sec-fetch-site": "cross-site"}, False),

@@ -59,8 +59,8 @@ def bento(
         shutil.copy(ROOT / name, copy / name)
     page = copy / "serving" / "http" / "web" / "index.html"
     page.write_text(page.read_text().replace("<title>Lookalike", f"<title>{MARK}"))
-    tag = run(["serving.http.bento", str(tiny_encoder)], home, copy).strip()
-    assert run(["serving.http.bento", str(tiny_encoder)], home, copy).strip() == tag
+    first, again = run(["serving.http.bento", *[str(tiny_encoder)] * 2], home, copy).split()
+    assert first == again
     return run(["bentoml", "build", "-o", "tag"], home, copy).strip().removeprefix("__tag__:")
 
 
@@ -136,6 +136,17 @@ def test_a_wrong_setting_ends_bentoml_serve_with_one_line(
     assert done.returncode == 1
     assert "error: there is no collection at" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_bentoml_reports_nothing(tmp_path: Path) -> None:
+    program = (
+        "import serving.http.service\n"
+        "from bentoml._internal.utils.analytics.usage_stats import do_not_track\n"
+        "print(do_not_track())"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("BENTOML")}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    assert subprocess.check_output(command, env=env, cwd=ROOT, text=True).strip() == "True"
 
 
 def test_only_an_encoder_is_stored(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """POST /embed: each form of input, each form of output, limits, refusals of single images."""
 
 import base64
+import gzip
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -113,6 +114,8 @@ def test_base64_embeddings(service: Running, four: list[bytes], encode: Encode) 
     [
         ({"Accept": "application/x-npy"}, ""),
         ({"Accept": "text/html, application/octet-stream;q=0.5"}, ""),
+        ({"Accept": "application/json;q=0.2, application/x-npy"}, ""),
+        ({"Accept": "application/json;q=0, */*;q=none, application/x-npy;q=0.1"}, ""),
         ({}, "?encoding_format=npy"),
         ({"Accept": "application/json"}, "?encoding_format=npy"),
     ],
@@ -234,6 +237,19 @@ def test_malformed_requests(
     headers = {"Content-Type": media_type} if media_type else {}
     answer = service.client.post("/embed", content=content, headers=headers)
     assert service.error(answer) == wanted
+
+
+def test_a_compressed_body_is_not_unfolded(service: Running, four: list[bytes]) -> None:
+    headers = {"Content-Type": "image/jpeg", "Content-Encoding": "gzip"}
+    answer = service.client.post("/embed", content=gzip.compress(four[0]), headers=headers)
+    assert service.error(answer) == (415, "unsupported-media-type", "Content-Encoding")
+
+
+def test_a_message_is_short_however_large_the_value(service: Running) -> None:
+    large = {"encoding_format": {"a" * 10_000: [list(range(10_000))] * 50}, "images": []}
+    answer = service.client.post("/embed", json=large)
+    assert service.error(answer) == (422, "invalid-parameter", "encoding_format")
+    assert len(answer.text) < 500
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+// The ways an image comes in: file button, clipboard, drag and drop.
+
+const $ = (id) => document.getElementById(id);
+
+// `onFile(file)` gets an image; `onLink()` is told of a drop that holds only a link.
+export function listenForImages(onFile, onLink) {
+  $("choose").addEventListener("click", () => $("file").click());
+  $("drop").addEventListener("click", () => { if ($("preview").hidden) $("file").click(); });
+  $("file").addEventListener("change", (event) => {
+    onFile(event.target.files[0]);
+    event.target.value = "";
+  });
+  addEventListener("paste", (event) => {
+    const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
+    if (!file) return;
+    event.preventDefault();
+    onFile(file);
+  });
+
+  let inside = 0;
+  const carries = (event) => [...event.dataTransfer.types].some((type) => type === "Files" || type === "text/uri-list");
+  addEventListener("dragenter", (event) => {
+    if (!carries(event)) return;
+    event.preventDefault();
+    inside += 1;
+    $("veil").hidden = false;
+  });
+  addEventListener("dragover", (event) => { if (carries(event)) event.preventDefault(); });
+  addEventListener("dragleave", () => {
+    inside = Math.max(0, inside - 1);
+    if (inside === 0) $("veil").hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    inside = 0;
+    $("veil").hidden = true;
+    if (!carries(event)) return;
+    event.preventDefault();
+    if (event.dataTransfer.files.length > 0) onFile(event.dataTransfer.files[0]);
+    else onLink();
+  });
+}

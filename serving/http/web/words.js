@@ -1,0 +1,58 @@
+// What is said around the grid: heading, note, messages.
+
+const $ = (id) => document.getElementById(id);
+
+export function say(text) {
+  $("note").textContent = text;
+}
+
+export function tell(kind, ...paragraphs) {
+  const box = $("message");
+  box.className = kind ? `message ${kind}` : "message";
+  box.hidden = paragraphs.length === 0;
+  box.replaceChildren(...paragraphs.map((paragraph) => {
+    if (paragraph instanceof Node) return paragraph;
+    const element = document.createElement("p");
+    element.textContent = paragraph;
+    return element;
+  }));
+}
+
+export function code(text) {
+  const paragraph = document.createElement("p");
+  paragraph.append(Object.assign(document.createElement("code"), { textContent: text }));
+  return paragraph;
+}
+
+export function sentence(text) {
+  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
+}
+
+export function buttonRow(text, onClick) {
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+  button.addEventListener("click", () => onClick(button));
+  const row = Object.assign(document.createElement("div"), { className: "buttons" });
+  row.append(button);
+  return row;
+}
+
+export function heading(text) {
+  $("heading").textContent = text;
+  document.title = text === "Lookalike" ? text : `${text} · Lookalike`;
+}
+
+export function plural(count, one, many) {
+  return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+}
+
+export async function copied(button, text) {
+  const before = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Not allowed here";
+  }
+  setTimeout(() => { button.textContent = before; }, 1500);
+}
