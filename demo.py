@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ import typer
 from images.errors import LookalikeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -58,9 +59,11 @@ def demo(
     report = read_report(out)
     for name, command in stages(out).items():
         if name not in report["seconds"]:
-            with_time(report, out, name, lambda command=command: run_command(command))
+            with timed(report, out, name):
+                run_command(command)
     if not report["quality"]:
-        with_time(report, out, "measure", lambda: report["quality"].update(measure(out)))
+        with timed(report, out, "measure"):
+            report["quality"] = measure(out)
     print_report(report, out)
     if as_json:
         typer.echo(json.dumps(report))
@@ -106,15 +109,16 @@ def run_command(arguments: list[str]) -> None:
         raise typer.Exit(finished.returncode)
 
 
-def with_time(report: "Report", out: Path, name: str, work: "Callable[[], None]") -> None:
-    """Do one stage and keep on disk that it is done, and how many seconds it took."""
+@contextmanager
+def timed(report: "Report", out: Path, name: str) -> "Iterator[None]":
+    """Keep on disk that a stage is done, and how many seconds and how much memory it took."""
     from images.files import write_json_atomic
 
     started = time.perf_counter()
-    work()
+    yield
     report["seconds"][name] = round(time.perf_counter() - started, 1)
-    people = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    peak = max(resource.getrusage(who).ru_maxrss for who in people)
+    processes = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    peak = max(resource.getrusage(which).ru_maxrss for which in processes)
     report["peak_memory_mib"] = max(report["peak_memory_mib"], peak // 1024)
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out / "report.json", report)
@@ -183,10 +187,10 @@ def embedders(out: Path) -> "dict[str, Callable[[Pixels], Vectors]]":
     trained = open_encoder(out / "encoder.onnx")
     recipe = load_recipe(out / "run" / "recipe.toml")
     untrained = build_model(recipe, torch.device("cpu")).encoder
-    colours = {"mean": recipe.data.mean, "std": recipe.data.std}
+    mean, std = recipe.data.mean, recipe.data.std
     return {
         TRAINED: lambda pictures: in_batches(trained.encode, pictures),
-        UNTRAINED: lambda pictures: unit(encode(untrained, pictures, **colours)),
+        UNTRAINED: lambda pictures: unit(encode(untrained, pictures, mean=mean, std=std)),
         PIXELS: lambda pictures: unit(pictures.reshape(len(pictures), -1)),
     }
 
@@ -203,7 +207,7 @@ def unit(vectors: "NDArray[Any]") -> "Vectors":
     import numpy as np
 
     lengths = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
-    return vectors.astype(np.float32) / np.where(lengths == 0, 1, lengths)
+    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
 
 
 def load(source: str, limit: int | None = None) -> "tuple[Pixels, Labels, tuple[str, ...]]":
@@ -214,14 +218,14 @@ def load(source: str, limit: int | None = None) -> "tuple[Pixels, Labels, tuple[
     """
     import numpy as np
 
-    from images.decode import to_rgb
+    from images.preprocess import PreprocessSpec, load_image
     from images.sources import open_source
 
     opened = open_source(source)
-    numbers = {name: number for number, name in enumerate(opened.classes)}
     items = list(islice(opened, limit))
-    pictures = np.stack([to_rgb(item.read()) for item in items])
-    labels = np.array([numbers[item.label] for item in items])
+    as_stored = PreprocessSpec(size=28)
+    pictures = np.stack([load_image(item.read(), as_stored)[0] for item in items])
+    labels = np.array([opened.classes.index(item.label or "") for item in items])
     return pictures, labels, opened.classes
 
 

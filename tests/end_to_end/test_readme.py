@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, picture_folder: Path) -> Iterator[Path]:
+def reader(tmp_path: Path, picture_folder: Path) -> Path:
     """A working folder with photos/ and query.jpg, as the README assumes."""
     shutil.copytree(picture_folder, tmp_path / "photos")
     shutil.copy(next((picture_folder / "discs").glob("*.jpg")), tmp_path / "query.jpg")
