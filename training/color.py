@@ -111,10 +111,10 @@ def blend_(planes: Tensor, scale: Tensor, to_mean: Tensor | None, to_grey: Tenso
     """One step of the formula at the top, in place; the coefficients are [N, 1]."""
     if to_grey is not None:
         rest = grey(planes)
-        mean = rest.mean(1, keepdim=True)
+        mean = None if to_mean is None else rest.mean(1, keepdim=True) * to_mean
         rest *= to_grey
-        if to_mean is not None:
-            rest += mean * to_mean
+        if mean is not None:
+            rest += mean
     elif to_mean is not None:
         rest = grey(planes.mean(2, keepdim=True)) * to_mean
     else:

@@ -22,6 +22,7 @@ ADJUST = (
     functional.adjust_hue,
 )
 EVERYTHING = Augmentation(jitter_probability=0.9, grayscale=0.3)
+COLOURLESS = Augmentation(saturation=0, hue=0, grayscale=0)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -269,13 +270,26 @@ def test_views_do_not_depend_on_the_rest_of_the_batch(
     torch.testing.assert_close(in_blocks, views, atol=1e-6, rtol=0)
 
 
-def test_the_way_without_looking_makes_the_same_views(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("augmentation", [EVERYTHING, COLOURLESS])
+def test_the_way_without_looking_makes_the_same_views(
+    augmentation: Augmentation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = pictures(40)
-    views = two_views(images, EVERYTHING, 32, seeded())
+    views = two_views(images, augmentation, 32, seeded())
     monkeypatch.setattr(per_image, "host_can_look", lambda _: False)
-    torch.testing.assert_close(
-        two_views(images, EVERYTHING, 32, seeded()), views, atol=2e-6, rtol=0
-    )
+    blindly = two_views(images, augmentation, 32, seeded())
+    torch.testing.assert_close(blindly, views, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("coloured", [0, 7, 19, None])
+def test_grey_pictures_are_known_by_all_of_them(coloured: int | None) -> None:
+    images = pictures(20)[:, :, :, :1].repeat(1, 1, 1, 3)
+    if coloured is not None:
+        images[coloured] = pictures(1)[0]
+    p = draw(COLOURLESS, 40, 32, 32, seeded())
+    views = assert_as_torchvision(images, p, 32, 2e-4)  # torchvision's luma weights sum to 0.9999
+    colour = (views[:, 0] != views[:, 2]).flatten(1).any(1).nonzero()[:, 0].tolist()
+    assert colour == ([] if coloured is None else [coloured, coloured + 20])
 
 
 @pytest.mark.parametrize("augmentation", [EVERYTHING, Augmentation(brightness=0, contrast=0)])
