@@ -107,7 +107,7 @@ def verify(
     _show_refused(outcome.refused, console)
     if as_json:
         typer.echo(json.dumps(outcome.to_dict()))
-    _end(outcome)
+    _end(outcome, as_json=as_json)
 
 
 @app.command()
@@ -179,8 +179,8 @@ def _show_checks(outcome: "Verification", console: "Console") -> None:
         console.print("No RUN was given: only the file itself was checked.")
 
 
-def _end(outcome: "Verification") -> None:
-    """Says the verdict and ends with the exit code."""
+def _end(outcome: "Verification", *, as_json: bool) -> None:
+    """Says the verdict, beside JSON on stderr, and ends with the exit code."""
     from images.errors import LookalikeError
 
     if not outcome.passed:
@@ -191,7 +191,7 @@ def _end(outcome: "Verification") -> None:
         )
         against = f"does NOT match {outcome.run}" if outcome.run else "is NOT sound"
         raise LookalikeError(f"{outcome.encoder} {against}: {failures}; export the run again")
-    typer.echo(f"verified: {outcome.encoder} on {outcome.count} {outcome.pictures}")
+    typer.echo(f"verified: {outcome.encoder} on {outcome.count} {outcome.pictures}", err=as_json)
     if outcome.refused:
         raise typer.Exit(1)
 

@@ -258,7 +258,9 @@ def serve(
         Path | None, typer.Argument(help="A collection; without one, only embeddings are served.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 3000,
     api_key: Annotated[str | None, typer.Option(help="Key that every request must carry.")] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on a public address without a key.")

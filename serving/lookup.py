@@ -18,7 +18,7 @@ class Answer:
     """A query in words (an image's path or an item's key) and what it found."""
 
     query: str
-    hits: list[Hit]
+    neighbours: list[Hit]
 
     def to_dict(self) -> dict[str, Any]:
         """The answer, ready for JSON."""

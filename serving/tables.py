@@ -59,7 +59,7 @@ def print_answers(answers: "Sequence[Answer]") -> None:
         table = Table("score", title=Text(answer.query))
         for name in ("key", "label", "uri"):
             table.add_column(name, overflow="fold")
-        for hit in answer.hits:
+        for hit in answer.neighbours:
             cells = (f"{hit.score:.4f}", hit.key, hit.label or "", hit.uri)
             table.add_row(*map(Text, cells))
         console.print(table)

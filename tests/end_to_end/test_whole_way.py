@@ -1,4 +1,4 @@
-"""200 pictures from the folder to the neighbours, through the commands, each a process of its own."""
+"""200 pictures from the folder to the neighbours, through commands in processes of their own."""
 
 import json
 import shutil
@@ -43,9 +43,9 @@ def test_the_whole_way_on_200_pictures(tmp_path: Path) -> None:
 
     lookalike(tmp_path, "train", "photos", "--recipe", "small-cpu", "--out", "run", *sets, code=1)
     lookalike(tmp_path, "export", "run", "--out", "encoder.onnx")
-    lookalike(tmp_path, "verify", "encoder.onnx", "run", "photos")
+    lookalike(tmp_path, "verify", "encoder.onnx", "run", "photos", code=1)
     extracted = lookalike(tmp_path, "extract", "encoder.onnx", "photos", "--out", "f", code=1)
-    assert (extracted["extracted"], extracted["refused"]) == (200, 1)
+    assert (extracted["rows"], extracted["refused"]) == (200, 1)
     lookalike(tmp_path, "collection", "create", "shop", "--encoder", "encoder.onnx")
     added = lookalike(tmp_path, "collection", "add", "shop", "f")
     assert added["items"] == 200
@@ -67,7 +67,9 @@ def test_a_stranger_is_refused_at_every_join(tmp_path: Path, tiny_encoder: Path)
     draw_folder(tmp_path / "photos", 3)
     shutil.copy(tiny_encoder, tmp_path / "ours.onnx")
     stranger = tmp_path / "stranger.onnx"
-    stranger.write_bytes(tiny_encoder.read_bytes().replace(b"made by the tests", b"made by stranger!"))
+    stranger.write_bytes(
+        tiny_encoder.read_bytes().replace(b"made by the tests", b"made by stranger!")
+    )
     lookalike(tmp_path, "collection", "create", "shop", "--encoder", "ours.onnx")
     lookalike(tmp_path, "extract", "stranger.onnx", "photos", "--out", "f")
     done = subprocess.run(

@@ -101,11 +101,11 @@ def test_features_become_a_collection_that_is_searched(
     for command in (("search",), ("collection", "search")):
         (query,) = answer(*command, shop, picture, "-k", 3)["queries"]
         assert query["query"] == str(picture)
-        assert len(query["hits"]) == 3
-        assert query["hits"][0]["key"] == "squares/03.png"
-        assert query["hits"][0]["score"] > 0.9999
-        assert query["hits"][0]["uri"] == str(picture)
-        assert query["hits"][0]["label"] == "squares"
+        assert len(query["neighbours"]) == 3
+        assert query["neighbours"][0]["key"] == "squares/03.png"
+        assert query["neighbours"][0]["score"] > 0.9999
+        assert query["neighbours"][0]["uri"] == str(picture)
+        assert query["neighbours"][0]["label"] == "squares"
     stats = answer("collection", "stats", shop)
     assert (stats["items"], stats["labels"], stats["dim"]) == (40, 4, 24)
     with open_collection(shop) as collection:
@@ -125,7 +125,9 @@ def test_a_source_is_embedded_on_the_way(
     answer("collection", "create", other, "--encoder", json.loads(stats_of(shop))["encoder_path"])
     answer("collection", "add", other, features)
     key = "discs/04.jpg"
-    both = [answer("search", where, "--key", key)["queries"][0]["hits"] for where in (shop, other)]
+    both = [
+        answer("search", where, "--key", key)["queries"][0]["neighbours"] for where in (shop, other)
+    ]
     assert [hit["key"] for hit in both[0]] == [hit["key"] for hit in both[1]]
 
 
@@ -168,8 +170,8 @@ def test_searching_by_key_image_and_score(
     key, picture = "ramps/02.jpg", picture_folder / "discs/00.jpg"
     queries = answer("search", shop, picture, "--key", key, "--min-score", 0.5)["queries"]
     assert [query["query"] for query in queries] == [key, str(picture)]
-    assert key not in [hit["key"] for hit in queries[0]["hits"]]
-    assert all(hit["score"] >= 0.5 for query in queries for hit in query["hits"])
+    assert key not in [hit["key"] for hit in queries[0]["neighbours"]]
+    assert all(hit["score"] >= 0.5 for query in queries for hit in query["neighbours"])
     text = mixed_folder / "discs/00-text.jpg"
     result = answer("search", shop, text, picture, mixed_folder / "no.jpg", code=1)
     assert [query["query"] for query in result["queries"]] == [str(picture)]
