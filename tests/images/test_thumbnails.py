@@ -26,3 +26,9 @@ def test_it_shows_the_picture() -> None:
         small = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(small - pixels[::3, ::3][: small.shape[0], : small.shape[1]]).mean() < 8
     assert small[:, 40:, 0].min() > 200
+
+
+def test_tiny_pictures_are_kept_without_loss() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(thumbnail(pixels))) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), pixels)
