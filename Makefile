@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Debian packages: the pictures of the demo, and the browser that tests the web page.
+# Debian packages: the pictures of the demo; what the tests visit the service with.
 DEMO_PACKAGES := dataset-fashion-mnist
-TEST_PACKAGES := chromium
+TEST_PACKAGES := chromium curl
 ARGS ?=
 
 .PHONY: help setup demo test lint format bench lock demo-packages test-packages clean
