@@ -101,6 +101,8 @@ def info(
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest is shown whole
     for name, value in _flat(facts):
         table.add_row(name.replace("_", " "), value)
     Console().print(table)
