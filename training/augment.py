@@ -82,13 +82,6 @@ class Parameters(PerImage):
     blur_sigma: Tensor | None  # float32 [V], pixels; 0: no blur
     blur_kernel: float  # share of the view's height
 
-    @property
-    def has_colour(self) -> bool:
-        """Whether an operation treats red, green and blue differently."""
-        jitter = self.jitter
-        in_jitter = jitter and (jitter.saturation is not None or jitter.hue is not None)
-        return bool(in_jitter) or self.grayscale is not None
-
 
 def two_views(
     images: Tensor, augmentation: Augmentation, size: int, generator: torch.Generator
@@ -200,7 +193,7 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
     p, count = parameters, len(parameters.crop)
     if count % max(1, len(images)):
         raise ValueError(f"{count} views of {len(images)} pictures: not a multiple")
-    if images.shape[3] == 3 and not p.has_colour and _are_grey(images):
+    if images.shape[3] == 3 and _are_grey(images):
         images = images[:, :, :, :1]
     if images.shape[3] == 1:
         p = replace(p, jitter=p.jitter and p.jitter.without_colour(), grayscale=None)
@@ -252,7 +245,7 @@ def _interleave(planes: Tensor, out: Tensor) -> None:
 
 
 def _are_grey(images: Tensor) -> bool:
-    """Whether all three channels are known to be equal; looks at the first picture first."""
+    """Whether the three channels are known to be equal; one look settles it where they are not."""
     if not per_image.host_can_look(images):
         return False
     red, green, blue = images.unbind(3)
