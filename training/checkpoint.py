@@ -98,6 +98,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         torch.save(content, file)
 
 
+def remove_leftovers(run: Path) -> None:
+    """Removes half-written checkpoints of a killed process (`images.files` names them so)."""
+    for leftover in run.glob(f".{CHECKPOINT}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def load_checkpoint(run: Path) -> Checkpoint:
     """Reads a run's checkpoint, tensors on the CPU.
 

@@ -51,6 +51,10 @@ class Data:
                 size is None or size >= self.image_size,
                 f"data.{name} = {size}: must not be below image_size = {self.image_size}",
             )
+        _need(
+            self.resize == "short-side" or self.evaluation_resize is None,
+            'data.evaluation_resize is for data.resize = "short-side": stretching crops nothing',
+        )
         _need(min(self.std) > 0, f"data.std = {list(self.std)}: must be above 0")
 
     @property

@@ -12,7 +12,7 @@ from images.cpus import available_cpus
 from images.errors import ArtefactError, UsageError
 from images.files import write_bytes_atomic
 from training.cache import decode_source
-from training.checkpoint import Checkpoint, has_run, load_checkpoint
+from training.checkpoint import Checkpoint, has_run, load_checkpoint, remove_leftovers
 from training.compute import choose_device
 from training.loop import Loop
 from training.monitor import KnnMonitor
@@ -101,6 +101,7 @@ def train(
     trainer = Trainer(recipe, pictures, target)
     if previous is not None:
         trainer.restore(previous)
+        remove_leftovers(run)
     else:
         _start_run(run, recipe, pictures)
     about = {"source": _about(pictures), "evaluation": _about(against) if against else None}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+# before torch is loaded, as the train command does: threads that wait sleep
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from images.sources import Item

@@ -99,6 +99,7 @@ def test_a_run_killed_twice_ends_as_the_run_that_was_not(
         assert load_checkpoint(run).step == kept
     assert any(path.suffix == ".tmp" for path in run.iterdir())  # the half-written checkpoint
     train(open_source(folder), recipe, run, resume=True)
+    assert not any(path.suffix == ".tmp" for path in run.iterdir())
     train(open_source(folder), recipe, tmp_path / "straight")
     one, other = load_checkpoint(run), load_checkpoint(tmp_path / "straight")
     assert all(torch.equal(one.encoder[key], other.encoder[key]) for key in one.encoder)

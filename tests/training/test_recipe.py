@@ -89,6 +89,12 @@ def test_augmentation_is_checked_too(override: str) -> None:
         load_recipe("small-cpu", [override])
 
 
+def test_stretching_and_cropping_exclude_each_other() -> None:
+    assert load_recipe("small-cpu", ["data.resize=stretch"]).data.evaluation.resize == "stretch"
+    with pytest.raises(RecipeError, match="stretching crops nothing"):
+        load_recipe("imagenet", ["data.resize=stretch"])
+
+
 def test_overrides_take_toml_values_and_bare_words() -> None:
     recipe = load_recipe(
         "small-cpu",
