@@ -20,6 +20,7 @@ from images.preprocess import PreprocessSpec, load_image
 from training import cache_file
 from training.pictures import NO_LABEL, Pictures, Refusal
 from training.progress import Reporter, Silent
+from training.sampling import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,7 +57,9 @@ def decode_source(
         SourceError: not one picture can be used.
         LookalikeError: the disk has no room for the cache.
     """
-    items = list(_spread(source, limit))
+    items = list(source)
+    if limit is not None:
+        items = [items[position] for position in spread(len(items), limit)]
     shape = (len(items), spec.size, spec.size, 3)
     on_disk = folder is not None and int(np.prod(shape)) > memory_limit
     if not on_disk or folder is None:
@@ -68,15 +71,6 @@ def decode_source(
         found = _decode(source, items, spec, images, reporter or Silent())
         cache_file.finish(folder, stamp, found)
     return found
-
-
-def _spread(source: Source, limit: int | None) -> Iterator[Item]:
-    total = len(source)
-    if limit is None or limit >= total:
-        yield from source
-        return
-    wanted = {position * total // limit for position in range(limit)}
-    yield from (item for position, item in enumerate(source) if position in wanted)
 
 
 def _decode(

@@ -10,6 +10,7 @@ from images.preprocess import PreprocessSpec, preprocess
 from training.features import encode
 from training.pictures import NO_LABEL, Pictures
 from training.protocols.knn import knn_accuracy
+from training.sampling import spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +27,8 @@ class KnnMonitor:
     """Queries and gallery, prepared once.
 
     With an evaluation set its pictures are the queries and the training pictures the gallery.
-    Without, every fifth training picture is a query and the others the gallery: the encoder has
-    seen the queries, but never a label.
+    Without, a fifth of the training pictures are queries and the others the gallery: the encoder
+    has seen the queries, but never a label.
     """
 
     def __init__(self, data: Data, pictures: Pictures, evaluation: Pictures | None) -> None:
@@ -36,8 +37,8 @@ class KnnMonitor:
         gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
         labelled = np.flatnonzero(pictures.labels != NO_LABEL)
         if evaluation is None:
-            is_query = np.arange(len(labelled)) % 5 == 4
-            queries, gallery = labelled[is_query], labelled[~is_query]
+            queries = labelled[spread(len(labelled), len(labelled) // 5)]
+            gallery = np.setdiff1d(labelled, queries)
             self._queries, self._query_labels = self._take(pictures, queries, query_count)
         else:
             gallery = labelled
@@ -47,7 +48,7 @@ class KnnMonitor:
             labels = np.array([*renamed, NO_LABEL], np.int64)[evaluation.labels]
             known = np.flatnonzero(labels != NO_LABEL)
             self._queries, _ = self._take(evaluation, known, query_count)
-            self._query_labels = labels[_spread(known, query_count)]
+            self._query_labels = labels[_at_most(known, query_count)]
         self._gallery, self._gallery_labels = self._take(pictures, gallery, gallery_size)
 
     @property
@@ -65,15 +66,12 @@ class KnnMonitor:
     def _take(
         self, pictures: Pictures, positions: NDArray[np.int64], count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        chosen = _spread(positions, count)
+        chosen = _at_most(positions, count)
         return _as_seen(pictures.images[chosen], self._data.evaluation), pictures.labels[chosen]
 
 
-def _spread(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most `count` of the positions, evenly spread."""
-    if len(positions) <= count:
-        return positions
-    return positions[np.arange(count) * len(positions) // count]
+def _at_most(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    return positions[spread(len(positions), count)]
 
 
 def _as_seen(images: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:

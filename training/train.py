@@ -15,7 +15,7 @@ from training.cache import decode_source
 from training.checkpoint import Checkpoint, has_run, load_checkpoint, remove_leftovers
 from training.compute import choose_device
 from training.loop import Loop
-from training.monitor import KnnMonitor
+from training.monitor import QUERIES, KnnMonitor
 from training.progress import Reporter, Silent
 from training.recipe_files import save_recipe
 from training.trainer import Trainer
@@ -71,7 +71,8 @@ def train(
         run: folder to write; see `checkpoint.py` for its content.
         resume: go on with the run in that folder; a finished run is left as it is.
         device: "auto" takes CUDA where it works, "cpu", "cuda".
-        evaluation: labelled pictures whose nearest training pictures are asked for their label.
+        evaluation: labelled pictures whose nearest training pictures are asked for their label;
+            `monitor.QUERIES` of them are used.
         limit: train on that many pictures, evenly spread over the source.
         reporter: told about the progress.
 
@@ -95,7 +96,9 @@ def train(
     )
     against = None
     if evaluation is not None:
-        against = decode_source(evaluation, recipe.data.evaluation, reporter=reporter)
+        against = decode_source(
+            evaluation, recipe.data.evaluation, limit=QUERIES, reporter=reporter
+        )
     _check_pictures(run, recipe, pictures, against, previous)
     monitor = _monitor(recipe, pictures, against, reporter)
     trainer = Trainer(recipe, pictures, target)

@@ -319,6 +319,17 @@ def test_a_large_cache_trains_the_same(
     assert_same_run(tmp_path / "memory", tmp_path / "file")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_run_stops_and_resumes(
+    make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    source, recipe = make_source(), make_recipe()
+    train(source, recipe, tmp_path, device="cuda", reporter=Interrupt(4))
+    assert train(source, recipe, tmp_path, device="cuda", resume=True).finished
+    assert load_encoder(tmp_path).quality["loss"] < 3
+
+
 def test_bf16_trains_where_it_is_asked_for(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
