@@ -68,6 +68,8 @@ def print_answers(answers: "Sequence[Answer]") -> None:
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Names and values, on stdout."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest is shown whole
     for name, value in facts.items():
         words = value if isinstance(value, str) else json.dumps(value)
         table.add_row(name.replace("_", " "), Text(words))
