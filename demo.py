@@ -10,10 +10,11 @@ process of its own. `report.json` keeps what is done: a second run goes on where
 import json
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,14 +100,22 @@ def stages(out: Path) -> dict[str, list[str]]:
 def run_command(arguments: list[str]) -> None:
     """Show a command and run it in a process of its own, which prints on this terminal.
 
+    Ctrl-C reaches that process from the terminal, and SIGTERM is handed on: it ends in its own
+    time, with its work kept.
+
     Raises:
-        typer.Exit: it failed, with its exit code; it has said why itself.
+        typer.Exit: it failed or was stopped, with its exit code; it has said why itself.
     """
     print(f"\n$ lookalike {shlex.join(arguments)}", flush=True)
     command = [sys.executable, "-m", "lookalike", *arguments]
-    finished = subprocess.run(command, check=False)  # noqa: S603 - our own command line
-    if finished.returncode:
-        raise typer.Exit(finished.returncode)
+    with subprocess.Popen(command) as process:  # noqa: S603 - our own command line
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while process.poll() is None:
+            with suppress(KeyboardInterrupt):
+                process.wait()
+        signal.signal(signal.SIGTERM, before)
+    if process.returncode:
+        raise typer.Exit(process.returncode)
 
 
 @contextmanager

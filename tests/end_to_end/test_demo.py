@@ -1,6 +1,11 @@
 """The demo, on a few drawn pictures instead of Fashion-MNIST."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 from PIL import Image
 
 import demo
+from training.checkpoint import describe
 
 
 def grey_pictures(path: Path, count: int, seed: int) -> str:
@@ -52,3 +58,24 @@ def test_the_demo_goes_the_whole_way_and_a_second_run_starts_at_once(
     assert "$ lookalike" in first
     assert "$ lookalike" not in second
     assert json.loads(second.splitlines()[-1]) == report
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_stage_keeps_its_work(tmp_path: Path, stop: signal.Signals) -> None:
+    """Ctrl-C reaches every process of the terminal, SIGTERM only the demo itself."""
+    pictures = grey_pictures(tmp_path / "train.npz", 96, 1)
+    settings = ("training.samples=10_000_000", "training.batch_size=32", "encoder.width=0.125")
+    arguments = ["train", pictures, "--recipe", "grey-cpu", "--out", str(tmp_path / "run")]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    script = f"import demo; demo.run_command({arguments!r})"
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and '"loss"' in metrics.read_text()):
+        assert process.poll() is None, "the demo ended by itself"
+        time.sleep(0.1)
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)
+    else:
+        process.send_signal(stop)
+    assert process.wait(120) != 0
+    assert describe(tmp_path / "run")["step"] > 0
