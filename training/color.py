@@ -158,4 +158,3 @@ def shift_hue_(planes: Tensor, turns: Tensor) -> None:
     torch.addcmul(low, chroma, planes[1:], out=planes[1:])
     low.add_(chroma, alpha=3)
     torch.addcmul(low, chroma, red, value=-1, out=red)
-    planes.clamp_(0, 1)

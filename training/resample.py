@@ -3,7 +3,8 @@
 Both are separable, and each of their passes makes a row of the result as a weighted sum of a few
 rows of the source ("taps"). `torch.nn.functional.embedding_bag` does exactly that, vectorised, for
 any mixture of images at once: rows are the table, taps the bags. A dense matrix product per image
-costs 4 times as much at 32 pixels and 10 times at 224. Between the passes rows become columns.
+takes 4 times as long at 32 pixels and 10 times at 224 (measured, AVX2). Between the passes rows
+become columns.
 """
 
 from __future__ import annotations

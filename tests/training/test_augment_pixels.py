@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
 
 from training import augment, per_image
 from training.augment import Augmentation, Parameters, apply, draw, two_views
-from training.color import Jitter
+from training.color import Jitter, shift_hue_
 
 ADJUST = (
     functional.adjust_brightness,
@@ -162,6 +162,13 @@ def test_hue_of_every_corner_of_the_colour_cube(turns: float) -> None:
     images = torch.cat([cube, cube[:40]]).view(1, 16, 16, 3)
     p = whole(1, 16, jitter=jitter(hue=torch.tensor([turns])))
     assert_as_torchvision(images, p, 16, 1e-5)
+
+
+def test_hue_never_leaves_the_range() -> None:
+    planes = torch.rand(3, 50, 4000, generator=seeded())
+    planes[0, ::2], planes[1, ::3], planes[2, 1::2] = 0.0, 1.0, 1.0
+    shift_hue_(planes, torch.linspace(-0.5, 0.5, 50)[:, None])
+    assert 0 <= planes.min() <= planes.max() <= 1
 
 
 def test_grey_pictures_have_three_equal_channels() -> None:
