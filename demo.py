@@ -265,8 +265,8 @@ def print_report(report: "Report", out: Path) -> None:
     console.print(seconds)
     console.print(quality)
     console.print(
-        f"Every test picture is a query: plain, and as a camera would take it (shifted, zoomed,\n"
-        f"turned, mirrored, re-lit). kNN: the {VOTERS} nearest vote; "
+        "Every test picture is a query: plain, and as a camera would take it (shifted,\n"
+        f"zoomed, turned, mirrored, re-lit). kNN: the {VOTERS} nearest vote; "
         f"P@{PRECISION_AT}: of the {PRECISION_AT} nearest."
     )
     console.print(f"Peak memory of a step: {report['peak_memory_mib']:,} MiB")
