@@ -30,6 +30,7 @@ TINY = (
     "data.stored_size=20",
     "encoder.width=0.125",
     "encoder.stem=small-stride2",
+    "augmentation.crop_area=[0.08, 1.0]",  # the paper's, however the recipe is tuned
     "training.batch_size=8",
     "training.samples=96",
     "training.log_every=2",
