@@ -83,6 +83,7 @@ def test_a_limit_is_kept_and_refused_pictures_are_told(
     assert (outcome.count, [refusal.key for refusal in outcome.refused]) == (3, ["d.jpg"])
     assert outcome.passed
     assert outcome.to_dict()["refused"] == 1
+    (tmp_path / "d.jpg").unlink()
     single = verify(exported_encoder, tiny_run, open_source(tmp_path), limit=1)
     assert (single.count, single.passed) == (1, True)
 

@@ -18,7 +18,7 @@ from training.recipe_files import load_recipe
 from training.train import TrainResult, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from training.recipe import Recipe
@@ -169,6 +169,15 @@ def test_signals_stop_after_the_step_and_handlers_come_back(
     assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def usual_ctrl_c() -> Iterator[None]:
+    """Python's own handler, which a shell that ignores SIGINT in the background leaves out."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_ctrl_c")
 def test_a_second_ctrl_c_stops_at_once(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
