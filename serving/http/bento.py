@@ -33,10 +33,8 @@ def store_encoder(path: Path) -> str:
     """
     facts = describe(path)
     tag = f"{MODEL_NAME}:{facts['sha256'][:VERSION_CHARACTERS]}"
-    try:
-        return str(bentoml.models.get(tag).tag)
-    except NotFound:
-        pass
+    if bentoml.models.list(tag):
+        return tag
     metadata = {"sha256": facts["sha256"], "contract": facts["contract"]}
     with bentoml.models.create(tag, metadata=metadata) as model:
         shutil.copyfile(path, Path(model.path_of(FILE_NAME)))
