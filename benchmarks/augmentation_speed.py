@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from rich.table import Table
 from torch.nn import functional
-from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
+from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.report import publish
 from benchmarks.timing import in_turns, ratio
@@ -109,7 +109,7 @@ def torchvision_transform(a: Augmentation, size: int) -> Callable[[Any], Tensor]
 
 def lightly_transform(a: Augmentation, size: int) -> Callable[[Any], list[Tensor]]:
     """The same augmentation as lightly's documentation sets it up."""
-    from lightly.transforms import SimCLRTransform  # type: ignore[import-not-found]
+    from lightly.transforms import SimCLRTransform
 
     transform: Callable[[Any], list[Tensor]] = SimCLRTransform(
         input_size=size,

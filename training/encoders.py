@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import (  # type: ignore[import-untyped]
+from torchvision.models.resnet import (
     BasicBlock,
     Bottleneck,
     conv1x1,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
-from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
 from training import augment, per_image
 from training.augment import Augmentation, Parameters, apply, draw, two_views
