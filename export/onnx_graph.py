@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from training.checkpoint import TrainedEncoder
+
 OPSET = 20  # ONNX 1.15, IR version 10: ONNX Runtime 1.18 and later
 MIN_OPSET, MAX_OPSET = 18, 23
 TINY_NORM = 1e-12
@@ -212,9 +214,20 @@ def export_run(
         ArtefactError: the run folder is missing, damaged or not ours.
         UsageError: the opset is out of range, or `out` is a folder, a pipe or a device.
     """
+    check_target(out)
+    return export_trained(load_encoder(Path(run)), out, opset=opset, licence_note=licence_note)
+
+
+def export_trained(
+    trained: TrainedEncoder,
+    out: str | os.PathLike[str],
+    *,
+    opset: int = OPSET,
+    licence_note: str = NO_LICENCE,
+) -> Path:
+    """Writes an encoder that is in memory, wherever its weights came from; see `export_run`."""
     out = Path(out)
     check_target(out)
-    trained = load_encoder(Path(run))
     model = build_graph(
         trained.module, trained.preprocess.size, trained.mean, trained.std, opset=opset
     )

@@ -43,8 +43,9 @@ from training.model import encoder_of
 from training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from images.preprocess import PreprocessSpec
-    from training.encoders import ResNetEncoder
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
@@ -77,7 +78,7 @@ class TrainedEncoder:
     Pixels uint8 go through `preprocess`, / 255, - mean, / std, `module` to h [N,feature_dim].
     """
 
-    module: ResNetEncoder  # in evaluation mode, on the CPU, fp32
+    module: nn.Module  # in evaluation mode, on the CPU, fp32; has feature_dim
     preprocess: PreprocessSpec
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
