@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Streams of random numbers; a step of one is never the step of another.
-_ORDER, _AUGMENTATION = 0, 1
+_ORDER, _AUGMENTATION, _LAYERS = 0, 1, 2
 
 
 class Order:
@@ -38,6 +38,11 @@ class Order:
 def augmentation_seed(seed: int, step: int) -> int:
     """Seed of the generator that draws the augmentation of one step."""
     return int(np.random.default_rng([seed, _AUGMENTATION, step]).integers(2**63))
+
+
+def layer_seed(seed: int, step: int, rank: int, chunk: int) -> int:
+    """Seed of the random layers (drop-out, stochastic depth) in one forward of one process."""
+    return int(np.random.default_rng([seed, _LAYERS, step, rank, chunk]).integers(2**63))
 
 
 class Batches:

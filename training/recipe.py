@@ -109,12 +109,20 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """NT-Xent, see `nt_xent.nt_xent`."""
+    """Which loss, see `losses.py`; a field of another loss is not looked at."""
 
-    temperature: float = 0.1
+    name: Literal["nt-xent", "nt-logistic", "margin", "decoupled"] = "nt-xent"
+    temperature: float = 0.1  # all but margin
+    margin: float = 0.8  # margin; of cosine similarities, which lie in [-1, 1]
+    semi_hard: bool = False  # nt-logistic, margin: only the hardest of the easier negatives
 
     def __post_init__(self) -> None:
         _need(self.temperature > 0, f"loss.temperature = {self.temperature}: must be above 0")
+        _need(self.margin >= 0, f"loss.margin = {self.margin}: must not be negative")
+        _need(
+            not self.semi_hard or self.name in {"nt-logistic", "margin"},
+            f'loss.semi_hard is for "nt-logistic" and "margin": {self.name} weighs its negatives',
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +167,8 @@ class Schedule:
 class Training:
     """Length, batch and bookkeeping. Exactly one of `epochs` and `samples` gives the length."""
 
-    batch_size: int  # pictures; twice as many views
+    batch_size: int  # pictures, over all processes; twice as many views
+    micro_batch: int | None = None  # pictures at a time in memory, see `gradient_cache.py`
     epochs: float | None = None
     samples: int | None = None  # pictures seen, repetitions counted
     seed: int = 0
@@ -170,6 +179,12 @@ class Training:
 
     def __post_init__(self) -> None:
         _need(self.batch_size >= 2, f"training.batch_size = {self.batch_size}: must be at least 2")
+        micro = self.batch_size if self.micro_batch is None else self.micro_batch
+        _need(
+            micro >= 2 and self.batch_size % micro == 0,
+            f"training.micro_batch = {micro}: must be at least 2 and divide batch_size = "
+            f"{self.batch_size}",
+        )
         _need(
             (self.epochs is None) != (self.samples is None),
             "training needs its length: either epochs or samples, not both",

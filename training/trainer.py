@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from training.augment import two_views
-from training.batches import Batches, Order, augmentation_seed
+from training import augment, gradient_cache
+from training.batches import Batches, Order, augmentation_seed, layer_seed
 from training.compute import choose_precision
 from training.errors import TrainingDivergedError
+from training.losses import loss_and_gradient
 from training.model import build_model
-from training.nt_xent import nt_xent
 from training.optimizers import build_optimizer, set_learning_rate
+from training.shard import Shard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from training.checkpoint import Checkpoint
     from training.pictures import Pictures
     from training.recipe import Recipe
+
+
+class Batch(NamedTuple):
+    """What a process works on in one step."""
+
+    pictures: Tensor  # uint8 [C,m,T,T,3], its own
+    drawn: augment.Parameters  # of all views of the global batch
 
 
 class Trainer:
@@ -33,10 +45,17 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.learning_rates = recipe.learning_rates(len(pictures))
         self.step = 0  # finished steps
-        self._order = Order(len(pictures), recipe.training.batch_size, recipe.training.seed)
+        training = recipe.training
+        self._shard = Shard(
+            batch_size=training.batch_size,
+            micro_batch=training.micro_batch or training.batch_size,
+        )
+        self._views = self._shard.views.to(device)  # int64 [C,V]
+        self._order = Order(len(pictures), training.batch_size, training.seed)
         self._batches = Batches(pictures.images, device)
+        self._batch: Batch | None = None
         self._generator = torch.Generator(device)
-        self._dtype = choose_precision(recipe.training.precision, device)
+        self._dtype = choose_precision(training.precision, device)
         self._loss_sum = torch.zeros((), device=device)
         self._loss_steps = 0
 
@@ -60,25 +79,53 @@ class Trainer:
             f"{str(self._dtype).removeprefix('torch.')} on {self._loss_sum.device.type}"
         )
 
+    def fetch(self) -> None:
+        """Brings what the next step works on; `advance` does it where nobody did before."""
+        seed, step, size = self._recipe.training.seed, self.step, self._recipe.training.batch_size
+        pictures = self._batches(self._order(step)[self._shard.pictures.flatten().numpy()])
+        self._generator.manual_seed(augmentation_seed(seed, step))
+        height, width = pictures.shape[1:3]
+        # for the views of all processes, so that each picture has the same ones wherever it is
+        drawn = augment.draw(self._recipe.augmentation, 2 * size, height, width, self._generator)
+        self._batch = Batch(pictures.view(self._shard.chunks, -1, *pictures.shape[1:]), drawn)
+
     def advance(self) -> None:
         """One step: views, projections, loss, update."""
-        recipe, step = self._recipe, self.step
-        pictures = self._batches(self._order(step))  # uint8 [B,T,T,3]
-        self._generator.manual_seed(augmentation_seed(recipe.training.seed, step))
-        # Inline: on CPUs the augmentation is 2 % (28 px) to 15 % (64 px from 96) of a step whose
-        # convolutions fill all cores already; a thread that works ahead would only compete.
-        views = two_views(pictures, recipe.augmentation, recipe.data.image_size, self._generator)
-        set_learning_rate(self.optimizer, float(self.learning_rates[step]))
-        half = self._dtype is torch.bfloat16
-        with torch.autocast(views.device.type, dtype=torch.bfloat16, enabled=half):
-            z = self.model(views)  # [2B,E]
-        loss = nt_xent(z, recipe.loss.temperature)
+        if self._batch is None:
+            self.fetch()
+        set_learning_rate(self.optimizer, float(self.learning_rates[self.step]))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = gradient_cache.backward(self._forward, self._shard.chunks, self._loss, self.model)
         self.optimizer.step()
-        self._loss_sum += loss.detach()
+        self._loss_sum += loss
         self._loss_steps += 1
+        self._batch = None
         self.step += 1
+
+    def _forward(self, chunk: int) -> Tensor:
+        """Projections [V,E] of the views of one chunk, made anew by each call.
+
+        Views are made inline: on CPUs that is 2 % (28 px) to 15 % (64 px from 96) of a step whose
+        convolutions fill all cores already; a thread that works ahead would only compete.
+        """
+        assert self._batch is not None
+        pictures, drawn = self._batch.pictures[chunk], self._batch.drawn
+        if len(pictures) < self._shard.batch_size:
+            drawn = drawn[self._views[chunk]]
+        views = augment.apply(pictures, drawn, self._recipe.data.image_size)
+        half = self._dtype is torch.bfloat16
+        with (
+            random_layers(layer_seed(self._recipe.training.seed, self.step, 0, chunk), views),
+            torch.autocast(views.device.type, dtype=torch.bfloat16, enabled=half),
+        ):
+            z: Tensor = self.model(views)
+        return z
+
+    def _loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the batch and its gradient for this process's projections [C*V,E]."""
+        rows = self._shard.join(z[None])
+        loss, gradient = loss_and_gradient(rows, self._recipe.loss)
+        return loss, self._shard.part(gradient).flatten(0, 1)
 
     def take_loss(self) -> float:
         """Mean loss of the steps since the last call; waits for the accelerator.
@@ -130,3 +177,11 @@ class Trainer:
         self.step = checkpoint.step
         self._loss_sum.fill_(checkpoint.pending["loss_sum"])
         self._loss_steps = checkpoint.pending["steps"]
+
+
+@contextmanager
+def random_layers(seed: int, like: Tensor) -> Iterator[None]:
+    """Layers that draw random numbers draw those of this seed; the global state is left alone."""
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+        torch.manual_seed(seed)
+        yield
