@@ -1,7 +1,6 @@
 """The command `lookalike train`."""
 
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -58,9 +57,9 @@ def train(
 
     Example: lookalike train photos/ --out runs/photos
     """
-    # Threads of torch that sleep while they wait. Spinning, they take the cores from one another
-    # wherever anything else runs: measured on two busy cores 1.3 s a step asleep, 5 s spinning.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from training import process
+
+    process.prepare()  # before torch is loaded
 
     from rich.console import Console
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-# before torch is loaded, as the train command does: threads that wait sleep
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# before torch is loaded, as the train command does: see training/process.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch
 
 from images.sources import Item
