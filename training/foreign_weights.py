@@ -1,0 +1,256 @@
+"""Anybody's encoder: a file of weights to a state dict that fits `build_encoder`.
+
+Read by `weight_files`, told apart by `weight_layouts`, renamed by `weight_names`. The encoder is
+found from the shapes: ResNet-18 to 152 of any width, with the stem for ImageNet or for small
+pictures. A projection head or classifier is left behind. Nothing is guessed that the file does not
+show: where two encoders are possible, the error names both and the option that decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from images.errors import ArtefactError, UsageError
+from images.files import sha256_file
+from images.preprocess import PreprocessSpec
+from training.checkpoint import CHECKPOINT, TrainedEncoder, has_run, load_encoder
+from training.encoders import SMALL_IMAGE, Stem, build_encoder
+from training.recipe import Recipe
+from training.weight_files import read_tensors
+from training.weight_fit import fit, inventory, resnet_of
+from training.weight_layouts import LAYOUTS, UNNAMED, Layout, Rgb, unwrapped, which_layout
+from training.weight_names import first_stage, resnet_prefixes, resnet_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from training.encoders import ResNetEncoder
+
+SHOWN = 8  # prefixes in a message
+IMAGENET_SIZE, SMALL_SIZE, SMALLEST = 224, 32, 8
+CROP_SHARE = 0.875  # of the short side that the centre crop keeps, as others evaluate on ImageNet
+
+
+def _pad_by_two(module: ResNetEncoder) -> None:
+    module.conv1.padding = (2, 2)
+
+
+def _leave_out_relu(module: ResNetEncoder) -> None:
+    module.add_module("relu", nn.Identity())
+
+
+QUIRKS: Mapping[str, Callable[[ResNetEncoder], None]] = {
+    "first convolution padded by 2": _pad_by_two,
+    "no ReLU before the first stage": _leave_out_relu,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignWeights:
+    """An encoder's weights from a file of somebody else's, ready to be loaded.
+
+    `build_encoder(encoder, width=width, stem=stem)` takes `state` as it is.
+    """
+
+    layout: str
+    prefix: str  # what stood before the encoder's names
+    encoder: str
+    width: float
+    stem: Stem
+    state: dict[str, Tensor]
+    dropped: tuple[str, ...]  # "projection_head (4 tensors)": what was not taken
+    mean: Rgb
+    std: Rgb
+    image_size: int
+    quirks: tuple[str, ...]  # names of `QUIRKS`: what its maker's encoder does differently
+    sha256: str  # of the file
+
+    def card(self, file: str) -> dict[str, Any]:
+        """Where the weights came from, for the encoder file."""
+        return {
+            "file": file,
+            "layout": self.layout,
+            "prefix": self.prefix,
+            "encoder": self.encoder,
+            "width": self.width,
+            "stem": self.stem,
+            "quirks": list(self.quirks),
+            "left_behind": list(self.dropped),
+        }
+
+    def build(self) -> nn.Module:
+        """The encoder with these weights, in evaluation mode, on the CPU: [N,3,S,S] -> [N,D]."""
+        with torch.random.fork_rng(devices=[]):
+            module = build_encoder(self.encoder, width=self.width, stem=self.stem)
+        module.load_state_dict(self.state)
+        for quirk in self.quirks:
+            QUIRKS[quirk](module)
+        return module.eval()
+
+
+def read_foreign_weights(
+    path: Path,
+    *,
+    encoder: str | None = None,
+    prefix: str | None = None,
+    stem: Stem = "auto",
+) -> ForeignWeights:
+    """Reads a file of weights.
+
+    Args:
+        path: a checkpoint or state dict of any layout in `weight_layouts`, or a run folder of
+            ours; that one knows its encoder, the other arguments are not looked at.
+        encoder: the encoder's name, where it is known; None: from the shapes.
+        prefix: what stands before the encoder's names, where the file holds several.
+        stem: "small-stride2" looks like "small" in a file; everything else is found.
+
+    Raises:
+        ArtefactError: missing or damaged, no encoder in it, or several; the message lists what was
+            found and names the remedy.
+        UsageError: an unknown encoder.
+    """
+    run = path.parent if path.name == CHECKPOINT else path
+    if has_run(run):
+        return _own(run)
+    tensors = read_tensors(path)
+    chosen, layout = _choose(path, tensors, prefix)
+    inside = resnet_state(chosen, tensors)
+    name, width, found_stem = resnet_of(path, inside, encoder)
+    taken_stem = stem if stem != "auto" else found_stem
+    wanted = build_encoder(name, width=width, stem=taken_stem).state_dict()
+    state = fit(path, inside, wanted, name)
+    small = found_stem == "small"
+    mean, std = layout.norm_small if small else layout.norm
+    return ForeignWeights(
+        layout=layout.name,
+        prefix=chosen,
+        encoder=name,
+        width=width,
+        stem=taken_stem,
+        state=state,
+        dropped=_left_behind(chosen, tensors, set(inside) - set(wanted)),
+        mean=mean,
+        std=std,
+        image_size=layout.image_size or (SMALL_SIZE if small else IMAGENET_SIZE),
+        quirks=_quirks(chosen, tensors, layout, small=small),
+        sha256=sha256_file(path),
+    )
+
+
+def load_foreign_encoder(
+    weights: ForeignWeights,
+    *,
+    file: str,
+    image_size: int | None = None,
+    mean: Rgb | None = None,
+    std: Rgb | None = None,
+) -> TrainedEncoder:
+    """Foreign weights as an encoder that can be exported, evaluated and compared.
+
+    Args:
+        weights: from `read_foreign_weights`.
+        file: the file's name, for the card.
+        image_size: side of the pictures in pixels; None: the layout's.
+        mean: of pictures in [0,1]; None: the layout's.
+        std: likewise.
+
+    Raises:
+        UsageError: a size, mean or std that cannot be used.
+    """
+    size = image_size or weights.image_size
+    if size < SMALLEST:
+        raise UsageError(f"image size {size}: it must be at least {SMALLEST} pixels")
+    shift, scale = mean or weights.mean, std or weights.std
+    if min(scale) <= 0:
+        raise UsageError(f"std {', '.join(map(str, scale))}: each must be above 0")
+    crops = size > SMALL_IMAGE
+    spec = PreprocessSpec(size=size, resize_to=round(size / CROP_SHARE) if crops else size)
+    return TrainedEncoder(
+        module=weights.build(),
+        preprocess=spec,
+        mean=shift,
+        std=scale,
+        recipe={"name": f"weights of {weights.layout}", "weights": weights.card(file)},
+        quality={},
+        sha256=weights.sha256,
+    )
+
+
+def _own(run: Path) -> ForeignWeights:
+    """The weights of a run folder of ours."""
+    trained = load_encoder(run)
+    recipe = Recipe.from_dict(trained.recipe)
+    stem: Stem = recipe.encoder.stem
+    if stem == "auto":
+        stem = "small" if recipe.data.image_size <= SMALL_IMAGE else "imagenet"
+    return ForeignWeights(
+        layout="lookalike train",
+        prefix="encoder.",
+        encoder=recipe.encoder.name,
+        width=recipe.encoder.width,
+        stem=stem,
+        state=trained.module.state_dict(),
+        dropped=("head",),
+        mean=trained.mean,
+        std=trained.std,
+        image_size=recipe.data.image_size,
+        quirks=(),
+        sha256=trained.sha256,
+    )
+
+
+# --- which encoder -------------------------------------------------------------------------------
+
+
+def _choose(path: Path, tensors: Mapping[str, Tensor], prefix: str | None) -> tuple[str, Layout]:
+    """The prefix of the trained encoder and the layout it tells."""
+    prefixes = resnet_prefixes(tensors)
+    if prefix is not None:
+        wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+        prefixes = [p for p in prefixes if wanted in (p, unwrapped(p))]
+    if not prefixes:
+        under = f" under '{prefix}'" if prefix is not None else ""
+        raise ArtefactError(
+            f"{path} holds no ResNet{under} that is known here; it holds {inventory(tensors)}; "
+            f"say which encoder it is with --encoder and where it stands with --prefix"
+        )
+    rows = [(p, which_layout(p, tensors)) for p in prefixes]
+    order = [*LAYOUTS, UNNAMED]
+    best = min(order.index(layout) for _, layout in rows)
+    likely = [(p, layout) for p, layout in rows if order.index(layout) == best]
+    if len(likely) > 1:
+        several = ", ".join(f"'{p}'" for p, _ in likely[:SHOWN])
+        raise ArtefactError(f"{path} holds several encoders: choose one with --prefix: {several}")
+    return likely[0]
+
+
+def _quirks(
+    prefix: str, tensors: Mapping[str, Tensor], layout: Layout, *, small: bool
+) -> tuple[str, ...]:
+    """What the maker's encoder does differently, in names of `QUIRKS`.
+
+    solo-learn pads small pictures by 2. A numbered ResNet whose first stage has number 2 was made
+    of a ResNet that calls its ReLU in `forward` (lightly's ResNetGenerator): that call is lost.
+    """
+    padded, number_two = "first convolution padded by 2", "no ReLU before the first stage"
+    found = [padded] if small and layout.small_padding == 2 else []
+    if first_stage(prefix, tensors) == 2:
+        found.append(number_two)
+    return tuple(found)
+
+
+def _left_behind(prefix: str, tensors: Iterable[str], extra: Iterable[str]) -> tuple[str, ...]:
+    """What was not taken, by its first word: heads, momentum encoders, queues, classifiers."""
+    outside = (unwrapped(name) for name in tensors if not name.startswith(prefix))
+    words = Counter(name.split(".")[0] for name in (*outside, *sorted(extra)))
+    return tuple(
+        f"{word} ({count} tensor{'s' if count > 1 else ''})" for word, count in words.items()
+    )
