@@ -21,7 +21,7 @@ the folder holds one whole checkpoint. Its keys:
     recipe_digest    SHA-256 over its values
     source           {"name", "pictures", "refused", "classes", "digest"} of the training pictures
     evaluation       the same of the evaluation set, or None
-    quality          what was measured last: "loss", "knn_accuracy" where there are labels
+    quality          what was measured last: "loss" and the evaluation figures of `metrics.py`
     versions         {"torch", "torchvision", "lookalike"}
 
 There is no random state: the order of the pictures is drawn from (seed, epoch) and the augmentation

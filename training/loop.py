@@ -13,7 +13,7 @@ from training.stopping import StopOnSignal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from training.monitor import KnnMonitor
+    from training.monitor import Monitor
     from training.progress import Reporter
     from training.recipe import Recipe
     from training.trainer import Trainer
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Loop:
     """Moves a trainer to the end of its run or to the first signal.
 
-    At each step, in this order: update, metrics line, kNN, checkpoint. So a checkpoint of step s
-    has all lines of `metrics.jsonl` up to s before it.
+    At each step, in this order: update, metrics line, measurement, checkpoint. So a checkpoint of
+    step s has all lines of `metrics.jsonl` up to s before it.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Loop:
         recipe: Recipe,
         trainer: Trainer,
         *,
-        monitor: KnnMonitor,
+        monitor: Monitor,
         about: dict[str, Any],
         reporter: Reporter,
         previous: Checkpoint | None,
@@ -49,7 +49,7 @@ class Loop:
     def work(self) -> None:
         """Trains; a checkpoint stands at the end, wherever that is."""
         trainer, settings = self._trainer, self._recipe.training
-        due = self._knn_steps()
+        due = self._due()
         self._clock = self._window = saved = time.monotonic()
         self._reporter.begin("training", trainer.steps, trainer.step)
         with StopOnSignal() as stop, Metrics(self._run, trainer.step) as metrics:
@@ -85,25 +85,36 @@ class Loop:
             elapsed_s=round(self._tick(), 3),
         )
         self.quality["loss"] = loss
-        knn = self.quality.get("knn_accuracy")
         figures = f"loss {loss:.3f}  lr {rate:.2e}  {speed:.0f} samples/s"
-        self._reporter.update(trainer.step, figures + (f"  kNN {knn:.1%}" if knn else ""))
+        self._reporter.update(trainer.step, figures + self._watched_words())
         self._restart_window()
 
-    def _knn_steps(self) -> set[int]:
+    def _watched_words(self) -> str:
+        """The last measurement for the progress line: kNN accuracy, or what needs no label."""
+        found = self.quality
+        if knn := found.get("knn_accuracy"):
+            return f"  kNN {knn:.1%}  rank {found.get('rankme', 0):.0f}"
+        if "rankme" in found:
+            return f"  rank {found['rankme']:.0f}  uniformity {found['uniformity']:.2f}"
+        return ""
+
+    def _due(self) -> set[int]:
         """Step 0 (the untrained encoder) and `evaluations` steps up to the last one."""
         count, steps = self._recipe.training.evaluations, self._trainer.steps
-        if not count or not self._monitor.possible:
+        if not count:
             return set()
         return {0, *(round(steps * (i + 1) / count) for i in range(count))}
 
     def _measure(self, metrics: Metrics, due: set[int]) -> None:
         trainer = self._trainer
         if trainer.step in due:
-            accuracy = self._monitor.accuracy(trainer.model)
-            self.quality["knn_accuracy"] = accuracy
+            trainer.check_finite()
+            seen = self._monitor.measure(trainer.model)
+            self.quality |= seen.figures
             samples = trainer.step * self._recipe.training.batch_size
-            metrics.write(trainer.step, samples, knn_accuracy=accuracy)
+            metrics.write(trainer.step, samples, **seen.figures)
+            if seen.alarm and trainer.step:
+                self._reporter.say(f"step {trainer.step}: {seen.alarm}")
             self._restart_window()
 
     def _restart_window(self) -> None:

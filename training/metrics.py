@@ -2,7 +2,8 @@
 
 Each line of `metrics.jsonl` is one JSON object with "step" (finished steps) and "samples"
 (pictures seen). Training lines add "epoch", "loss" (mean since the last line), "learning_rate",
-"samples_per_s" and "elapsed_s"; evaluation lines add "knn_accuracy".
+"samples_per_s" and "elapsed_s"; evaluation lines add "alignment", "uniformity", "rankme",
+"feature_std" and, where there are labels, "knn_accuracy" (see `monitor.py`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from training.cache import decode_source
 from training.checkpoint import Checkpoint, has_run, load_checkpoint, remove_leftovers
 from training.compute import choose_device
 from training.loop import Loop
-from training.monitor import QUERIES, KnnMonitor
+from training.monitor import QUERIES, Monitor
 from training.progress import Reporter, Silent
 from training.recipe_files import save_recipe
 from training.trainer import Trainer
@@ -40,7 +40,7 @@ class TrainResult:
     pictures: int
     refused: tuple[Refusal, ...]
     elapsed_s: float  # of training, over all calls
-    quality: dict[str, float]  # "loss" and, with labels, "knn_accuracy"
+    quality: dict[str, float]  # the last of each figure in metrics.jsonl but speeds
 
     @property
     def finished(self) -> bool:
@@ -183,15 +183,15 @@ def _check_pictures(
 
 def _monitor(
     recipe: Recipe, pictures: Pictures, evaluation: Pictures | None, reporter: Reporter
-) -> KnnMonitor:
-    monitor = KnnMonitor(recipe.data, pictures, evaluation)
-    if not monitor.possible and evaluation is not None:
+) -> Monitor:
+    monitor = Monitor(recipe, pictures, evaluation)
+    if not monitor.labelled and evaluation is not None:
         raise UsageError(
             f"--eval {evaluation.name} and {pictures.name} have no two labels in common: kNN needs "
             "pictures in sub-folders of the same names in both"
         )
-    if not monitor.possible:
-        reporter.say("the pictures have no labels: kNN accuracy is not measured")
+    if not monitor.labelled:
+        reporter.say("the pictures have no labels: kNN accuracy is not measured, RankMe is")
     return monitor
 
 

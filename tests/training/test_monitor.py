@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from images.preprocess import PreprocessSpec, preprocess
 from training import monitor
 from training.cache import decode_source
 from training.features import encode
 from training.model import build_model
-from training.monitor import KnnMonitor
+from training.monitor import Monitor, affordable, draw_views
+from training.protocols.geometry import effective_rank
 from training.protocols.knn import knn_accuracy
 from training.sampling import spread
 
@@ -45,8 +47,8 @@ def test_without_an_evaluation_set_a_fifth_of_the_pictures_asks_the_others(
     expected = knn_accuracy(
         features[asks], pictures.labels[asks], features[~asks], pictures.labels[~asks]
     )
-    found = KnnMonitor(recipe.data, pictures, None)
-    assert found.possible
+    found = Monitor(recipe, pictures, None)
+    assert found.labelled
     assert found.accuracy(model) == expected
 
 
@@ -66,17 +68,17 @@ def test_an_evaluation_set_is_matched_by_the_names_of_its_classes(
     stored = [preprocess(image, recipe.data.evaluation) for image in half.images]
     gallery = encode(model.encoder, np.stack(stored), mean=recipe.data.mean)
     expected = knn_accuracy(queries, known, gallery, half.labels)
-    assert KnnMonitor(recipe.data, half, evaluation).accuracy(model) == expected
+    assert Monitor(recipe, half, evaluation).accuracy(model) == expected
 
 
-def test_it_is_not_possible_without_two_labels(recipe: Recipe, pictures: Pictures) -> None:
+def test_knn_needs_two_labels(recipe: Recipe, pictures: Pictures) -> None:
     none = dataclasses.replace(pictures, labels=np.full(40, -1))
     one = dataclasses.replace(pictures, labels=np.zeros(40, np.int64))
     strangers = dataclasses.replace(pictures, classes=("cat", "dog"))
-    assert not KnnMonitor(recipe.data, none, None).possible
-    assert not KnnMonitor(recipe.data, one, None).possible
-    assert not KnnMonitor(recipe.data, pictures, strangers).possible
-    assert not KnnMonitor(recipe.data, pictures, none).possible
+    assert not Monitor(recipe, none, None).labelled
+    assert not Monitor(recipe, one, None).labelled
+    assert not Monitor(recipe, pictures, strangers).labelled
+    assert not Monitor(recipe, pictures, none).labelled
 
 
 def test_large_sets_are_thinned_evenly(
@@ -91,9 +93,9 @@ def test_large_sets_are_thinned_evenly(
 
     monkeypatch.setattr(monitor, "knn_accuracy", note)
     model = build_model(recipe, CPU)
-    KnnMonitor(recipe.data, pictures, None).accuracy(model)
+    Monitor(recipe, pictures, None).accuracy(model)
     monkeypatch.setattr(monitor, "BYTES", 15 * 3 * 16 * 16)
-    KnnMonitor(recipe.data, pictures, None).accuracy(model)
+    Monitor(recipe, pictures, None).accuracy(model)
     monkeypatch.undo()
     assert sizes == [(8, 32), (3, 12)]
 
@@ -103,3 +105,76 @@ def test_pictures_of_the_right_size_are_not_resized(recipe: Recipe) -> None:
     assert monitor._as_seen(images, recipe.data.evaluation) is images
     assert monitor._as_seen(images, PreprocessSpec(size=8)).shape == (3, 8, 8, 3)
     assert monitor._as_seen(images[:0], PreprocessSpec(size=8)).shape == (0, 8, 8, 3)
+
+
+# --- without labels ------------------------------------------------------------------------------
+
+
+def test_figures_of_pictures_without_labels(recipe: Recipe, pictures: Pictures) -> None:
+    model = build_model(recipe, CPU)
+    none = dataclasses.replace(pictures, labels=np.full(40, -1), classes=())
+    found = Monitor(recipe, none, None).measure(model)
+    assert set(found.figures) == {"alignment", "uniformity", "rankme", "feature_std"}
+    seen = np.stack([preprocess(image, recipe.data.evaluation) for image in pictures.images])
+    features = encode(model.encoder, seen, mean=recipe.data.mean)
+    np.testing.assert_allclose(found.features, features, atol=1e-6)
+    assert found.figures["rankme"] == effective_rank(features)
+    with torch.inference_mode():
+        views = torch.from_numpy(draw_views(pictures.images, recipe)).permute(0, 3, 1, 2) / 255
+        z = functional.normalize(model.eval()(views))
+    expected = float((z[:40] - z[40:]).square().sum(1).mean())
+    assert found.figures["alignment"] == pytest.approx(expected, rel=1e-4)
+    assert found.alarm is None
+
+
+def test_the_views_are_the_recipes_and_always_the_same(
+    recipe: Recipe, pictures: Pictures, make_recipe: Callable[..., Recipe]
+) -> None:
+    views = draw_views(pictures.images, recipe)
+    assert views.shape == (80, 16, 16, 3)
+    np.testing.assert_array_equal(views, draw_views(pictures.images, recipe))
+    assert np.abs(views[:40].astype(int) - views[40:]).mean() > 10
+    off = [f"augmentation.{name}=0.0" for name in ("flip", "jitter_probability", "grayscale")]
+    still = make_recipe(
+        "augmentation.crop_area=[1.0, 1.0]", "augmentation.crop_aspect=[1.0, 1.0]", *off
+    )
+    plain = draw_views(pictures.images, still)
+    np.testing.assert_array_equal(plain[:40], plain[40:])
+
+
+def test_an_encoder_of_constant_weights_raises_the_alarm(
+    recipe: Recipe, pictures: Pictures
+) -> None:
+    watch = Monitor(recipe, pictures, None)
+    model = build_model(recipe, CPU)
+    with torch.no_grad():
+        for weight in model.encoder.parameters():
+            weight.fill_(0.01)
+    alarm = watch.measure(model).alarm
+    assert alarm is not None
+    assert "has collapsed" in alarm
+    assert "lower schedule.learning_rate (now 0.002)" in alarm
+
+
+def test_the_alarm_names_a_temperature_out_of_the_usual(
+    make_recipe: Callable[..., Recipe], pictures: Pictures
+) -> None:
+    recipe = make_recipe("loss.temperature=40.0")
+    watch = Monitor(recipe, pictures, None)
+    model = build_model(recipe, CPU)
+    model.encoder.load_state_dict({k: v * 0 for k, v in model.encoder.state_dict().items()})
+    alarm = watch.measure(model).alarm
+    assert alarm is not None
+    assert "loss.temperature between 0.05 and 1 (now 40)" in alarm
+
+
+@pytest.mark.parametrize("samples", [10_000, 100_000, 400_000, 4_000_000])
+def test_measuring_stays_within_its_share_of_a_run(
+    make_recipe: Callable[..., Recipe], samples: int
+) -> None:
+    recipe = make_recipe(f"training.samples={samples}", "training.evaluations=10")
+    watched, others = affordable(recipe, 50_000)
+    share = 11 * (3 * watched + others) / (6 * samples)
+    assert share <= 0.021 or (watched, others) == (64, 500)
+    assert 64 <= watched <= 512
+    assert 500 <= others <= 5000

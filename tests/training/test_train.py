@@ -87,7 +87,10 @@ def test_a_run_leaves_its_artefacts(
     assert (training[-1]["samples"], training[-1]["epoch"]) == (320, 8.0)
     knn = {line["step"]: line["knn_accuracy"] for line in lines if "knn_accuracy" in line}
     assert list(knn) == [0, 20, 40]
-    assert result.quality == {"loss": training[-1]["loss"], "knn_accuracy": knn[40]}
+    measured = {"alignment", "uniformity", "rankme", "feature_std"}
+    assert result.quality.keys() == {"loss", "knn_accuracy", *measured}
+    assert result.quality["loss"] == training[-1]["loss"]
+    assert result.quality["knn_accuracy"] == knn[40]
     assert describe(run)["finished"]
     assert load_encoder(run).quality == result.quality
     assert "40 pictures, resnet18 0.125x" in notes.lines[0]
@@ -284,10 +287,26 @@ def test_pictures_without_labels_train_as_well(
 ) -> None:
     notes = Notes()
     result = train(make_source(labelled=False), make_recipe(), tmp_path, reporter=notes)
-    assert result.quality.keys() == {"loss"}
-    assert "the pictures have no labels: kNN accuracy is not measured" in notes.lines
+    assert "the pictures have no labels: kNN accuracy is not measured, RankMe is" in notes.lines
+    measured = {"alignment", "uniformity", "rankme", "feature_std"}
+    assert result.quality.keys() == {"loss", *measured}
+    last = [line for line in read_metrics(tmp_path) if "rankme" in line][-1]
+    assert {name: last[name] for name in measured} == {
+        name: result.quality[name] for name in measured
+    }
     labelled = train(make_source(), make_recipe(), tmp_path / "labelled")
     assert labelled.quality["loss"] == result.quality["loss"]  # labels never touch the training
+
+
+def test_a_run_that_collapses_raises_the_alarm(
+    make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    notes = Notes()
+    recipe = make_recipe("schedule.learning_rate=30.0", "optimizer.weight_decay=0.1")
+    train(make_source(), recipe, tmp_path, reporter=notes)
+    alarms = [line for line in notes.lines if "the encoder has collapsed" in line]
+    assert alarms[-1].startswith("step 12: ")
+    assert "lower schedule.learning_rate (now 30)" in alarms[-1]
 
 
 def test_an_evaluation_set_asks_the_training_pictures(
