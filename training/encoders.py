@@ -1,8 +1,10 @@
 """ResNet encoders f(.): pictures to features h, the representation that is kept.
 
 ResNet-18/34/50/101/152 (He et al. 2015) from torchvision's blocks, without the classifier, with a
-width multiplier on every channel count (SimCLR section 4.1: 1x, 2x, 4x; below 1 for CPUs) and three
-stems. Parameter names are torchvision's, so that its weights fit at width 1.
+width multiplier on every channel count (SimCLR section 4.1: 1x, 2x, 4x; below 1 for CPUs), three
+stems and, for SimCLR v2, selective kernels. Parameter names are torchvision's, so that its weights
+fit at width 1. Where google-research/simclr differs from torchvision, torchvision is followed: no
+projection on the first shortcut of ResNet-18 and 34, and a max-pool padded on both sides.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torchvision.models.resnet import (
 )
 
 from training.errors import RecipeError, did_you_mean
+from training.selective_kernels import SelectiveBottleneck, deep_stem, pooled_shortcut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +28,7 @@ Stem = Literal["auto", "imagenet", "small", "small-stride2"]
 STEMS: tuple[Stem, ...] = ("auto", "imagenet", "small", "small-stride2")
 SMALL_IMAGE = 64  # the largest size (px) that stem "auto" treats as small
 
-Block = type[BasicBlock] | type[Bottleneck]
+Block = type[BasicBlock] | type[Bottleneck] | type[SelectiveBottleneck]
 RESNETS: Mapping[str, tuple[Block, tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -36,7 +39,7 @@ RESNETS: Mapping[str, tuple[Block, tuple[int, int, int, int]]] = {
 
 
 class ResNetEncoder(nn.Module):
-    """A ResNet up to its global average pool: float [N,3,S,S] -> h [N,feature_dim].
+    """A ResNet up to its global average pool: float [N,C,S,S] -> h [N,feature_dim].
 
     Convolutions are drawn from He's normal distribution (fan out), batch norms start at scale 1 and
     shift 0 with momentum 0.1 and eps 1e-5 (0.9 in TensorFlow's notation, as in the paper's code).
@@ -52,13 +55,17 @@ class ResNetEncoder(nn.Module):
         channels: int,
         stem: Literal["imagenet", "small", "small-stride2"],
         zero_init_residual: bool,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if stem == "imagenet":
-            self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        self.conv1: nn.Module
+        if stem == "imagenet" and block is SelectiveBottleneck:
+            self.conv1 = deep_stem(in_channels, channels)
+        elif stem == "imagenet":
+            self.conv1 = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
         else:
             stride = 2 if stem == "small-stride2" else 1
-            self.conv1 = nn.Conv2d(3, channels, 3, stride=stride, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
@@ -79,11 +86,11 @@ class ResNetEncoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, BasicBlock):
                 nn.init.zeros_(module.bn2.weight)
-            elif zero_init_residual and isinstance(module, Bottleneck):
+            elif zero_init_residual and isinstance(module, Bottleneck | SelectiveBottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float [N,3,S,S] -> h, [N,feature_dim]."""
+        """Float [N,C,S,S] -> h, [N,feature_dim]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # [N,D,S/32,S/32] at most
         h: Tensor = self.avgpool(x).flatten(1)
@@ -94,7 +101,9 @@ def _stage(block: Block, width: int, planes: int, depth: int, *, stride: int) ->
     """`depth` residual blocks; the first one changes resolution and channels."""
     out = planes * block.expansion
     shortcut = None
-    if stride != 1 or width != out:
+    if block is SelectiveBottleneck:
+        shortcut = pooled_shortcut(width, out, stride)
+    elif stride != 1 or width != out:
         shortcut = nn.Sequential(conv1x1(width, out, stride), nn.BatchNorm2d(out))
     first = block(width, planes, stride, shortcut)
     return nn.Sequential(first, *(block(out, planes) for _ in range(depth - 1)))
@@ -107,6 +116,8 @@ def build_encoder(
     stem: Stem = "auto",
     image_size: int = 224,
     zero_init_residual: bool = True,
+    selective_kernels: bool = False,
+    channels: int = 3,
 ) -> ResNetEncoder:
     """Builds an untrained encoder from torch's global random state.
 
@@ -118,20 +129,32 @@ def build_encoder(
             of the cost of "small" on a CPU; "auto" takes "small" up to 64 px, else "imagenet".
         image_size: side of the pictures in pixels; only "auto" looks at it.
         zero_init_residual: see `ResNetEncoder`.
+        selective_kernels: see `selective_kernels.py`; for ResNet-50 and deeper.
+        channels: of the pictures.
 
     Raises:
-        RecipeError: unknown name or stem, or a width that gives a broken channel count.
+        RecipeError: unknown name or stem, a width that gives a broken channel count, or selective
+            kernels on a ResNet without bottlenecks.
     """
     if name not in RESNETS:
         raise RecipeError(f"unknown encoder '{name}'{did_you_mean(name, RESNETS)}")
     if stem not in STEMS:
         raise RecipeError(f"unknown stem '{stem}'{did_you_mean(stem, STEMS)}")
-    channels = round(64 * width)
-    if channels < 1 or channels != 64 * width:
+    planes = round(64 * width)
+    if planes < 1 or planes != 64 * width:
         raise RecipeError(f"encoder width {width}: 64 * width must be a whole number of channels")
     if stem == "auto":
         stem = "small" if image_size <= SMALL_IMAGE else "imagenet"
     block, depths = RESNETS[name]
+    if selective_kernels:
+        if block is not Bottleneck:
+            raise RecipeError(f"{name} has no bottlenecks: selective kernels need resnet50 up")
+        block = SelectiveBottleneck
     return ResNetEncoder(
-        block, depths, channels=channels, stem=stem, zero_init_residual=zero_init_residual
+        block,
+        depths,
+        channels=planes,
+        stem=stem,
+        zero_init_residual=zero_init_residual,
+        in_channels=channels,
     )

@@ -70,7 +70,9 @@ def test_a_model_normalises_encodes_and_projects(make_recipe: Callable[..., Reci
     z = model(views)
     assert z.shape == (6, 128)
     torch.testing.assert_close(z, model.head(model.encoder(shifted)))
-    assert model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.get_parameter("encoder.conv1.weight").is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def test_no_normalisation_copies_nothing() -> None:
