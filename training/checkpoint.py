@@ -43,9 +43,8 @@ from training.model import encoder_of
 from training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from images.preprocess import PreprocessSpec
+    from training.encoders import EncoderModule
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
@@ -78,7 +77,7 @@ class TrainedEncoder:
     Pixels uint8 go through `preprocess`, / 255, - mean, / std, `module` to h [N,feature_dim].
     """
 
-    module: nn.Module  # in evaluation mode, on the CPU, fp32; has feature_dim
+    module: EncoderModule  # in evaluation mode, on the CPU, fp32
     preprocess: PreprocessSpec
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

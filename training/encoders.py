@@ -1,10 +1,11 @@
-"""ResNet encoders f(.): pictures to features h, the representation that is kept.
+"""Encoders f(.): pictures to features h, the representation that is kept.
 
 ResNet-18/34/50/101/152 (He et al. 2015) from torchvision's blocks, without the classifier, with a
 width multiplier on every channel count (SimCLR section 4.1: 1x, 2x, 4x; below 1 for CPUs), three
 stems and, for SimCLR v2, selective kernels. Parameter names are torchvision's, so that its weights
 fit at width 1. Where google-research/simclr differs from torchvision, torchvision is followed: no
-projection on the first shortcut of ResNet-18 and 34, and a max-pool padded on both sides.
+projection on the first shortcut of ResNet-18 and 34, and a max-pool padded on both sides. All other
+names are those of `backbones.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torchvision.models.resnet import (
     conv1x1,
 )
 
+from training.backbones import build_backbone, check_name
 from training.errors import RecipeError, did_you_mean
 from training.selective_kernels import SelectiveBottleneck, deep_stem, pooled_shortcut
 
@@ -38,7 +40,13 @@ RESNETS: Mapping[str, tuple[Block, tuple[int, int, int, int]]] = {
 }
 
 
-class ResNetEncoder(nn.Module):
+class EncoderModule(nn.Module):
+    """What every encoder is: float [N,C,S,S] -> h [N,feature_dim]."""
+
+    feature_dim: int
+
+
+class ResNetEncoder(EncoderModule):
     """A ResNet up to its global average pool: float [N,C,S,S] -> h [N,feature_dim].
 
     Convolutions are drawn from He's normal distribution (fan out), batch norms start at scale 1 and
@@ -58,7 +66,7 @@ class ResNetEncoder(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.conv1: nn.Module
+        self.conv1: nn.Conv2d | nn.Sequential
         if stem == "imagenet" and block is SelectiveBottleneck:
             self.conv1 = deep_stem(in_channels, channels)
         elif stem == "imagenet":
@@ -118,43 +126,59 @@ def build_encoder(
     zero_init_residual: bool = True,
     selective_kernels: bool = False,
     channels: int = 3,
-) -> ResNetEncoder:
+) -> EncoderModule:
     """Builds an untrained encoder from torch's global random state.
 
     Args:
-        name: one of `RESNETS`.
+        name: one of `RESNETS`, or of `backbones.py`, which has neither width nor stem.
         width: channel multiplier; 64 * width must be a whole number (0.125 gives 8 channels).
         stem: "imagenet" is 7x7 stride 2 and max-pool; "small" is 3x3 stride 1 without max-pool
             (appendix B.9, for CIFAR-10); "small-stride2" is 3x3 stride 2 without max-pool, a third
             of the cost of "small" on a CPU; "auto" takes "small" up to 64 px, else "imagenet".
-        image_size: side of the pictures in pixels; only "auto" looks at it.
+        image_size: side of the pictures in pixels; for "auto" and vision transformers.
         zero_init_residual: see `ResNetEncoder`.
         selective_kernels: see `selective_kernels.py`; for ResNet-50 and deeper.
         channels: of the pictures.
 
     Raises:
-        RecipeError: unknown name or stem, a width that gives a broken channel count, or selective
-            kernels on a ResNet without bottlenecks.
+        RecipeError: see `check_encoder` and `backbones.build_backbone`.
     """
+    check_encoder(name, width=width, stem=stem, selective_kernels=selective_kernels)
     if name not in RESNETS:
-        raise RecipeError(f"unknown encoder '{name}'{did_you_mean(name, RESNETS)}")
-    if stem not in STEMS:
-        raise RecipeError(f"unknown stem '{stem}'{did_you_mean(stem, STEMS)}")
-    planes = round(64 * width)
-    if planes < 1 or planes != 64 * width:
-        raise RecipeError(f"encoder width {width}: 64 * width must be a whole number of channels")
+        return build_backbone(name, image_size=image_size, channels=channels)
     if stem == "auto":
         stem = "small" if image_size <= SMALL_IMAGE else "imagenet"
     block, depths = RESNETS[name]
-    if selective_kernels:
-        if block is not Bottleneck:
-            raise RecipeError(f"{name} has no bottlenecks: selective kernels need resnet50 up")
-        block = SelectiveBottleneck
     return ResNetEncoder(
-        block,
+        SelectiveBottleneck if selective_kernels else block,
         depths,
-        channels=planes,
+        channels=round(64 * width),
         stem=stem,
         zero_init_residual=zero_init_residual,
         in_channels=channels,
     )
+
+
+def check_encoder(name: str, *, width: float, stem: Stem, selective_kernels: bool) -> None:
+    """Refuses what `build_encoder` cannot build, as far as that shows without building it.
+
+    Raises:
+        RecipeError: unknown name or stem, a width that gives a broken channel count, selective
+            kernels on a ResNet without bottlenecks, or any of these on what is no ResNet.
+    """
+    if name not in RESNETS:
+        check_name(name)
+        if width != 1 or stem != "auto" or selective_kernels:
+            raise RecipeError(
+                f"encoder.name = '{name}': width, stem and selective_kernels are for ResNets; take "
+                f'these keys out or set encoder.width=1, encoder.stem="auto" and '
+                "encoder.selective_kernels=false"
+            )
+        return
+    if stem not in STEMS:
+        raise RecipeError(f"encoder.stem = '{stem}'{did_you_mean(stem, STEMS)}")
+    channels = 64 * width
+    if channels < 1 or channels != int(channels):
+        raise RecipeError(f"encoder.width = {width}: 64 * width must be a whole number of channels")
+    if selective_kernels and RESNETS[name][0] is not Bottleneck:
+        raise RecipeError(f"{name} has no bottlenecks: selective kernels need resnet50 or deeper")

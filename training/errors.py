@@ -19,8 +19,14 @@ class TrainingDivergedError(LookalikeError):
     """The loss or the weights are no longer finite."""
 
 
+MOST = 20  # choices in one message
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the nearest choice, else the list of choices."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    more = f" and {len(known) - MOST} more" if len(known) > MOST else ""
+    return f"; known: {', '.join(known[:MOST])}{more}"

@@ -19,7 +19,7 @@ from images.errors import ArtefactError, UsageError
 from images.files import sha256_file
 from images.preprocess import PreprocessSpec
 from training.checkpoint import CHECKPOINT, TrainedEncoder, has_run, load_encoder
-from training.encoders import SMALL_IMAGE, Stem, build_encoder
+from training.encoders import RESNETS, SMALL_IMAGE, ResNetEncoder, Stem, build_encoder
 from training.recipe import Recipe
 from training.weight_files import read_tensors
 from training.weight_fit import fit, inventory, resnet_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from training.encoders import ResNetEncoder
+    from training.encoders import EncoderModule
 
 SHOWN = 8  # prefixes in a message
 IMAGENET_SIZE, SMALL_SIZE, SMALLEST = 224, 32, 8
@@ -65,6 +65,7 @@ class ForeignWeights:
     encoder: str
     width: float
     stem: Stem
+    selective_kernels: bool = False
     state: dict[str, Tensor]
     dropped: tuple[str, ...]  # "projection_head (4 tensors)": what was not taken
     mean: Rgb
@@ -86,12 +87,19 @@ class ForeignWeights:
             "left_behind": list(self.dropped),
         }
 
-    def build(self) -> nn.Module:
+    def build(self) -> EncoderModule:
         """The encoder with these weights, in evaluation mode, on the CPU: [N,3,S,S] -> [N,D]."""
         with torch.random.fork_rng(devices=[]):
-            module = build_encoder(self.encoder, width=self.width, stem=self.stem)
+            module = build_encoder(
+                self.encoder,
+                width=self.width,
+                stem=self.stem,
+                image_size=self.image_size,
+                selective_kernels=self.selective_kernels,
+            )
         module.load_state_dict(self.state)
         for quirk in self.quirks:
+            assert isinstance(module, ResNetEncoder)  # they are of ResNets
             QUIRKS[quirk](module)
         return module.eval()
 
@@ -189,7 +197,7 @@ def _own(run: Path) -> ForeignWeights:
     trained = load_encoder(run)
     recipe = Recipe.from_dict(trained.recipe)
     stem: Stem = recipe.encoder.stem
-    if stem == "auto":
+    if stem == "auto" and recipe.encoder.name in RESNETS:
         stem = "small" if recipe.data.image_size <= SMALL_IMAGE else "imagenet"
     return ForeignWeights(
         layout="lookalike train",
@@ -197,6 +205,7 @@ def _own(run: Path) -> ForeignWeights:
         encoder=recipe.encoder.name,
         width=recipe.encoder.width,
         stem=stem,
+        selective_kernels=recipe.encoder.selective_kernels,
         state=trained.module.state_dict(),
         dropped=("head",),
         mean=trained.mean,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from training.encoders import ResNetEncoder, build_encoder
+from training.encoders import EncoderModule, build_encoder
 from training.heads import projection_head
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SimCLR(nn.Module):
         return z
 
 
-def encoder_of(recipe: Recipe) -> ResNetEncoder:
+def encoder_of(recipe: Recipe) -> EncoderModule:
     """The recipe's encoder, untrained."""
     return build_encoder(
         recipe.encoder.name,
@@ -44,6 +44,7 @@ def encoder_of(recipe: Recipe) -> ResNetEncoder:
         stem=recipe.encoder.stem,
         image_size=recipe.data.image_size,
         zero_init_residual=recipe.encoder.zero_init_residual,
+        selective_kernels=recipe.encoder.selective_kernels,
     )
 
 

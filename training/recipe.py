@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from images.files import sha256_bytes
 from images.preprocess import PreprocessSpec
 from training.augment import Augmentation
-from training.encoders import RESNETS
+from training.encoders import check_encoder
 from training.errors import RecipeError, did_you_mean
 from training.schedule import peak_learning_rate, warmup_cosine
 from training.tables import Value, read_table, table_of
@@ -77,20 +77,20 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """f(.), see `encoders.build_encoder`."""
+    """f(.), see `encoders.build_encoder`; all but the name is for ResNets."""
 
     name: str = "resnet18"
     width: float = 1.0
     stem: Literal["auto", "imagenet", "small", "small-stride2"] = "auto"
     zero_init_residual: bool = True
+    selective_kernels: bool = False  # SimCLR v2
 
     def __post_init__(self) -> None:
-        if self.name not in RESNETS:
-            raise RecipeError(f"encoder.name = '{self.name}'{did_you_mean(self.name, RESNETS)}")
-        channels = 64 * self.width
-        _need(
-            channels >= 1 and channels == int(channels),
-            f"encoder.width = {self.width}: 64 * width must be a whole number of channels",
+        check_encoder(
+            self.name,
+            width=self.width,
+            stem=self.stem,
+            selective_kernels=self.selective_kernels,
         )
 
 

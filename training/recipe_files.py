@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from images.files import write_bytes_atomic
+from training.encoders import RESNETS
 from training.errors import RecipeError, did_you_mean
 from training.recipe import Recipe
 from training.tables import to_toml
@@ -79,6 +80,9 @@ def _apply(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"cannot set '{left.strip()}': '{table}' is no table")
     values.pop(_EITHER_OR.get((table, key), ""), None)
     values[key] = _toml_value(right.strip())
+    if (table, key) == ("encoder", "name") and values[key] not in RESNETS:
+        for other in ("width", "stem", "selective_kernels"):  # for ResNets; set later, they count
+            values.pop(other, None)
 
 
 def _toml_value(text: str) -> object:

@@ -64,7 +64,9 @@ def test_the_forward_is_torchvisions(name: str) -> None:
 def test_stems(stem: Stem, image_size: int, stride: int) -> None:
     encoder = build_encoder("resnet18", width=0.125, stem=stem, image_size=image_size).eval()
     sides = []
-    encoder.layer4.register_forward_hook(lambda _m, _i, out: sides.append(tuple(out.shape[2:])))
+    encoder.get_submodule("layer4").register_forward_hook(
+        lambda _m, _i, out: sides.append(tuple(out.shape[2:]))
+    )
     h = encoder(torch.rand(2, 3, image_size, image_size))
     assert h.shape == (2, encoder.feature_dim) == (2, 64)
     assert sides == [(image_size // stride,) * 2]
@@ -102,10 +104,10 @@ def test_pictures_may_have_any_number_of_channels() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "resnet20"}, "unknown encoder 'resnet20'; did you mean 'resnet"),
-        ({"stem": "smal"}, "unknown stem 'smal'; did you mean 'small'"),
-        ({"width": 0.3}, "encoder width 0.3"),
-        ({"width": 0}, "encoder width 0"),
+        ({"name": "resnet20"}, "encoder.name = 'resnet20'; did you mean 'resnet"),
+        ({"stem": "smal"}, "encoder.stem = 'smal'; did you mean 'small'"),
+        ({"width": 0.3}, "encoder.width = 0.3"),
+        ({"width": 0}, "encoder.width = 0"),
     ],
 )
 def test_what_cannot_be_built_is_named(change: dict[str, object], message: str) -> None:

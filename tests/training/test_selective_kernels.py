@@ -104,7 +104,7 @@ def test_the_mixing_network_grows_with_the_block_and_never_gets_narrow() -> None
 @pytest.mark.parametrize(("stem", "convolutions"), [("imagenet", 3), ("small", 1)])
 def test_the_deep_stem_is_for_large_pictures(stem: str, convolutions: int) -> None:
     encoder = build_encoder("resnet50", width=0.125, stem=stem, selective_kernels=True)  # type: ignore[arg-type]
-    stemmed = [m for m in encoder.conv1.modules() if isinstance(m, nn.Conv2d)]
+    stemmed = [m for m in encoder.get_submodule("conv1").modules() if isinstance(m, nn.Conv2d)]
     assert len(stemmed) == convolutions
     assert stemmed[-1].out_channels == 8
     blocks = [m for m in encoder.modules() if isinstance(m, SelectiveBottleneck)]
