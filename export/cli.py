@@ -34,7 +34,14 @@ def exporting() -> None:
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder of lookalike train.")],
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|WEIGHTS",
+            help="Run folder of lookalike train, or somebody's checkpoint: .pt, .pth, .ckpt, "
+            ".safetensors, .npz.",
+        ),
+    ] = None,
     *,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("encoder.onnx"),
     opset: Annotated[
@@ -43,16 +50,49 @@ def export(
     licence: Annotated[
         str | None, typer.Option(help="What the file shall say about its weights' licence.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="WEIGHTS: which encoder; default: found from the shapes.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="WEIGHTS: what stands before the encoder's names.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="WEIGHTS: side of the pictures in pixels.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="WEIGHTS: of pictures in [0,1], as 0.485,0.456,0.406.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="WEIGHTS: likewise.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's encoder, without its projection head, as one ONNX file.
+    """Write an encoder, without its projection head, as one ONNX file.
+
+    From a run folder, or from a checkpoint of lightly, solo-learn, torchvision, timm and others.
 
     Example: lookalike export runs/photos --out encoder.onnx
     """
     from export.encoder_file import describe
     from export.onnx_graph import NO_LICENCE, OPSET, export_run
+    from export.weights import WeightOptions, export_weights, rgb
+    from images.errors import UsageError
 
-    export_run(run, out, opset=opset or OPSET, licence_note=licence or NO_LICENCE)
+    licence, opset = licence or NO_LICENCE, opset or OPSET
+    known = WeightOptions(
+        encoder=encoder,
+        prefix=prefix,
+        image_size=image_size,
+        mean=rgb(mean, "mean"),
+        std=rgb(std, "std"),
+    )
+    if run is None:
+        raise UsageError("nothing to export: give a run folder or a file of weights")
+    if run.is_file():
+        found = export_weights(run, out, options=known, opset=opset, licence_note=licence)
+        typer.echo(found.words, err=True)
+    elif known.given:
+        raise UsageError(f"{', '.join(known.given)}: for files of weights; {run} knows its own")
+    else:
+        export_run(run, out, opset=opset, licence_note=licence)
     facts = describe(out)
     contract = facts["contract"]
     side = contract["preprocess"]["size"]
@@ -60,7 +100,8 @@ def export(
         f"encoder: {out} ({facts['bytes'] / 1e6:.1f} MB, {side} x {side} px to "
         f"{contract['embedding_dim']} numbers, opset {facts['opset']})"
     )
-    typer.echo(f"next: lookalike verify {shlex.quote(str(out))} {shlex.quote(str(run))}")
+    against = f" {shlex.quote(str(run))}" if run.is_dir() else ""
+    typer.echo(f"next: lookalike verify {shlex.quote(str(out))}{against}")
     if as_json:
         typer.echo(json.dumps(facts))
 

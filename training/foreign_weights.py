@@ -74,6 +74,14 @@ class ForeignWeights:
     quirks: tuple[str, ...]  # names of `QUIRKS`: what its maker's encoder does differently
     sha256: str  # of the file
 
+    @property
+    def words(self) -> str:
+        """What was found, in one line."""
+        where = f" under '{self.prefix}'" if self.prefix else ""
+        wide = "" if self.width == 1 else f", width {self.width:g}"
+        left = f"; left behind: {', '.join(self.dropped)}" if self.dropped else ""
+        return f"found {self.encoder}{wide}, stem {self.stem}, {self.layout}{where}{left}"
+
     def card(self, file: str) -> dict[str, Any]:
         """Where the weights came from, for the encoder file."""
         return {

@@ -1,0 +1,101 @@
+"""Anybody's file of weights to an encoder file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.encoder_file import check_target
+from export.onnx_graph import NO_LICENCE, OPSET, export_trained
+from images.errors import UsageError
+from training.foreign_weights import load_foreign_encoder, read_foreign_weights
+
+if TYPE_CHECKING:
+    import os
+
+    from training.foreign_weights import ForeignWeights
+    from training.weight_layouts import Rgb
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions:
+    """What the user knows of a file of weights better than the file does; None: find it.
+
+    Attributes:
+        encoder: name of the encoder; else it is found from the shapes.
+        prefix: where the encoder stands in the file; else it is found from the names.
+        image_size: side of the pictures; else what the layout is known to use.
+        mean: of pictures in [0,1]; likewise.
+        std: likewise.
+    """
+
+    encoder: str | None = None
+    prefix: str | None = None
+    image_size: int | None = None
+    mean: Rgb | None = None
+    std: Rgb | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, as they are typed."""
+        names = (field.name for field in fields(self) if getattr(self, field.name) is not None)
+        return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def export_weights(
+    weights: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    options: WeightOptions | None = None,
+    opset: int = OPSET,
+    licence_note: str = NO_LICENCE,
+) -> ForeignWeights:
+    """Writes the encoder in a checkpoint of somebody else's as an encoder file.
+
+    Args:
+        weights: see `training.foreign_weights.read_foreign_weights`.
+        out: the file to write, atomically.
+        options: what is known better than the file says it.
+        opset: version of the ONNX operator set.
+        licence_note: what the file shall say about the licence of its weights.
+
+    Returns:
+        what was found in the file.
+
+    Raises:
+        ArtefactError: missing or damaged, no encoder in it, or several.
+        UsageError: an argument out of range, or `out` is a folder, a pipe or a device.
+    """
+    check_target(out)
+    known = options or WeightOptions()
+    found = read_foreign_weights(Path(weights), encoder=known.encoder, prefix=known.prefix)
+    trained = load_foreign_encoder(
+        found,
+        file=Path(weights).name,
+        image_size=known.image_size,
+        mean=known.mean,
+        std=known.std,
+    )
+    export_trained(trained, out, opset=opset, licence_note=licence_note)
+    return found
+
+
+def rgb(text: str | None, name: str) -> Rgb | None:
+    """One number for all channels, or three with commas between them: "0.5" or "0.5,0.4,0.3".
+
+    Raises:
+        UsageError: something else; the message names the option.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers = numbers * 3
+    if len(numbers) != 3:
+        raise UsageError(f"--{name} {text}: give one number or three, as in 0.485,0.456,0.406")
+    red, green, blue = numbers
+    return red, green, blue

@@ -1,0 +1,76 @@
+"""Somebody's checkpoint to an encoder file: the same features, and what is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from export.cli import app
+from export.encoder_file import open_encoder, read_contract
+from export.generated_pictures import generated_pictures
+from images.errors import UsageError
+from images.files import sha256_file
+from tests.training.foreign_layouts import CASES
+from training.weight_layouts import CIFAR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("case", ["lightly-numbered", "solo-learn", "bottlenecks"])
+def test_a_checkpoint_becomes_an_encoder_file_that_computes_the_same(
+    case: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    saved, compute = CASES[case][0]()
+    path, out = tmp_path / "weights.pt", tmp_path / "encoder.onnx"
+    torch.save(saved, path)
+    size = 32 if case == "solo-learn" else 64
+    result = invoke("export", path, "--out", out, "--image-size", str(size), "--licence", "MIT")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith(f"found {CASES[case][2]}, width 0.125")
+    assert "left behind: " in result.stderr
+
+    encoder = open_encoder(out, provider="cpu")
+    contract = encoder.contract
+    assert contract.source_sha256 == sha256_file(path)
+    assert contract.licence_note == "MIT"
+    assert contract.recipe["weights"]["file"] == "weights.pt"
+    mean, std = CASES[case][3]
+    pictures = generated_pictures(4, size)
+    x = (pictures / 255 - np.array(mean)) / np.array(std)
+    with torch.no_grad():
+        expected = compute(torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))).numpy()
+    features, embeddings = encoder.encode_with_features(pictures)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_mean_and_std_are_options(tmp_path: Path) -> None:
+    path, out = tmp_path / "weights.pt", tmp_path / "encoder.onnx"
+    torch.save(CASES["solo-learn"][0]()[0], path)
+    assert (
+        invoke("export", path, "--out", out, "--mean", "0.5", "--std", "1,0.5,0.25").exit_code == 0
+    )
+    contract = read_contract(out)
+    assert (contract.mean, contract.std) == ((0.5, 0.5, 0.5), (1, 0.5, 0.25))
+    assert contract.mean != CIFAR[0]
+    result = invoke("export", path, "--out", out, "--mean", "grey")
+    assert isinstance(result.exception, UsageError)
+    assert "--mean grey" in str(result.exception)
+
+
+def test_options_of_weights_are_not_for_runs(tiny_run: Path, tmp_path: Path) -> None:
+    result = invoke("export", tiny_run, "--out", tmp_path / "e.onnx", "--encoder", "resnet50")
+    assert isinstance(result.exception, UsageError)
+    assert "--encoder: for files of weights" in str(result.exception)
+    result = invoke("export", "--out", tmp_path / "e.onnx")
+    assert "nothing to export" in str(result.exception)
