@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
-def in_turns(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    ways: Mapping[str, Callable[[], int | tuple[int, float]]], rounds: int
+) -> dict[str, list[float]]:
     """Call each way once per round and measure its rate.
 
     Args:
-        ways: each does some work and returns how many units of it; units must be the same for all.
+        ways: each does some work and returns how many units of it, and the seconds where it has
+            timed itself; units must be the same for all.
         rounds: measured ones, after one for warming up.
 
     Returns:
@@ -24,10 +27,11 @@ def in_turns(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, li
     for turn in range(rounds + 1):
         for name, way in ways.items():
             start = time.perf_counter()
-            units = way()
-            rate = units / (time.perf_counter() - start)
+            done = way()
+            seconds = time.perf_counter() - start
+            units, seconds = done if isinstance(done, tuple) else (done, seconds)
             if turn:
-                rates[name].append(rate)
+                rates[name].append(units / seconds)
     return rates
 
 
