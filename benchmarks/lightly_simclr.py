@@ -3,8 +3,8 @@
     python -m benchmarks.lightly_simclr PICTURES.npy RECIPE SETTINGS...
 
 Its SimCLRTransform on PIL pictures, a DataLoader, its NTXentLoss, one forward per view, SGD;
-float32 in PyTorch's default layout. The recipe gives the encoder and the augmentation's strengths and
-probabilities. Nothing of what our train command sets for its process is set.
+float32 in PyTorch's default layout. The recipe gives the encoder, and the augmentation's strengths
+and probabilities. Nothing of what our train command sets for its process is set.
 
 Reads lines "WORKERS STEPS" and answers each with the seconds that so many steps took, from the
 loader's first batch to the one after the last step: starting workers costs nothing.
