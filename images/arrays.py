@@ -1,7 +1,7 @@
 """Sources that hold their images in arrays: what IDX and npz files have in common."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ class Labels:
     """Class names by number of image; unlabelled by default.
 
     Attributes:
-        indices: [N] positions in `names`, or None if unlabelled.
+        indices: [N] positions in `names`, -1 for none; or None if unlabelled.
         names: the class names, in the order of their numbers.
     """
 
@@ -50,7 +50,8 @@ class Labels:
     names: tuple[str, ...] = ()
 
     def __getitem__(self, index: int) -> str | None:
-        return None if self.indices is None else self.names[int(self.indices[index])]
+        number = -1 if self.indices is None else int(self.indices[index])
+        return None if number < 0 else self.names[number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,34 @@ class ArraySource:
         base = f"{self.scheme}://{quote_from_bytes(os.fsencode(self.path))}"
         digits = max(5, len(str(len(self) - 1)))
         for index in range(len(self)):
+            uri = f"{base}#{index}"
             yield Item(
                 key=f"{self.prefix}/{index:0{digits}d}",
-                uri=f"{base}#{index}",
+                uri=uri,
                 label=self.labels[index],
-                read=partial(self.contents.__getitem__, index),
+                read=_Reader(self.contents, index, uri),
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Gives one image. To another process it travels as its uri, without all the others."""
+
+    contents: Contents
+    index: int
+    uri: str
+
+    def __call__(self) -> Content:
+        return self.contents[self.index]
+
+    def __reduce__(self) -> tuple[Callable[[str], Callable[[], Content]], tuple[str]]:
+        return _reader_of, (self.uri,)
+
+
+def _reader_of(uri: str) -> Callable[[], Content]:
+    from images.uris import read_uri  # which opens files with what stands here
+
+    return partial(read_uri, uri)
 
 
 def name_labels(values: NDArray[Any], names: tuple[str, ...], path: Path) -> Labels:

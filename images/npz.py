@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from images.arrays import ArraySource, Contents, EncodedRows, Labels, name_labels
 from images.errors import SourceError
+from images.npz_members import map_members
 
 PIXEL_ARRAYS = ("data", "images", "x")
 _CHANNELS = {1, 3, 4}
@@ -47,9 +48,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(path):
         raise SourceError(f"{path} is no npz file: it is not a zip archive, or is truncated")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
-            found = npz.files
-            arrays = {key: npz[key] for key in (*PIXEL_ARRAYS, "offsets", "labels") if key in found}
+        found, arrays = map_members(path, (*PIXEL_ARRAYS, "offsets", "labels"))
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         message = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"{path} is no readable npz file: {message}") from error

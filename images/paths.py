@@ -22,6 +22,11 @@ def path_item(path: str | os.PathLike[str], key: str, label: str | None) -> Item
     return Item(printable(key), path_to_uri(text), label, partial(read_file, text))
 
 
+def suffix_of(name: str) -> str:
+    """Return a name's suffix in lower case; a Path for each of a million names would be slow."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
+
+
 def printable(name: str) -> str:
     r"""Return a file's name as valid Unicode: a byte that is no UTF-8 is written as `\xff`."""
     return os.fsencode(name).decode(errors="backslashreplace")

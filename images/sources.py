@@ -2,129 +2,160 @@
 
 import os
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
-from images.arrays import ArraySource
-from images.errors import ImageRefused, RefusalReason, SourceError
-from images.fashion_mnist import SPLITS, open_fashion_mnist
-from images.folder import FolderSource
+from images.archives import clean
+from images.cifar10 import is_cifar10, open_batches, open_cifar10
+from images.combined import join, shard
+from images.errors import SourceError
+from images.fashion_mnist import open_fashion_mnist
+from images.folder import FolderSource, RemoteFolder
 from images.idx import GZIP_MAGIC, MAGIC, open_idx
-from images.items import Content, Item, Source
+from images.items import Item, Source
+from images.label_file import with_labels
 from images.npz import open_npz
+from images.parquet import MAGIC as PARQUET_MAGIC
+from images.parquet import open_parquet
 from images.path_list import PathListSource
-from images.paths import is_there, read_file, uri_to_path
+from images.patterns import expand, is_pattern
+from images.places import exists, is_folder, is_url, open_place, place_of
+from images.tar_archive import is_tar, open_tar
+from images.uris import own_scheme, read_uri
 from images.verdict import kind_of
+from images.zip_archive import MAGICS as ZIP_MAGICS
+from images.zip_archive import open_zip
 
 __all__ = ["Item", "Source", "open_source", "read_uri"]
 
-NAMES = ("fashion-mnist", *(f"fashion-mnist:{split}" for split in SPLITS))
-KINDS = "a folder of images, an IDX images file, an npz file, a text file of paths, or a name"
+_DATASETS = {"cifar10": open_cifar10, "fashion-mnist": open_fashion_mnist}
+_SPLITS = ("train", "test")
+NAMES = tuple(
+    f"{name}{split}" for name in _DATASETS for split in ("", *(f":{split}" for split in _SPLITS))
+)
+KINDS = (
+    "a folder of images, a tar, zip or Parquet file or a pattern of them, an IDX images file, an "
+    "npz file, a list of paths (text or CSV), or a name"
+)
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-def open_source(source: str | os.PathLike[str]) -> Source:
+def open_source(
+    source: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    part: str | None = None,
+) -> Source:
     """List a SOURCE; nothing is decoded yet.
 
     Args:
-        source: a folder (sub-folder = label), the images file of an IDX pair, an npz of pixels or
-            of image files, a text file of paths, or a name: `fashion-mnist` with `:train` (what the
-            bare name means) or `:test`. A path that looks like a name is given as `./name`.
+        source: a folder (sub-folder = label), a tar, zip or Parquet file or a pattern of such
+            (`shards-{000..099}.tar`), the images file of an IDX pair, an npz of pixels or of image
+            files, a text or CSV file of paths, a URL of any of these but arrays, or a name:
+            `fashion-mnist` or `cifar10` with `:train` (what the bare name means) or `:test`. A path
+            that looks like a name is given as `./name`.
+        labels: a CSV file of keys or paths with labels, which count instead of the source's own.
+        part: `i/n`, every n-th image from the i-th on.
 
     Raises:
         SourceError: it is missing, of another kind, damaged or without images.
+        UsageError: `part` is not of that form.
     """
-    name = os.fspath(source)
+    opened = _open(os.fspath(source))
+    if labels is not None:
+        opened = with_labels(opened, Path(labels))
+    return opened if part is None else shard(opened, part)
+
+
+def _open(name: str) -> Source:
     if name in NAMES:
-        return open_fashion_mnist(name.partition(":")[2] or "train", name)
+        dataset, _, split = name.partition(":")
+        return _DATASETS[dataset](split or "train", name)
     if not name:
         raise SourceError(f"SOURCE is empty; give {KINDS}")
-    path = Path(name).absolute()
-    if is_there(path):
-        return _open_folder(path, name) if path.is_dir() else _open_file(path, name)
+    if own_scheme(name) and is_url(name):
+        raise SourceError(f"{name} is one image of a source; give the archive or file it lies in")
+    place = place_of(name)
+    if exists(place):
+        return _open_folder(place, name) if is_folder(place) else _open_file(place, name)
+    if is_pattern(name):
+        places = expand(name)
+        return join(name, places, [_open_one_of_many(place, name) for place in places])
+    path, _, split = place.rpartition(":")
+    if split in _SPLITS and not is_url(place) and is_cifar10(Path(path)):
+        return open_batches(Path(path), split, name)
     raise SourceError(
-        f"{name} does not exist, nor is it a name that is known{_nearest(path, name)}"
+        f"{name} does not exist, nor is it a name that is known{_nearest(place, name)}"
     )
 
 
-def _nearest(path: Path, name: str) -> str:
+def _nearest(place: str, name: str) -> str:
     if near := get_close_matches(name, NAMES, 1):
         return f"; did you mean {near[0]}?"
     try:
-        siblings = [sibling.name for sibling in path.parent.iterdir()]
+        siblings = [] if is_url(place) else [path.name for path in Path(place).parent.iterdir()]
     except OSError:  # no such folder either, or a forbidden one
         siblings = []
-    if near := get_close_matches(path.name, siblings, 1):
+    if near := get_close_matches(Path(place).name, siblings, 1):
         return f"; did you mean {Path(name).with_name(near[0])}?"
     return f"; names: {', '.join(NAMES)}"
 
 
-def _open_folder(path: Path, name: str) -> Source:
+def _open_folder(place: str, name: str) -> Source:
+    if is_url(place):
+        return RemoteFolder(place, name)
+    path = Path(place)
+    if is_cifar10(path):
+        return open_batches(path, "train", name)
     try:
         return FolderSource(path, name)
     except SourceError as error:
-        arrays = [*path.glob("*images*idx3*"), *path.glob("*.npz")]
-        if arrays:
-            raise SourceError(f"{error}; did you mean {min(arrays)}?") from error
+        others = [found for kind in ("*images*idx3*", "*.npz", "*.tar", "*.zip", "*.parquet")
+                  for found in path.glob(kind)]  # fmt: skip
+        if others:
+            raise SourceError(f"{error}; did you mean {min(others)}?") from error
         raise
 
 
-def _open_file(path: Path, name: str) -> Source:
+def _open_one_of_many(place: str, name: str) -> Source:
+    if not exists(place):
+        raise SourceError(f"{name}: {place} does not exist")
+    if is_folder(place):
+        raise SourceError(f"{name}: {place} is a folder; a pattern must mean files")
+    return _open_file(place, place)
+
+
+def _open_file(place: str, name: str) -> Source:
     """Tell the kind from the first bytes, so that a misnamed file gets a fitting answer."""
-    if not path.is_file():  # a pipe can be read only once
-        raise SourceError(f"{path} is neither a folder nor a plain file; give {KINDS}")
+    path = Path(place)
+    if not is_url(place) and not path.is_file():  # a pipe can be read only once
+        raise SourceError(f"{place} is neither a folder nor a plain file; give {KINDS}")
     try:
-        with path.open("rb") as file:
+        with open_place(place) as file:
             head = file.read(4096)
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    if path.suffix.lower() == ".npz":
+        raise SourceError(f"cannot read {place}: {error.strerror}") from error
+    lower = place.lower()
+    if head.startswith(PARQUET_MAGIC) or lower.endswith(".parquet"):
+        return open_parquet(place, name)
+    if is_url(place) and lower.endswith(".npz"):
+        raise SourceError(f"{place}: npz files are read from this machine only; fetch it first")
+    if lower.endswith(".npz"):
         return open_npz(path, name)
-    if head.startswith((MAGIC, GZIP_MAGIC)) or "ubyte" in path.name:
+    if is_cifar10(path):
+        return open_batches(path, "train", name)
+    if head.startswith(ZIP_MAGICS) or lower.endswith(".zip"):
+        return open_zip(place, name)
+    if lower.endswith(TAR_SUFFIXES) or is_tar(head):
+        return open_tar(place, name)
+    return _open_plain(place, name, head)
+
+
+def _open_plain(place: str, name: str, head: bytes) -> Source:
+    path = Path(place)
+    if not is_url(place) and (head.startswith((MAGIC, GZIP_MAGIC)) or "ubyte" in path.name):
         return open_idx(path, name)
     if kind_of(head):
-        raise SourceError(f"{path} is one image; give its folder, or a text file that lists it")
-    if b"\x00" in head or head.startswith(b"PK\x03\x04"):
-        raise SourceError(f"{path} is no source that is known; give {KINDS}")
-    return PathListSource(path, name)
-
-
-def read_uri(uri: str) -> Content:
-    """Open one item again, without its source: for thumbnails and for embedding anew.
-
-    Args:
-        uri: as an Item has it: a path, `idx:///path#12`, `npz:///path#12` or, for names that are no
-            UTF-8, `file:///path`.
-
-    Returns:
-        What the item's `read` returned: an image file's bytes, or an array.
-
-    Raises:
-        ImageRefused: UNREADABLE, if the file or the item is gone, or the uri is of another kind.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if uri.startswith("/") or not separator or scheme == "file":
-        return read_file(str(uri_to_path(uri)))
-    path, _, number = rest.rpartition("#")
-    try:
-        source = _reopen(scheme, Path(os.fsdecode(unquote_to_bytes(path))))
-        if not number.isdecimal() or int(number) >= len(source):
-            raise IndexError(f"it holds {len(source)} images")
-        return source.contents[int(number)]
-    except (OSError, SourceError, LookupError) as error:
-        raise ImageRefused(RefusalReason.UNREADABLE, f"cannot read {uri}: {error}") from error
-
-
-def _reopen(scheme: str, path: Path) -> ArraySource:
-    if scheme not in _OPENERS:
-        raise SourceError(f"a uri starts with /, file://, {'://, '.join(_OPENERS)}://")
-    return _reopen_unchanged(scheme, path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _reopen_unchanged(scheme: str, path: Path, _mtime_ns: int) -> ArraySource:
-    """Keep the last few files open: unpacking one takes long, and neighbours come from the same."""
-    return _OPENERS[scheme](path, str(path))
-
-
-_OPENERS = {"idx": open_idx, "npz": open_npz}
+        raise SourceError(f"{place} is one image; give its folder, or a text file that lists it")
+    if b"\x00" in head or clean(place) != place:
+        raise SourceError(f"{clean(place)} is no source that is known; give {KINDS}")
+    return PathListSource(place, name)

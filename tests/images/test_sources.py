@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import sources
+from images import uris
 from images.errors import ImageRefused, RefusalReason, SourceError
 from images.sources import open_source, read_uri
 
@@ -42,14 +42,14 @@ def test_a_folder_called_like_a_name_needs_a_dot(
         ("", "SOURCE is empty; give a folder"),
         ("fashon-mnist", r"fashon-mnist does not exist.*did you mean fashion-mnist\?"),
         ("fashion-mnist:tests", r"did you mean fashion-mnist:test\?"),
-        ("qqq", "qqq does not exist.*names: fashion-mnist"),
+        ("qqq", "qqq does not exist.*names: cifar10, .*fashion-mnist"),
         ("no/such/folder", "no/such/folder does not exist"),
         ("x" * 5000, "does not exist"),
         ("\0", "does not exist"),
         ("{tmp}/photo", r"did you mean .*/photos\?"),
         ("{tmp}/photos/1.png", "one image; give its folder"),
         ("{tmp}/pipe", "neither a folder nor a plain file"),
-        ("{tmp}/photos.zip", "no source that is known; give a folder"),
+        ("{tmp}/photos.zip", "damaged, truncated or no zip archive: .*; fetch or make it anew"),
         ("{tmp}/binary.txt", "no source that is known; give a folder"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_file_that_changed_is_opened_anew(tmp_path: Path) -> None:
 
 def test_neighbours_from_one_file_do_not_open_it_again(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4), np.uint8))
-    before = sources._reopen_unchanged.cache_info().misses
+    before = uris._reopen_unchanged.cache_info().misses
     for index in range(3):
         read_uri(f"npz://{tmp_path}/x.npz#{index}")
-    assert sources._reopen_unchanged.cache_info().misses == before + 1
+    assert uris._reopen_unchanged.cache_info().misses == before + 1
