@@ -4,27 +4,23 @@
     embeddings = h / max(|h|, tiny)
 
 torch.onnx.export (torch.export + onnxscript) writes the graph and folds batch norms into the
-convolutions before them; ONNX Runtime would do so at load time where it did not. Here are three
-things it leaves to do:
+convolutions before them; ONNX Runtime would do so at load time where it did not.
+AdaptiveAvgPool2d(1) becomes an as_strided of eleven nodes when N is dynamic, so it is exchanged for
+the plain mean before the export. What else the exporter leaves to do is in `onnx_passes.py`.
 
-- AdaptiveAvgPool2d(1) becomes an as_strided of eleven nodes when N is dynamic, so it is exchanged
-  for the plain mean before the export;
-- 1 / (255 std) is multiplied into the first convolution's weights. That is exact: the padding's
-  zeros stand after the subtraction, and a factor per input channel passes through a convolution;
-- stack traces with the exporting machine's paths are taken out.
+What is made here is a `Draft`, a graph with its contract, to be written as it is or after a change.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export.encoder_file import (
@@ -35,6 +31,7 @@ from export.encoder_file import (
     check_target,
     write_encoder_file,
 )
+from export.onnx_passes import SCALE, fold_input_scale, pool_globally, strip
 from images.errors import UsageError
 from training.checkpoint import load_encoder
 
@@ -42,12 +39,13 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    import onnx
+
     from training.checkpoint import TrainedEncoder
 
 OPSET = 20  # ONNX 1.15, IR version 10: ONNX Runtime 1.18 and later
 MIN_OPSET, MAX_OPSET = 18, 23
 TINY_NORM = 1e-12
-SCALE = "input_scale"
 NO_LICENCE = "no licence was stated when this file was made"
 
 
@@ -139,47 +137,9 @@ def build_graph(
         raise AssertionError("torch.onnx.export gave no program")
     model = program.model_proto
     fold_input_scale(model.graph)
-    _strip(model)
+    pool_globally(model.graph)
+    strip(model)
     return model
-
-
-def fold_input_scale(graph: onnx.GraphProto) -> bool:
-    """Multiplies the input scaling into the first convolution; says whether that was possible.
-
-    It is where the scaled picture goes into one convolution without groups and nowhere else.
-    """
-    weights = {value.name: value for value in graph.initializer}
-    scalings = [node for node in graph.node if node.op_type == "Mul" and node.input[1] == SCALE]
-    if len(scalings) != 1:
-        return False
-    scaling = scalings[0]
-    users = [node for node in graph.node if scaling.output[0] in node.input]
-    if len(users) != 1 or users[0].op_type != "Conv" or users[0].input[1] not in weights:
-        return False
-    kernel = weights[users[0].input[1]]  # [O, 3 / groups, height, width]
-    shared = sum(kernel.name in node.input for node in graph.node) > 1
-    if shared or kernel.dims[1] != 3:
-        return False
-    scale = numpy_helper.to_array(weights[SCALE]).astype(np.float64)  # [1, 3, 1, 1]
-    folded = (numpy_helper.to_array(kernel) * scale).astype(np.float32)
-    kernel.CopyFrom(numpy_helper.from_array(folded, kernel.name))
-    users[0].input[0] = scaling.input[0]
-    graph.node.remove(scaling)
-    graph.initializer.remove(weights[SCALE])
-    return True
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Takes out what the exporter notes for its own debugging, paths of source files among it."""
-    graph = model.graph
-    model.producer_name, model.producer_version = "lookalike", ""
-    del model.metadata_props[:]
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    graph.name, graph.doc_string = "encoder", ""
-    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        del part.metadata_props[:]
-        part.doc_string = ""
 
 
 def _versions() -> dict[str, str]:
@@ -192,42 +152,35 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def export_run(
-    run: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    opset: int = OPSET,
-    licence_note: str = NO_LICENCE,
-) -> Path:
-    """Writes the encoder of a run folder as an encoder file.
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """An encoder file that is not written yet: what `write_encoder_file` takes."""
+
+    model: onnx.ModelProto
+    contract: EncoderContract
+
+    def write(self, out: str | os.PathLike[str]) -> Path:
+        """Writes the file, atomically; missing folders are made."""
+        path = Path(out)
+        check_target(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_encoder_file(self.model, self.contract, path)
+        return path
+
+
+def draft_encoder(
+    trained: TrainedEncoder, *, opset: int = OPSET, licence_note: str = NO_LICENCE
+) -> Draft:
+    """An encoder in memory, wherever its weights came from, as a graph: fp32, full width.
 
     Args:
-        run: run folder of `lookalike train`.
-        out: the file to write, atomically.
+        trained: the encoder and what it needs to be used.
         opset: version of the ONNX operator set.
         licence_note: what the file shall say about the licence of its weights.
 
-    Returns:
-        the path written.
-
     Raises:
-        ArtefactError: the run folder is missing, damaged or not ours.
-        UsageError: the opset is out of range, or `out` is a folder, a pipe or a device.
+        UsageError: the opset is out of range.
     """
-    check_target(out)
-    return export_trained(load_encoder(Path(run)), out, opset=opset, licence_note=licence_note)
-
-
-def export_trained(
-    trained: TrainedEncoder,
-    out: str | os.PathLike[str],
-    *,
-    opset: int = OPSET,
-    licence_note: str = NO_LICENCE,
-) -> Path:
-    """Writes an encoder that is in memory, wherever its weights came from; see `export_run`."""
-    out = Path(out)
-    check_target(out)
     model = build_graph(
         trained.module, trained.preprocess.size, trained.mean, trained.std, opset=opset
     )
@@ -246,6 +199,42 @@ def export_trained(
         licence_note=licence_note,
         created_with=_versions(),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_encoder_file(model, contract, out)
-    return out
+    return Draft(model=model, contract=contract)
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    opset: int = OPSET,
+    licence_note: str = NO_LICENCE,
+) -> Path:
+    """Writes the encoder of a run folder as an encoder file, in fp32 and at its full width.
+
+    Args:
+        run: run folder of `lookalike train`.
+        out: the file to write, atomically.
+        opset: version of the ONNX operator set.
+        licence_note: what the file shall say about the licence of its weights.
+
+    Returns:
+        the path written.
+
+    Raises:
+        ArtefactError: the run folder is missing, damaged or not ours.
+        UsageError: the opset is out of range, or `out` is a folder, a pipe or a device.
+    """
+    check_target(out)  # before the work
+    return export_trained(load_encoder(Path(run)), out, opset=opset, licence_note=licence_note)
+
+
+def export_trained(
+    trained: TrainedEncoder,
+    out: str | os.PathLike[str],
+    *,
+    opset: int = OPSET,
+    licence_note: str = NO_LICENCE,
+) -> Path:
+    """Writes an encoder that is in memory, wherever its weights came from; see `export_run`."""
+    check_target(out)
+    return draft_encoder(trained, opset=opset, licence_note=licence_note).write(out)

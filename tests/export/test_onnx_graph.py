@@ -24,6 +24,8 @@ from training.encoders import RESNETS, ResNetEncoder
 from training.features import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -150,6 +152,66 @@ def test_scaling_stays_where_it_cannot_be_folded() -> None:
     images = generated_pictures(4, 8)
     expected = encode(encoder, images, mean=mean, std=std)
     assert relative_error(run_graph(model, images)[0], expected).max() < 1e-5
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation, as EfficientNets have it; its means are GlobalAveragePools."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.stem(images))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        across = x.mean((1, 2), keepdim=True).flatten(1)  # this mean must stay one
+        return torch.cat([x.mean((2, 3), keepdim=True).flatten(1), across], dim=1)
+
+
+def small_convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    blocks = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]
+    network = ConvNeXt(blocks, layer_scale=0.5)
+    features, pool, (norm, *_) = network.children()
+    return nn.Sequential(features, pool, norm, nn.Flatten(1))
+
+
+def small_vit() -> nn.Module:
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    network: nn.Module = VisionTransformer(32, 8, 2, 2, 16, 32)
+    network.heads = nn.Identity()
+    return network
+
+
+def small_timm_vit() -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    network: nn.Module = VisionTransformer(32, 8, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("build", "pools"), [(Gate, 2), (small_convnext, 1), (small_vit, 0), (small_timm_vit, 0)]
+)
+def test_other_architectures_agree_with_torch_in_every_batch(
+    build: Callable[[], nn.Module], pools: int
+) -> None:
+    if build is small_timm_vit:
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    encoder, mean, std = build().eval(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    model = build_graph(encoder, 32, mean, std)
+    onnx.checker.check_model(model, full_check=True)
+    images = generated_pictures(5, 32)
+    expected = encode(encoder, images, mean=mean, std=std)
+    features, _ = run_graph(model, images)
+    assert relative_error(features, expected).max() < 1e-5
+    assert relative_error(run_graph(model, images[:1])[0], expected[:1]).max() < 1e-5
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["GlobalAveragePool"] == pools
+    assert "BatchNormalization" not in kinds
 
 
 @pytest.mark.parametrize("opset", [0, 17, 24])
