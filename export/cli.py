@@ -164,6 +164,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use N pictures of each source, evenly spread.")
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of keys or paths with labels for SOURCE.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well pictures of a class find one another.
@@ -183,7 +186,7 @@ def evaluate(
     console = Console(stderr=True)
     outcome = measure(
         subject,
-        open_source(source),
+        open_source(source, labels=labels),
         protocol.value,
         gallery=None if gallery is None else open_source(gallery),
         k=k,

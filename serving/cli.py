@@ -38,11 +38,19 @@ OwnEncoder = Annotated[
 def extract(
     *,
     encoder: EncoderFile,
-    source: Annotated[str, typer.Argument(help="Images: a folder, an npz or IDX file, a name.")],
+    source: Annotated[
+        str, typer.Argument(help="Images: folder, archive, array file, list, URL, name.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images the encoder gets at once.")] = 32,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of keys or paths with labels for SOURCE.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: every n-th image from the i-th on, for job arrays.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Embed all images of a source into Parquet files.
@@ -58,7 +66,7 @@ def extract(
     from serving.progress import progress_bar
     from serving.tables import print_extracted, print_refused
 
-    images, opened = open_source(source), open_encoder(encoder)
+    images, opened = open_source(source, labels=labels, part=shard), open_encoder(encoder)
     hint = f"what is finished stays in {out}; continue with --resume"
     with _said_when_stopped(hint), progress_bar("extracting") as progress:
         report = run(

@@ -29,7 +29,9 @@ def training() -> None:
 
 @app.command()
 def train(
-    source: Annotated[str, typer.Argument(help="Folder, IDX or .npz file, or a name.")],
+    source: Annotated[
+        str, typer.Argument(help="Pictures: folder, archive, array file, list, URL, name.")
+    ],
     *,
     recipe: Annotated[
         str | None, typer.Option(help="A recipe's name or a .toml file; default: by the pictures.")
@@ -48,6 +50,9 @@ def train(
     ] = None,
     evaluation: Annotated[
         str | None, typer.Option("--eval", help="Labelled SOURCE for kNN while training.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of keys or paths with labels for SOURCE.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
@@ -69,7 +74,7 @@ def train(
     from training.train import train as train_run
 
     console = Console(stderr=True)
-    pictures = open_source(source)
+    pictures = open_source(source, labels=labels)
     name, run = _plan(pictures, source, recipe, out, resume=resume, console=console)
     chosen = load_recipe(name, settings or [])
     chosen = _fit_batch(chosen, min(len(pictures), limit or len(pictures)), settings or [], console)
@@ -87,6 +92,7 @@ def train(
     again = ["lookalike", "train", source, "--out", str(run)]
     again += ["--limit", str(limit)] if limit else []
     again += ["--eval", evaluation] if evaluation else []
+    again += ["--labels", str(labels)] if labels else []
     _finish(result, chosen, shlex.join([*again, "--resume"]), as_json=as_json)
 
 
