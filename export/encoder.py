@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.encoder_contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
-from images.errors import UsageError
+from images.errors import ArtefactError, LookalikeError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +65,8 @@ class Encoder:
 
         Raises:
             UsageError: another type or shape; the message says which was expected.
+            LookalikeError: ONNX Runtime fails on it, for lack of memory say.
+            ArtefactError: the graph does not keep what its file promises.
         """
         return self._run(images, [EMBEDDINGS])[0]
 
@@ -86,10 +88,23 @@ class Encoder:
             raise UsageError(
                 f"images have shape {list(images.shape)}: this encoder takes [N, {size}, {size}, 3]"
             )
+        dims = {FEATURES: self.contract.feature_dim, EMBEDDINGS: self.embedding_dim}
         if len(images) == 0:  # pooling kernels do not promise to take empty batches
-            dims = {FEATURES: self.contract.feature_dim, EMBEDDINGS: self.embedding_dim}
             return [np.empty((0, dims[name]), np.float32) for name in outputs]
-        result: list[NDArray[np.float32]] = self._session.run(
-            outputs, {INPUT: np.ascontiguousarray(images)}
-        )
-        return result
+        try:
+            found: list[NDArray[np.float32]] = self._session.run(
+                outputs, {INPUT: np.ascontiguousarray(images)}
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            reason = " ".join(str(error).split())[:200]
+            raise LookalikeError(
+                f"{self.path} fails on {len(images)} pictures: {reason}; give fewer at a time, or "
+                f"export it again"
+            ) from error
+        for name, rows in zip(outputs, found, strict=True):
+            if rows.shape != (len(images), dims[name]):
+                raise ArtefactError(
+                    f"{self.path}: {name} came out as {list(rows.shape)} instead of "
+                    f"{[len(images), dims[name]]}: export it again"
+                )
+        return found

@@ -5,7 +5,9 @@ This docstring is the specification, version 1. MUST, MUST NOT and MAY are meant
 File
     The file MUST be one ONNX ModelProto in binary form, smaller than 2 GiB, with every weight
     inside: a tensor with external data MUST NOT occur. It MUST load in plain ONNX Runtime, without
-    custom operators.
+    custom operators. It MUST NOT hold functions, sparse tensors, loops or operators that draw
+    random numbers; `export/onnx_safety.py` has the whole list. A reader SHOULD refuse such a file
+    before it is given to a runtime.
 
 Input
     There MUST be exactly one input, `images`: uint8 [N, S, S, 3], RGB, rows from the top.
@@ -59,8 +61,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from export.encoder import Encoder
 from export.encoder_contract import (
     EMBEDDINGS,
@@ -70,6 +70,7 @@ from export.encoder_contract import (
     EncoderContract,
     Signature,
 )
+from export.onnx_safety import check_graph_is_safe, graph_signatures
 from export.onnx_wire import ModelHeader, WireError, read_header
 from export.session import Provider, make_session
 from images.errors import ArtefactError, UsageError
@@ -129,10 +130,8 @@ def _read_file(path: Path) -> bytes:
 
 def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
     """Looks at the bytes without running anything; refuses what the specification forbids."""
-    try:
+    with _naming(path):
         header = read_header(content)
-    except WireError as error:
-        raise ArtefactError(f"{path} is not a whole ONNX file: {error}; {REMEDY}") from error
     if not header.has_graph:
         raise ArtefactError(f"{path} holds no ONNX graph (truncated, or another format): {REMEDY}")
     if header.external_tensors:
@@ -147,7 +146,10 @@ def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
             f"of one: no encoder of this program; {REMEDY}"
         )
     with _naming(path):
-        return header, EncoderContract.from_json(values[0])
+        contract = EncoderContract.from_json(values[0])
+        check_graph_is_safe(content)
+        contract.check_graph(*graph_signatures(content))
+    return header, contract
 
 
 @contextmanager
@@ -155,6 +157,8 @@ def _naming(path: Path) -> Iterator[None]:
     """Puts the file's path before what is wrong with it."""
     try:
         yield
+    except WireError as error:
+        raise ArtefactError(f"{path} is not a whole ONNX file: {error}; {REMEDY}") from error
     except ArtefactError as error:
         raise ArtefactError(f"{path}: {error}; {REMEDY}") from error
 
@@ -288,23 +292,7 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
     except onnx.checker.ValidationError as error:
         first_line = str(error).partition("\n")[0]
         raise ArtefactError(f"{path} was not written: not valid ONNX: {first_line}") from error
-    with _naming(path):
-        contract.check_graph(
-            [_proto_signature(value) for value in model.graph.input],
-            [_proto_signature(value) for value in model.graph.output],
-        )
     content = model.SerializeToString(deterministic=True)
     _parse(path, content)
     write_bytes_atomic(path, content)
     return sha256_bytes(content)
-
-
-def _proto_signature(value: onnx.ValueInfoProto) -> Signature:
-    import onnx
-
-    tensor = value.type.tensor_type
-    shape = tuple(
-        size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim
-    )
-    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-    return value.name, kind, shape

@@ -19,12 +19,12 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
 _MAX_DEPTH = 16
 
-# Where tensors can hide: message -> {field number: message it holds}.
+# Where nodes and tensors can hide: message -> {field number: message it holds}.
 _CHILDREN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
     "Function": {7: "Node", 11: "Attribute"},
-    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Graph": {1: "Node", 5: "Tensor", 11: "Input", 12: "Output", 15: "SparseTensor"},
     "Node": {5: "Attribute"},
     "Attribute": {
         5: "Tensor",
@@ -36,6 +36,8 @@ _CHILDREN: dict[str, dict[int, str]] = {
     },
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
+    "Input": {},
+    "Output": {},
 }
 
 
@@ -101,7 +103,8 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         yield number, value
 
 
-def _text(value: int | memoryview) -> str:
+def text(value: int | memoryview) -> str:
+    """A string field."""
     if isinstance(value, int):
         raise WireError("a number stands where text belongs: not an ONNX file")
     try:
@@ -114,7 +117,7 @@ def _pair(value: int | memoryview) -> tuple[str, str]:
     """StringStringEntryProto: key = 1, value = 2."""
     if isinstance(value, int):
         raise WireError("a number stands where a message belongs: not an ONNX file")
-    found = {number: _text(part) for number, part in fields(value) if number in (1, 2)}
+    found = {number: text(part) for number, part in fields(value) if number in (1, 2)}
     return found.get(1, ""), found.get(2, "")
 
 
@@ -125,26 +128,34 @@ def _opset(value: int | memoryview) -> tuple[str, int]:
     domain, version = "", 0
     for number, part in fields(value):
         if number == 1:
-            domain = _text(part)
+            domain = text(part)
         elif number == 2 and isinstance(part, int):
             version = part
     return domain, version
 
 
-def _count(kind: str, data: memoryview, depth: int = 0) -> tuple[int, int]:
-    """(nodes, tensors kept outside the file) in a message and everything below it."""
+def messages(kind: str, data: memoryview, depth: int = 0) -> Iterator[tuple[str, memoryview]]:
+    """Yields (kind, bytes) of a message and of every message below it that `_CHILDREN` names.
+
+    Raises:
+        WireError: cut short, not protobuf, or nested deeper than any encoder.
+    """
     if depth > _MAX_DEPTH:
         raise WireError(f"graphs are nested more than {_MAX_DEPTH} deep: not an encoder")
-    nodes = int(kind == "Node")
-    external = 0
+    yield kind, data
     for number, value in fields(data):
-        if kind == "Tensor" and (number == 13 or (number == 14 and value == _EXTERNAL)):
-            return nodes, 1
         child = _CHILDREN[kind].get(number)
-        if child is not None and not isinstance(value, int):
-            below = _count(child, value, depth + 1)
-            nodes, external = nodes + below[0], external + below[1]
-    return nodes, external
+        if child is not None:
+            if isinstance(value, int):
+                raise WireError("a number stands where a message belongs: not an ONNX file")
+            yield from messages(child, value, depth + 1)
+
+
+def is_external(tensor: memoryview) -> bool:
+    """Whether a TensorProto keeps its values in another file: external_data, data_location."""
+    return any(
+        number == 13 or (number == 14 and value == _EXTERNAL) for number, value in fields(tensor)
+    )
 
 
 def read_header(content: bytes) -> ModelHeader:
@@ -164,7 +175,7 @@ def read_header(content: bytes) -> ModelHeader:
         if number == 1 and isinstance(value, int):
             ir_version = value
         elif number == 2:
-            producer = _text(value)
+            producer = text(value)
         elif number == 7:
             has_graph = True
         elif number == 8:
@@ -172,7 +183,10 @@ def read_header(content: bytes) -> ModelHeader:
             opsets[domain] = version
         elif number == 14:
             metadata.append(_pair(value))
-    nodes, external = _count("Model", data)
+    nodes = external = 0
+    for kind, message in messages("Model", data):
+        nodes += kind == "Node"
+        external += kind == "Tensor" and is_external(message)
     return ModelHeader(
         ir_version=ir_version,
         producer=producer,
