@@ -96,10 +96,15 @@ def two_views(
 
 
 def draw(
-    augmentation: Augmentation, count: int, height: int, width: int, generator: torch.Generator
+    augmentation: Augmentation,
+    count: int,
+    height: int | Tensor,
+    width: int | Tensor,
+    generator: torch.Generator,
 ) -> Parameters:
     """Draw the parameters of `count` views of pictures of height x width pixels.
 
+    Both may be float [N] instead, the sizes of N pictures that are shown in turns as in `apply`.
     They are on the generator's device and depend on its state alone. Each operation has random
     numbers of its own: switching one off changes nothing in the others.
     """
@@ -107,7 +112,7 @@ def draw(
     u = torch.rand(2 * CROP_TRIES + 17, count, generator=generator, device=generator.device)
     sigma = torch.where(u[4] < a.blur, _uniform(u[5], *a.blur_sigma), 0.0) if a.blur else None
     return Parameters(
-        crop=_draw_crop(a, u[17:], u[:2], height, width),
+        crop=_draw_crop(a, u[17:], u[:2], *(_of_views(side, count, u) for side in (height, width))),
         flip=u[2] < a.flip if a.flip else None,
         jitter=_draw_jitter(a, u[6:15]),
         grayscale=u[3] < a.grayscale if a.grayscale else None,
@@ -141,11 +146,18 @@ def _uniform(u: Tensor, low: float, high: float) -> Tensor:
     return u * (high - low) + low
 
 
-def _draw_crop(a: Augmentation, u: Tensor, corner: Tensor, height: int, width: int) -> Tensor:
+def _of_views(side: int | Tensor, views: int, like: Tensor) -> Tensor:
+    """Lengths of sides for each view, float [V], or a single one for all."""
+    if isinstance(side, Tensor):
+        return side.to(like).repeat(views // max(1, len(side)))
+    return like.new_full((), side)
+
+
+def _draw_crop(a: Augmentation, u: Tensor, corner: Tensor, height: Tensor, width: Tensor) -> Tensor:
     """Draw boxes as torchvision's RandomResizedCrop does, without asking which try succeeded.
 
-    u [2 * CROP_TRIES, V] (areas, then aspects) and corner [2, V] are uniform in [0, 1); returns
-    int64 [V, 4]: top, left, height, width.
+    u [2 * CROP_TRIES, V] (areas, then aspects) and corner [2, V] are uniform in [0, 1), height and
+    width [V] or single; returns int64 [V, 4]: top, left, height, width.
     """
     areas = _uniform(u[:CROP_TRIES], *a.crop_area) * (height * width)
     aspects = _uniform(u[CROP_TRIES:], *map(math.log, a.crop_aspect)).exp_()
@@ -154,24 +166,24 @@ def _draw_crop(a: Augmentation, u: Tensor, corner: Tensor, height: int, width: i
     fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
     found, first = fits.byte().max(0)  # the first of equal values
     found, first = found.bool(), first[None]
-    fallback = _whole_or_middle(a.crop_aspect, height, width)
-    h = torch.where(found, heights.gather(0, first)[0], fallback[0])
-    w = torch.where(found, widths.gather(0, first)[0], fallback[1])
-    top = torch.where(found, corner[0] * (height - h + 1), (height - fallback[0]) // 2)
-    left = torch.where(found, corner[1] * (width - w + 1), (width - fallback[1]) // 2)
+    middle_height, middle_width = _whole_or_middle(a.crop_aspect, height, width)
+    h = torch.where(found, heights.gather(0, first)[0], middle_height)
+    w = torch.where(found, widths.gather(0, first)[0], middle_width)
+    top = torch.where(found, corner[0] * (height - h + 1), (height - h) / 2).floor()
+    left = torch.where(found, corner[1] * (width - w + 1), (width - w) / 2).floor()
     # float32 may round a corner just below the limit up to it
-    top, left = torch.minimum(top.floor(), height - h), torch.minimum(left.floor(), width - w)
+    top, left = torch.minimum(top, height - h), torch.minimum(left, width - w)
     return torch.stack([top, left, h, w], 1).long()
 
 
-def _whole_or_middle(aspects: tuple[float, float], height: int, width: int) -> tuple[int, int]:
+def _whole_or_middle(
+    aspects: tuple[float, float], height: Tensor, width: Tensor
+) -> tuple[Tensor, Tensor]:
     """Height and width of the crop where no try fits: the most that keeps to the aspects."""
     lowest, highest = aspects
-    if width < lowest * height:
-        return max(1, round(width / lowest)), width
-    if width > highest * height:
-        return height, max(1, round(height * highest))
-    return height, width
+    h = torch.where(width < lowest * height, (width / lowest).round().clamp(min=1), height)
+    w = torch.where(width > highest * height, (height * highest).round().clamp(min=1), width)
+    return h, w
 
 
 def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:

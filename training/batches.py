@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from training.pictures import Pictures
 
 # Streams of random numbers; a step of one is never the step of another.
 _ORDER, _AUGMENTATION, _LAYERS = 0, 1, 2
@@ -45,18 +48,57 @@ def layer_seed(seed: int, step: int, rank: int, chunk: int) -> int:
     return int(np.random.default_rng([seed, _LAYERS, step, rank, chunk]).integers(2**63))
 
 
+class Batch(NamedTuple):
+    """Pictures of a step, each in the upper left corner of its area."""
+
+    pixels: Tensor  # uint8 [B,H,W,C]
+    height: int | Tensor  # of all pictures of the step, or float [N] of each
+    width: int | Tensor
+
+
 class Batches:
     """Picks pictures by index; on an accelerator they live there if half of it is enough."""
 
-    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
-        self._images, self._device = images, device
-        self._resident: torch.Tensor | None = None
+    def __init__(self, pictures: Pictures, device: torch.device) -> None:
+        self._pictures, self._device = pictures, device
+        self._resident: Tensor | None = None
+        images = pictures.images
         if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
             self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
-    def __call__(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        """uint8 [B,T,T,3] on the device."""
+    def __call__(self, indices: NDArray[np.int64], own: NDArray[np.int64] | None = None) -> Batch:
+        """The pictures of a step on the device.
+
+        Args:
+            indices: [N], the pictures of the step.
+            own: int64 [B], those places among them that this process works on; None: all.
+
+        Returns:
+            The pixels of its own pictures, and the heights and widths of all.
+        """
+        mine = indices if own is None else indices[own]
         if self._resident is not None:
-            where = torch.from_numpy(indices).to(self._device, non_blocking=True)
-            return self._resident.index_select(0, where)
-        return torch.from_numpy(self._images[indices]).to(self._device, non_blocking=True)
+            pixels = self._gather(mine)
+        else:
+            canvas = torch.from_numpy(self._pictures.canvas(mine))
+            pixels = canvas.to(self._device, non_blocking=True)
+        if self._pictures.sizes is None:
+            return Batch(pixels, *self._pictures.images.shape[1:3])
+        return Batch(pixels, *self._on_device(self._pictures.sizes[indices].T).float())
+
+    def _gather(self, indices: NDArray[np.int64]) -> Tensor:
+        """The canvas of pictures that live on the device."""
+        pictures, resident = self._pictures, self._resident
+        assert resident is not None
+        if pictures.sizes is None:
+            return resident.index_select(0, self._on_device(indices))
+        sizes = pictures.sizes[indices]
+        rows, columns = (torch.arange(side, device=self._device) for side in sizes.max(0).tolist())
+        heights, widths = self._on_device(sizes.T)[:, :, None, None]
+        start = self._on_device(pictures.starts[indices])[:, None, None]
+        inside = (rows[:, None] < heights) & (columns < widths)
+        pixel = torch.where(inside, start + rows[:, None] * widths + columns, start)
+        return resident.index_select(0, pixel.flatten()).view(*pixel.shape, -1)
+
+    def _on_device(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self._device, non_blocking=True)

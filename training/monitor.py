@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from images.preprocess import PreprocessSpec, preprocess
 from training.augment import two_views
 from training.features import encode
 from training.pictures import NO_LABEL, Pictures
@@ -136,10 +135,9 @@ class Monitor:
 
     def _watch(self, pictures: Pictures, count: int) -> Watched:
         chosen = spread(len(pictures), count)
-        stored = pictures.images[chosen]
         return Watched(
-            images=_as_seen(stored, self._data.evaluation),
-            views=draw_views(stored, self._recipe),
+            images=pictures.squares(chosen, self._data.evaluation),
+            views=draw_views(pictures.squares(chosen, self._data.stored), self._recipe),
             labels=pictures.labels[chosen],
             classes=pictures.classes,
         )
@@ -148,7 +146,7 @@ class Monitor:
         self, pictures: Pictures, positions: NDArray[np.int64], count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         chosen = _at_most(positions, count)
-        return _as_seen(pictures.images[chosen], self._data.evaluation), pictures.labels[chosen]
+        return pictures.squares(chosen, self._data.evaluation), pictures.labels[chosen]
 
 
 def affordable(recipe: Recipe, pictures: int) -> tuple[int, int]:
@@ -178,11 +176,3 @@ def draw_views(stored: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
 
 def _at_most(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return positions[spread(len(positions), count)]
-
-
-def _as_seen(images: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
-    """Stored pictures [N,T,T,3] as the finished encoder would see them, [N,S,S,3]."""
-    if images.shape[1] == spec.size and spec.resize_to in {None, spec.size}:
-        return images
-    seen = [preprocess(image, spec) for image in images]
-    return np.stack(seen) if seen else np.zeros((0, spec.size, spec.size, 3), np.uint8)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from images.preprocess import PreprocessSpec, preprocess
+
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 NO_LABEL = -1
@@ -25,16 +31,51 @@ class Refusal:
 class Pictures:
     """The usable pictures of a source, decoded.
 
+    Pictures of one size are one array. Others lie one after another, row by row, in an array of
+    pixels, and `sizes` tells them apart.
+
     `digest` is a SHA-256 over key, label and pixels of each picture in order: two sources with one
     digest give the same training.
     """
 
     name: str
-    images: NDArray[np.uint8]  # [N,S,S,3]
+    images: NDArray[np.uint8]  # [N,H,W,C], or [pixels,C] where `sizes` are given
+    sizes: NDArray[np.int64] | None = None  # [N,2]: height and width
     labels: NDArray[np.int64]  # [N], an index into classes or NO_LABEL
     classes: tuple[str, ...]
     refused: tuple[Refusal, ...]
     digest: str
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each picture begins among the pixels, [N]."""
+        assert self.sizes is not None
+        return np.concatenate([[0], self.sizes.prod(1).cumsum()[:-1]])
+
+    def __getitem__(self, position: int) -> NDArray[np.uint8]:
+        """One picture [H,W,C]."""
+        if self.sizes is None:
+            picture: NDArray[np.uint8] = self.images[position]
+            return picture
+        height, width = self.sizes[position]
+        start = self.starts[position]
+        return self.images[start : start + height * width].reshape(height, width, -1)
+
+    def squares(self, positions: Iterable[int], spec: PreprocessSpec) -> NDArray[np.uint8]:
+        """Some pictures as the spec prepares them, [n,S,S,C]."""
+        found = [preprocess(self[position], spec) for position in positions]
+        return np.stack(found) if found else np.zeros((0, spec.size, spec.size, 3), np.uint8)
+
+    def canvas(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Some pictures in the upper left corners of black areas of one size, [n,H,W,C]."""
+        if self.sizes is None:
+            return self.images[positions]
+        height, width = self.sizes[positions].max(0)
+        canvas = np.zeros((len(positions), height, width, self.images.shape[1]), np.uint8)
+        for area, position in zip(canvas, positions, strict=True):
+            picture = self[position]
+            area[: picture.shape[0], : picture.shape[1]] = picture
+        return canvas

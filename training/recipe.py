@@ -36,7 +36,8 @@ class Data:
     """How pictures are stored for training and prepared for evaluation, export and serving."""
 
     image_size: int  # px, side of the views and of what the exported encoder sees
-    stored_size: int | None = None  # px, side of the cached pictures; default image_size
+    stored_size: int | None = None  # px, short side of the cached pictures; default image_size
+    stored_shape: Literal["own", "square"] = "own"  # crops see the whole picture or its middle
     evaluation_resize: int | None = None  # px, short side before the centre crop; image_size
     resize: Literal["short-side", "stretch"] = "short-side"
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
@@ -56,6 +57,11 @@ class Data:
             'data.evaluation_resize is for data.resize = "short-side": stretching crops nothing',
         )
         _need(min(self.std) > 0, f"data.std = {list(self.std)}: must be above 0")
+
+    @property
+    def whole(self) -> bool:
+        """Whether pictures are cached in their own shape; stretched ones are squares."""
+        return self.stored_shape == "own" and self.resize == "short-side"
 
     @property
     def stored(self) -> PreprocessSpec:

@@ -89,6 +89,7 @@ def train(
     pictures = decode_source(
         source,
         recipe.data.stored,
+        whole=recipe.data.whole,
         limit=limit,
         folder=run / "cache",
         memory_limit=CACHE_IN_MEMORY,

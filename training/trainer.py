@@ -52,7 +52,7 @@ class Trainer:
         )
         self._views = self._shard.views.to(device)  # int64 [C,V]
         self._order = Order(len(pictures), training.batch_size, training.seed)
-        self._batches = Batches(pictures.images, device)
+        self._batches = Batches(pictures, device)
         self._batch: Batch | None = None
         self._generator = torch.Generator(device)
         self._dtype = choose_precision(training.precision, device)
@@ -82,12 +82,12 @@ class Trainer:
     def fetch(self) -> None:
         """Brings what the next step works on; `advance` does it where nobody did before."""
         seed, step, size = self._recipe.training.seed, self.step, self._recipe.training.batch_size
-        pictures = self._batches(self._order(step)[self._shard.pictures.flatten().numpy()])
+        own = self._shard.pictures.flatten().numpy()
+        pixels, height, width = self._batches(self._order(step), own)
         self._generator.manual_seed(augmentation_seed(seed, step))
-        height, width = pictures.shape[1:3]
         # for the views of all processes, so that each picture has the same ones wherever it is
         drawn = augment.draw(self._recipe.augmentation, 2 * size, height, width, self._generator)
-        self._batch = Batch(pictures.view(self._shard.chunks, -1, *pictures.shape[1:]), drawn)
+        self._batch = Batch(pixels.view(self._shard.chunks, -1, *pixels.shape[1:]), drawn)
 
     def advance(self) -> None:
         """One step: views, projections, loss, update."""

@@ -234,3 +234,17 @@ def test_indexing_takes_the_jitter_along() -> None:
     assert part.blur_kernel == p.blur_kernel
     for name, value in tensors(part).items():
         assert torch.equal(value, tensors(p)[name][[3, 1]]), name
+
+
+def test_pictures_of_different_sizes_have_the_boxes_of_their_own_size() -> None:
+    sizes = [(32, 32), (20, 50), (90, 10)]
+    generator = torch.Generator().manual_seed(0)
+    height, width = torch.tensor(sizes).float().t()
+    mixed = draw(PAPER, 600, height, width, generator)
+    for number, (h, w) in enumerate(sizes):
+        alone = drawn(count=600, height=h, width=w)
+        assert torch.equal(mixed.crop[number::3], alone.crop[number::3])
+        top, left, crop_height, crop_width = mixed.crop[number::3].unbind(1)
+        assert (top + crop_height).max() <= h
+        assert (left + crop_width).max() <= w
+        assert crop_height.float().mean() > 0.3 * min(h, w)

@@ -266,6 +266,20 @@ def test_layouts_and_types_of_pictures() -> None:
     torch.testing.assert_close(floats, views, atol=1e-5, rtol=0)
 
 
+def test_pictures_of_different_sizes_share_a_batch() -> None:
+    sizes = [(40, 30), (25, 60), (32, 32)]
+    areas = torch.zeros(3, 40, 60, 3, dtype=torch.uint8)
+    for area, (height, width) in zip(areas, sizes, strict=True):
+        area[:height, :width] = pictures(1, height, width)[0]
+    height, width = torch.tensor(sizes).float().t()
+    p = draw(EVERYTHING, 60, height, width, seeded())
+    views = apply(areas, p, 32)
+    for view in range(60):
+        h, w = sizes[view % 3]
+        alone = apply(areas[view % 3][None, :h, :w], p[view : view + 1], 32)
+        torch.testing.assert_close(alone[0], views[view], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("values", [1, 50_000])
 def test_views_do_not_depend_on_the_rest_of_the_batch(
     values: int, monkeypatch: pytest.MonkeyPatch

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from training.batches import Batches, Order, augmentation_seed
+from training.pictures import Pictures
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def test_an_epoch_sees_each_picture_once_but_for_the_broken_batch() -> None:
@@ -39,7 +45,47 @@ def test_augmentation_seeds_are_all_different() -> None:
     assert augmentation_seed(1, 2) == augmentation_seed(1, 2)
 
 
+def pictures_of(images: list[NDArray[np.uint8]]) -> Pictures:
+    alike = len({image.shape for image in images}) == 1
+    return Pictures(
+        name="made",
+        images=np.stack(images) if alike else np.concatenate([i.reshape(-1, 3) for i in images]),
+        sizes=None if alike else np.array([image.shape[:2] for image in images]),
+        labels=np.zeros(len(images), np.int64),
+        classes=(),
+        refused=(),
+        digest="",
+    )
+
+
 def test_batches_are_the_pictures_asked_for() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
-    batch = Batches(images, torch.device("cpu"))(np.array([3, 0, 8]))
-    np.testing.assert_array_equal(batch.numpy(), images[[3, 0, 8]])
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), np.uint8)
+    batch = Batches(pictures_of([*images]), torch.device("cpu"))(np.array([3, 0, 8]))
+    np.testing.assert_array_equal(batch.pixels.numpy(), images[[3, 0, 8]])
+    assert (batch.height, batch.width) == (4, 5)
+
+
+def test_a_process_gets_its_own_pictures_and_the_sizes_of_all() -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((3, 5), (6, 2), (4, 4))]
+    batches = Batches(pictures_of(images), torch.device("cpu"))
+    pixels, height, width = batches(np.array([2, 1, 0]), np.array([0, 2]))
+    assert pixels.shape == (2, 4, 5, 3)
+    np.testing.assert_array_equal(pixels[0, :4, :4], images[2])
+    np.testing.assert_array_equal(pixels[1, :3, :5], images[0])
+    assert isinstance(height, torch.Tensor)
+    assert isinstance(width, torch.Tensor)
+    assert (height.tolist(), width.tolist()) == ([4, 6, 3], [4, 2, 5])
+
+
+def test_a_device_gathers_the_same_canvas() -> None:
+    """What CUDA does with pictures that live there, on the CPU."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((3, 5), (6, 2), (4, 4))]
+    pictures = pictures_of(images)
+    batches = Batches(pictures, torch.device("cpu"))
+    batches._resident = torch.from_numpy(pictures.images)
+    pixels = batches(np.array([2, 0, 1])).pixels.numpy()
+    assert pixels.shape == (3, 6, 5, 3)
+    for found, image in zip(pixels, (images[2], images[0], images[1]), strict=True):
+        np.testing.assert_array_equal(found[: image.shape[0], : image.shape[1]], image)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from images.errors import LookalikeError, SourceError
-from images.preprocess import PreprocessSpec, load_image
+from images.preprocess import PreprocessSpec, load_image, preprocess
 from images.sources import open_source
 from training import cache_file
 from training.cache import decode_source
-from training.pictures import NO_LABEL
+from training.pictures import NO_LABEL, Pictures
 from training.progress import Silent
 from training.sampling import spread
 
@@ -98,11 +99,11 @@ def test_a_large_cache_is_a_file_that_is_used_again(
     source = make_source(12)
     contents = list(source.contents)
     source = dataclasses.replace(source, contents=[*contents[:3], b"bad", *contents[4:]])
-    in_memory = decode_source(source, SPEC, folder=tmp_path / "cache")
+    in_memory = decode_source(source, SPEC, folder=tmp_path / "cache", memory_limit=10**9)
     assert not (tmp_path / "cache").exists()
     options: dict[str, Any] = {"folder": tmp_path / "cache", "memory_limit": 1000}
     written = decode_source(source, SPEC, **options)
-    monkeypatch.setattr("training.cache.load_image", lambda *_: pytest.fail("decoded twice"))
+    monkeypatch.setattr("training.cache._in_order", lambda *_: pytest.fail("decoded twice"))
     read = decode_source(source, SPEC, **options)
     for pictures in (written, read):
         np.testing.assert_array_equal(pictures.images, in_memory.images)
@@ -113,45 +114,127 @@ def test_a_large_cache_is_a_file_that_is_used_again(
         assert len(pictures) == 11
 
 
-def test_a_cache_of_other_pictures_or_of_a_killed_run_is_made_anew(
-    picture_folder: Path, tmp_path: Path
-) -> None:
-    def decode(size: int) -> tuple[int, ...]:
-        spec = PreprocessSpec(size=size)
-        return decode_source(
-            open_source(picture_folder), spec, folder=tmp_path / "cache", memory_limit=10
-        ).images.shape
+class Listener(Silent):
+    """Keeps what was said; raises KeyboardInterrupt when so many pictures are done."""
 
-    assert decode(16) == (40, 16, 16, 3)
-    assert decode(8) == (40, 8, 8, 3)
-    (tmp_path / "cache" / "cache.json").write_text("{")
-    assert decode(8) == (40, 8, 8, 3)
-    assert json.loads((tmp_path / "cache" / "cache.json").read_text())["format"] == 1
+    def __init__(self, stop: int = -1) -> None:
+        self.stop, self.said, self.done = stop, list[str](), list[int]()
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def update(self, done: int, figures: str = "") -> None:  # noqa: ARG002
+        self.done.append(done)
+        if done == self.stop:
+            raise KeyboardInterrupt
+
+
+def cached(source: Any, folder: Path, reporter: Listener, size: int = 16) -> Pictures:
+    spec = PreprocessSpec(size=size)
+    return decode_source(source, spec, whole=True, folder=folder, memory_limit=0, reporter=reporter)
+
+
+def test_a_cache_that_was_stopped_is_gone_on_with(
+    make_source: Callable[..., Any], tmp_path: Path
+) -> None:
+    source, folder = make_source(12), tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        cached(source, folder, Listener(stop=7))
+    with (folder / "items.jsonl").open("a") as file:
+        file.write('{"shape": [16')  # a killed writer's last line
+    with (folder / "pixels.bin").open("ab") as file:
+        file.write(b"half a picture")
+    listener = Listener()
+    pictures = cached(source, folder, listener)
+    assert listener.done == [8, 9, 10, 11, 12]
+    assert "12 pictures are decoded once, to about 0.0 GB" in listener.said[0]
+    straight = decode_source(source, SPEC, whole=True)
+    np.testing.assert_array_equal(pictures.images, straight.images)
+    assert pictures.digest == straight.digest
+
+
+@pytest.mark.parametrize("damage", ["pixels", "short", "entry", "declaration", "other form"])
+def test_a_cache_that_is_not_right_is_mended_or_made_anew(
+    damage: str, make_source: Callable[..., Any], tmp_path: Path
+) -> None:
+    source, folder = make_source(12), tmp_path / "cache"
+    straight = cached(source, folder, Listener())
+    expected, digest = np.array(straight.images), straight.digest
+    del straight
+    pixels, items = (folder / "pixels.bin"), (folder / "items.jsonl")
+    if damage == "pixels":
+        content = bytearray(pixels.read_bytes())
+        content[1000] ^= 1
+        pixels.write_bytes(content)
+    elif damage == "short":
+        pixels.write_bytes(pixels.read_bytes()[:-1])
+    elif damage == "entry":
+        lines = items.read_text().splitlines(keepends=True)
+        items.write_text("".join([*lines[:5], "what\n", *lines[6:]]))
+    elif damage == "declaration":
+        (folder / "cache.json").write_text("{")
+    else:
+        assert cached(source, folder, Listener(), size=8).images.shape == (12, 8, 8, 3)
+    again = cached(source, folder, Listener())
+    np.testing.assert_array_equal(again.images, expected)
+    assert again.digest == digest
+    assert json.loads((folder / "cache.json").read_text())["format"] == 2
+
+
+def test_pictures_keep_their_shape_where_they_may(
+    make_source: Callable[..., Any], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    shapes = [(30, 20), (20, 30), (16, 16), (10, 12), (200, 16), (40, 40)]
+    contents = [random.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    source = dataclasses.replace(make_source(6), contents=contents)
+    pictures = decode_source(source, SPEC, whole=True)
+    assert pictures.sizes is not None
+    stored = [(24, 16), (16, 24), (16, 16), (10, 12), (32, 16), (16, 16)]
+    assert pictures.sizes.tolist() == [list(size) for size in stored]
+    np.testing.assert_array_equal(pictures[2], contents[2])
+    np.testing.assert_array_equal(pictures[3], contents[3])  # not enlarged
+    np.testing.assert_array_equal(pictures[4], contents[4][84:116])  # not shrunk: its middle
+    expected = Image.fromarray(contents[0]).resize((16, 24), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(pictures[0], np.asarray(expected))
+    canvas = pictures.canvas(np.array([3, 0, 4]))
+    assert canvas.shape == (3, 32, 16, 3)
+    np.testing.assert_array_equal(canvas[0, :10, :12], pictures[3])
+    assert not canvas[0, 10:].any()
+    assert not canvas[0, :, 12:].any()
+    spec = PreprocessSpec(size=8)
+    squares = pictures.squares([0, 3], spec)
+    np.testing.assert_array_equal(squares, [preprocess(pictures[i], spec) for i in (0, 3)])
+    assert pictures.squares([], spec).shape == (0, 8, 8, 3)
+    on_disk = cached(source, tmp_path, Listener())
+    assert on_disk.digest == pictures.digest
+    np.testing.assert_array_equal(on_disk.images, pictures.images)
+    alike = decode_source(dataclasses.replace(source, contents=contents[:1] * 6), SPEC, whole=True)
+    assert alike.sizes is None
+    assert alike.images.shape == (6, 24, 16, 3)
 
 
 def test_the_stamp_sees_a_changed_file(picture_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "a" / "x.jpg"
     file.parent.mkdir()
     file.write_bytes((picture_folder / "discs" / "00.jpg").read_bytes())
-    before = cache_file.stamp_of(open_source(tmp_path), SPEC)
-    assert cache_file.stamp_of(open_source(tmp_path), SPEC) == before
+    before = cache_file.stamp_of(open_source(tmp_path), "form")
+    assert cache_file.stamp_of(open_source(tmp_path), "form") == before
+    assert cache_file.stamp_of(open_source(tmp_path), "other") != before
     file.write_bytes((picture_folder / "discs" / "02.jpg").read_bytes())
-    assert cache_file.stamp_of(open_source(tmp_path), SPEC) != before
+    assert cache_file.stamp_of(open_source(tmp_path), "form") != before
 
 
-def test_a_full_disk_is_known_before_the_work(tmp_path: Path) -> None:
+def test_a_full_disk_is_known_before_the_work(
+    make_source: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = cache_file.CacheFile(tmp_path / "cache", "stamp")
+    entries = file.read(make_source(1), [])
     with pytest.raises(LookalikeError, match=r"the decoded pictures need .* GB and the disk has"):
-        cache_file.create(tmp_path / "cache", (10**9, 10**4, 10**4, 3))
+        file.begin(entries, 10**18)
 
 
 def test_decoding_reports_its_progress(make_source: Callable[..., Any]) -> None:
-    class Listener(Silent):
-        done: list[int]
-
-        def update(self, done: int, figures: str = "") -> None:  # noqa: ARG002
-            self.done.append(done)
-
     listener = Listener()
-    listener.done = []
     decode_source(make_source(5), SPEC, reporter=listener)
     assert listener.done == [1, 2, 3, 4, 5]

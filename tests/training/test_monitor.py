@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from images.preprocess import PreprocessSpec, preprocess
+from images.preprocess import preprocess
 from training import monitor
 from training.cache import decode_source
 from training.features import encode
@@ -98,13 +98,6 @@ def test_large_sets_are_thinned_evenly(
     Monitor(recipe, pictures, None).accuracy(model)
     monkeypatch.undo()
     assert sizes == [(8, 32), (3, 12)]
-
-
-def test_pictures_of_the_right_size_are_not_resized(recipe: Recipe) -> None:
-    images = np.zeros((3, 16, 16, 3), np.uint8)
-    assert monitor._as_seen(images, recipe.data.evaluation) is images
-    assert monitor._as_seen(images, PreprocessSpec(size=8)).shape == (3, 8, 8, 3)
-    assert monitor._as_seen(images[:0], PreprocessSpec(size=8)).shape == (0, 8, 8, 3)
 
 
 # --- without labels ------------------------------------------------------------------------------

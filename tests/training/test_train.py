@@ -357,8 +357,27 @@ def test_a_large_cache_trains_the_same(
     train(make_source(), make_recipe(), tmp_path / "memory")
     monkeypatch.setattr("training.train.CACHE_IN_MEMORY", 1000)
     train(make_source(), make_recipe(), tmp_path / "file")
-    assert (tmp_path / "file" / "cache" / "pictures.npy").exists()
+    assert (tmp_path / "file" / "cache" / "pixels.bin").exists()
     assert_same_run(tmp_path / "memory", tmp_path / "file")
+
+
+def test_pictures_of_different_shapes_train_whole(
+    make_source: Callable[..., Any],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = make_source()
+    for number, content in enumerate(source.contents):
+        source.contents[number] = content[: 14 + number % 10, : 24 - number % 7]
+    train(source, make_recipe(), tmp_path / "memory")
+    monkeypatch.setattr("training.train.CACHE_IN_MEMORY", 1000)
+    train(source, make_recipe(), tmp_path / "file")
+    assert_same_run(tmp_path / "memory", tmp_path / "file")
+    squares = make_recipe("data.stored_shape=square")
+    train(source, squares, tmp_path / "squares")
+    digests = {load_checkpoint(tmp_path / run).source["digest"] for run in ("memory", "squares")}
+    assert len(digests) == 2
 
 
 @pytest.mark.gpu
