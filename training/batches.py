@@ -24,7 +24,7 @@ class Order:
     """
 
     def __init__(self, pictures: int, batch_size: int, seed: int) -> None:
-        self._pictures, self._batch_size, self._seed = pictures, batch_size, seed
+        self._pictures, self.batch_size, self._seed = pictures, batch_size, seed
         self.steps_per_epoch = pictures // batch_size
         self._epoch, self._permutation = -1, np.zeros(0, np.int64)
 
@@ -34,8 +34,8 @@ class Order:
         if epoch != self._epoch:
             random = np.random.default_rng([self._seed, _ORDER, epoch])
             self._epoch, self._permutation = epoch, random.permutation(self._pictures)
-        start = position * self._batch_size
-        return self._permutation[start : start + self._batch_size]
+        start = position * self.batch_size
+        return self._permutation[start : start + self.batch_size]
 
 
 def augmentation_seed(seed: int, step: int) -> int:
@@ -59,24 +59,19 @@ class Batch(NamedTuple):
 class Batches:
     """Picks pictures by index; on an accelerator they live there if half of it is enough."""
 
-    def __init__(self, pictures: Pictures, device: torch.device) -> None:
-        self._pictures, self._device = pictures, device
+    def __init__(
+        self, pictures: Pictures, order: Order, own: NDArray[np.int64], device: torch.device
+    ) -> None:
+        self._pictures, self._order, self._own, self._device = pictures, order, own, device
         self._resident: Tensor | None = None
         images = pictures.images
         if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
             self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
-    def __call__(self, indices: NDArray[np.int64], own: NDArray[np.int64] | None = None) -> Batch:
-        """The pictures of a step on the device.
-
-        Args:
-            indices: [N], the pictures of the step.
-            own: int64 [B], those places among them that this process works on; None: all.
-
-        Returns:
-            The pixels of its own pictures, and the heights and widths of all.
-        """
-        mine = indices if own is None else indices[own]
+    def __call__(self, step: int) -> Batch:
+        """The pictures of a step on the device: pixels of this process's, heights of all."""
+        indices = self._order(step)
+        mine = indices[self._own]
         if self._resident is not None:
             pixels = self._gather(mine)
         else:

@@ -154,7 +154,7 @@ def _decode(
     before = len(entries)
     reporter.begin(f"decoding {entries.name}", before + len(items), before)
     try:
-        for item, result in _in_order(items, form):
+        for item, result in in_order(items, form):
             line = entries.add(item, result)
             store.put(line, None if isinstance(result, ImageRefused) else result)
             refused = len(entries.refused)
@@ -163,7 +163,7 @@ def _decode(
         reporter.end()
 
 
-def _in_order(
+def in_order(
     items: Iterable[Item], form: Form
 ) -> Iterator[tuple[Item, NDArray[np.uint8] | ImageRefused]]:
     """Decodes ahead in threads (Pillow works without the GIL), a bounded number of pictures."""

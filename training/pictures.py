@@ -11,7 +11,7 @@ import numpy as np
 from images.preprocess import PreprocessSpec, preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -73,9 +73,17 @@ class Pictures:
         """Some pictures in the upper left corners of black areas of one size, [n,H,W,C]."""
         if self.sizes is None:
             return self.images[positions]
-        height, width = self.sizes[positions].max(0)
-        canvas = np.zeros((len(positions), height, width, self.images.shape[1]), np.uint8)
-        for area, position in zip(canvas, positions, strict=True):
-            picture = self[position]
-            area[: picture.shape[0], : picture.shape[1]] = picture
-        return canvas
+        return together([self[position] for position in positions])
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The pictures that could not be used, as far as they are known."""
+        return self.refused
+
+
+def together(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures [h,w,C] in the upper left corners of black areas of one size, [n,H,W,C]."""
+    height, width = (max(picture.shape[side] for picture in pictures) for side in (0, 1))
+    canvas = np.zeros((len(pictures), height, width, pictures[0].shape[2]), np.uint8)
+    for area, picture in zip(canvas, pictures, strict=True):
+        area[: picture.shape[0], : picture.shape[1]] = picture
+    return canvas

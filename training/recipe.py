@@ -38,6 +38,7 @@ class Data:
     image_size: int  # px, side of the views and of what the exported encoder sees
     stored_size: int | None = None  # px, short side of the cached pictures; default image_size
     stored_shape: Literal["own", "square"] = "own"  # crops see the whole picture or its middle
+    cache: Literal["auto", "memory", "disk", "stream"] = "auto"  # see `store.training_pictures`
     evaluation_resize: int | None = None  # px, short side before the centre crop; image_size
     resize: Literal["short-side", "stretch"] = "short-side"
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"

@@ -18,6 +18,7 @@ from training.loop import Loop
 from training.monitor import QUERIES, Monitor
 from training.progress import Reporter, Silent
 from training.recipe_files import save_recipe
+from training.store import training_pictures
 from training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -86,10 +87,9 @@ def train(
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
     previous = _open_run(run, recipe, resume=resume)
-    pictures = decode_source(
+    pictures = training_pictures(
         source,
-        recipe.data.stored,
-        whole=recipe.data.whole,
+        recipe.data,
         limit=limit,
         folder=run / "cache",
         memory_limit=CACHE_IN_MEMORY,
@@ -121,12 +121,13 @@ def train(
     if trainer.step < trainer.steps:
         reporter.say(f"{len(pictures)} pictures, {trainer.describe()}")
         loop.work()
+    _list_refused(run, pictures)
     return TrainResult(
         run=run,
         step=trainer.step,
         steps=trainer.steps,
         pictures=len(pictures),
-        refused=pictures.refused,
+        refused=pictures.refusals(),
         elapsed_s=loop.elapsed_s,
         quality=loop.quality,
     )
@@ -202,9 +203,16 @@ def _start_run(run: Path, recipe: Recipe, pictures: Pictures) -> None:
     except OSError as error:
         raise UsageError(f"cannot make the run folder {run}: {error.strerror}") from error
     save_recipe(run / "recipe.toml", recipe)
-    lines = [json.dumps(asdict(refusal), ensure_ascii=False) for refusal in pictures.refused]
+    _list_refused(run, pictures)
+
+
+def _list_refused(run: Path, pictures: Pictures) -> None:
+    """Writes what was refused, those of a stopped run as well: a stream meets others each time."""
+    file = run / "refused.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    lines += [json.dumps(asdict(refusal), ensure_ascii=False) for refusal in pictures.refusals()]
     if lines:
-        write_bytes_atomic(run / "refused.jsonl", ("\n".join(lines) + "\n").encode())
+        write_bytes_atomic(file, ("\n".join(dict.fromkeys(lines)) + "\n").encode())
 
 
 def _about(pictures: Pictures) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from training import augment, gradient_cache
-from training.batches import Batches, Order, augmentation_seed, layer_seed
+from training.batches import Order, augmentation_seed, layer_seed
 from training.compute import choose_precision
 from training.errors import TrainingDivergedError
 from training.losses import loss_and_gradient
 from training.model import build_model
 from training.optimizers import build_optimizer, set_learning_rate
 from training.shard import Shard
+from training.stream import batches_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,8 @@ class Trainer:
         )
         self._views = self._shard.views.to(device)  # int64 [C,V]
         self._order = Order(len(pictures), training.batch_size, training.seed)
-        self._batches = Batches(pictures, device)
+        own = self._shard.pictures.flatten().numpy()
+        self._batches = batches_of(pictures, self._order, own, device)
         self._batch: Batch | None = None
         self._generator = torch.Generator(device)
         self._dtype = choose_precision(training.precision, device)
@@ -82,8 +84,7 @@ class Trainer:
     def fetch(self) -> None:
         """Brings what the next step works on; `advance` does it where nobody did before."""
         seed, step, size = self._recipe.training.seed, self.step, self._recipe.training.batch_size
-        own = self._shard.pictures.flatten().numpy()
-        pixels, height, width = self._batches(self._order(step), own)
+        pixels, height, width = self._batches(step)
         self._generator.manual_seed(augmentation_seed(seed, step))
         # for the views of all processes, so that each picture has the same ones wherever it is
         drawn = augment.draw(self._recipe.augmentation, 2 * size, height, width, self._generator)

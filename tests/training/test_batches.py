@@ -58,18 +58,36 @@ def pictures_of(images: list[NDArray[np.uint8]]) -> Pictures:
     )
 
 
+class Given(Order):
+    """Every step has these pictures."""
+
+    def __init__(self, *positions: int) -> None:
+        super().__init__(len(positions), len(positions), 0)
+        self._positions = np.array(positions)
+
+    def __call__(self, step: int) -> NDArray[np.int64]:  # noqa: ARG002
+        return self._positions
+
+
+def batches(pictures: Pictures, order: Order, *own: int) -> Batches:
+    return Batches(pictures, order, np.array(own), torch.device("cpu"))
+
+
 def test_batches_are_the_pictures_asked_for() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), np.uint8)
-    batch = Batches(pictures_of([*images]), torch.device("cpu"))(np.array([3, 0, 8]))
+    batch = batches(pictures_of([*images]), Given(3, 0, 8), 0, 1, 2)(0)
     np.testing.assert_array_equal(batch.pixels.numpy(), images[[3, 0, 8]])
     assert (batch.height, batch.width) == (4, 5)
 
 
-def test_a_process_gets_its_own_pictures_and_the_sizes_of_all() -> None:
+def different() -> list[NDArray[np.uint8]]:
     random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((3, 5), (6, 2), (4, 4))]
-    batches = Batches(pictures_of(images), torch.device("cpu"))
-    pixels, height, width = batches(np.array([2, 1, 0]), np.array([0, 2]))
+    return [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((3, 5), (6, 2), (4, 4))]
+
+
+def test_a_process_gets_its_own_pictures_and_the_sizes_of_all() -> None:
+    images = different()
+    pixels, height, width = batches(pictures_of(images), Given(2, 1, 0), 0, 2)(0)
     assert pixels.shape == (2, 4, 5, 3)
     np.testing.assert_array_equal(pixels[0, :4, :4], images[2])
     np.testing.assert_array_equal(pixels[1, :3, :5], images[0])
@@ -80,12 +98,11 @@ def test_a_process_gets_its_own_pictures_and_the_sizes_of_all() -> None:
 
 def test_a_device_gathers_the_same_canvas() -> None:
     """What CUDA does with pictures that live there, on the CPU."""
-    random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((3, 5), (6, 2), (4, 4))]
-    pictures = pictures_of(images)
-    batches = Batches(pictures, torch.device("cpu"))
-    batches._resident = torch.from_numpy(pictures.images)
-    pixels = batches(np.array([2, 0, 1])).pixels.numpy()
+    pictures = pictures_of(different())
+    made = batches(pictures, Given(2, 0, 1), 0, 1, 2)
+    made._resident = torch.from_numpy(pictures.images)
+    pixels = made(0).pixels.numpy()
     assert pixels.shape == (3, 6, 5, 3)
-    for found, image in zip(pixels, (images[2], images[0], images[1]), strict=True):
+    for found, position in zip(pixels, (2, 0, 1), strict=True):
+        image = pictures[position]
         np.testing.assert_array_equal(found[: image.shape[0], : image.shape[1]], image)

@@ -103,7 +103,7 @@ def test_a_large_cache_is_a_file_that_is_used_again(
     assert not (tmp_path / "cache").exists()
     options: dict[str, Any] = {"folder": tmp_path / "cache", "memory_limit": 1000}
     written = decode_source(source, SPEC, **options)
-    monkeypatch.setattr("training.cache._in_order", lambda *_: pytest.fail("decoded twice"))
+    monkeypatch.setattr("training.cache.in_order", lambda *_: pytest.fail("decoded twice"))
     read = decode_source(source, SPEC, **options)
     for pictures in (written, read):
         np.testing.assert_array_equal(pictures.images, in_memory.images)
