@@ -106,14 +106,15 @@ def test_verify_names_refused_pictures(
     assert result.stdout == f"verified: {exported_encoder} on 1 pictures of {tmp_path}\n"
 
 
-@pytest.mark.parametrize("protocol", ["linear", "finetune"])
-def test_protocols_to_come_are_not_offered(
-    tiny_encoder: Path, picture_folder: Path, protocol: str
+def test_evaluate_writes_its_report_to_a_file(
+    tiny_run: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
-    result = invoke("evaluate", tiny_encoder, picture_folder, "--protocol", protocol)
-    assert result.exit_code == 2
-    words = " ".join(result.stderr.replace("│", "").split())  # out of its frame
-    assert f"'{protocol}' is not one of 'knn', 'retrieval'" in words
+    out = tmp_path / "report.json"
+    result = invoke("evaluate", tiny_run, picture_folder, "-k", "3", "--out", out, "--json")
+    assert result.exit_code == 0
+    assert json.loads(out.read_text()) == last_json(result)
+    assert last_json(result)["settings"]["k"] == 3
+    assert "projection g(h)" in result.stderr
 
 
 def test_unusable_arguments_are_told(tiny_run: Path, tmp_path: Path) -> None:

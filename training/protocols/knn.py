@@ -16,7 +16,13 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-CHUNK = 512  # queries at a time: bounds memory to CHUNK x gallery similarities
+CHUNK = 512  # queries at a time, fewer where the gallery is large
+CELLS = 2**26  # similarities held at a time: 256 MiB
+
+
+def chunk_of(gallery: int) -> int:
+    """How many queries are compared with so many gallery pictures at a time."""
+    return max(1, min(CHUNK, CELLS // max(1, gallery)))
 
 
 def as_rows(features: ArrayLike | Tensor) -> Tensor:
@@ -63,7 +69,7 @@ def knn_predict(
         raise ValueError("kNN needs a labelled gallery, and no gallery picture has a label")
     classes = int(labels.max()) + 1
     answers = []
-    for chunk in torch.split(as_rows(queries), CHUNK):
+    for chunk in torch.split(as_rows(queries), chunk_of(len(known))):
         similarity, neighbour = (chunk @ known.T).topk(min(k, len(known)), dim=1)  # [q,k]
         weight = ((similarity - 1) / temperature).exp()  # the 1 cancels out and avoids overflow
         votes = torch.zeros(len(chunk), classes).scatter_add_(1, labels[neighbour], weight)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from training.protocols.knn import CHUNK, as_labels, as_rows
+from training.protocols.knn import as_labels, as_rows, chunk_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -32,6 +32,7 @@ class RetrievalScores:
     precision: dict[int, float]  # by k
     r_precision: float
     map_at_r: float
+    errors: dict[str, float]  # standard errors of "precision@k", "r_precision", "map@r"
     queries: int  # that have a label and at least one relevant gallery picture
 
 
@@ -64,11 +65,12 @@ def retrieval_scores(
     reach = len(known) - alone
     if not ks or min(ks) < 1 or max(ks) > reach:
         raise ValueError(f"k must lie between 1 and the {reach} pictures to search, got {ks}")
-    totals = torch.zeros(2 * len(ks) + 2, dtype=torch.float64)
+    totals = torch.zeros(2, 2 * len(ks) + 2, dtype=torch.float64)  # of values and their squares
     counted = 0
-    for start in range(0, len(asked), CHUNK):
-        similarity = asked[start : start + CHUNK] @ known.T  # [q,G]
-        relevant = wanted[start : start + CHUNK, None] == kinds  # [q,G]
+    step = chunk_of(len(known))
+    for start in range(0, len(asked), step):
+        similarity = asked[start : start + step] @ known.T  # [q,G]
+        relevant = wanted[start : start + step, None] == kinds  # [q,G]
         if alone:
             rows = torch.arange(len(similarity))
             similarity[rows, start + rows] = -torch.inf
@@ -78,30 +80,38 @@ def retrieval_scores(
         counted += int(has.sum())
     if not counted:
         raise ValueError("no labelled query has a picture of its class to find")
-    means = (totals / counted).tolist()
+    mean, square = totals / counted
+    means = mean.tolist()
+    errors = ((square - mean.square()).clamp_min(0) / counted).sqrt().tolist()
+    names = [*(f"precision@{k}" for k in ks), "r_precision", "map@r"]
     return RetrievalScores(
         recall=dict(zip(ks, means[: len(ks)], strict=True)),
         precision=dict(zip(ks, means[len(ks) : -2], strict=True)),
         r_precision=means[-2],
         map_at_r=means[-1],
+        errors=dict(zip(names, errors[len(ks) :], strict=True)),
         queries=counted,
     )
 
 
 def _sums(similarity: Tensor, relevant: Tensor, ks: tuple[int, ...]) -> Tensor:
-    """Sums over rows of [recall@k..., precision@k..., R-precision, mAP@R], float64."""
+    """[recall@k..., precision@k..., R-precision, mAP@R] and their squares, summed over rows.
+
+    Float64 [2, 2 len(ks) + 2].
+    """
     total = relevant.sum(1)  # R, [q]
     depth = max(*ks, int(total.max()) if len(total) else 0)
     order = similarity.topk(min(depth, similarity.shape[1]), dim=1).indices
     hit = relevant.gather(1, order).double()  # [q,depth]
     found = hit.cumsum(1)
-    recall = [(found[:, k - 1] > 0).double().sum() for k in ks]
-    precision = [(found[:, k - 1] / k).sum() for k in ks]
+    recall = [(found[:, k - 1] > 0).double() for k in ks]
+    precision = [found[:, k - 1] / k for k in ks]
     rank = torch.arange(1, hit.shape[1] + 1)
     within = rank <= total[:, None]
-    r_precision = ((hit * within).sum(1) / total).sum()
-    map_at_r = ((found / rank * hit * within).sum(1) / total).sum()
-    return torch.stack([*recall, *precision, r_precision, map_at_r])
+    r_precision = (hit * within).sum(1) / total
+    map_at_r = (found / rank * hit * within).sum(1) / total
+    values = torch.stack([*recall, *precision, r_precision, map_at_r])
+    return torch.stack([values.sum(1), values.square().sum(1)])
 
 
 def recall_at_k(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.protocols import retrieval
+from training.protocols import knn
 from training.protocols.retrieval import precision_at_k, recall_at_k, retrieval_scores
 
 
@@ -48,7 +48,7 @@ def clusters(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("k", [1, 3, 10])
 @pytest.mark.parametrize("alone", [False, True])
 def test_the_scores_are_the_slow_ones(k: int, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval, "CHUNK", 8)
+    monkeypatch.setattr(knn, "CHUNK", 8)
     queries, labels = clusters(1, 30)
     gallery, gallery_labels = (queries, labels) if alone else clusters(2, 50)
     expected = slow_scores(queries, labels, gallery, gallery_labels, k, alone=alone)
