@@ -1,0 +1,57 @@
+"""Contestants train, are measured alike and reported under the agreed names; nothing is judged."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy_per_minute import LIGHTLY, LIGHTLY_ADAMW, OURS, compete, rate_at, report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    random = np.random.default_rng(0)
+    for part, count in (("train", 300), ("test", 30)):
+        labels = np.arange(count) % 2
+        images = random.integers(0, 120, (count, 32, 32, 3), dtype=np.uint8)
+        images[labels == 1, :, :, 0] += 130
+        np.save(tmp_path / f"{part}.npy", images)
+        np.save(tmp_path / f"{part}-labels.npy", labels)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [OURS, LIGHTLY, LIGHTLY_ADAMW])
+def test_a_contestant_trains_for_its_time_and_is_measured(name: str, folder: Path) -> None:
+    if name != OURS:
+        pytest.importorskip("lightly")
+    found = compete(name, seed=3, seconds=1.5, folder=folder)
+    assert found["seed"] == 3
+    assert found["cpu_s"] >= 1.5
+    assert found["samples"] > 0
+    assert found["samples"] % 128 == 0
+    assert (90 if name == OURS else 0) <= found["knn"] <= 100  # ours: red against grey
+
+
+def test_rates_follow_the_clock() -> None:
+    assert rate_at(0.0, 0.1, 0.1) == 0
+    assert rate_at(0.05, 0.1, 0.1) == pytest.approx(0.05)
+    assert rate_at(0.1, 0.1, 0.1) == pytest.approx(0.1)
+    assert rate_at(0.55, 0.1, 0.1) == pytest.approx(0.05, rel=1e-3)
+    assert rate_at(0.9999, 0.1, 0.1) < 1e-6
+
+
+def test_the_report_takes_lightlys_better_row(capsys: pytest.CaptureFixture[str]) -> None:
+    def result(knn: float) -> dict[str, float]:
+        return {"knn": knn, "seed": 0, "samples": 10, "cpu_s": 1.0}
+
+    report({OURS: [result(50), result(52)], LIGHTLY: [result(40)], LIGHTLY_ADAMW: [result(43)]}, 60)
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["metrics"] == {"knn_ours": 51, "knn_lightly": 43}
+    assert document["details"]["knn_lightly"] == LIGHTLY_ADAMW
