@@ -3,6 +3,7 @@
     checkpoint.pt    MUST be there; the state of the run after its last saved step
     recipe.toml      MUST be there; every value of the recipe (`recipe_files.load_recipe` reads it)
     metrics.jsonl    MUST be there; see `metrics.py`
+    report.html      MAY be there; the run on one page, see `report/`
     tensorboard/     MAY be there; the same figures as TensorBoard events
     refused.jsonl    MAY be there; {"key", "reason", "message"} per picture that could not be used
     cache/           MAY be there; decoded pictures, see `cache_file.py`; may be deleted any time

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.metrics import Metrics
+from training.report import State, write_report
 from training.stopping import StopOnSignal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from training.monitor import Monitor
+    from training.monitor import Measurement, Monitor
     from training.progress import Reporter
     from training.recipe import Recipe
     from training.trainer import Trainer
@@ -45,6 +46,7 @@ class Loop:
         self.elapsed_s = previous.elapsed_s if previous else 0.0  # of training, over all calls
         self._clock = self._window = time.monotonic()
         self._window_step = trainer.step
+        self._measured: Measurement | None = None
 
     def work(self) -> None:
         """Trains; a checkpoint stands at the end, wherever that is."""
@@ -66,6 +68,7 @@ class Loop:
                         self._save()
                         saved = time.monotonic()
                 self._save()
+                self._report()
             finally:
                 self._reporter.end()
 
@@ -109,13 +112,27 @@ class Loop:
         trainer = self._trainer
         if trainer.step in due:
             trainer.check_finite()
-            seen = self._monitor.measure(trainer.model)
+            seen = self._measured = self._monitor.measure(trainer.model)
             self.quality |= seen.figures
             samples = trainer.step * self._recipe.training.batch_size
             metrics.write(trainer.step, samples, **seen.figures)
             if seen.alarm and trainer.step:
                 self._reporter.say(f"step {trainer.step}: {seen.alarm}")
+            self._report()
             self._restart_window()
+
+    def _report(self) -> None:
+        trainer = self._trainer
+        if self._measured is None and self._due():  # resumed, and stopped before the next one
+            self._measured = self._monitor.measure(trainer.model)
+        state = State(
+            step=trainer.step,
+            steps=trainer.steps,
+            elapsed_s=self._tick(),
+            describes=trainer.describe(),
+        )
+        recipe, watched = self._recipe.to_dict(), self._monitor.watched
+        write_report(self._run, recipe, self._about, watched, measured=self._measured, state=state)
 
     def _restart_window(self) -> None:
         """samples/s is the speed of steps; measuring and saving do not count."""

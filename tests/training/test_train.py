@@ -77,6 +77,7 @@ def test_a_run_leaves_its_artefacts(
         "checkpoint.pt",
         "metrics.jsonl",
         "recipe.toml",
+        "report.html",
         "tensorboard",
     ]
     assert load_recipe(run / "recipe.toml") == recipe

@@ -1,0 +1,211 @@
+"""The page: figures, curves, pictures, recipe, environment, refused pictures."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from images.files import write_bytes_atomic
+from training.metrics import read_metrics
+from training.report.charts import Curve, embedding_map, legend, line_chart, words
+from training.report.pictures import neighbour_sheet, view_sheet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from training.monitor import Measurement, Watched
+
+REPORT = "report.html"
+STYLE = Path(__file__).with_name("style.css")
+SHOWN_REFUSALS = 50
+CURVES = {  # figure of metrics.jsonl: what it is called, what to look for, whether a share
+    "loss": ("Loss", "falls fast, then slowly; depends on batch and temperature", False),
+    "knn_accuracy": ("kNN accuracy", "rises above its first value", True),
+    "rankme": ("RankMe", "directions of the features in use; rises", False),
+    "alignment": ("Alignment", "distance of two views of a picture; falls", False),
+    "uniformity": ("Uniformity", "lower: pictures fill the sphere evenly; 0: collapse", False),
+    "feature_std": ("Feature deviation", "distance between pictures; 0: collapse", False),
+    "learning_rate": ("Learning rate", "warm-up, then a cosine to 0", False),
+    "samples_per_s": ("Samples per second", "pictures trained on, without measuring", False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a run is."""
+
+    step: int
+    steps: int
+    elapsed_s: float
+    describes: str  # network, length and arithmetic in one line
+
+
+def write_report(
+    run: Path,
+    recipe: Mapping[str, Any],
+    about: Mapping[str, Any],
+    watched: Watched,
+    *,
+    measured: Measurement | None,
+    state: State,
+) -> None:
+    """Replaces the run's report atomically.
+
+    Args:
+        run: the run folder, whose metrics and refused pictures are shown.
+        recipe: `Recipe.to_dict()`.
+        about: the checkpoint's "source" and "evaluation".
+        watched: the pictures that the monitor looks at.
+        measured: its last measurement; without one there are no neighbours and no map.
+        state: how far the run is.
+    """
+    lines = read_metrics(run)
+    body = [
+        _header(run.resolve().name, recipe, about["source"], lines, state),
+        _alarm(measured),
+        _curves(lines),
+        _section(
+            "What the encoder is asked to ignore",
+            "Each picture, then the two views of it that shall have the same features. If a view no"
+            " longer shows what matters to you, weaken the [augmentation] of the recipe.",
+            view_sheet(watched),
+        ),
+    ]
+    if measured is not None:
+        body += _found(measured, watched)
+    body += [_recipe(recipe), _environment(state), _refused(run)]
+    title = escape(run.resolve().name)
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width, initial-scale=1"><title>{title} - Lookalike</title>'
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
+        f"{''.join(body)}<footer>Written by lookalike train. This page needs no network.</footer>"
+        "</main></body></html>\n"
+    )
+    write_bytes_atomic(run / REPORT, page.encode())
+
+
+def _section(title: str, saying: str, content: str) -> str:
+    said = f'<p class="say">{escape(saying)}</p>' if saying else "<p></p>"
+    return f"<section><h2>{escape(title)}</h2>{said}{content}</section>"
+
+
+def _last(lines: list[dict[str, float]], name: str) -> float | None:
+    return next((line[name] for line in reversed(lines) if name in line), None)
+
+
+def _header(
+    name: str,
+    recipe: Mapping[str, Any],
+    source: Mapping[str, Any],
+    lines: list[dict[str, float]],
+    state: State,
+) -> str:
+    done = state.step >= state.steps
+    tiles = {"of the run": "finished" if done else f"{100 * state.step / state.steps:.0f} %"}
+    for key in ("loss", "knn_accuracy", "rankme", "samples_per_s"):
+        value = _last(lines, key)
+        if value is not None:
+            label, _, percent = CURVES[key]
+            tiles[label] = words(float(f"{value:.3g}"), percent=percent)
+    tiles["training time"] = _duration(state.elapsed_s)
+    shown = "".join(
+        f"<div class=tile><b>{escape(v)}</b><span>{k}</span></div>" for k, v in tiles.items()
+    )
+    lede = f"{source['pictures']:,} pictures of {source['name']}, recipe {recipe['name']}: "
+    return (
+        f"<header><p class=eyebrow>Lookalike training run</p><h1>{escape(name)}</h1>"
+        f"<p class=lede>{escape(lede + state.describes)}</p><div class=tiles>{shown}</div></header>"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _alarm(measured: Measurement | None) -> str:
+    if measured is None or measured.alarm is None:
+        return ""
+    return f'<p class="alarm" role="alert"><b>Look here:</b> {escape(measured.alarm)}</p>'
+
+
+def _curves(lines: list[dict[str, float]]) -> str:
+    charts = []
+    for key, (name, hint, percent) in CURVES.items():
+        known = [(line["samples"], line[key]) for line in lines if key in line]
+        if known:
+            x, y = zip(*known, strict=True)
+            charts.append(line_chart(Curve(name=name, hint=hint, x=x, y=y, percent=percent)))
+    saying = "Over the pictures seen. Point at a curve for its numbers."
+    return _section("Curves", saying, f"<div class=charts>{''.join(charts)}</div>")
+
+
+def _found(measured: Measurement, watched: Watched) -> Iterable[str]:
+    labelled = bool((watched.labels >= 0).any())
+    framed = " Green frames share the first one's label, red ones do not." if labelled else ""
+    yield _section(
+        "What it finds alike",
+        f"First a picture, then its nearest among {len(watched.images)} training pictures by cosine"
+        f" similarity of the features.{framed}",
+        neighbour_sheet(measured.features, watched),
+    )
+    coloured = ", coloured by label" if labelled else ""
+    yield _section(
+        "Map of the features",
+        f"The same {len(watched.images)} pictures along their two principal components{coloured}.",
+        f"<div class=mapbox>{embedding_map(measured.features, watched)}{legend(watched)}</div>",
+    )
+
+
+def _table(caption: str, rows: Mapping[str, Any], kind: str = "") -> str:
+    cells = "".join(
+        f"<tr><td>{escape(str(k))}</td><td>{escape(_value(v))}</td></tr>" for k, v in rows.items()
+    )
+    return f'<table class="{kind}"><caption>{escape(caption)}</caption>{cells}</table>'
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(part) for part in value)
+    return str(value)
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    tables = "".join(_table(k, v) for k, v in recipe.items() if isinstance(v, dict))
+    return _section("Recipe", "", f"<div class=tables>{tables}</div>")
+
+
+def _environment(state: State) -> str:
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    rows = {
+        "network": state.describes,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "CUDA device": cuda,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    return _section("Environment", "", _table("", rows, "wide"))
+
+
+def _refused(run: Path) -> str:
+    path = run / "refused.jsonl"
+    if not path.is_file():
+        return ""
+    refused = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = {one["key"]: one["message"] for one in refused[:SHOWN_REFUSALS]}
+    more = len(refused) - len(rows)
+    saying = f"{len(refused)} pictures could not be used and were left out." + (
+        f" The first {len(rows)}; the others are in refused.jsonl." if more > 0 else ""
+    )
+    return _section("Refused pictures", saying, _table("", rows, "wide"))
