@@ -38,6 +38,13 @@ class Solver(StrEnum):
     SGD = "sgd"
 
 
+class Axes(StrEnum):
+    """Order of the axes of an ONNX file's input."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
 @app.callback()
 def exporting() -> None:
     """Commands from a run folder to a checked encoder file."""
@@ -74,35 +81,62 @@ def export(
         str | None, typer.Option(help="WEIGHTS: of pictures in [0,1], as 0.485,0.456,0.406.")
     ] = None,
     std: Annotated[str | None, typer.Option(help="WEIGHTS: likewise.")] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="Instead of RUN: an image encoder already in ONNX.")
+    ] = None,
+    layout: Annotated[
+        Axes | None, typer.Option(help="--onnx: nchw or nhwc; default: what its input shows.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="--onnx: the tensor of features; default: its output.")
+    ] = None,
+    divide: Annotated[
+        float, typer.Option(help="--onnx: what pixels of 0 to 255 are divided by first.")
+    ] = 255.0,
     as_json: Json = False,
 ) -> None:
     """Write an encoder, without its projection head, as one ONNX file.
 
-    From a run folder, or from a checkpoint of lightly, solo-learn, torchvision, timm and others.
+    From a run folder, from a checkpoint of lightly, solo-learn, torchvision, timm and others, or
+    from an ONNX file.
 
     Example: lookalike export runs/photos --out encoder.onnx
     """
-    from export.encoder_file import describe
+    from export.encoder_file import check_target, describe
     from export.onnx_graph import NO_LICENCE, OPSET, export_run
-    from export.weights import WeightOptions, export_weights, rgb
+    from export.weights import WeightOptions, draft_weights, rgb
     from images.errors import UsageError
 
     licence, opset = licence or NO_LICENCE, opset or OPSET
+    check_target(out)
+    shift, scale = rgb(mean, "mean"), rgb(std, "std")
     known = WeightOptions(
-        encoder=encoder,
-        prefix=prefix,
-        image_size=image_size,
-        mean=rgb(mean, "mean"),
-        std=rgb(std, "std"),
+        encoder=encoder, prefix=prefix, image_size=image_size, mean=shift, std=scale
     )
-    if run is None:
-        raise UsageError("nothing to export: give a run folder or a file of weights")
-    if run.is_file():
-        found = export_weights(run, out, options=known, opset=opset, licence_note=licence)
+    if (run is None) == (onnx is None):
+        raise UsageError("give one to export: a run folder, a file of weights, or --onnx FILE")
+    if onnx is not None:
+        from export.onnx_shows import OnnxOptions
+        from export.wrap_onnx import draft_onnx
+
+        graph = OnnxOptions(
+            layout=None if layout is None else layout.value,
+            image_size=image_size,
+            output=output,
+            mean=shift,
+            std=scale,
+            divide=divide,
+        )
+        draft, wrapped = draft_onnx(onnx, options=graph, licence_note=licence)
+        draft.write(out)
+        typer.echo(wrapped.words, err=True)
+    elif run is not None and run.is_file():
+        draft, found = draft_weights(run, options=known, opset=opset, licence_note=licence)
+        draft.write(out)
         typer.echo(found.words, err=True)
     elif known.given:
         raise UsageError(f"{', '.join(known.given)}: for files of weights; {run} knows its own")
-    else:
+    elif run is not None:
         export_run(run, out, opset=opset, licence_note=licence)
     facts = describe(out)
     contract = facts["contract"]
@@ -111,7 +145,7 @@ def export(
         f"encoder: {out} ({facts['bytes'] / 1e6:.1f} MB, {side} x {side} px to "
         f"{contract['embedding_dim']} numbers, opset {facts['opset']})"
     )
-    against = f" {shlex.quote(str(run))}" if run.is_dir() else ""
+    against = f" {shlex.quote(str(run))}" if run is not None and run.is_dir() else ""
     typer.echo(f"next: lookalike verify {shlex.quote(str(out))}{against}")
     if as_json:
         typer.echo(json.dumps(facts))

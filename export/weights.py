@@ -1,4 +1,4 @@
-"""Anybody's file of weights to an encoder file."""
+"""Anybody's file of weights to a draft of an encoder file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.encoder_file import check_target
-from export.onnx_graph import NO_LICENCE, OPSET, export_trained
+from export.onnx_graph import NO_LICENCE, OPSET, draft_encoder
 from images.errors import UsageError
 from training.foreign_weights import load_foreign_encoder, read_foreign_weights
 
 if TYPE_CHECKING:
     import os
 
+    from export.onnx_graph import Draft
     from training.foreign_weights import ForeignWeights
     from training.weight_layouts import Rgb
 
@@ -43,31 +43,28 @@ class WeightOptions:
         return [f"--{name.replace('_', '-')}" for name in names]
 
 
-def export_weights(
+def draft_weights(
     weights: str | os.PathLike[str],
-    out: str | os.PathLike[str],
     *,
     options: WeightOptions | None = None,
     opset: int = OPSET,
     licence_note: str = NO_LICENCE,
-) -> ForeignWeights:
-    """Writes the encoder in a checkpoint of somebody else's as an encoder file.
+) -> tuple[Draft, ForeignWeights]:
+    """The encoder in a checkpoint of somebody else's as an encoder file to be written.
 
     Args:
         weights: see `training.foreign_weights.read_foreign_weights`.
-        out: the file to write, atomically.
         options: what is known better than the file says it.
         opset: version of the ONNX operator set.
         licence_note: what the file shall say about the licence of its weights.
 
     Returns:
-        what was found in the file.
+        the draft, and what was found in the file.
 
     Raises:
         ArtefactError: missing or damaged, no encoder in it, or several.
-        UsageError: an argument out of range, or `out` is a folder, a pipe or a device.
+        UsageError: an argument out of range.
     """
-    check_target(out)
     known = options or WeightOptions()
     found = read_foreign_weights(Path(weights), encoder=known.encoder, prefix=known.prefix)
     trained = load_foreign_encoder(
@@ -77,8 +74,7 @@ def export_weights(
         mean=known.mean,
         std=known.std,
     )
-    export_trained(trained, out, opset=opset, licence_note=licence_note)
-    return found
+    return draft_encoder(trained, opset=opset, licence_note=licence_note), found
 
 
 def rgb(text: str | None, name: str) -> Rgb | None:
