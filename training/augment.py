@@ -26,6 +26,10 @@ CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 # cache, and the C library returns it to the system between uses, to be zeroed again page by page.
 CPU_BLOCK = 1_200_000
 
+# Numbers of a picture from which on a CPU copies its box rather than work on all of it. Measured: 9 %
+# less time for views of 224 px from 256, as much at 96 px, more below.
+LARGE = 160 * 160 * 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -229,8 +233,12 @@ def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
     if p.jitter is not None:
         order = p.jitter.hue_before().argsort()
     p = p[order]
-    pictures = images.index_select(0, picture[order])
-    planes = resample.crop_resize(pictures, p.crop, p.flip, size)
+    picture = picture[order]
+    if per_image.host_can_look(images) and images[0].numel() >= LARGE:
+        pictures, crop = _cut_out(images, picture, p.crop)
+    else:
+        pictures, crop = images.index_select(0, picture), p.crop
+    planes = resample.crop_resize(pictures, crop, p.flip, size)
     if p.jitter is not None:
         color.jitter_(planes.flatten(2), p.jitter)
     if p.grayscale is not None:
@@ -248,6 +256,20 @@ def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
     places = torch.arange(n + len(blurred), device=out.device)
     back = places[:n].index_copy(0, blurred, places[n:])[back]
     torch.index_select(both, 0, back, out=out)
+
+
+def _cut_out(images: Tensor, picture: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
+    """The boxes [V, 4] of some pictures in the upper left corners of equal areas.
+
+    Returns the areas [V, H, W, C], anything outside the boxes, and where the boxes are in them.
+    """
+    height, width = crop[:, 2:].amax(0).tolist()
+    areas = images.new_empty(len(crop), height, width, images.shape[3])
+    for area, number, (top, left, h, w) in zip(
+        areas.unbind(), picture.tolist(), crop.tolist(), strict=True
+    ):
+        area[:h, :w].copy_(images[number, top : top + h, left : left + w])
+    return areas, torch.cat([torch.zeros_like(crop[:, :2]), crop[:, 2:]], 1)
 
 
 def _interleave(planes: Tensor, out: Tensor) -> None:

@@ -266,7 +266,20 @@ def test_layouts_and_types_of_pictures() -> None:
     torch.testing.assert_close(floats, views, atol=1e-5, rtol=0)
 
 
-def test_pictures_of_different_sizes_share_a_batch() -> None:
+def test_boxes_of_large_pictures_are_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for images in (pictures(15, 40, 50), pictures(15, 40, 50) / 255):
+        views = two_views(images, EVERYTHING, 32, seeded())
+        monkeypatch.setattr(augment, "LARGE", 1)
+        cut_out = two_views(images, EVERYTHING, 32, seeded())
+        monkeypatch.undo()
+        torch.testing.assert_close(cut_out, views, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("large", [1, 10**9])
+def test_pictures_of_different_sizes_share_a_batch(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augment, "LARGE", large)
     sizes = [(40, 30), (25, 60), (32, 32)]
     areas = torch.zeros(3, 40, 60, 3, dtype=torch.uint8)
     for area, (height, width) in zip(areas, sizes, strict=True):
