@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Way = Callable[[], int | tuple[int, float]]
 
 LIGHTLY = {0: "lightly, 0 workers", 2: "lightly, 2 workers"}
+SMALL = 32  # px; larger pictures come in different shapes
 FULL = ("encoder.name=resnet18",)
 
 
@@ -85,7 +86,10 @@ def run(
     batch, steps = recipe.training.batch_size, contest.steps
     spec = recipe.data.stored
     pictures = decode_source(
-        open_source(source) if source else Clouds(2 * batch, spec.size), spec, limit=8 * batch
+        open_source(source) if source else Clouds(2 * batch, spec.size),
+        spec,
+        whole=recipe.data.whole,
+        limit=8 * batch,
     )
     about: dict[str, object] = {
         "recipe": [contest.recipe, *contest.settings],
@@ -102,7 +106,9 @@ def run(
         "limit": partial(_steps, limit.advance, steps, batch, device),
     }
     if contest.lightly:
-        with LightlyProcess(pictures.images, contest.recipe, contest.settings) as other:
+        with LightlyProcess(
+            pictures.squares(range(len(pictures)), spec), contest.recipe, contest.settings
+        ) as other:
             for workers, name in LIGHTLY.items():
                 ways[name] = partial(other.steps, workers, steps, batch)
             rates = in_turns(ways, rounds)
@@ -152,13 +158,18 @@ def _contrast(z: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 class Clouds:
-    """A source of generated photographs: soft colours under fine grain."""
+    """A source of generated photographs: soft colours under fine grain.
+
+    Large ones are upright, level and square in turns, as photographs are.
+    """
 
     name, classes = "generated", ()
 
     def __init__(self, count: int, side: int) -> None:
         random = np.random.default_rng(0)
-        self._pictures = [_cloud(random, side) for _ in range(count)]
+        long = side * 4 // 3 if side > SMALL else side
+        shapes = ((side, long), (long, side), (side, side))
+        self._pictures = [_cloud(random, *shapes[number % 3]) for number in range(count)]
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -172,9 +183,9 @@ def _same(picture: Pixels) -> Pixels:
     return picture
 
 
-def _cloud(random: np.random.Generator, side: int) -> Pixels:
+def _cloud(random: np.random.Generator, height: int, width: int) -> Pixels:
     soft = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    colours = np.asarray(soft.resize((side, side), Image.Resampling.BICUBIC), np.int16)
+    colours = np.asarray(soft.resize((width, height), Image.Resampling.BICUBIC), np.int16)
     grain = random.integers(-12, 13, colours.shape, dtype=np.int16)
     return (colours + grain).clip(0, 255).astype(np.uint8)
 

@@ -26,8 +26,8 @@ CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 # cache, and the C library returns it to the system between uses, to be zeroed again page by page.
 CPU_BLOCK = 1_200_000
 
-# Numbers of a picture from which on a CPU copies its box rather than work on all of it. Measured: 9 %
-# less time for views of 224 px from 256, as much at 96 px, more below.
+# Numbers of a picture from which on a CPU copies its box rather than work on all of it. Measured:
+# 9 % less time for views of 224 px from 256, as much at 96 px, more below.
 LARGE = 160 * 160 * 3
 
 
