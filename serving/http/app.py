@@ -1,6 +1,6 @@
 """The routes beside BentoML's own: items, the page, metrics and the OpenAPI description."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from serving.http import metrics
+from serving.http import kserve, metrics, openai
 from serving.http.additions import add_items
 from serving.http.engine import Engine
 from serving.http.errors import Refusal
@@ -51,10 +51,24 @@ def make_app(engine: Engine, describe: Callable[[], dict[str, Any]]) -> Starlett
             route("/status", status, ["GET"]),
             route("/metrics", show_metrics, ["GET"]),
             route("/docs.json", docs, ["GET"]),
+            route("/v1/embeddings", openai.embeddings, ["POST"]),
+            route("/v1/models", openai.models, ["GET"]),
+            route("/v1/models/{model}", openai.one_model, ["GET"]),
+            *(route(path, endpoint, methods) for path, endpoint, methods in _kserve_routes()),
             route("/items", items, ["GET", "POST"]),
             route(ANY_ITEM, one_item, ["GET", "DELETE"]),
         ]
     )
+
+
+def _kserve_routes() -> Iterator[tuple[str, Endpoint, list[str]]]:
+    yield "/v2", kserve.server, ["GET"]
+    yield "/v2/health/live", kserve.live, ["GET"]
+    yield "/v2/health/ready", kserve.ready, ["GET"]
+    for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        yield model, kserve.metadata, ["GET"]
+        yield f"{model}/ready", kserve.ready, ["GET"]
+        yield f"{model}/infer", kserve.infer, ["POST"]
 
 
 async def items(engine: Engine, request: Request) -> Response:

@@ -25,9 +25,11 @@ from serving.http.json_text import show
 from serving.http.settings import Settings
 
 OPEN_PATHS = frozenset(("/", "/favicon.ico", "/docs.json", "/livez", "/readyz", "/healthz"))
+OPEN_HEALTH = "/v2/health/"
 OPEN_PREFIX = "/web/"
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-READING_POSTS = frozenset(("/embed", "/search"))
+READING_POSTS = frozenset(("/embed", "/search", "/v1/embeddings"))
+INFERENCE = ("/v2/models/", "/infer")
 REMEDY = "set LOOKALIKE_API_KEY (lookalike serve --api-key), or --insecure if all may use it"
 
 
@@ -42,9 +44,12 @@ class Need(Enum):
 def need_of(method: str, path: str) -> Need:
     """What a request needs; anything unknown needs the most."""
     if method in SAFE_METHODS:
-        opened = path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+        opened = path in OPEN_PATHS or path.startswith((OPEN_PREFIX, OPEN_HEALTH))
         return Need.NOTHING if opened else Need.READ
-    return Need.READ if method == "POST" and path in READING_POSTS else Need.WRITE
+    reading = path in READING_POSTS or (
+        path.startswith(INFERENCE[0]) and path.endswith(INFERENCE[1])
+    )
+    return Need.READ if method == "POST" and reading else Need.WRITE
 
 
 def check(scope: Scope, headers: Headers, settings: Settings) -> None:

@@ -4,6 +4,7 @@ BentoML's own batching waits up to a latency it guesses, runs cancelled requests
 batch for one image. This one:
 
 - never waits: whatever has come while a batch was running is the next batch;
+- makes batches no larger than pays: `useful_batch` finds out where more at once is no faster;
 - takes one image of each request in turn, so that a large request does not hold up small ones;
 - admits a bounded number of images and refuses the rest at once, before any work;
 - drops images whose request has gone;
@@ -17,7 +18,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -28,6 +29,7 @@ Image = NDArray[np.uint8]  # [S, S, 3]
 Vector = NDArray[np.float32]  # [E]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [N, S, S, 3] -> [N, E]
 
+NEARLY = 1.04
 SMOOTHING = 0.2  # weight of the newest batch in the measured rate
 LONGEST_RETRY = 60  # seconds
 
@@ -45,16 +47,33 @@ class Overloaded(Exception):  # noqa: N818 - an answer to the caller, not a fail
 
 
 @dataclass(eq=False, slots=True)
+class Waiting:
+    """One image that waits for its turn."""
+
+    image: Image
+    future: asyncio.Future[Vector]
+    lane: "Lane"
+    since: float
+
+
+@dataclass(eq=False, slots=True)
 class Lane:
-    """One request's images that wait for their turn."""
+    """One request's images.
+
+    Attributes:
+        queued: the longest that one of them waited for its batch, seconds.
+        encoding: the longest batch that one of them was in, seconds.
+    """
 
     batcher: "Batcher"
-    waiting: deque[tuple[Image, asyncio.Future[Vector]]] = field(default_factory=deque)
+    waiting: deque[Waiting] = field(default_factory=deque)
+    queued: float = 0.0
+    encoding: float = 0.0
 
     async def encode(self, image: Image) -> Vector:
         """Embeds uint8 [S, S, 3] to float32 [E]; raises what the encoder raises for it."""
         future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
-        self.waiting.append((image, future))
+        self.waiting.append(Waiting(image, future, self, time.perf_counter()))
         self.batcher.enter(self)
         return await future
 
@@ -97,8 +116,8 @@ class Batcher:
         if self._task is not None:
             await self._task
         for lane in self._lanes:
-            for _, future in lane.waiting:
-                future.cancel()
+            for one in lane.waiting:
+                one.future.cancel()
         await asyncio.to_thread(self._thread.shutdown)
 
     @contextlib.contextmanager
@@ -125,16 +144,16 @@ class Batcher:
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY, max(1, math.ceil(self.admitted * self._seconds_per_image)))
 
-    def _take(self) -> list[tuple[Image, asyncio.Future[Vector]]]:
+    def _take(self) -> list[Waiting]:
         """The next batch: one image of each lane in turn, skipping those given up."""
-        batch: list[tuple[Image, asyncio.Future[Vector]]] = []
+        batch: list[Waiting] = []
         while self._lanes and len(batch) < self.max_batch:
             lane = self._lanes.popleft()
-            image, future = lane.waiting.popleft()
+            one = lane.waiting.popleft()
             if lane.waiting:
                 self._lanes.append(lane)
-            if not future.done():
-                batch.append((image, future))
+            if not one.future.done():
+                batch.append(one)
         return batch
 
     async def _run(self) -> None:
@@ -146,22 +165,25 @@ class Batcher:
             else:
                 self._filled.clear()
 
-    async def _encode_batch(self, batch: list[tuple[Image, asyncio.Future[Vector]]]) -> None:
-        images = [image for image, _ in batch]
+    async def _encode_batch(self, batch: list[Waiting]) -> None:
+        images = [one.image for one in batch]
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
             vectors = await loop.run_in_executor(self._thread, self._encode_images, images)
         except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to these requests
             if len(batch) == 1:
-                _settle(batch[0][1], error)
+                _settle(batch[0].future, error)
                 return
             for one in batch:
                 await self._encode_batch([one])
             return
-        self._note(len(batch), time.perf_counter() - started)
-        for (_, future), vector in zip(batch, vectors, strict=True):
-            _settle(future, vector)
+        seconds = time.perf_counter() - started
+        self._note(len(batch), seconds)
+        for one, vector in zip(batch, vectors, strict=True):
+            one.lane.queued = max(one.lane.queued, started - one.since)
+            one.lane.encoding = max(one.lane.encoding, seconds)
+            _settle(one.future, vector)
 
     def _encode_images(self, images: list[Image]) -> NDArray[np.float32]:
         vectors = self._encode(np.stack(images))
@@ -174,6 +196,16 @@ class Batcher:
         known = self._seconds_per_image or newest
         self._seconds_per_image = (1 - SMOOTHING) * known + SMOOTHING * newest
         self.on_batch(images, seconds)
+
+
+def useful_batch(seconds: Mapping[int, float]) -> int:
+    """The smallest batch that is as fast for an image as the best one, or nearly.
+
+    Args:
+        seconds: of one batch, by its images.
+    """
+    least = min(took / images for images, took in seconds.items())
+    return min(n for n, took in seconds.items() if took / n <= NEARLY * least)
 
 
 def _settle(future: asyncio.Future[Vector], outcome: Vector | Exception) -> None:

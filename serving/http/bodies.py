@@ -9,6 +9,7 @@ writes parts over 1 MB to disk on the event loop and knows no limit; this reads 
 import asyncio
 import base64
 import binascii
+import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,6 +26,7 @@ from serving.http.json_text import parse_json, show
 from serving.http.settings import Settings
 
 MAX_FIELDS = 100
+LARGE_JSON = 2**18  # bytes: about a millisecond
 FORM = "application/x-www-form-urlencoded"
 IMAGE_FIELDS = ("images", "image")
 HINT = (
@@ -62,11 +64,29 @@ async def read_body(request: Request, settings: Settings) -> Body:
     Raises:
         Refusal: too large, too slow, too many images, another media type, or malformed.
     """
-    _check_encoding(request.headers.get("content-encoding", "identity"))
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    async with _in_time(request, settings):
+        body = await _parse(request, media_type, settings)
+    if len(body.uploads) > settings.max_images:
+        raise too_many_images(len(body.uploads), settings)
+    for name, value in request.query_params.multi_items():
+        _set(body.fields, name, Text(value))
+    return body
+
+
+async def read_raw(request: Request, settings: Settings) -> bytes:
+    """Reads the body as it is, whatever its media type; raises Refusal as `read_body` does."""
+    async with _in_time(request, settings):
+        return b"".join([chunk async for chunk in _limited(request, settings.max_body_bytes)])
+
+
+@contextlib.asynccontextmanager
+async def _in_time(request: Request, settings: Settings) -> AsyncGenerator[None, None]:
+    """Refuses a body that is compressed, comes too slowly or ends with its connection."""
+    _check_encoding(request.headers.get("content-encoding", "identity"))
     try:
         async with asyncio.timeout(settings.body_seconds):
-            body = await _parse(request, media_type, settings)
+            yield
     except TimeoutError as error:
         raise Refusal(
             HTTPStatus.REQUEST_TIMEOUT,
@@ -76,11 +96,6 @@ async def read_body(request: Request, settings: Settings) -> Body:
         ) from error
     except ClientDisconnect as error:
         raise Refusal(CLIENT_GONE, "client-gone", "the client closed the connection") from error
-    if len(body.uploads) > settings.max_images:
-        raise _too_many_images(len(body.uploads), settings)
-    for name, value in request.query_params.multi_items():
-        _set(body.fields, name, Text(value))
-    return body
 
 
 async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
@@ -91,6 +106,8 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         return Body([Upload(content, "body")], {})
     if media_type == "application/json" or media_type.endswith("+json"):
+        if len(content) > LARGE_JSON:  # it would hold up all other requests
+            return await asyncio.to_thread(_from_json, content)
         return _from_json(content)
     if media_type == FORM and not _looks_binary(content):
         return _from_form(content)
@@ -147,7 +164,7 @@ async def _read_multipart(
         form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
-            raise _too_many_images(settings.max_images + 1, settings) from error
+            raise too_many_images(settings.max_images + 1, settings) from error
         raise malformed("multipart", f"the form cannot be read: {error.message}") from error
     except ValueError as error:
         raise malformed("multipart", f"the form cannot be read: {error}") from error
@@ -267,7 +284,8 @@ def _too_large(limit: int) -> Refusal:
     )
 
 
-def _too_many_images(count: int, settings: Settings) -> Refusal:
+def too_many_images(count: int, settings: Settings) -> Refusal:
+    """More images than one request may hold: 413."""
     return Refusal(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "too-many-images",

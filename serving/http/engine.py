@@ -7,6 +7,8 @@ batcher admits a request's images before the first is decoded.
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ from images.errors import ImageRefused, RefusalReason
 from images.items import Pixels
 from images.preprocess import load_image
 from serving.collection import Collection, Hit, open_collection
-from serving.http.batcher import Batcher, Lane
+from serving.http import timing
+from serving.http.batcher import Batcher, Lane, useful_batch
 from serving.http.bento import stored_encoder
 from serving.http.bodies import Upload
 from serving.http.errors import Refusal, no_collection, of_image
@@ -34,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 COLLECTION_THREADS = 4
+WARM_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +131,33 @@ class Engine:
             self._collection.close()
 
     async def _warm_up(self) -> None:
-        """Runs the encoder at the smallest and the largest batch: buffers and kernels are made."""
+        """Runs batches of every size: buffers and kernels are made, the useful size is found."""
         size = self.encoder.preprocess.size
         blank = np.zeros((size, size, 3), np.uint8)
+        largest = min(self.settings.max_batch, self.settings.max_queue)
+        sizes = [largest, *(2**n for n in range(largest.bit_length()) if 2**n < largest)]
+        seconds = dict.fromkeys(sizes, math.inf)
         try:
-            for images in (1, min(self.settings.max_batch, self.settings.max_queue)):
+            for images in sizes * WARM_ROUNDS:
                 with self.batcher.admit(images) as lane:
                     await asyncio.gather(*(lane.encode(blank) for _ in range(images)))
+                seconds[images] = min(seconds[images], lane.encoding)
         except Exception:
             logger.exception("warming up failed: the service stays unready")
             return
+        self.batcher.max_batch = useful_batch(seconds)
+        logger.info("batches of up to %d images", self.batcher.max_batch)
         self.warm = True
 
     @property
     def alive(self) -> bool:
         """Whether requests are being worked on."""
         return self._batcher is not None and self._batcher.alive
+
+    @property
+    def opened(self) -> bool:
+        """Whether the encoder is known."""
+        return self._encoder is not None
 
     @property
     def encoder(self) -> Encoder:
@@ -189,27 +204,49 @@ class Engine:
         """
         with self.batcher.admit(len(uploads)) as lane:
             outcomes = await asyncio.gather(*(self._embed_one(lane, one) for one in uploads))
+        self._note(lane)
         self.metrics.note_images(outcomes)
         return outcomes
+
+    async def embed_pixels(self, images: Pixels) -> list[Embedded]:
+        """Embeds uint8 [N, S, S, 3] that is preprocessed already; raises Overloaded as `embed`."""
+        side = self.encoder.preprocess.size
+        with self.batcher.admit(len(images)) as lane:
+            vectors = await asyncio.gather(*(lane.encode(image) for image in images))
+        self._note(lane)
+        outcomes = [Embedded(vector, side, side) for vector in vectors]
+        self.metrics.note_images(outcomes)
+        return outcomes
+
+    def _note(self, lane: Lane) -> None:
+        self.metrics.queue_seconds.observe(lane.queued)
+        timing.note("queue", lane.queued)
+        timing.note("inference", lane.encoding)
 
     async def _embed_one(self, lane: Lane, upload: Upload) -> Embedded | Refusal:
         if isinstance(upload.content, Refusal):
             return upload.content
         try:
-            pixels, (width, height) = await self.in_decoder(self._decode, upload.content)
+            pixels, (width, height), seconds = await self.in_decoder(self._decode, upload.content)
         except ImageRefused as refused:
             return of_image(refused, upload.param)
+        self.metrics.decode_seconds.observe(seconds)
+        timing.note("decode", seconds)
         vector = await lane.encode(pixels)
         return Embedded(vector, width, height)
 
-    def _decode(self, content: bytes) -> tuple[Pixels, tuple[int, int]]:
+    def _decode(self, content: bytes) -> tuple[Pixels, tuple[int, int], float]:
+        """The square, the original's (width, height), and the seconds it took."""
+        begun = time.perf_counter()
         settings = self.settings
         if len(content) > settings.max_image_bytes:
             message = (
                 f"the image has {len(content)} bytes: at most {settings.max_image_bytes} are taken"
             )
             raise ImageRefused(RefusalReason.TOO_MANY_BYTES, message)
-        return load_image(content, self.encoder.preprocess, max_pixels=settings.max_pixels)
+        spec = self.encoder.preprocess
+        pixels, size = load_image(content, spec, max_pixels=settings.max_pixels)
+        return pixels, size, time.perf_counter() - begun
 
     async def search(
         self,
@@ -221,9 +258,11 @@ class Engine:
     ) -> list[Hit]:
         """The nearest items of one vector."""
         search = self.collection.search
+        begun = time.perf_counter()
         hits = await self.in_reader(
             partial(search, vector[None], k, min_score=min_score, filter=filter)
         )
+        timing.note("search", time.perf_counter() - begun)
         return hits[0]
 
     async def in_decoder(self, work: Callable[..., T], *args: Any) -> T:

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from images.errors import LookalikeError
-from serving.http import auth
+from serving.http import auth, timing
+from serving.http.answers import ENCODER_HEADER
 from serving.http.batcher import Overloaded
 from serving.http.engine import Engine
 from serving.http.errors import ERROR_TYPE_HEADER, Refusal, internal, of_library, overloaded
@@ -97,7 +98,9 @@ class Gate:
             return
         headers = Headers(scope=scope)
         scope["lookalike.id"] = _request_id(headers)
-        passage = _Passage(scope, send)
+        passage = _Passage(scope, send, timing.begin())
+        if self.engine.opened:
+            passage.encoder = self.engine.encoder.digest
         started = time.perf_counter()
         try:
             auth.check(scope, headers, self.engine.settings)
@@ -121,8 +124,10 @@ class Gate:
 class _Passage:
     """One answer on its way out: headers are added, foreign refusals replaced."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, seconds: dict[str, float]) -> None:
         self.scope = scope
+        self.encoder = ""
+        self.seconds = seconds
         self.started = False
         self.status = 0
         self.error_type: str | None = None
@@ -151,6 +156,10 @@ class _Passage:
             headers.setdefault(name, value)
         del headers["server"]
         headers[REQUEST_ID] = self.scope["lookalike.id"]
+        if self.encoder:
+            headers[ENCODER_HEADER] = self.encoder
+        if spent := timing.header(self.seconds):
+            headers[timing.HEADER] = spent
         await self._send(
             {"type": "http.response.start", "status": self.status, "headers": headers.raw}
         )

@@ -15,9 +15,17 @@ METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 FIXED_ROUTES = frozenset(
     (
         *("/", "/embed", "/search", "/items", "/livez", "/readyz", "/healthz", "/metrics"),
-        *("/docs.json", "/schema.json"),
+        *("/docs.json", "/schema.json", "/status"),
+        *("/v1/embeddings", "/v1/models", "/v2", "/v2/health/live", "/v2/health/ready"),
     )
 )
+# Prefixes, what follows them, and the views that may end it.
+OPEN_ROUTES = {
+    "/web/": ("{file}",),
+    "/items/": ("{key}", "/similar", "/thumbnail"),
+    "/v1/models/": ("{model}",),
+    "/v2/models/": ("{model}", "/infer", "/ready"),
+}
 
 GAUGES = {
     "lookalike_images_admitted": "Images being decoded or embedded.",
@@ -28,16 +36,12 @@ Labels = tuple[tuple[str, str], ...]
 
 
 def route_of(path: str) -> str:
-    """The template of a path, one of a dozen."""
+    """The template of a path, one of two dozen."""
     if path in FIXED_ROUTES:
         return path
-    if path.startswith("/web/"):
-        return "/web/{file}"
-    if path.startswith("/items/"):
-        for view in ("/similar", "/thumbnail"):
-            if path.endswith(view):
-                return "/items/{key}" + view
-        return "/items/{key}"
+    for prefix, (name, *views) in OPEN_ROUTES.items():
+        if path.startswith(prefix):
+            return prefix + name + next((view for view in views if path.endswith(view)), "")
     return "other"
 
 
@@ -113,6 +117,13 @@ class Metrics:
             "lookalike_batch_seconds", "Seconds of the encoder for a batch.", SECONDS
         )
 
+        self.queue_seconds = Histogram(
+            "lookalike_queue_seconds", "Longest wait of a request's images for a batch.", SECONDS
+        )
+        self.decode_seconds = Histogram(
+            "lookalike_decode_seconds", "Seconds to decode and resize an image.", SECONDS
+        )
+
     def note_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Notes an answered request."""
         route = route_of(path)
@@ -135,7 +146,7 @@ class Metrics:
         lines: list[str] = []
         for metric in (
             *(self.requests, self.seconds, self.refused, self.images),
-            *(self.batch_images, self.batch_seconds),
+            *(self.batch_images, self.batch_seconds, self.queue_seconds, self.decode_seconds),
         ):
             lines += [f"# HELP {metric.name} {metric.help_text}"]
             lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines()]

@@ -108,7 +108,7 @@ def _extend_search(operation: Spec) -> None:
 
 
 def _own_paths() -> Spec:
-    key = {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
+    key = _in_path("key")
     item = _object(
         key={"type": "string"},
         image=BASE64,
@@ -163,7 +163,46 @@ def _own_paths() -> Spec:
             }
         },
         "/status": {"get": _operation("The encoder, the collection and the limits.")},
+        **_public_paths(),
     }
+
+
+def _public_paths() -> Spec:
+    """The routes that other programs' clients know: their own descriptions say more."""
+    image_input = {"oneOf": [BASE64, {"type": "array", "items": BASE64}]}
+    embeddings = _object(
+        input=image_input,
+        model={"type": "string"},
+        encoding_format={"type": "string", "enum": ["float", "base64"]},
+        dimensions={"type": "integer", "minimum": 1},
+        user={"type": "string"},
+    )
+    tensors = {"type": "array", "items": {"type": "object"}}
+    inference = _object(
+        id={"type": "string"}, parameters=_object(), inputs=tensors, outputs=tensors
+    )
+    model = _in_path("model")
+    return {
+        "/v1/embeddings": {"post": _posting("OpenAI's embeddings, of images.", embeddings)},
+        "/v1/models": {"get": _operation("OpenAI's list of models: one.")},
+        "/v1/models/{model}": {"get": _operation("One model.", model)},
+        "/v2": {"get": _operation("The open inference protocol: the server.")},
+        "/v2/health/live": {"get": _operation("200 while the service works.")},
+        "/v2/health/ready": {"get": _operation("200 when it is warm.")},
+        "/v2/models/{model}": {"get": _operation("Inputs and outputs of the model.", model)},
+        "/v2/models/{model}/ready": {"get": _operation("200 when it is warm.", model)},
+        "/v2/models/{model}/infer": {"post": _posting("Tensors to tensors.", inference, model)},
+    }
+
+
+def _posting(description: str, body: Spec, *parameters: Spec) -> Spec:
+    content = {"application/json": {"schema": body}}
+    request = {"requestBody": {"required": True, "content": content}}
+    return {**_operation(description, *parameters), **request}
+
+
+def _in_path(name: str) -> Spec:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _set_refusals(operation: Spec, path: str) -> None:

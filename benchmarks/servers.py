@@ -1,0 +1,157 @@
+"""Servers as processes of their own: started, loaded by `benchmarks.load`, held still, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks import rivals
+from benchmarks.load import Order, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+BOUNDARY = "load-0a5d1c"
+START_SECONDS = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A server that runs.
+
+    Attributes:
+        name: `lookalike` or a rival's.
+        process: the leader of its process group.
+        port: on 127.0.0.1.
+        path: where pictures are sent.
+        field: their name in the form.
+    """
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+    path: str
+    field: str
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Lets the server run while the block does; all others stand still."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+
+
+@contextmanager
+def started(name: str, encoder: Path, folder: Path, picture: bytes) -> Iterator[Target]:
+    """Starts a server, waits for its first good answer, and stops it in its tracks until `awake`.
+
+    Raises:
+        RuntimeError: it does not answer; the message ends with its log.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ours = [sys.executable, "-m", "lookalike", "serve", str(encoder), "--port", str(port)]
+    command = ours if name == "lookalike" else rivals.command(name, port)
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=rivals.environment(str(encoder)),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    target = Target(
+        name=name,
+        process=process,
+        port=port,
+        path=rivals.PATHS.get(name, "/embed"),
+        field=rivals.FIELDS.get(name, "images"),
+    )
+    try:
+        _wait(target, folder, picture, log)
+        os.killpg(process.pid, signal.SIGSTOP)
+        yield target
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(target: Target, folder: Path, picture: bytes, log: Path) -> None:
+    bodies = [
+        str(body) for body in write_bodies(folder / f"{target.name}-first", [[picture]], target)
+    ]
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and target.process.poll() is None:
+        try:
+            if any(
+                status == 200 for status, _ in load(target, bodies, seconds=1, clients=1).answers
+            ):
+                return
+        except RuntimeError:  # it does not listen yet
+            time.sleep(0.5)
+    raise RuntimeError(f"{target.name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def write_bodies(folder: Path, requests: Sequence[Sequence[bytes]], target: Target) -> list[Path]:
+    """Forms of one or more pictures, as files."""
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for number, pictures in enumerate(requests):
+        parts = [
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{target.field}"; '
+            f'filename="{place}.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'.encode()
+            + picture
+            for place, picture in enumerate(pictures)
+        ]
+        paths.append(folder / f"{number:04}")
+        paths[-1].write_bytes(b"\r\n".join([*parts, f"--{BOUNDARY}--\r\n".encode()]))
+    return paths
+
+
+def load(
+    target: Target,
+    bodies: Sequence[str],
+    *,
+    seconds: float,
+    lead: float = 0.0,
+    clients: int = 0,
+    rate: float = 0.0,
+) -> Result:
+    """Loads a server that is awake from another process.
+
+    Raises:
+        RuntimeError: the load could not be put on.
+    """
+    order = Order(
+        port=target.port,
+        path=target.path,
+        content_type=f"multipart/form-data; boundary={BOUNDARY}",
+        bodies=list(bodies),
+        seconds=seconds,
+        lead=lead,
+        clients=clients,
+        rate=rate,
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"],
+        input=json.dumps(asdict(order)).encode(),
+        capture_output=True,
+        timeout=seconds + lead + 120,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"loading {target.name} failed: {done.stderr.decode()[-500:]}")
+    return Result(**json.loads(done.stdout))

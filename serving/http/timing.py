@@ -1,0 +1,32 @@
+"""Where the time of one request went, for its `Server-Timing` header (W3C Server Timing).
+
+`queue` is the longest wait of one of its images for a batch, `decode` and `inference` the longest
+of one of them, `search` the collection's; in milliseconds. What a request did not need is absent.
+"""
+
+from contextvars import ContextVar
+
+HEADER = "Server-Timing"
+STAGES = ("queue", "decode", "inference", "search")
+
+_seconds: ContextVar[dict[str, float]] = ContextVar("seconds")
+
+
+def begin() -> dict[str, float]:
+    """Starts the account of a request; tasks made for it write to the same one."""
+    account: dict[str, float] = {}
+    _seconds.set(account)
+    return account
+
+
+def note(stage: str, seconds: float) -> None:
+    """Notes what one image took; outside of a request (warming up) nobody asks."""
+    account = _seconds.get({})
+    account[stage] = max(account.get(stage, 0.0), seconds)
+
+
+def header(account: dict[str, float]) -> str:
+    """The header's value; empty where nothing was noted."""
+    return ", ".join(
+        f"{stage};dur={1e3 * account[stage]:.1f}" for stage in STAGES if stage in account
+    )
