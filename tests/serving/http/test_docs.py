@@ -78,12 +78,16 @@ def test_every_curl_example(scene: SimpleNamespace) -> None:
     assert httpx.get(f"{scene.service.url}/items/new%2Fdog", headers={"X-API-Key": KEY}).is_success
 
 
-def test_the_python_example(scene: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = blocks("python")
+@pytest.mark.parametrize("example", blocks("python"), ids=["bentoml", "ours"])
+def test_the_python_examples(scene: SimpleNamespace, example: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", at(example, scene.service)],
         cwd=scene.folder,
-        env={"BENTO_CLOUD_API_KEY": KEY, "BENTOML_DO_NOT_TRACK": "True"},
+        env={
+            "BENTO_CLOUD_API_KEY": KEY,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "PYTHONPATH": str(DOCS.parent),
+        },
         capture_output=True,
         text=True,
         check=False,
