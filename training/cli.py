@@ -69,11 +69,13 @@ def train(
     from rich.console import Console
 
     from images.sources import open_source
+    from training.launch import launch_of
     from training.progress import reporter_for
     from training.recipe_files import load_recipe
     from training.train import train as train_run
 
-    console = Console(stderr=True)
+    leads = launch_of().leads  # of several processes one speaks
+    console = Console(stderr=True, quiet=not leads)
     pictures = open_source(source, labels=labels)
     name, run = _plan(pictures, source, recipe, out, resume=resume, console=console)
     chosen = load_recipe(name, settings or [])
@@ -93,7 +95,12 @@ def train(
     again += ["--limit", str(limit)] if limit else []
     again += ["--eval", evaluation] if evaluation else []
     again += ["--labels", str(labels)] if labels else []
-    _finish(result, chosen, shlex.join([*again, "--resume"]), as_json=as_json)
+    if leads:
+        _tell(result, chosen, shlex.join([*again, "--resume"]), as_json=as_json)
+    if not result.finished:
+        raise typer.Exit(INTERRUPTED)
+    if result.refused:
+        raise typer.Exit(1)
 
 
 def _plan(
@@ -170,8 +177,8 @@ def _show_refused(result: "TrainResult", console: "Console") -> None:
         _say(console, f"all of them: {result.run / 'refused.jsonl'}")
 
 
-def _finish(result: "TrainResult", recipe: "Recipe", resumed: str, *, as_json: bool) -> None:
-    """Says where the run is and what comes next, and ends with the exit code."""
+def _tell(result: "TrainResult", recipe: "Recipe", resumed: str, *, as_json: bool) -> None:
+    """Says where the run is and what comes next."""
     quality = "".join(f", {name} {value:.4g}" for name, value in sorted(result.quality.items()))
     typer.echo(
         f"run: {result.run} (step {result.step} of {result.steps}, {result.pictures} pictures, "
@@ -194,7 +201,3 @@ def _finish(result: "TrainResult", recipe: "Recipe", resumed: str, *, as_json: b
             "quality": result.quality,
         }
         typer.echo(json.dumps(report))
-    if not result.finished:
-        raise typer.Exit(INTERRUPTED)
-    if result.refused:
-        raise typer.Exit(1)

@@ -13,7 +13,7 @@ layers (drop-out, stochastic depth) draw the same in both passes.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +29,8 @@ def backward(
     chunks: int,
     loss: Callable[[Tensor], tuple[Tensor, Tensor]],
     model: nn.Module,
+    *,
+    apart: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tensor:
     """Adds dL/dw of a batch to the gradients of the weights.
 
@@ -37,6 +39,8 @@ def backward(
         chunks: how many; 1 is the usual step, with one forward.
         loss: detached z of all chunks [chunks * V, E] to the loss and dL/dz of the same shape.
         model: whose batch norms are in `forward`.
+        apart: entered for each forward and backward but the last, so that processes add up their
+            gradients only once.
 
     Returns:
         The loss, a detached scalar.
@@ -50,8 +54,9 @@ def backward(
         projections = torch.cat([forward(chunk) for chunk in range(chunks)])
     value, gradient = loss(projections)
     for chunk, part in enumerate(gradient.chunk(chunks)):
-        z = forward(chunk)
-        z.backward(part.to(z.dtype))  # type: ignore[no-untyped-call]
+        with apart() if chunk < chunks - 1 else nullcontext():
+            z = forward(chunk)
+            z.backward(part.to(z.dtype))  # type: ignore[no-untyped-call]
     return value
 
 

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.checkpoint import Checkpoint, save_checkpoint
+from training.distributed import OtherProcessError
 from training.metrics import Metrics
 from training.report import State, write_report
 from training.stopping import StopOnSignal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from training.distributed import Ranks
     from training.monitor import Measurement, Monitor
     from training.progress import Reporter
     from training.recipe import Recipe
     from training.trainer import Trainer
 
 
+class Leader(NamedTuple):
+    """What only the first of several processes has."""
+
+    monitor: Monitor
+    about: dict[str, Any]  # the checkpoint's keys "source" and "evaluation"
+
+
 class Loop:
     """Moves a trainer to the end of its run or to the first signal.
 
     At each step, in this order: update, metrics line, measurement, checkpoint. So a checkpoint of
-    step s has all lines of `metrics.jsonl` up to s before it.
+    step s has all lines of `metrics.jsonl` up to s before it. Of several processes the first one
+    alone measures and writes; between any two steps they agree to go on, or all stop there.
     """
 
     def __init__(
@@ -33,48 +46,86 @@ class Loop:
         recipe: Recipe,
         trainer: Trainer,
         *,
-        monitor: Monitor,
-        about: dict[str, Any],
+        ranks: Ranks,
+        leader: Leader | None,
         reporter: Reporter,
         previous: Checkpoint | None,
     ) -> None:
-        """`about` holds the checkpoint's keys "source" and "evaluation"."""
+        """`leader` is None in all processes but the first."""
         self._run, self._recipe, self._trainer = run, recipe, trainer
-        self._monitor, self._about, self._reporter = monitor, about, reporter
+        self._ranks, self._leader, self._reporter = ranks, leader, reporter
+        self._due = self._due_steps()
         self._fresh = previous is None
         self.quality: dict[str, float] = dict(previous.quality) if previous else {}
         self.elapsed_s = previous.elapsed_s if previous else 0.0  # of training, over all calls
-        self._clock = self._window = time.monotonic()
+        self._clock = self._window = self._saved = time.monotonic()
         self._window_step = trainer.step
         self._measured: Measurement | None = None
 
     def work(self) -> None:
-        """Trains; a checkpoint stands at the end, wherever that is."""
-        trainer, settings = self._trainer, self._recipe.training
-        due = self._due()
-        self._clock = self._window = saved = time.monotonic()
-        self._reporter.begin("training", trainer.steps, trainer.step)
-        with StopOnSignal() as stop, Metrics(self._run, trainer.step) as metrics:
-            try:
-                if self._fresh:
-                    self._measure(metrics, due)
-                    self._save()
-                while trainer.step < trainer.steps and not stop.requested:
-                    trainer.advance()
-                    if trainer.step % settings.log_every == 0 or trainer.step == trainer.steps:
-                        self._log(metrics)
-                    self._measure(metrics, due)
-                    if time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
-                        self._save()
-                        saved = time.monotonic()
-                self._save()
-                self._report()
-            finally:
-                self._reporter.end()
+        """Trains; a checkpoint stands at the end, wherever that is.
 
-    def _log(self, metrics: Metrics) -> None:
+        Raises:
+            OtherProcessError: another process failed between two steps; the last step that all
+                have finished is saved.
+        """
+        trainer = self._trainer
+        self._clock = self._window = self._saved = time.monotonic()
+        self._reporter.begin("training", trainer.steps, trainer.step)
+        with ExitStack() as stack:
+            stack.callback(self._reporter.end)
+            stop = stack.enter_context(StopOnSignal(patient=self._ranks.world > 1))
+            metrics, _ = self._ranks.attempt(self._open_metrics)
+            if metrics is not None:
+                stack.enter_context(metrics)
+            going = self._between_steps(partial(self._begin, metrics), stop)
+            while going:
+                trainer.advance()
+                going = self._between_steps(partial(self._after_step, metrics), stop)
+            self._ranks.attempt(self._finish)
+
+    def _open_metrics(self) -> Metrics | None:
+        return Metrics(self._run, self._trainer.step) if self._leader else None
+
+    def _between_steps(self, work: Callable[[], None], stop: StopOnSignal) -> bool:
+        """Does what is due, brings the next batch and returns whether there is a next step."""
+        trainer = self._trainer
+
+        def all_of_it() -> None:
+            work()
+            if trainer.step < trainer.steps:
+                trainer.fetch()
+
+        try:
+            _, stopped = self._ranks.attempt(all_of_it, stop=lambda: stop.requested)
+        except OtherProcessError:
+            self._save()
+            raise
+        return trainer.step < trainer.steps and not stopped
+
+    def _begin(self, metrics: Metrics | None) -> None:
+        if self._fresh:
+            self._measure(metrics)
+            self._save()
+
+    def _finish(self) -> None:
+        self._save()
+        self._report()
+
+    def _after_step(self, metrics: Metrics | None) -> None:
+        trainer, settings = self._trainer, self._recipe.training
+        if trainer.step % settings.log_every == 0 or trainer.step == trainer.steps:
+            self._log(metrics)
+        self._measure(metrics)
+        if time.monotonic() - self._saved >= 60 * settings.checkpoint_minutes:
+            self._save()
+            self._saved = time.monotonic()
+
+    def _log(self, metrics: Metrics | None) -> None:
         trainer, batch = self._trainer, self._recipe.training.batch_size
-        loss = trainer.take_loss()
+        loss = self.quality["loss"] = trainer.take_loss()
+        if metrics is None:
+            return
         seconds = max(time.monotonic() - self._window, 1e-9)
         speed = (trainer.step - self._window_step) * batch / seconds
         rate = float(trainer.learning_rates[trainer.step - 1])
@@ -87,7 +138,6 @@ class Loop:
             samples_per_s=round(speed, 1),
             elapsed_s=round(self._tick(), 3),
         )
-        self.quality["loss"] = loss
         figures = f"loss {loss:.3f}  lr {rate:.2e}  {speed:.0f} samples/s"
         self._reporter.update(trainer.step, figures + self._watched_words())
         self._restart_window()
@@ -101,18 +151,18 @@ class Loop:
             return f"  rank {found['rankme']:.0f}  uniformity {found['uniformity']:.2f}"
         return ""
 
-    def _due(self) -> set[int]:
+    def _due_steps(self) -> set[int]:
         """Step 0 (the untrained encoder) and `evaluations` steps up to the last one."""
         count, steps = self._recipe.training.evaluations, self._trainer.steps
         if not count:
             return set()
         return {0, *(round(steps * (i + 1) / count) for i in range(count))}
 
-    def _measure(self, metrics: Metrics, due: set[int]) -> None:
+    def _measure(self, metrics: Metrics | None) -> None:
         trainer = self._trainer
-        if trainer.step in due:
+        if self._leader is not None and metrics is not None and trainer.step in self._due:
             trainer.check_finite()
-            seen = self._measured = self._monitor.measure(trainer.model)
+            seen = self._measured = self._leader.monitor.measure(trainer.model)
             self.quality |= seen.figures
             samples = trainer.step * self._recipe.training.batch_size
             metrics.write(trainer.step, samples, **seen.figures)
@@ -122,17 +172,19 @@ class Loop:
             self._restart_window()
 
     def _report(self) -> None:
-        trainer = self._trainer
-        if self._measured is None and self._due():  # resumed, and stopped before the next one
-            self._measured = self._monitor.measure(trainer.model)
+        trainer, leader = self._trainer, self._leader
+        if leader is None:
+            return
+        if self._measured is None and self._due:  # resumed, and stopped before the next one
+            self._measured = leader.monitor.measure(trainer.model)
         state = State(
             step=trainer.step,
             steps=trainer.steps,
             elapsed_s=self._tick(),
             describes=trainer.describe(),
         )
-        recipe, watched = self._recipe.to_dict(), self._monitor.watched
-        write_report(self._run, recipe, self._about, watched, measured=self._measured, state=state)
+        recipe, watched = self._recipe.to_dict(), leader.monitor.watched
+        write_report(self._run, recipe, leader.about, watched, measured=self._measured, state=state)
 
     def _restart_window(self) -> None:
         """samples/s is the speed of steps; measuring and saving do not count."""
@@ -145,12 +197,14 @@ class Loop:
         return self.elapsed_s
 
     def _save(self) -> None:
+        if self._leader is None:
+            return
         self._trainer.check_finite()
         save_checkpoint(
             self._run,
             Checkpoint(
                 **self._trainer.state(),
-                **self._about,
+                **self._leader.about,
                 elapsed_s=self._tick(),
                 recipe=self._recipe.to_dict(),
                 recipe_digest=self._recipe.digest,

@@ -15,11 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopOnSignal:
     """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one acts at once.
 
+    Where a launcher passes signals on, one Ctrl-C can arrive twice: `patient` takes every one for
+    the first, and the launcher kills what does not end in time.
+
     Outside the main thread, where Python allows no handlers, signals stay as they are.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, *, patient: bool = False) -> None:
+        self.requested, self._patient = False, patient
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -29,7 +32,8 @@ class StopOnSignal:
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -14,7 +14,9 @@ from images.files import write_bytes_atomic
 from training.cache import decode_source
 from training.checkpoint import Checkpoint, has_run, load_checkpoint, remove_leftovers
 from training.compute import choose_device
-from training.loop import Loop
+from training.distributed import device_of, joined
+from training.launch import launch_of
+from training.loop import Leader, Loop
 from training.monitor import QUERIES, Monitor
 from training.progress import Reporter, Silent
 from training.recipe_files import save_recipe
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from images.sources import Source
+    from training.distributed import Ranks
     from training.pictures import Pictures, Refusal
     from training.recipe import Recipe
 
@@ -62,6 +65,9 @@ def train(
 ) -> TrainResult:
     """Trains an encoder, or goes on with a run; uses all available CPUs.
 
+    Under torchrun the processes train together on the same global batches; the first one decides
+    on the recipe, measures and writes.
+
     The same recipe, pictures, device and number of threads give the same weights bit for bit on a
     CPU, however often the run was stopped and resumed. SIGINT and SIGTERM end the run after the
     step at hand with a checkpoint.
@@ -83,45 +89,39 @@ def train(
         ArtefactError: the run to resume had another recipe or other pictures, or is damaged.
         TrainingDivergedError: the loss is no longer finite; the last good checkpoint is kept.
     """
-    reporter = reporter or Silent()
-    target = choose_device(device)
-    torch.set_num_threads(available_cpus())
-    previous = _open_run(run, recipe, resume=resume)
-    pictures = training_pictures(
-        source,
-        recipe.data,
-        limit=limit,
-        folder=run / "cache",
-        memory_limit=CACHE_IN_MEMORY,
-        reporter=reporter,
-    )
-    against = None
-    if evaluation is not None:
-        against = decode_source(
-            evaluation, recipe.data.evaluation, limit=QUERIES, reporter=reporter
+    launch = launch_of()
+    reporter = (reporter if launch.leads else None) or Silent()
+    target = device_of(choose_device(device), launch)
+    torch.set_num_threads(max(1, available_cpus() // launch.local_world))
+    with joined(target) as ranks:
+        recipe, previous = ranks.from_leader(
+            lambda: (recipe, _open_run(run, recipe, resume=resume))
         )
-    _check_pictures(run, recipe, pictures, against, previous)
-    monitor = _monitor(recipe, pictures, against, reporter)
-    trainer = Trainer(recipe, pictures, target)
-    if previous is not None:
-        trainer.restore(previous)
-        remove_leftovers(run)
-    else:
-        _start_run(run, recipe, pictures)
-    about = {"source": _about(pictures), "evaluation": _about(against) if against else None}
-    loop = Loop(
-        run,
-        recipe,
-        trainer,
-        monitor=monitor,
-        about=about,
-        reporter=reporter,
-        previous=previous,
-    )
-    if trainer.step < trainer.steps:
-        reporter.say(f"{len(pictures)} pictures, {trainer.describe()}")
-        loop.work()
-    _list_refused(run, pictures)
+        pictures = _decode(ranks, source, recipe, run, limit=limit, reporter=reporter)
+
+        def prepare() -> Leader | None:
+            if not ranks.leads:
+                return None
+            return _prepare(run, recipe, pictures, evaluation, previous=previous, reporter=reporter)
+
+        leader, _ = ranks.attempt(prepare)
+        trainer = Trainer(recipe, pictures, target, ranks)
+        if previous is not None:
+            trainer.restore(previous)
+        loop = Loop(
+            run,
+            recipe,
+            trainer,
+            ranks=ranks,
+            leader=leader,
+            reporter=reporter,
+            previous=previous,
+        )
+        if trainer.step < trainer.steps:
+            reporter.say(f"{len(pictures)} pictures, {trainer.describe()}")
+            loop.work()
+        if ranks.leads:
+            _list_refused(run, pictures)
     return TrainResult(
         run=run,
         step=trainer.step,
@@ -131,6 +131,55 @@ def train(
         elapsed_s=loop.elapsed_s,
         quality=loop.quality,
     )
+
+
+def _decode(
+    ranks: Ranks,
+    source: Source,
+    recipe: Recipe,
+    run: Path,
+    *,
+    limit: int | None,
+    reporter: Reporter,
+) -> Pictures:
+    """The training pictures; several processes share one file of them per disk."""
+    pictures = ranks.in_turn(
+        lambda: training_pictures(
+            source,
+            recipe.data,
+            limit=limit,
+            folder=run / "cache",
+            memory_limit=CACHE_IN_MEMORY if ranks.world == 1 else 0,
+            reporter=reporter,
+        )
+    )
+    ranks.check_same(pictures.digest, f"SOURCE ({len(pictures)} of {pictures.name})")
+    return pictures
+
+
+def _prepare(
+    run: Path,
+    recipe: Recipe,
+    pictures: Pictures,
+    evaluation: Source | None,
+    *,
+    previous: Checkpoint | None,
+    reporter: Reporter,
+) -> Leader:
+    """Checks the pictures against the run and begins its folder."""
+    against = None
+    if evaluation is not None:
+        against = decode_source(
+            evaluation, recipe.data.evaluation, limit=QUERIES, reporter=reporter
+        )
+    _check_pictures(run, recipe, pictures, against, previous)
+    monitor = _monitor(recipe, pictures, against, reporter)
+    if previous is not None:
+        remove_leftovers(run)
+    else:
+        _start_run(run, recipe, pictures)
+    about = {"source": _about(pictures), "evaluation": _about(against) if against else None}
+    return Leader(monitor, about)
 
 
 def _open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:

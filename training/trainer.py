@@ -12,6 +12,7 @@ from torch import Tensor
 from training import augment, gradient_cache
 from training.batches import Order, augmentation_seed, layer_seed
 from training.compute import choose_precision
+from training.distributed import ALONE, Ranks, network_of
 from training.errors import TrainingDivergedError
 from training.losses import loss_and_gradient
 from training.model import build_model
@@ -40,9 +41,12 @@ class Trainer:
     No step waits for the accelerator: the loss is added up on the device until `take_loss`.
     """
 
-    def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device) -> None:
-        self._recipe = recipe
+    def __init__(
+        self, recipe: Recipe, pictures: Pictures, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
+        self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()
+        self._network, self._apart = network_of(self.model, ranks)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.learning_rates = recipe.learning_rates(len(pictures))
         self.step = 0  # finished steps
@@ -50,6 +54,8 @@ class Trainer:
         self._shard = Shard(
             batch_size=training.batch_size,
             micro_batch=training.micro_batch or training.batch_size,
+            rank=ranks.rank,
+            world=ranks.world,
         )
         self._views = self._shard.views.to(device)  # int64 [C,V]
         self._order = Order(len(pictures), training.batch_size, training.seed)
@@ -96,7 +102,9 @@ class Trainer:
             self.fetch()
         set_learning_rate(self.optimizer, float(self.learning_rates[self.step]))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = gradient_cache.backward(self._forward, self._shard.chunks, self._loss, self.model)
+        loss = gradient_cache.backward(
+            self._forward, self._shard.chunks, self._loss, self.model, apart=self._apart
+        )
         self.optimizer.step()
         self._loss_sum += loss
         self._loss_steps += 1
@@ -115,18 +123,28 @@ class Trainer:
             drawn = drawn[self._views[chunk]]
         views = augment.apply(pictures, drawn, self._recipe.data.image_size)
         half = self._dtype is torch.bfloat16
+        seed = layer_seed(self._recipe.training.seed, self.step, self._ranks.rank, chunk)
         with (
-            random_layers(layer_seed(self._recipe.training.seed, self.step, 0, chunk), views),
+            random_layers(seed, views),
             torch.autocast(views.device.type, dtype=torch.bfloat16, enabled=half),
         ):
-            z: Tensor = self.model(views)
+            z: Tensor = self._network(views)
         return z
 
     def _loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of the batch and its gradient for this process's projections [C*V,E]."""
-        rows = self._shard.join(z[None])
-        loss, gradient = loss_and_gradient(rows, self._recipe.loss)
-        return loss, self._shard.part(gradient).flatten(0, 1)
+        """The loss of the global batch and its gradient for this process's projections [C*V,E].
+
+        Each process works out its share of the anchors for the projections of all.
+        """
+        ranks = self._ranks
+        rows = self._shard.join(ranks.gather(z.float()))  # [2B,E]
+        loss, gradient = loss_and_gradient(
+            rows, self._recipe.loss, share=ranks.rank, shares=ranks.world
+        )
+        ranks.sum_(loss)
+        ranks.sum_(gradient)
+        # times W: what the processes have of a weight's gradient is averaged and must be added
+        return loss, self._shard.part(gradient).flatten(0, 1) * ranks.world
 
     def take_loss(self) -> float:
         """Mean loss of the steps since the last call; waits for the accelerator.
