@@ -86,7 +86,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_source() -> Callable[..., Arrays]:
     """make_source(count=40, seed=0, labelled=True, name="arrays") -> a source."""
 
@@ -99,7 +99,7 @@ def make_source() -> Callable[..., Arrays]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_recipe() -> Callable[..., Recipe]:
     """make_recipe("table.key=value", ...) -> a recipe of 12 steps at 16 px."""
 
