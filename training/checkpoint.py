@@ -93,10 +93,20 @@ def has_run(run: Path) -> bool:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Replaces the run's checkpoint atomically."""
+    """Replaces the run's checkpoint atomically.
+
+    Raises:
+        LookalikeError: the disk is full or gone; the checkpoint that was there stays.
+    """
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     with atomic_write(run / CHECKPOINT) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # what the disk said, behind torch's complaint about what came of it
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def remove_leftovers(run: Path) -> None:

@@ -51,15 +51,15 @@ class Trainer:
         self.learning_rates = recipe.learning_rates(len(pictures))
         self.step = 0  # finished steps
         training = recipe.training
-        self._shard = Shard(
+        self.shard = Shard(
             batch_size=training.batch_size,
             micro_batch=training.micro_batch or training.batch_size,
             rank=ranks.rank,
             world=ranks.world,
         )
-        self._views = self._shard.views.to(device)  # int64 [C,V]
+        self._views = self.shard.views.to(device)  # int64 [C,V]
         self._order = Order(len(pictures), training.batch_size, training.seed)
-        own = self._shard.pictures.flatten().numpy()
+        own = self.shard.pictures.flatten().numpy()
         self._batches = batches_of(pictures, self._order, own, device)
         self._batch: Batch | None = None
         self._generator = torch.Generator(device)
@@ -94,7 +94,7 @@ class Trainer:
         self._generator.manual_seed(augmentation_seed(seed, step))
         # for the views of all processes, so that each picture has the same ones wherever it is
         drawn = augment.draw(self._recipe.augmentation, 2 * size, height, width, self._generator)
-        self._batch = Batch(pixels.view(self._shard.chunks, -1, *pixels.shape[1:]), drawn)
+        self._batch = Batch(pixels.view(self.shard.chunks, -1, *pixels.shape[1:]), drawn)
 
     def advance(self) -> None:
         """One step: views, projections, loss, update."""
@@ -103,7 +103,7 @@ class Trainer:
         set_learning_rate(self.optimizer, float(self.learning_rates[self.step]))
         self.optimizer.zero_grad(set_to_none=True)
         loss = gradient_cache.backward(
-            self._forward, self._shard.chunks, self._loss, self.model, apart=self._apart
+            self.project, self.shard.chunks, self._loss, self.model, apart=self._apart
         )
         self.optimizer.step()
         self._loss_sum += loss
@@ -111,7 +111,7 @@ class Trainer:
         self._batch = None
         self.step += 1
 
-    def _forward(self, chunk: int) -> Tensor:
+    def project(self, chunk: int) -> Tensor:
         """Projections [V,E] of the views of one chunk, made anew by each call.
 
         Views are made inline: on CPUs that is 2 % (28 px) to 15 % (64 px from 96) of a step whose
@@ -119,7 +119,7 @@ class Trainer:
         """
         assert self._batch is not None
         pictures, drawn = self._batch.pictures[chunk], self._batch.drawn
-        if len(pictures) < self._shard.batch_size:
+        if len(pictures) < self.shard.batch_size:
             drawn = drawn[self._views[chunk]]
         views = augment.apply(pictures, drawn, self._recipe.data.image_size)
         half = self._dtype is torch.bfloat16
@@ -137,14 +137,14 @@ class Trainer:
         Each process works out its share of the anchors for the projections of all.
         """
         ranks = self._ranks
-        rows = self._shard.join(ranks.gather(z.float()))  # [2B,E]
+        rows = self.shard.join(ranks.gather(z.float()))  # [2B,E]
         loss, gradient = loss_and_gradient(
             rows, self._recipe.loss, share=ranks.rank, shares=ranks.world
         )
         ranks.sum_(loss)
         ranks.sum_(gradient)
         # times W: what the processes have of a weight's gradient is averaged and must be added
-        return loss, self._shard.part(gradient).flatten(0, 1) * ranks.world
+        return loss, self.shard.part(gradient).flatten(0, 1) * ranks.world
 
     def take_loss(self) -> float:
         """Mean loss of the steps since the last call; waits for the accelerator.

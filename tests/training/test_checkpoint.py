@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from images.errors import ArtefactError
+from images.errors import ArtefactError, LookalikeError
 from images.files import sha256_file
 from training.checkpoint import (
     CHECKPOINT,
@@ -85,6 +85,29 @@ def test_what_was_saved_is_what_is_loaded(checkpoint: Checkpoint, tmp_path: Path
     loaded = load_checkpoint(tmp_path)
     for field in dataclasses.fields(checkpoint):
         assert same(getattr(checkpoint, field.name), getattr(loaded, field.name)), field.name
+
+
+@pytest.mark.parametrize("room", [0, 5_000, 300_000])
+def test_a_full_disk_is_told_and_keeps_the_checkpoint_before(
+    room: int, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    save_checkpoint(tmp_path, checkpoint)
+    size = (tmp_path / CHECKPOINT).stat().st_size
+    assert room < size
+    later = dataclasses.replace(checkpoint, step=6)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(LookalikeError) as caught:
+            save_checkpoint(tmp_path, later)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == f"cannot write {tmp_path / CHECKPOINT}: File too large"
+    assert load_checkpoint(tmp_path).step == 5
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    save_checkpoint(tmp_path, later)
+    assert load_checkpoint(tmp_path).step == 6
 
 
 def test_the_encoder_comes_with_all_it_needs(checkpoint: Checkpoint, tmp_path: Path) -> None:
