@@ -220,7 +220,7 @@ def test_two_processes_step_like_one(name: str, out: Path) -> None:
         trainer.advance()
         assert loss == pytest.approx(trainer.take_loss(), rel=1e-5)
     for key, value in trainer.model.state_dict().items():
-        close(state[key], value, 1e-5)
+        close(state[key], value, 1e-4)
 
 
 def close(one: Tensor, other: Tensor, tolerance: float) -> None:
