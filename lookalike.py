@@ -14,7 +14,7 @@ import importlib
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,7 @@ import typer
 from typer import _click as click  # typer carries click within itself and re-exports part of it
 from typer.core import TyperGroup
 
-from images.errors import ArtefactError, LookalikeError
+from images.errors import ArtefactError, LookalikeError, UsageError
 
 ROOMS = {
     "train": "training.cli",
@@ -88,23 +88,41 @@ def info(
         Path, typer.Argument(help="A run folder, encoder file, feature folder or collection.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="An encoder: its card in Markdown.")] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="An encoder: measure it here, in about a second.")
+    ] = False,
 ) -> None:
     """Say what any artefact of Lookalike is, in words or as JSON.
 
     Example: lookalike info encoder.onnx
     """
     facts = find_describer(path)(path)
+    is_encoder = facts.get("kind") == "encoder"
+    if (card or speed) and not is_encoder:
+        raise UsageError(f"{path} is no encoder file: --card and --speed are for those")
+    if speed:
+        facts["speed"] = importlib.import_module("export.card").measure_speed(path)
     if as_json:
         typer.echo(json.dumps(facts))
-        return
+    elif card:
+        typer.echo(importlib.import_module("export.card").markdown(facts))
+    elif is_encoder:
+        _show(importlib.import_module("export.card").card_rows(facts))
+    else:
+        _show((name.replace("_", " "), value) for name, value in _flat(facts))
+
+
+def _show(rows: Iterable[tuple[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column()
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")  # a digest is shown whole
-    for name, value in _flat(facts):
-        table.add_row(name.replace("_", " "), value)
+    for name, value in rows:
+        table.add_row(name, Text(value))
     Console().print(table)
 
 

@@ -191,7 +191,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     manifest = read_manifest(Path(path))
     return {
-        "artefact": "features",
+        "kind": "features",
         "path": str(path),
         **manifest.to_dict(),
         "shards": len(manifest.shards),

@@ -147,3 +147,27 @@ def test_info_says_what_an_encoder_is(
     facts = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "encoder"
     assert facts["contract"]["embedding_dim"] == 24
+
+
+def test_the_card_of_an_encoder(tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lookalike.run(["info", str(tiny_encoder), "--speed"]) == 0
+    words = capsys.readouterr().out
+    for part in (
+        "32 x 32 px to 24 numbers",
+        "knn accuracy 50.0 %",
+        "made by the tests",
+        "/s in",
+    ):
+        assert part in " ".join(words.split())
+    assert lookalike.run(["info", str(tiny_encoder), "--card"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("# encoder.onnx\n")
+    assert "| licence | made by the tests |" in page
+    assert lookalike.run(["info", str(tiny_encoder), "--speed", "--json"]) == 0
+    speed = json.loads(capsys.readouterr().out)["speed"]
+    assert min(speed["images_per_second"].values()) > 0
+
+
+def test_cards_are_for_encoders(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lookalike.run(["info", str(tiny_run), "--card"]) == 2
+    assert "is no encoder file" in capsys.readouterr().err

@@ -242,7 +242,7 @@ class Collection:
         index = self._follower.index
         with self._ledger.reading() as view:
             return {
-                "artefact": "collection",
+                "kind": "collection",
                 "path": str(self.path),
                 "items": view.count(),
                 "labels": view.count_labels(),

@@ -183,7 +183,7 @@ def test_a_shard_of_refused_images_only_is_fine(tmp_path: Path, folder: Path) ->
 
 def test_describe_counts_and_names(folder: Path) -> None:
     facts = describe(folder)
-    assert (facts["artefact"], facts["rows"], facts["errors"]) == ("features", 4, 1)
+    assert (facts["kind"], facts["rows"], facts["errors"]) == ("features", 4, 1)
     assert (facts["shards"], facts["shards_planned"], facts["complete"]) == (2, 2, True)
     assert is_feature_folder(folder)
     assert not is_feature_folder(folder / "shards")

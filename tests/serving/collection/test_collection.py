@@ -224,7 +224,7 @@ def test_stats_and_describe_say_what_is_there(collection: Collection, record: Ma
     assert stats["encoder_sha256"] == DIGEST
     assert stats["bytes_on_disk"] > 9 * DIM * 4
     described = describe(collection.path)
-    assert described["artefact"] == "collection"
+    assert described["kind"] == "collection"
     assert described["items"] == 9
     assert described["index"]["loaded"] is False
 
