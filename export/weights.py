@@ -66,7 +66,12 @@ def draft_weights(
         UsageError: an argument out of range.
     """
     known = options or WeightOptions()
-    found = read_foreign_weights(Path(weights), encoder=known.encoder, prefix=known.prefix)
+    found = read_foreign_weights(
+        Path(weights),
+        encoder=known.encoder,
+        prefix=known.prefix,
+        image_size=known.image_size,
+    )
     trained = load_foreign_encoder(
         found,
         file=Path(weights).name,

