@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.encoders import EncoderModule, build_encoder
+from training.errors import RecipeError
 from training.heads import projection_head
 
 if TYPE_CHECKING:
@@ -57,8 +58,26 @@ def build_model(recipe: Recipe, device: torch.device) -> SimCLR:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         model = SimCLR(recipe)
+    _check_sizes(model.encoder, recipe)
     # mypy knows no overload of Module.to with a memory format alone
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _check_sizes(encoder: EncoderModule, recipe: Recipe) -> None:
+    """Refuses progressive sizes that the encoder was not built for, before the run gets there."""
+    for _, size in recipe.training.progressive or ():
+        if size == recipe.data.image_size:
+            continue
+        try:
+            with torch.no_grad():
+                encoder.eval()(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError) as error:
+            raise RecipeError(
+                f"{recipe.encoder.name} cannot read the views of {size} px of "
+                "training.progressive: take another encoder or other sizes"
+            ) from error
+        finally:
+            encoder.train()
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from images.files import sha256_bytes
 from images.preprocess import PreprocessSpec
 from training.augment import Augmentation
@@ -22,7 +24,6 @@ from training.tables import Value, read_table, table_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -91,6 +92,8 @@ class Encoder:
     stem: Literal["auto", "imagenet", "small", "small-stride2"] = "auto"
     zero_init_residual: bool = True
     selective_kernels: bool = False  # SimCLR v2
+    weights: str | None = None  # to start from, see `start_weights.py`; default: random ones
+    weights_sha256: str | None = None  # of the file they were in; filled in when a run starts
 
     def __post_init__(self) -> None:
         check_encoder(
@@ -98,6 +101,10 @@ class Encoder:
             width=self.width,
             stem=self.stem,
             selective_kernels=self.selective_kernels,
+        )
+        _need(
+            self.weights is not None or self.weights_sha256 is None,
+            "encoder.weights_sha256 without encoder.weights",
         )
 
 
@@ -182,6 +189,7 @@ class Training:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     log_every: int = 10  # steps per line of metrics.jsonl
     checkpoint_minutes: float = 5.0
+    progressive: tuple[tuple[float, int], ...] | None = None  # (share of the run, px of a view)
     evaluations: int = 10  # kNN measurements spread over the run, if there are labels
 
     def __post_init__(self) -> None:
@@ -202,6 +210,14 @@ class Training:
         _need(self.log_every >= 1, f"training.log_every = {self.log_every}: must be at least 1")
         _need(self.checkpoint_minutes >= 0, "training.checkpoint_minutes must not be negative")
         _need(self.evaluations >= 0, "training.evaluations must not be negative")
+        if self.progressive is not None:
+            starts = [start for start, _ in self.progressive]
+            _need(
+                starts[0] == 0 and starts == sorted(set(starts)) and starts[-1] < 1,
+                f"training.progressive begins its stages at {starts}: must rise from 0 to below 1",
+            )
+            sizes = [size for _, size in self.progressive]
+            _need(min(sizes) >= 8, f"training.progressive has sizes of {sizes} px: at least 8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +233,21 @@ class Recipe:
     optimizer: Optimizer
     schedule: Schedule
     training: Training
+
+    def __post_init__(self) -> None:
+        stages, stored = self.training.progressive, self.data.stored.size
+        if stages is None:
+            return
+        _need(
+            stages[-1][1] == self.data.image_size,
+            f"training.progressive ends at {stages[-1][1]} px: must end at data.image_size = "
+            f"{self.data.image_size}, what the encoder is used at",
+        )
+        largest = max(size for _, size in stages)
+        _need(
+            largest <= stored,
+            f"training.progressive has views of {largest} px: data.stored_size is {stored}",
+        )
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Recipe:
@@ -271,3 +302,11 @@ class Recipe:
         )
         # a run shorter than its warm-up (a quick try) still ends with a falling rate
         return warmup_cosine(peak, steps, min(math.floor(warmup), steps // 2))
+
+    def view_sizes(self, pictures: int) -> NDArray[np.int64]:
+        """Side of the views of each step in pixels, [steps(pictures)]; see training.progressive."""
+        steps = self.steps(pictures)
+        sizes = np.full(steps, self.data.image_size)
+        for start, size in self.training.progressive or ():
+            sizes[math.floor(start * steps) :] = size
+        return sizes

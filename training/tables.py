@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=DataclassInstance)
 
+_NO_ACCUMULATION = (
+    "adding up the gradients of parts would compare a picture with those of its own part alone; "
+    "training.micro_batch gives the whole batch's gradient in the memory of a part"
+)
+
 Value = bool | int | float | str | list[Any]
 
 
@@ -35,6 +40,8 @@ def read_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     hints = get_type_hints(cls)
     for key in table:
         if key not in fields:
+            if where == "training" and "accum" in key:
+                raise RecipeError(f"unknown key '{key}' in [training]: {_NO_ACCUMULATION}")
             raise RecipeError(f"unknown key '{key}' in [{where}]{did_you_mean(key, fields)}")
     required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
     for key in required:
@@ -57,10 +64,7 @@ def _checked(value: object, hint: Any, where: str) -> object:
             )
         return value
     if origin is tuple:
-        inner = get_args(hint)
-        if not isinstance(value, list | tuple) or len(value) != len(inner):
-            raise RecipeError(f"{where} = {value!r}: must be a list of {len(inner)} values")
-        return tuple(_checked(v, kind, where) for v, kind in zip(value, inner, strict=True))
+        return _checked_list(value, get_args(hint), where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
@@ -70,10 +74,25 @@ def _checked(value: object, hint: Any, where: str) -> object:
     return value
 
 
+def _checked_list(value: object, inner: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    """Returns the list as a tuple: of so many values, or of any number where "..." ends `inner`."""
+    if not isinstance(value, list | tuple) or not value:
+        raise RecipeError(f"{where} = {value!r}: must be a list")
+    if inner[-1] is Ellipsis:
+        return tuple(_checked(v, inner[0], where) for v in value)
+    if len(value) != len(inner):
+        raise RecipeError(f"{where} = {value!r}: must be a list of {len(inner)} values")
+    return tuple(_checked(v, kind, where) for v, kind in zip(value, inner, strict=True))
+
+
 def table_of(instance: DataclassInstance) -> dict[str, Value]:
     """The inverse of `read_table`: tuples become lists, None is left out."""
     values = ((f.name, getattr(instance, f.name)) for f in dataclasses.fields(instance))
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values if v is not None}
+    return {k: _plain(v) for k, v in values if v is not None}
+
+
+def _plain(value: Any) -> Value:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def to_toml(document: Mapping[str, Value | Mapping[str, Value]]) -> str:

@@ -20,6 +20,7 @@ from training.loop import Leader, Loop
 from training.monitor import QUERIES, Monitor
 from training.progress import Reporter, Silent
 from training.recipe_files import save_recipe
+from training.start_weights import load_start_weights, pinned, read_start_weights
 from training.store import training_pictures
 from training.trainer import Trainer
 
@@ -74,7 +75,7 @@ def train(
 
     Args:
         source: the pictures; labels are only used to measure kNN accuracy.
-        recipe: from `recipe_files.load_recipe`.
+        recipe: from `recipe_files.load_recipe`; weights it starts from are pinned by their SHA-256.
         run: folder to write; see `checkpoint.py` for its content.
         resume: go on with the run in that folder; a finished run is left as it is.
         device: "auto" takes CUDA where it works, "cpu", "cuda".
@@ -95,7 +96,7 @@ def train(
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with joined(target) as ranks:
         recipe, previous = ranks.from_leader(
-            lambda: (recipe, _open_run(run, recipe, resume=resume))
+            lambda: _begin(run, recipe, resume=resume)
         )
         pictures = _decode(ranks, source, recipe, run, limit=limit, reporter=reporter)
 
@@ -108,6 +109,8 @@ def train(
         trainer = Trainer(recipe, pictures, target, ranks)
         if previous is not None:
             trainer.restore(previous)
+        elif recipe.encoder.weights is not None:
+            load_start_weights(trainer.model.encoder, recipe)
         loop = Loop(
             run,
             recipe,
@@ -182,6 +185,14 @@ def _prepare(
     return Leader(monitor, about)
 
 
+def _begin(run: Path, recipe: Recipe, *, resume: bool) -> tuple[Recipe, Checkpoint | None]:
+    """The recipe, pinned to the weights that it starts from, and the state to go on from."""
+    previous = _open_run(run, recipe, resume=resume)
+    if recipe.encoder.weights is not None and recipe.encoder.weights_sha256 is None:
+        recipe = pinned(recipe, read_start_weights(recipe))
+    return recipe, previous
+
+
 def _open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
     """Returns the state to go on from; refuses to touch a folder that is something else."""
     if not resume:
@@ -206,6 +217,20 @@ def _begun(run: Path) -> bool:
     return (run / "recipe.toml").exists() or (run / "cache").is_dir()
 
 
+def check_enough(pictures: Pictures, recipe: Recipe) -> None:
+    """Refuses fewer pictures than a batch.
+
+    Raises:
+        UsageError: they do not make a batch.
+    """
+    if len(pictures) < recipe.training.batch_size:
+        raise UsageError(
+            f"{pictures.name} has {len(pictures)} usable pictures, less than one batch of "
+            f"{recipe.training.batch_size}: add pictures or --batch-size "
+            f"{max(2, len(pictures) // 2)}"
+        )
+
+
 def _check_pictures(
     run: Path,
     recipe: Recipe,
@@ -213,12 +238,7 @@ def _check_pictures(
     evaluation: Pictures | None,
     previous: Checkpoint | None,
 ) -> None:
-    if len(pictures) < recipe.training.batch_size:
-        raise UsageError(
-            f"{pictures.name} has {len(pictures)} usable pictures, less than one batch of "
-            f"{recipe.training.batch_size}: add pictures or --set training.batch_size="
-            f"{max(2, len(pictures) // 2)}"
-        )
+    check_enough(pictures, recipe)
     if previous is None:
         return
     pairs = ((previous.source, pictures, "SOURCE"), (previous.evaluation, evaluation, "--eval"))

@@ -49,6 +49,7 @@ class Trainer:
         self._network, self._apart = network_of(self.model, ranks)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.learning_rates = recipe.learning_rates(len(pictures))
+        self._view_sizes = recipe.view_sizes(len(pictures))
         self.step = 0  # finished steps
         training = recipe.training
         self.shard = Shard(
@@ -121,7 +122,7 @@ class Trainer:
         pictures, drawn = self._batch.pictures[chunk], self._batch.drawn
         if len(pictures) < self.shard.batch_size:
             drawn = drawn[self._views[chunk]]
-        views = augment.apply(pictures, drawn, self._recipe.data.image_size)
+        views = augment.apply(pictures, drawn, int(self._view_sizes[self.step]))
         half = self._dtype is torch.bfloat16
         seed = layer_seed(self._recipe.training.seed, self.step, self._ranks.rank, chunk)
         with (

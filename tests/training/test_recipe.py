@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 def test_the_recipes_of_the_project_are_those_of_its_pages() -> None:
-    assert recipe_names() == ["cifar10", "grey-cpu", "imagenet", "small-cpu"]
+    assert recipe_names() == [
+        "cifar10",
+        "cifar10-resnet18",
+        "grey-cpu",
+        "imagenet",
+        "imagenet-v2",
+        "small-cpu",
+    ]
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name
@@ -37,6 +44,13 @@ def test_the_papers_numbers() -> None:
     assert (cifar.augmentation.brightness, cifar.augmentation.hue) == (0.4, 0.1)
     assert cifar.learning_rates(50_000).max() == pytest.approx(4.0)  # 1.0 x 1024 / 256
     assert cifar.encoder.stem == "small"
+    small = load_recipe("cifar10-resnet18")
+    assert (small.encoder.name, small.optimizer.weight_decay) == ("resnet18", 1e-4)
+    assert small.learning_rates(50_000).max() == pytest.approx(2.0)  # 1.0 x 512 / 256
+    second = load_recipe("imagenet-v2")
+    assert second.learning_rates(1_281_167).max() == pytest.approx(6.4)  # 0.1 x sqrt(4096)
+    assert second.learning_rates(1_281_167).argmax() == pytest.approx(0.05 * 800 * 312)
+    assert (second.encoder.selective_kernels, second.head.kind) == (True, "v2")
 
 
 def test_a_recipe_is_frozen_and_keyword_only() -> None:
@@ -76,6 +90,17 @@ def test_a_recipe_is_frozen_and_keyword_only() -> None:
         ("data.stored_size=32", "data.stored_size = 32: must not be below image_size = 64"),
         ("data=3", "write table.key=value"),
         ("data.size", "write table.key=value"),
+        ("encoder.weights_sha256=0", "encoder.weights_sha256 = 0: must be of type str"),
+        ('encoder.weights_sha256="0"', "weights_sha256 without encoder.weights"),
+        ("training.accumulate=4", "training.micro_batch gives the whole batch's gradient"),
+        ("training.gradient_accumulation_steps=4", "compare a picture with those of its own part"),
+        ("training.progressive=[]", r"training.progressive = \[\]: must be a list"),
+        ("training.progressive=[[0.0]]", "must be a list of 2 values"),
+        ("training.progressive=[[0.5, 64]]", r"begins its stages at \[0.5\]"),
+        ("training.progressive=[[0, 32], [0.5, 48], [0.2, 64]]", "must rise from 0 to below 1"),
+        ("training.progressive=[[0, 4], [0.5, 64]]", "at least 8"),
+        ("training.progressive=[[0, 32]]", "must end at data.image_size = 64"),
+        ("training.progressive=[[0, 128], [0.5, 64]]", "data.stored_size is 96"),
     ],
 )
 def test_a_bad_setting_names_key_value_and_remedy(override: str, message: str) -> None:
@@ -176,3 +201,12 @@ def test_a_run_shorter_than_its_warm_up_still_has_a_peak() -> None:
     rates = recipe.learning_rates(100)
     assert len(rates) == 20
     assert rates.argmax() == 10
+
+
+def test_views_grow_by_stages(tmp_path: Path) -> None:
+    stages = "training.progressive=[[0.0, 32], [0.5, 48], [0.75, 64]]"
+    recipe = load_recipe("small-cpu", [stages, "training.batch_size=10", "training.samples=80"])
+    assert recipe.view_sizes(100).tolist() == [32] * 4 + [48] * 2 + [64] * 2
+    assert load_recipe("small-cpu", ["training.samples=512"]).view_sizes(300).tolist() == [64] * 2
+    save_recipe(tmp_path / "recipe.toml", recipe)
+    assert load_recipe(tmp_path / "recipe.toml") == recipe

@@ -263,7 +263,7 @@ def test_a_folder_that_is_something_else_is_not_written_to(
 def test_less_than_a_batch_is_refused_with_the_remedy(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"6 usable pictures, less than one batch of 8.*size=3"):
+    with pytest.raises(UsageError, match=r"6 usable pictures, less than one batch of 8.*size 3"):
         train(make_source(6), make_recipe(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
