@@ -9,7 +9,6 @@ a line through the last two says that it fits; in the end one and a half of the 
 from __future__ import annotations
 
 import gc
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from images.errors import UsageError
+from training.launch import launch_of
 from training.memory import available_memory, forget_peak, peak_memory, resident_memory
 from training.pictures import NO_LABEL, Pictures
 from training.trainer import Trainer
@@ -62,7 +62,7 @@ def auto_batch_size(recipe: Recipe, device: torch.device, pictures: int, reporte
         UsageError: several processes, memory cannot be measured here, or not even the smallest
             batch fits.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launch_of().world > 1:
         raise UsageError("--batch-size auto measures one process: give a number under torchrun")
     budget = _budget(recipe, device, pictures)
     base = 0 if device.type == "cuda" else resident_memory() or 0  # what the process holds already

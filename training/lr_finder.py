@@ -20,6 +20,7 @@ from images.cpus import available_cpus
 from images.errors import UsageError
 from training.compute import choose_device
 from training.errors import TrainingDivergedError
+from training.launch import launch_of
 from training.progress import Reporter, Silent
 from training.schedule import peak_learning_rate
 from training.start_weights import load_start_weights
@@ -141,8 +142,10 @@ def find_learning_rate(
         reporter: told about the progress.
 
     Raises:
-        UsageError: less pictures than a batch, or the loss fell at no rate.
+        UsageError: several processes, less pictures than a batch, or the loss fell at no rate.
     """
+    if launch_of().world > 1:
+        raise UsageError("--find-lr takes one process: leave torchrun out")
     reporter = reporter or Silent()
     target = choose_device(device)
     torch.set_num_threads(available_cpus())

@@ -89,7 +89,8 @@ def test_no_room_at_all_is_an_error(
     machine(10, 1)
     with pytest.raises(UsageError, match="not even a batch of 16 fits"):
         auto_batch_size(make_recipe("training.epochs=100000"), CPU, 100_000, Silent())
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 2), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
     with pytest.raises(UsageError, match="give a number under torchrun"):
         auto_batch_size(make_recipe(), CPU, 100, Silent())
 

@@ -63,7 +63,7 @@ def test_the_pictures_choose_the_recipe_and_say_so(place: Path) -> None:
     result = call("photos", *small)
     assert result.exit_code == 0, result.output
     assert "recipe small-cpu: photographs" in result.stderr
-    assert "cifar10, grey-cpu, imagenet" in result.stderr
+    assert "cifar10, cifar10-resnet18, grey-cpu, imagenet, imagenet-v2" in result.stderr
     run = place / "runs" / "photos-small-cpu"
     assert load_recipe(run / "recipe.toml").training.samples == 8
     again = call("photos", "--resume")
@@ -137,6 +137,9 @@ def test_refused_pictures_give_a_table_and_exit_code_1(place: Path) -> None:
         (("photos", "--recipe", "tiny.toml", "--out", "photos"), UsageError),
         (("text",), SourceError),
         (("photos", "--out", "broken", "--resume"), ArtefactError),
+        (("photos", "--recipe", "tiny.toml", "--batch-size", "many"), UsageError),
+        (("photos", "--recipe", "tiny.toml", "--weights", "nothing.pt"), UsageError),
+        (("photos", "--recipe", "tiny.toml", "--plot", "curve.png"), UsageError),
     ],
 )
 def test_bad_arguments_are_errors_of_the_tree(
@@ -156,3 +159,70 @@ def test_help_ends_with_an_example() -> None:
     result = call("--help")
     assert result.exit_code == 0
     assert "Example: lookalike train photos/ --out runs/photos" in result.output
+
+
+def test_lists_need_no_source() -> None:
+    result = call("--list")
+    assert result.exit_code == 0
+    for word in ("small-cpu", "resnet152", "convnext_tiny", "timm:NAME"):
+        assert word in result.stdout
+
+
+def test_a_batch_size_is_short_for_a_setting(place: Path) -> None:
+    result = call("photos", "--recipe", "tiny.toml", "--out", "run", "--batch-size", "10")
+    assert result.exit_code == 0, result.output
+    assert load_recipe(place / "run" / "recipe.toml").training.batch_size == 10
+
+
+def test_a_measured_batch_is_written_down_and_not_measured_again(place: Path) -> None:
+    auto = ("photos", "--out", "run", "--batch-size", "auto", "--device", "cpu")
+    length = ("--recipe", "tiny.toml", "--set", "training.samples=1600")
+    result = call(*auto, *length, "--set", "schedule.scaling=linear")
+    assert result.exit_code == 0, result.output
+    assert "batches of 8, learning rate 6.25e-05 (linear scaling)" in result.stderr
+    assert "fewer than 200 steps" in result.stderr
+    assert load_recipe(place / "run" / "recipe.toml").training.batch_size == 8
+    again = call(*auto, "--resume")
+    assert again.exit_code == 0, again.output
+    assert "batch of" not in again.stderr
+
+
+def test_a_run_starts_from_weights_with_their_mean_and_std(place: Path) -> None:
+    import torch
+
+    from training.encoders import build_encoder
+
+    recipe = load_recipe("tiny.toml")
+    encoder = build_encoder("resnet18", width=recipe.encoder.width, stem="small-stride2")
+    torch.save(encoder.state_dict(), "weights.pt")
+    start = ("photos", "--recipe", "tiny.toml", "--weights", "weights.pt")
+    result = call(*start, "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "starting from weights.pt: " in result.stderr
+    assert "as those weights were trained" in result.stderr
+    written = load_recipe(place / "run" / "recipe.toml")
+    assert written.data.std != recipe.data.std
+    assert written.encoder.weights_sha256 is not None
+    own = call(*start, "--out", "own", "--set", "data.mean=[0, 0, 0]")
+    assert own.exit_code == 0, own.output
+    assert load_recipe(place / "own" / "recipe.toml").data == recipe.data
+
+
+def test_learning_rates_are_tried_without_a_run(place: Path) -> None:
+    finder = (
+        "photos",
+        "--recipe",
+        "tiny.toml",
+        "--find-lr",
+        "--device",
+        "cpu",
+        "--batch-size",
+        "32",
+    )
+    result = call(*finder, "--plot", "curve.png", "--json")
+    assert result.exit_code == 0, result.output
+    finding = json.loads(result.stdout.splitlines()[-1])
+    assert f"--set schedule.learning_rate={finding['learning_rate']:.2g}" in result.stdout
+    assert (place / "curve.png").is_file()
+    assert "▲" in result.stderr
+    assert not (place / "runs").exists()
