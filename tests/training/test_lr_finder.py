@@ -72,12 +72,11 @@ def test_a_recipe_gets_a_rate_before_its_scaling(
         "training.progressive=[[0.0, 8], [0.5, 16]]",
         "training.batch_size=32",
     )
-    finding = find_learning_rate(make_source(64), recipe, device="cpu", steps=80)
+    finding = find_learning_rate(make_source(64), recipe, device="cpu", steps=60)
     assert finding.learning_rate == pytest.approx(finding.suggested * 256 / 32)
     assert 1e-6 < finding.suggested < 0.1
     assert finding.sweep.losses[0] == pytest.approx(np.log(63), abs=1.0)
     assert json.loads(json.dumps(finding.to_dict()))["batch_size"] == 32
-    assert find_learning_rate(make_source(64), recipe, device="cpu", steps=80) == finding
     assert list(tmp_path.iterdir()) == []
 
 
