@@ -128,9 +128,7 @@ def train(
     console = Console(stderr=True, quiet=not leads)
     reporter = reporter_for(console)
     pictures = open_source(source, labels=labels)
-    name, run = cli_plan.plan(
-        pictures, source, recipe, out, resume=resume, say=reporter.say
-    )
+    name, run = cli_plan.plan(pictures, source, recipe, out, resume=resume, say=reporter.say)
     count = min(len(pictures), limit or len(pictures))
     asked = cli_plan.all_settings(settings, weights, batch_size)
     if resume:
@@ -167,7 +165,6 @@ def train(
     again = ["lookalike", "train", source, "--out", str(run)]
     again += ["--limit", str(limit)] if limit else []
     again += ["--eval", evaluation] if evaluation else []
-    again += ["--labels", str(labels)] if labels else []
     again += ["--labels", str(labels)] if labels else []
     if leads:
         tell(result, chosen, shlex.join([*again, "--resume"]), as_json=as_json)

@@ -95,9 +95,7 @@ def train(
     target = device_of(choose_device(device), launch)
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with joined(target) as ranks:
-        recipe, previous = ranks.from_leader(
-            lambda: _begin(run, recipe, resume=resume)
-        )
+        recipe, previous = ranks.from_leader(lambda: _begin(run, recipe, resume=resume))
         pictures = _decode(ranks, source, recipe, run, limit=limit, reporter=reporter)
 
         def prepare() -> Leader | None:
