@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from export.onnx_graph import NO_LICENCE, OPSET, draft_encoder
 from images.errors import UsageError
-from training.foreign_weights import load_foreign_encoder, read_foreign_weights
+from training.foreign_encoder import load_foreign_encoder
+from training.foreign_weights import read_foreign_weights
 
 if TYPE_CHECKING:
     import os
 
     from export.onnx_graph import Draft
-    from training.foreign_weights import ForeignWeights
+    from training.foreign_encoder import ForeignWeights
     from training.weight_layouts import Rgb
 
 

@@ -7,110 +7,32 @@ the file does not show: where two encoders are possible, the error names both an
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from images.errors import ArtefactError, UsageError
+from images.errors import ArtefactError
 from images.files import sha256_file
-from images.preprocess import PreprocessSpec
-from training.checkpoint import CHECKPOINT, TrainedEncoder, has_run, load_encoder
-from training.encoders import RESNETS, SMALL_IMAGE, ResNetEncoder, Stem, build_encoder
+from training.checkpoint import CHECKPOINT, has_run, load_encoder
+from training.encoders import RESNETS, SMALL_IMAGE, Stem, build_encoder
 from training.foreign_backbones import efficientnet_of, read_backbone
+from training.foreign_encoder import ForeignWeights
 from training.recipe import Recipe
+from training.tensorflow_names import SIMCLR, TensorflowResNet, read_tensorflow
 from training.weight_files import read_tensors
 from training.weight_fit import fit, inventory, resnet_of
-from training.weight_layouts import LAYOUTS, UNNAMED, Layout, Rgb, unwrapped, which_layout
+from training.weight_layouts import LAYOUTS, UNNAMED, Layout, unwrapped, which_layout
 from training.weight_names import first_stage, resnet_prefixes, resnet_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-    from training.encoders import EncoderModule
 
 SHOWN = 8  # prefixes in a message
-IMAGENET_SIZE, SMALL_SIZE, SMALLEST = 224, 32, 8
-CROP_SHARE = 0.875  # of the short side that the centre crop keeps, as others evaluate on ImageNet
-
-
-def _pad_by_two(module: ResNetEncoder) -> None:
-    module.conv1.padding = (2, 2)
-
-
-def _leave_out_relu(module: ResNetEncoder) -> None:
-    module.add_module("relu", nn.Identity())
-
-
-QUIRKS: Mapping[str, Callable[[ResNetEncoder], None]] = {
-    "first convolution padded by 2": _pad_by_two,
-    "no ReLU before the first stage": _leave_out_relu,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForeignWeights:
-    """An encoder's weights from a file of somebody else's, ready to be loaded.
-
-    `build_encoder(encoder, width=width, stem=stem)` takes `state` as it is.
-    """
-
-    layout: str
-    prefix: str  # what stood before the encoder's names
-    encoder: str
-    width: float
-    stem: Stem
-    selective_kernels: bool = False
-    state: dict[str, Tensor]
-    dropped: tuple[str, ...]  # "projection_head (4 tensors)": what was not taken
-    mean: Rgb
-    std: Rgb
-    image_size: int
-    quirks: tuple[str, ...]  # names of `QUIRKS`: what its maker's encoder does differently
-    sha256: str  # of the file
-
-    @property
-    def words(self) -> str:
-        """What was found, in one line."""
-        where = f" under '{self.prefix}'" if self.prefix else ""
-        wide = "" if self.width == 1 else f", width {self.width:g}"
-        left = f"; left behind: {', '.join(self.dropped)}" if self.dropped else ""
-        stem = f", stem {self.stem}" if self.stem != "auto" else ""
-        return f"found {self.encoder}{wide}{stem}, {self.layout}{where}{left}"
-
-    def card(self, file: str) -> dict[str, Any]:
-        """Where the weights came from, for the encoder file."""
-        return {
-            "file": file,
-            "layout": self.layout,
-            "prefix": self.prefix,
-            "encoder": self.encoder,
-            "width": self.width,
-            "stem": self.stem,
-            "quirks": list(self.quirks),
-            "left_behind": list(self.dropped),
-        }
-
-    def build(self) -> EncoderModule:
-        """The encoder with these weights, in evaluation mode, on the CPU: [N,3,S,S] -> [N,D]."""
-        with torch.random.fork_rng(devices=[]):
-            module = build_encoder(
-                self.encoder,
-                width=self.width,
-                stem=self.stem,
-                image_size=self.image_size,
-                selective_kernels=self.selective_kernels,
-            )
-        module.load_state_dict(self.state)
-        for quirk in self.quirks:
-            assert isinstance(module, ResNetEncoder)  # they are of ResNets
-            QUIRKS[quirk](module)
-        return module.eval()
+IMAGENET_SIZE, SMALL_SIZE = 224, 32
 
 
 def read_foreign_weights(
@@ -140,6 +62,9 @@ def read_foreign_weights(
     if has_run(run):
         return _own(run)
     tensors = read_tensors(path)
+    variables = read_tensorflow(path, tensors)
+    if variables is not None:
+        return _tensorflow(path, tensors, variables)
     name = encoder or efficientnet_of(tensors)
     if name is not None and name not in RESNETS:
         return _backbone(path, tensors, name, prefix, image_size or IMAGENET_SIZE)
@@ -189,42 +114,31 @@ def _backbone(
     )
 
 
-def load_foreign_encoder(
-    weights: ForeignWeights,
-    *,
-    file: str,
-    image_size: int | None = None,
-    mean: Rgb | None = None,
-    std: Rgb | None = None,
-) -> TrainedEncoder:
-    """Foreign weights as an encoder that can be exported, evaluated and compared.
-
-    Args:
-        weights: from `read_foreign_weights`.
-        file: the file's name, for the card.
-        image_size: side of the pictures in pixels; None: the layout's.
-        mean: of pictures in [0,1]; None: the layout's.
-        std: likewise.
-
-    Raises:
-        UsageError: a size, mean or std that cannot be used.
-    """
-    size = image_size or weights.image_size
-    if size < SMALLEST:
-        raise UsageError(f"image size {size}: it must be at least {SMALLEST} pixels")
-    shift, scale = mean or weights.mean, std or weights.std
-    if min(scale) <= 0:
-        raise UsageError(f"std {', '.join(map(str, scale))}: each must be above 0")
-    crops = size > SMALL_IMAGE
-    spec = PreprocessSpec(size=size, resize_to=round(size / CROP_SHARE) if crops else size)
-    return TrainedEncoder(
-        module=weights.build(),
-        preprocess=spec,
-        mean=shift,
-        std=scale,
-        recipe={"name": f"weights of {weights.layout}", "weights": weights.card(file)},
-        quality={},
-        sha256=weights.sha256,
+def _tensorflow(
+    path: Path, tensors: Mapping[str, Tensor], found: TensorflowResNet
+) -> ForeignWeights:
+    """The weights of a ResNet of the original SimCLR."""
+    like = build_encoder(
+        found.encoder,
+        width=found.width,
+        stem=found.stem,
+        selective_kernels=found.selective_kernels,
+    )
+    mean, std = SIMCLR.norm
+    return ForeignWeights(
+        layout=SIMCLR.name,
+        prefix=found.prefix,
+        encoder=found.encoder,
+        width=found.width,
+        stem=found.stem,
+        selective_kernels=found.selective_kernels,
+        state=fit(path, found.state, like.state_dict(), found.encoder),
+        dropped=_left_behind(found.prefix, tensors, ()),
+        mean=mean,
+        std=std,
+        image_size=SMALL_SIZE if found.stem == "small" else IMAGENET_SIZE,
+        quirks=("max-pool padded below and on the right",),
+        sha256=sha256_file(path),
     )
 
 
@@ -295,7 +209,7 @@ def _quirks(
 def _left_behind(prefix: str, tensors: Iterable[str], extra: Iterable[str]) -> tuple[str, ...]:
     """What was not taken, by its first word: heads, momentum encoders, queues, classifiers."""
     outside = (unwrapped(name) for name in tensors if not name.startswith(prefix))
-    words = Counter(name.split(".")[0] for name in (*outside, *sorted(extra)))
+    words = Counter(re.split(r"[./]", name)[0] for name in (*outside, *sorted(extra)))
     return tuple(
         f"{word} ({count} tensor{'s' if count > 1 else ''})" for word, count in words.items()
     )

@@ -12,7 +12,8 @@ from torch import nn
 
 from images.errors import ArtefactError, UsageError
 from tests.training.foreign_layouts import CASES, Parts, resnet, torchvision_state
-from training.foreign_weights import load_foreign_encoder, read_foreign_weights
+from training.foreign_encoder import load_foreign_encoder
+from training.foreign_weights import read_foreign_weights
 from training.weight_layouts import IMAGENET
 
 
