@@ -75,12 +75,13 @@ def export(
         str | None, typer.Option(help="WEIGHTS: what stands before the encoder's names.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="WEIGHTS: side of the pictures in pixels.")
+        int | None, typer.Option(help="WEIGHTS, --onnx: side of the pictures in pixels.")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="WEIGHTS: of pictures in [0,1], as 0.485,0.456,0.406.")
+        str | None,
+        typer.Option(help="WEIGHTS, --onnx: of pictures in [0,1], as 0.485,0.456,0.406."),
     ] = None,
-    std: Annotated[str | None, typer.Option(help="WEIGHTS: likewise.")] = None,
+    std: Annotated[str | None, typer.Option(help="WEIGHTS, --onnx: likewise.")] = None,
     onnx: Annotated[
         Path | None, typer.Option(help="Instead of RUN: an image encoder already in ONNX.")
     ] = None,
@@ -91,14 +92,15 @@ def export(
         str | None, typer.Option(help="--onnx: the tensor of features; default: its output.")
     ] = None,
     divide: Annotated[
-        float, typer.Option(help="--onnx: what pixels of 0 to 255 are divided by first.")
-    ] = 255.0,
+        float | None,
+        typer.Option(help="--onnx: what pixels of 0 to 255 are divided by first; default: 255."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write an encoder, without its projection head, as one ONNX file.
 
-    From a run folder, from a checkpoint of lightly, solo-learn, torchvision, timm and others, or
-    from an ONNX file.
+    Its source is a run folder, a checkpoint of lightly, solo-learn, torchvision, timm and others,
+    or with --onnx an encoder already in ONNX.
 
     Example: lookalike export runs/photos --out encoder.onnx
     """
@@ -107,7 +109,7 @@ def export(
     from export.weights import WeightOptions, draft_weights, rgb
     from images.errors import UsageError
 
-    licence, opset = licence or NO_LICENCE, opset or OPSET
+    licence = licence or NO_LICENCE
     check_target(out)
     shift, scale = rgb(mean, "mean"), rgb(std, "std")
     known = WeightOptions(
@@ -115,6 +117,10 @@ def export(
     )
     if (run is None) == (onnx is None):
         raise UsageError("give one to export: a run folder, a file of weights, or --onnx FILE")
+    torch_only: dict[str, object] = {"--encoder": encoder, "--prefix": prefix, "--opset": opset}
+    onnx_only: dict[str, object] = {"--layout": layout, "--output": output, "--divide": divide}
+    _refuse_unused(onnx_only if onnx is None else torch_only, onnx or run)
+    opset = opset or OPSET
     if onnx is not None:
         from export.onnx_shows import OnnxOptions
         from export.wrap_onnx import draft_onnx
@@ -125,7 +131,7 @@ def export(
             output=output,
             mean=shift,
             std=scale,
-            divide=divide,
+            divide=255.0 if divide is None else divide,
         )
         draft, wrapped = draft_onnx(onnx, options=graph, licence_note=licence)
         draft.write(out)
@@ -307,6 +313,15 @@ def _show_scores(outcome: "Evaluation", console: "Console") -> None:
             cells.append(f"{100 * scores[name].value:.1f} ({100 * low:.1f}-{100 * high:.1f})")
         table.add_row(name.replace("_", " "), *cells)
     console.print(table)
+
+
+def _refuse_unused(options: dict[str, object], subject: Path | None) -> None:
+    """Refuses options that nobody would look at."""
+    from images.errors import UsageError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)}: not used for {subject}; leave it out")
 
 
 def _show_checks(outcome: "Verification", console: "Console") -> None:

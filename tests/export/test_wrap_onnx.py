@@ -287,3 +287,10 @@ def test_the_command_wraps(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "found input float32 NCHW of 16 px, features 'features'" in result.stderr
     assert open_encoder(out).embedding_dim == MAPS
+
+
+def test_options_that_nobody_would_look_at_are_refused(tmp_path: Path) -> None:
+    for arguments in (["--onnx", "x.onnx", "--opset", "20"], ["x.pt", "--layout", "nchw"]):
+        result = CliRunner().invoke(app, ["export", *arguments, "--out", str(tmp_path / "e.onnx")])
+        assert isinstance(result.exception, UsageError)
+        assert "leave it out" in str(result.exception)
