@@ -17,16 +17,21 @@ if TYPE_CHECKING:
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weights with decay and adaptation; batch norms and biases with neither.
 
-    The paper's code excludes "batch_normalization" and "bias" by name (tf2/model.py); here a
-    parameter of at most one dimension is one of those.
+    The paper's code excludes "batch_normalization" and "bias" by name (tf2/model.py); here a vector
+    is one of those, however it is shaped: ConvNeXt scales its layers by [C,1,1], a vision
+    transformer has a class token of [1,1,C].
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    weights = [p for p in parameters if p.ndim > 1]
-    rest = [p for p in parameters if p.ndim <= 1]
+    weights = [p for p in parameters if not _is_vector(p)]
+    rest = [p for p in parameters if _is_vector(p)]
     return [
         {"params": weights, "weight_decay": weight_decay, "adapt": True},
         {"params": rest, "weight_decay": 0.0, "adapt": False},
     ]
+
+
+def _is_vector(parameter: nn.Parameter) -> bool:
+    return sum(side > 1 for side in parameter.shape) < 2
 
 
 def build_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:

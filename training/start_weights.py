@@ -174,7 +174,7 @@ def _fitting(
 
 
 def _remedy(name: str, tensor: Tensor) -> str:
-    if name == "conv1.weight" and tensor.ndim == 4:
+    if name == "conv1.weight" and tensor.ndim == 4 and tensor.shape[1] == 3:
         stem = "imagenet" if tensor.shape[2] == 7 else "small"
         width = tensor.shape[0] / 64
         return f": --set encoder.stem={stem} --set encoder.width={width:g}"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.encoders import build_encoder
 from training.lars import Lars
 from training.optimizers import build_optimizer, parameter_groups, set_learning_rate
 from training.recipe import Optimizer
@@ -25,6 +26,20 @@ def test_norms_and_biases_are_neither_decayed_nor_adapted(network: nn.Sequential
     assert rest["params"] == [named[name] for name in names]
     assert rest["weight_decay"] == 0.0
     assert not rest["adapt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "vector"), [("convnext_tiny", "layer_scale"), ("vit_b_16", "class_token")]
+)
+def test_a_vector_is_one_in_any_shape(name: str, vector: str) -> None:
+    with torch.device("meta"):
+        network = build_encoder(name, image_size=32)
+    weights, rest = parameter_groups(network, 0.1)
+    vectors = [p for key, p in network.named_parameters() if vector in key]
+    assert vectors
+    assert min(p.ndim for p in vectors) > 1
+    assert {id(p) for p in vectors} <= {id(p) for p in rest["params"]}  # type: ignore[attr-defined]
+    assert all(sum(side > 1 for side in p.shape) > 1 for p in weights["params"])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
