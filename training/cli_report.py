@@ -55,7 +55,7 @@ def _rows(names: list[str], width: int = 78) -> list[str]:
         if len(rows[-1]) + len(name) > width:
             rows.append("")
         rows[-1] += f"{name}, "
-    return [*rows[:-1], rows[-1].removesuffix(", ")]
+    return [*(row.rstrip() for row in rows[:-1]), rows[-1].removesuffix(", ")]
 
 
 def show_refused(result: TrainResult, console: Console) -> None:
