@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_DEPTH = 8
+MAX_UNPACKED = 32 * 2**30  # bytes; checkpoints hold the optimiser's state too
 MAX_SHOWN = 100  # characters of somebody else's message
 _ZIP = b"PK\x03\x04"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -82,8 +83,11 @@ def _is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as parts:
             names = parts.namelist()
+            unpacked = sum(part.file_size for part in parts.infolist())
     except zipfile.BadZipFile as error:
         raise ArtefactError(f"{path} is damaged: {error}") from error
+    if unpacked > MAX_UNPACKED:
+        raise ArtefactError(f"{path} unpacks to {unpacked} bytes, more than any encoder's weights")
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
