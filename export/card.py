@@ -133,7 +133,8 @@ def _origin(recipe: Mapping[str, Any]) -> str:
 
 def _encoder(table: Mapping[str, Any], name: str) -> str:
     wide = "" if table.get("width", 1) == 1 else f", width {table['width']}"
-    return f"{table.get(name)}{wide}, stem {table.get('stem')}"
+    stem = "" if table.get("stem") in (None, "auto") else f", stem {table['stem']}"
+    return f"{table.get(name)}{wide}{stem}"
 
 
 def _training(recipe: Mapping[str, Any]) -> str:
