@@ -88,6 +88,7 @@ def main() -> None:
     """Run all contestants in pairs and print the report; or, as a child, run one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="3 CPU minutes, fewer seeds")
+    parser.add_argument("--minutes", type=float, help="CPU minutes each, instead of 10 or 3")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of train.npz and test.npz")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -96,6 +97,7 @@ def main() -> None:
         print(json.dumps(compete(name, int(seed), float(seconds), Path(folder))))
         return
     seconds, seeds = (180.0, 1) if arguments.short else (600.0, 3)
+    seconds = 60 * arguments.minutes if arguments.minutes else seconds
     with tempfile.TemporaryDirectory(prefix="accuracy-") as folder:
         decode(arguments.data, Path(folder))
         found = contest(seconds, seeds, Path(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from training.protocols.splits import asking_part, balanced_part
 from training.protocols.supervised import Lesson, learn_classifier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from export.evaluation import Settings
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from training.model import SimCLR
     from training.pictures import Pictures, Refusal
     from training.progress import Reporter
+    from training.recipe import Data
 
     Pixels = NDArray[np.uint8]
 
@@ -67,7 +71,6 @@ def learn_and_test(
             f"{subject.path} is an encoder file, and learning from augmented pictures needs its "
             "run: give the run folder, or --protocol linear with --solver lbfgs"
         )
-    data = subject.recipe.data
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
 
         def decoded(one: Source, spec: PreprocessSpec, name: str) -> Pictures:
@@ -82,27 +85,14 @@ def learn_and_test(
             refused.extend(pictures.refused)
             return pictures
 
-        if train is None:
-            pictures = decoded(source, data.stored, "source")
-            places, names = labels_of(pictures)
-            asking = asking_part(len(names))
-            known, known_names = pictures.images[places[~asking]], names[~asking]
-            tested, tested_names = places[asking], names[asking]
-        else:
-            pictures = decoded(train, data.stored, "train")
-            places, known_names = labels_of(pictures)
-            known = pictures.images[places]
-            pictures = decoded(source, data.evaluation, "source")
-            tested, tested_names = labels_of(pictures)
-        seen = pictures.squares(tested, data.evaluation)
-        classes = np.unique(known_names)
-        if len(classes) < 2 or not len(seen):
+        lesson = _material(subject.recipe.data, source, train, decoded)
+        classes = np.unique(lesson.names)
+        if len(classes) < 2 or not len(lesson.tested):
             raise ValueError("it needs pictures of two classes to learn from, and some to test")
-        learner = _Learner(subject, settings, whole=whole, reporter=reporter)
-        truth = np.searchsorted(classes, known_names)
-        logits = [learner(known, truth, seen, seed) for seed in range(settings.seeds)]
-    place = np.minimum(np.searchsorted(classes, tested_names), len(classes) - 1)
-    asked = np.where(classes[place] == tested_names, place, -1)  # -1: a class never learned
+        learner = _Learner(subject, settings, lesson, whole=whole, reporter=reporter)
+        logits = [learner(seed) for seed in range(settings.seeds)]
+    place = np.minimum(np.searchsorted(classes, lesson.tested_names), len(classes) - 1)
+    asked = np.where(classes[place] == lesson.tested_names, place, -1)  # -1: never learned
     scores = classifier_scores(logits, asked)
     per_seed = [float(np.mean(found.argmax(1) == asked)) for found in logits]
     space = "fine-tuned" if whole else "features"
@@ -110,25 +100,66 @@ def learn_and_test(
     return {space: scores}, len(asked), learner.learned_from, details
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """What is learned from, and what is tested."""
+
+    images: Pixels  # [N,T,T,3], perhaps memory-mapped
+    known: NDArray[np.int64]  # [n], which of them have a label
+    names: NDArray[np.str_]  # [n]
+    tested: Pixels  # [Q,S,S,3] as the encoder sees them
+    tested_names: NDArray[np.str_]  # [Q]
+
+
+def _material(
+    data: Data,
+    source: Source,
+    train: Source | None,
+    decoded: Callable[[Source, PreprocessSpec, str], Pictures],
+) -> _Material:
+    learned = decoded(source if train is None else train, data.stored, "learned")
+    known, names = labels_of(learned)
+    if train is None:
+        asking = asking_part(len(names))
+        tested, places, tested_names = learned, known[asking], names[asking]
+        known, names = known[~asking], names[~asking]
+    else:
+        tested = decoded(source, data.evaluation, "tested")
+        places, tested_names = labels_of(tested)
+    return _Material(
+        images=learned.images,
+        known=known,
+        names=names,
+        tested=tested.squares(places, data.evaluation),
+        tested_names=tested_names,
+    )
+
+
 class _Learner:
     """Learns on a new copy of the network at each call."""
 
     def __init__(
-        self, subject: Subject, settings: Settings, *, whole: bool, reporter: Reporter
+        self,
+        subject: Subject,
+        settings: Settings,
+        material: _Material,
+        *,
+        whole: bool,
+        reporter: Reporter,
     ) -> None:
-        self._subject, self._settings = subject, settings
+        self._subject, self._settings, self._material = subject, settings, material
         self._whole, self._reporter = whole, reporter
+        self._labels = np.searchsorted(np.unique(material.names), material.names)
         self.learned_from = 0  # pictures
 
-    def __call__(
-        self, images: Pixels, labels: NDArray[np.int64], tested: Pixels, seed: int
-    ) -> NDArray[np.float32]:
-        """Logits of the tested pictures [T,C]."""
+    def __call__(self, seed: int) -> NDArray[np.float32]:
+        """Logits of the tested pictures [Q,C]."""
         assert self._subject.build is not None
         assert self._subject.recipe is not None
         settings, data = self._settings, self._subject.recipe.data
         fraction = settings.label_fraction or (FINETUNE_FRACTION if self._whole else 1.0)
-        part = balanced_part(labels, fraction, seed) if fraction < 1 else np.ones(len(labels), bool)
+        labels, everything = self._labels, np.ones(len(self._labels), bool)
+        part = balanced_part(labels, fraction, seed) if fraction < 1 else everything
         self.learned_from = int(part.sum())
         epochs, batch = settings.epochs, settings.batch_size
         if self._whole:
@@ -139,15 +170,16 @@ class _Learner:
         classifier = learn_classifier(
             network,
             width,
-            images[part],
+            self._material.images,
+            self._material.known[part],
             labels[part],
-            lesson,
+            lesson=lesson,
             size=data.image_size,
             mean=data.mean,
             std=data.std,
             reporter=self._reporter,
         )
-        features = encode(network, tested, mean=data.mean, std=data.std)
+        features = encode(network, self._material.tested, mean=data.mean, std=data.std)
         with torch.inference_mode():
             rows = torch.from_numpy(features).to(classifier.weight.device)
             return np.asarray(classifier(rows).cpu().numpy(), np.float32)

@@ -77,9 +77,10 @@ def learn_classifier(
     network: nn.Module,
     width: int,
     images: NDArray[np.uint8],
+    places: NDArray[np.int64],
     labels: NDArray[np.int64],
-    lesson: Lesson,
     *,
+    lesson: Lesson,
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -91,8 +92,9 @@ def learn_classifier(
         network: float [B,3,S,S] -> features [B,width]; changed in place if `lesson.whole`. Left in
             evaluation mode.
         width: D.
-        images: uint8 [N,T,T,3].
-        labels: [N], 0 to C-1.
+        images: uint8 [N,T,T,3], also memory-mapped.
+        places: [n], which of them to learn from.
+        labels: [n], 0 to C-1.
         lesson: how.
         size: S, px of a view.
         mean: subtracted from pictures in [0,1], per channel.
@@ -109,14 +111,14 @@ def learn_classifier(
     network.train(lesson.whole).requires_grad_(lesson.whole)
     learning = [*classifier.parameters(), *(network.parameters() if lesson.whole else ())]
     optimizer = torch.optim.SGD(learning, lr=0.0, momentum=MOMENTUM, nesterov=True)
-    order = Order(len(images), min(lesson.batch_size, len(images)), lesson.seed)
-    rates = lesson.rates(order.steps_per_epoch, len(images))
+    order = Order(len(places), min(lesson.batch_size, len(places)), lesson.seed)
+    rates = lesson.rates(order.steps_per_epoch, len(places))
     generator = torch.Generator(device).manual_seed(lesson.seed)
     reporter = reporter or Silent()
-    reporter.begin(f"learning from {len(images)} labels", len(rates))
+    reporter.begin(f"learning from {len(places)} labels", len(rates))
     for step, rate in enumerate(rates):
         chosen = order(step)
-        pixels = torch.from_numpy(np.array(images[chosen])).to(device)  # [B,T,T,3]
+        pixels = torch.from_numpy(np.array(images[places[chosen]])).to(device)  # [B,T,T,3]
         height, width_px = pixels.shape[1:3]
         drawn = draw(CROP_AND_FLIP, len(chosen), height, width_px, generator)
         logits = classifier(network(normalise(apply(pixels, drawn, size), mean, std)))

@@ -25,10 +25,10 @@ REPORT = "report.html"
 STYLE = Path(__file__).with_name("style.css")
 SHOWN_REFUSALS = 50
 CURVES = {  # figure of metrics.jsonl: what it is called, what to look for, whether a share
-    "loss": ("Loss", "falls fast, then slowly; depends on batch and temperature", False),
+    "loss": ("Loss", "falls fast, then slowly", False),
     "knn_accuracy": ("kNN accuracy", "rises above its first value", True),
     "rankme": ("RankMe", "directions of the features in use; rises", False),
-    "alignment": ("Alignment", "distance of two views of a picture; falls", False),
+    "alignment": ("Alignment", "distance of two views; 0 at first, as of all", False),
     "uniformity": ("Uniformity", "lower: pictures fill the sphere evenly; 0: collapse", False),
     "feature_std": ("Feature deviation", "distance between pictures; 0: collapse", False),
     "learning_rate": ("Learning rate", "warm-up, then a cosine to 0", False),
@@ -128,7 +128,9 @@ def _header(
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    if hours:
+        return f"{hours} h {minutes:02}"
+    return f"{minutes} min" if minutes >= 10 else f"{minutes}:{rest:02} min"
 
 
 def _alarm(measured: Measurement | None) -> str:

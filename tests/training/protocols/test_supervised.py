@@ -39,7 +39,11 @@ def test_a_classifier_learns_and_only_fine_tuning_moves_the_network(whole: bool)
     network = tiny_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     lesson = Lesson(whole=whole, learning_rate=4.0, epochs=20, batch_size=16)
-    classifier = learn_classifier(network, 4, IMAGES, LABELS, lesson, size=8, mean=ZERO, std=TENTH)
+    places = np.arange(40) + 10
+    pictures = np.concatenate([IMAGES[::-1][:10], IMAGES])  # the first ten are not to be used
+    classifier = learn_classifier(
+        network, 4, pictures, places, LABELS, lesson=lesson, size=8, mean=ZERO, std=TENTH
+    )
     assert not network.training
     after = network.state_dict()
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
