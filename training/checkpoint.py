@@ -177,6 +177,7 @@ def describe(run: Path) -> dict[str, Any]:
     """
     checkpoint = load_checkpoint(run)
     recipe = Recipe.from_dict(checkpoint.recipe)
+    report = Path(run) / "report.html"
     parameters = sum(
         v.numel() for k, v in checkpoint.encoder.items() if k.endswith(("weight", "bias"))
     )
@@ -197,6 +198,7 @@ def describe(run: Path) -> dict[str, Any]:
         "source": checkpoint.source,
         "evaluation": checkpoint.evaluation,
         "quality": checkpoint.quality,
+        "report": str(report) if report.is_file() else None,
         "recipe": checkpoint.recipe,
         "recipe_digest": checkpoint.recipe_digest,
         "versions": checkpoint.versions,

@@ -67,7 +67,6 @@ class Monitor:
 
     def __init__(self, recipe: Recipe, pictures: Pictures, evaluation: Pictures | None) -> None:
         self._recipe, self._data = recipe, recipe.data
-        self._classes = pictures.classes
         watched, asked = affordable(recipe, len(pictures))
         fits = BYTES // (3 * self._data.image_size**2)
         self.watched = self._watch(pictures, min(watched, fits // 6))

@@ -93,6 +93,7 @@ def test_a_run_leaves_its_artefacts(
     assert result.quality["loss"] == training[-1]["loss"]
     assert result.quality["knn_accuracy"] == knn[40]
     assert describe(run)["finished"]
+    assert describe(run)["report"] == str(run / "report.html")
     assert load_encoder(run).quality == result.quality
     assert "40 pictures, resnet18 0.125x" in notes.lines[0]
     assert "16 px, 40 steps of 8, float32 on cpu" in notes.lines[0]

@@ -68,7 +68,7 @@ def write_report(
     lines = read_metrics(run)
     body = [
         _header(run.resolve().name, recipe, about["source"], lines, state),
-        _alarm(measured),
+        _alarm(measured) if state.step else "",
         _curves(lines),
         _section(
             "What the encoder is asked to ignore",
