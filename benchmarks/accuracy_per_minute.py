@@ -23,6 +23,7 @@ Every learning rate follows the CPU clock: warm-up as the contestant has it, the
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -98,20 +99,30 @@ def main() -> None:
         return
     seconds, seeds = (180.0, 1) if arguments.short else (600.0, 3)
     seconds = 60 * arguments.minutes if arguments.minutes else seconds
+    if missing := what_is_missing(arguments.data):
+        metrics = dict.fromkeys(("knn_ours", "knn_lightly"))
+        publish("accuracy_per_minute", metrics=metrics, details={"not measured": missing})
+        return
     with tempfile.TemporaryDirectory(prefix="accuracy-") as folder:
         decode(arguments.data, Path(folder))
         found = contest(seconds, seeds, Path(folder))
     report(found, seconds)
 
 
+def what_is_missing(data: Path) -> str | None:
+    """Why there can be no contest here."""
+    if not all((data / part).is_file() for part in ("train.npz", "test.npz")):
+        return f"{data} has no train.npz and test.npz: give CIFAR-10-JPEG75's folder with --data"
+    if not importlib.util.find_spec("lightly"):
+        return "lightly is not installed: pip install '.[bench]'"
+    return None
+
+
 def decode(data: Path, folder: Path) -> None:
     """Decodes both parts to arrays that the contestants read."""
     for part in ("train", "test"):
-        path = data / f"{part}.npz"
-        if not path.is_file():
-            raise SystemExit(f"{path} is missing: give the folder of CIFAR-10-JPEG75 with --data")
         spec = load_recipe("small-cpu", RECIPE).data.stored
-        pictures = decode_source(open_source(path), spec)
+        pictures = decode_source(open_source(data / f"{part}.npz"), spec)
         np.save(folder / f"{part}.npy", pictures.images)
         np.save(folder / f"{part}-labels.npy", pictures.labels)
 

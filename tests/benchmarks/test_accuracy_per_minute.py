@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks.accuracy_per_minute import LIGHTLY, LIGHTLY_ADAMW, OURS, compete, rate_at, report
+from benchmarks.accuracy_per_minute import (
+    LIGHTLY,
+    LIGHTLY_ADAMW,
+    OURS,
+    compete,
+    main,
+    rate_at,
+    report,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +53,16 @@ def test_rates_follow_the_clock() -> None:
     assert rate_at(0.1, 0.1, 0.1) == pytest.approx(0.1)
     assert rate_at(0.55, 0.1, 0.1) == pytest.approx(0.05, rel=1e-3)
     assert rate_at(0.9999, 0.1, 0.1) < 1e-6
+
+
+def test_without_pictures_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["accuracy_per_minute", "--short", "--data", str(tmp_path)])
+    main()
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["metrics"] == {"knn_ours": None, "knn_lightly": None}
+    assert f"{tmp_path} has no train.npz" in document["details"]["not measured"]
 
 
 def test_the_report_takes_lightlys_better_row(capsys: pytest.CaptureFixture[str]) -> None:
