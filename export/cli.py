@@ -299,11 +299,8 @@ def _show_scores(outcome: "Evaluation", console: "Console") -> None:
     from rich.table import Table
 
     known = "to search" if outcome.protocol == "retrieval" else "to learn from"
-    table = Table(
-        "score, %",
-        title=f"{outcome.protocol}: {outcome.queries} tested, {outcome.gallery} {known}",
-        caption="in brackets: 95 % confidence",
-    )
+    console.print(f"{outcome.protocol}: {outcome.queries} tested, {outcome.gallery} {known}")
+    table = Table("score, %")
     for space in outcome.spaces:
         table.add_column(COLUMNS.get(space, space), justify="right")
     for name in outcome.scores:
@@ -313,6 +310,7 @@ def _show_scores(outcome: "Evaluation", console: "Console") -> None:
             cells.append(f"{100 * scores[name].value:.1f} ({100 * low:.1f}-{100 * high:.1f})")
         table.add_row(name.replace("_", " "), *cells)
     console.print(table)
+    console.print("in brackets: the 95 % confidence interval")
 
 
 def _refuse_unused(options: dict[str, object], subject: Path | None) -> None:
