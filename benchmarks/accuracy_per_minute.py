@@ -23,6 +23,7 @@ Every learning rate follows the CPU clock: warm-up as the contestant has it, the
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -166,6 +167,9 @@ def compete(name: str, seed: int, seconds: float, folder: Path) -> dict[str, flo
     torch.set_num_threads(1)
     images, labels = np.load(folder / "train.npy"), np.load(folder / "train-labels.npy")
     recipe = load_recipe("small-cpu", [*RECIPE, f"training.seed={seed}"])
+    if name != OURS:  # what it imports does not count, as ours does not
+        for part in ("loss", "models.modules", "transforms"):
+            importlib.import_module(f"lightly.{part}")
     clock = CpuClock(seconds)
     if name == OURS:
         encoder, samples = train_ours(recipe, images, clock)
