@@ -39,9 +39,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_contestant_trains_for_its_time_and_is_measured(name: str, folder: Path) -> None:
     if name != OURS:
         pytest.importorskip("lightly")
-    found = compete(name, seed=3, seconds=1.5, folder=folder)
+    seconds = 1.5 if name == OURS else 0.1  # one step
+    found = compete(name, seed=3, seconds=seconds, folder=folder)
     assert found["seed"] == 3
-    assert found["cpu_s"] >= 1.5
+    assert found["cpu_s"] >= seconds
     assert found["samples"] > 0
     assert found["samples"] % 128 == 0
     assert (90 if name == OURS else 0) <= found["knn"] <= 100  # ours: red against grey
