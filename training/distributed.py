@@ -112,16 +112,21 @@ class Ranks:
             self.attempt(lambda mine=turn == first: results.append(work()) if mine else None)  # type: ignore[misc]
         return results[0]
 
+    def everyones(self, value: T) -> list[T]:
+        """The values of all processes, picklable ones, in the order of their ranks."""
+        if self._control is None:
+            return [value]
+        values = [value] * self.world
+        dist.all_gather_object(values, value, self._control)
+        return values
+
     def check_same(self, value: str, what: str) -> None:
         """All processes must have the same value.
 
         Raises:
             UsageError: they have not.
         """
-        if self._control is None:
-            return
-        values = [""] * self.world
-        dist.all_gather_object(values, value, self._control)
+        values = self.everyones(value)
         if len(set(values)) > 1:
             where = next(rank for rank, other in enumerate(values) if other != values[0])
             raise UsageError(

@@ -25,6 +25,7 @@ from training.store import training_pictures
 from training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from images.sources import Source
@@ -121,14 +122,16 @@ def train(
         if trainer.step < trainer.steps:
             reporter.say(f"{len(pictures)} pictures, {trainer.describe()}")
             loop.work()
+        # a stream meets others in each process
+        refused = tuple({r: None for part in ranks.everyones(pictures.refusals()) for r in part})
         if ranks.leads:
-            _list_refused(run, pictures)
+            _list_refused(run, refused)
     return TrainResult(
         run=run,
         step=trainer.step,
         steps=trainer.steps,
         pictures=len(pictures),
-        refused=pictures.refusals(),
+        refused=refused,
         elapsed_s=loop.elapsed_s,
         quality=loop.quality,
     )
@@ -270,14 +273,14 @@ def _start_run(run: Path, recipe: Recipe, pictures: Pictures) -> None:
     except OSError as error:
         raise UsageError(f"cannot make the run folder {run}: {error.strerror}") from error
     save_recipe(run / "recipe.toml", recipe)
-    _list_refused(run, pictures)
+    _list_refused(run, pictures.refusals())
 
 
-def _list_refused(run: Path, pictures: Pictures) -> None:
+def _list_refused(run: Path, refused: Iterable[Refusal]) -> None:
     """Writes what was refused, those of a stopped run as well: a stream meets others each time."""
     file = run / "refused.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    lines += [json.dumps(asdict(refusal), ensure_ascii=False) for refusal in pictures.refusals()]
+    lines += [json.dumps(asdict(refusal), ensure_ascii=False) for refusal in refused]
     if lines:
         write_bytes_atomic(file, ("\n".join(dict.fromkeys(lines)) + "\n").encode())
 
