@@ -14,7 +14,7 @@ from images.errors import ArtefactError, LookalikeError
 from images.preprocess import PreprocessSpec
 
 FORMAT_VERSION = 1
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
 MAX_METADATA_BYTES = 1024**2
 MAX_SHOWN = 120  # characters of a value in a message
 INPUT, FEATURES, EMBEDDINGS = "images", "features", "embeddings"

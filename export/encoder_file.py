@@ -36,10 +36,11 @@ Metadata
                        graph already and stand here for the reader.
     feature_dim        integer, D, at least 1.
     embedding_dim      integer, E, at least 1.
-    precision          string, "fp32": the type the weights are computed in.
+    precision          string: the type that most of the graph computes in. "fp32", "fp16", "int8".
     source_sha256      string, SHA-256 of the checkpoint the file was made from.
     recipe             object, the training recipe; MAY be empty.
-    quality            object, figures measured on the checkpoint; MAY be empty.
+    quality            object, figures measured on the checkpoint, and under "int8", "fp16" and
+                       "projection" what those changes cost; MAY be empty.
     licence_note       string; MAY be empty.
     created_with       object, package name -> version.
 

@@ -67,4 +67,8 @@ def pool_globally(graph: onnx.GraphProto) -> int:
             node.op_type = "GlobalAveragePool"
             del node.input[1], node.attribute[:]
             changed += 1
+    used = {name for node in graph.node for name in node.input}
+    for value in axes.values():
+        if value.name not in used:
+            graph.initializer.remove(value)
     return changed

@@ -22,6 +22,7 @@ import numpy as np
 
 from export.encoder_file import open_encoder
 from export.generated_pictures import generated_pictures
+from export.measures import cosines, neighbour_overlap, relative_error
 from training.cache import decode_source
 from training.checkpoint import load_encoder
 from training.features import encode
@@ -44,7 +45,6 @@ SINGLY = 16  # pictures that are also encoded one by one
 BATCH = 32
 NEIGHBOURS = 10
 NORM_TOLERANCE = 1e-5
-TIE = 1e-6  # cosines nearer than this are in no order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,45 +215,3 @@ def _in_batches(encoder: Encoder, images: NDArray[np.uint8]) -> tuple[Vectors, V
     ]
     features, embeddings = (np.concatenate(column) for column in zip(*parts, strict=True))
     return features, embeddings
-
-
-# --- the measures --------------------------------------------------------------------------------
-
-
-def relative_error(found: Vectors, expected: Vectors) -> NDArray[np.float64]:
-    """Per row of [N,D]: the largest difference, in units of the largest expected value."""
-    difference = np.abs(found.astype(np.float64) - expected).max(axis=1)
-    scale = np.abs(expected.astype(np.float64)).max(axis=1)
-    relative: NDArray[np.float64] = difference / np.maximum(scale, np.finfo(np.float32).tiny)
-    return relative
-
-
-def cosines(found: Vectors, expected: Vectors) -> NDArray[np.float64]:
-    """Per row of [N,D]: the cosine; 1 where both rows are zero."""
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    zero = ~a.any(axis=1) & ~b.any(axis=1)
-    products = (a * b).sum(axis=1) / np.where(lengths == 0, 1, lengths)
-    return np.where(zero, 1.0, products)
-
-
-def neighbour_overlap(found: Vectors, expected: Vectors, k: int) -> float:
-    """Mean share of each row's k nearest other rows that stays the same, by cosine.
-
-    A neighbour that is as near as the k-th expected one counts as found: ties have no order.
-    """
-    k = min(k, len(found) - 1)
-    near_found, near_expected = _similarities(found), _similarities(expected)
-    chosen = np.argpartition(-near_found, k - 1, axis=1)[:, :k]
-    kth = -np.partition(-near_expected, k - 1, axis=1)[:, k - 1 : k]
-    return float((np.take_along_axis(near_expected, chosen, axis=1) >= kth - TIE).mean())
-
-
-def _similarities(vectors: Vectors) -> NDArray[np.float64]:
-    """Cosines of all pairs [N,N]; a row is not its own neighbour."""
-    rows = vectors.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.where(lengths == 0, 1, lengths)
-    products: NDArray[np.float64] = rows @ rows.T
-    np.fill_diagonal(products, -np.inf)
-    return products

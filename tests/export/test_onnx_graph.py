@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from export.encoder_file import describe, open_encoder, read_contract
 from export.generated_pictures import generated_pictures
+from export.measures import relative_error
 from export.onnx_graph import OPSET, build_graph, export_run
-from export.verify import relative_error
 from images.errors import ArtefactError, UsageError
 from images.files import sha256_file
 from training.checkpoint import load_encoder
@@ -211,6 +211,8 @@ def test_other_architectures_agree_with_torch_in_every_batch(
     assert relative_error(run_graph(model, images[:1])[0], expected[:1]).max() < 1e-5
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["GlobalAveragePool"] == pools
+    used = {name for node in model.graph.node for name in node.input}
+    assert {value.name for value in model.graph.initializer} <= used
     assert "BatchNormalization" not in kinds
 
 

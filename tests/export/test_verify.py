@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 
 from export.encoder_file import read_contract, write_encoder_file
 from export.generated_pictures import generated_pictures
-from export.verify import Thresholds, cosines, neighbour_overlap, relative_error, verify
+from export.measures import cosines, neighbour_overlap, relative_error
+from export.verify import Thresholds, verify
 from images.sources import open_source
 from tests.conftest import tiny_contract, tiny_graph
 from training.checkpoint import load_checkpoint, save_checkpoint

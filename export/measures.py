@@ -1,0 +1,53 @@
+"""How near two ways from pictures to vectors come, row by row and neighbour by neighbour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]  # [N, D]
+
+TIE = 1e-6  # cosines nearer than this are in no order
+
+
+def relative_error(found: Vectors, expected: Vectors) -> NDArray[np.float64]:
+    """Per row of [N,D]: the largest difference, in units of the largest expected value."""
+    difference = np.abs(found.astype(np.float64) - expected).max(axis=1)
+    scale = np.abs(expected.astype(np.float64)).max(axis=1)
+    relative: NDArray[np.float64] = difference / np.maximum(scale, np.finfo(np.float32).tiny)
+    return relative
+
+
+def cosines(found: Vectors, expected: Vectors) -> NDArray[np.float64]:
+    """Per row of [N,D]: the cosine; 1 where both rows are zero."""
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    zero = ~a.any(axis=1) & ~b.any(axis=1)
+    products = (a * b).sum(axis=1) / np.where(lengths == 0, 1, lengths)
+    return np.where(zero, 1.0, products)
+
+
+def neighbour_overlap(found: Vectors, expected: Vectors, k: int) -> float:
+    """Mean share of each row's k nearest other rows that stays the same, by cosine.
+
+    A neighbour that is as near as the k-th expected one counts as found: ties have no order.
+    """
+    k = min(k, len(found) - 1)
+    near_found, near_expected = _similarities(found), _similarities(expected)
+    chosen = np.argpartition(-near_found, k - 1, axis=1)[:, :k]
+    kth = -np.partition(-near_expected, k - 1, axis=1)[:, k - 1 : k]
+    return float((np.take_along_axis(near_expected, chosen, axis=1) >= kth - TIE).mean())
+
+
+def _similarities(vectors: Vectors) -> NDArray[np.float64]:
+    """Cosines of all pairs [N,N]; a row is not its own neighbour."""
+    rows = vectors.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.where(lengths == 0, 1, lengths)
+    products: NDArray[np.float64] = rows @ rows.T
+    np.fill_diagonal(products, -np.inf)
+    return products
