@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from export.evaluation import Evaluation
@@ -20,6 +22,22 @@ app = typer.Typer(no_args_is_help=True)
 SHOWN_REFUSALS = 10
 COLUMNS = {"features": "features h", "projection": "projection g(h)"}
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object.")]
+
+
+class Precision(StrEnum):
+    """What an encoder computes in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Int8Target(StrEnum):
+    """CPUs that int8 is made for: with wide products of bytes, or with those that saturate."""
+
+    AUTO = "auto"
+    VNNI = "vnni"
+    AVX2 = "avx2"
 
 
 class Protocol(StrEnum):
@@ -95,6 +113,27 @@ def export(
         float | None,
         typer.Option(help="--onnx: what pixels of 0 to 255 are divided by first; default: 255."),
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="int8: for CPUs, fp16: for GPUs.")
+    ] = Precision.FP32,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="int8: pictures like those to be searched.")
+    ] = None,
+    int8_target: Annotated[
+        Int8Target, typer.Option(help="int8: the CPU that it is for; auto: one like this one.")
+    ] = Int8Target.AUTO,
+    min_cosine: Annotated[float, typer.Option(help="int8: least mean cosine to fp32.")] = 0.99,
+    min_overlap: Annotated[float, typer.Option(help="int8: least overlap of 10 neighbours.")] = 0.9,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="int8: write it even so.")
+    ] = False,
+    embedding_dim: Annotated[
+        int | None, typer.Option(help="Project embeddings to E numbers by PCA.")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Pictures that the PCA is fitted on.")
+    ] = None,
+    whiten: Annotated[bool, typer.Option("--whiten", help="PCA: weigh directions alike.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write an encoder, without its projection head, as one ONNX file.
@@ -103,11 +142,19 @@ def export(
     or with --onnx an encoder already in ONNX.
 
     Example: lookalike export runs/photos --out encoder.onnx
+
+    Example: lookalike export runs/photos --out small.onnx --precision int8 --calibrate photos/
     """
+    from rich.console import Console
+
     from export.encoder_file import check_target, describe
+    from export.finish import Finish
+    from export.finish_report import finishing
     from export.onnx_graph import NO_LICENCE, OPSET, export_run
+    from export.quantize import Gate
     from export.weights import WeightOptions, draft_weights, rgb
     from images.errors import UsageError
+    from images.sources import open_source
 
     licence = licence or NO_LICENCE
     check_target(out)
@@ -121,29 +168,41 @@ def export(
     onnx_only: dict[str, object] = {"--layout": layout, "--output": output, "--divide": divide}
     _refuse_unused(onnx_only if onnx is None else torch_only, onnx or run)
     opset = opset or OPSET
-    if onnx is not None:
-        from export.onnx_shows import OnnxOptions
-        from export.wrap_onnx import draft_onnx
+    todo = Finish(
+        precision=precision.value,
+        calibrate=None if calibrate is None else open_source(calibrate),
+        target=int8_target.value,
+        gate=Gate(min_cosine=min_cosine, min_overlap=min_overlap),
+        allow_loss=allow_loss,
+        embedding_dim=embedding_dim,
+        fit=None if fit is None else open_source(fit),
+        whiten=whiten,
+    )
+    console = Console(stderr=True)
+    with finishing(out, todo, console) as (target, done):
+        if onnx is not None:
+            from export.onnx_shows import OnnxOptions
+            from export.wrap_onnx import draft_onnx
 
-        graph = OnnxOptions(
-            layout=None if layout is None else layout.value,
-            image_size=image_size,
-            output=output,
-            mean=shift,
-            std=scale,
-            divide=255.0 if divide is None else divide,
-        )
-        draft, wrapped = draft_onnx(onnx, options=graph, licence_note=licence)
-        draft.write(out)
-        typer.echo(wrapped.words, err=True)
-    elif run is not None and run.is_file():
-        draft, found = draft_weights(run, options=known, opset=opset, licence_note=licence)
-        draft.write(out)
-        typer.echo(found.words, err=True)
-    elif known.given:
-        raise UsageError(f"{', '.join(known.given)}: for files of weights; {run} knows its own")
-    elif run is not None:
-        export_run(run, out, opset=opset, licence_note=licence)
+            graph = OnnxOptions(
+                layout=None if layout is None else layout.value,
+                image_size=image_size,
+                output=output,
+                mean=shift,
+                std=scale,
+                divide=255.0 if divide is None else divide,
+            )
+            draft, wrapped = draft_onnx(onnx, options=graph, licence_note=licence)
+            draft.write(target)
+            typer.echo(wrapped.words, err=True)
+        elif run is not None and run.is_file():
+            draft, found = draft_weights(run, options=known, opset=opset, licence_note=licence)
+            draft.write(target)
+            typer.echo(found.words, err=True)
+        elif known.given:
+            raise UsageError(f"{', '.join(known.given)}: for files of weights; {run} knows its own")
+        elif run is not None:
+            export_run(run, target, opset=opset, licence_note=licence)
     facts = describe(out)
     contract = facts["contract"]
     side = contract["preprocess"]["size"]
@@ -155,43 +214,63 @@ def export(
     typer.echo(f"next: lookalike verify {shlex.quote(str(out))}{against}")
     if as_json:
         typer.echo(json.dumps(facts))
+    for finished in done:
+        _show_refused(finished.refused, console)
+        if finished.refused:
+            raise typer.Exit(1)
 
 
 @app.command()
 def verify(
     encoder: Annotated[Path, typer.Argument(help="Encoder file.")],
     run: Annotated[
-        Path | None, typer.Argument(help="The run it was made from; without: the file by itself.")
+        Path | None,
+        typer.Argument(
+            metavar="[RUN|ENCODER]",
+            help="The run it was made from, or another encoder file; without: the file by itself.",
+        ),
     ] = None,
     source: Annotated[
         str | None, typer.Argument(help="Pictures to compare on; without: drawn ones.")
     ] = None,
     *,
     limit: Annotated[int, typer.Option(min=1, help="Compare on N pictures, evenly spread.")] = 256,
-    max_error: Annotated[float, typer.Option(help="Largest relative error of features.")] = 1e-4,
-    min_cosine: Annotated[float, typer.Option(help="Least cosine of embeddings.")] = 0.99999,
-    min_overlap: Annotated[float, typer.Option(help="Least overlap of 10 neighbours.")] = 0.99,
+    max_error: Annotated[
+        float | None, typer.Option(help="Largest relative error of features; fp32: 1e-4.")
+    ] = None,
+    min_cosine: Annotated[
+        float | None, typer.Option(help="Least cosine; fp32: 0.99999, else 0.99 in the mean.")
+    ] = None,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Least overlap of 10 neighbours; fp32: 0.99, else 0.9.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check that an encoder file computes what its run computes; exit code 3 if it does not.
 
+    Two files are compared likewise, int8 with fp32 say, and their speed is measured.
+
     Example: lookalike verify encoder.onnx runs/photos photos/
+
+    Example: lookalike verify int8.onnx encoder.onnx photos/
     """
     from rich.console import Console
 
-    from export.verify import Thresholds
     from export.verify import verify as verify_file
     from images.sources import open_source
     from training.progress import reporter_for
 
     console = Console(stderr=True)
+    given = {
+        "max_relative_error": max_error,
+        "min_cosine": min_cosine,
+        "min_overlap": min_overlap,
+    }
     outcome = verify_file(
         encoder,
         run,
         None if source is None else open_source(source),
-        thresholds=Thresholds(
-            max_relative_error=max_error, min_cosine=min_cosine, min_overlap=min_overlap
-        ),
+        overrides={name: value for name, value in given.items() if value is not None},
         limit=limit,
         reporter=reporter_for(console),
     )
@@ -336,8 +415,29 @@ def _show_checks(outcome: "Verification", console: "Console") -> None:
         verdict = "[green]ok[/]" if check.passed else "[bold red]FAILED[/]"
         table.add_row(check.name, check.found_words, check.wanted, verdict)
     console.print(table)
+    for title, columns, rows in _measured(outcome):
+        measured = Table(*columns, title=title)
+        for row in rows:
+            measured.add_row(*row)
+        console.print(measured)
     if outcome.run is None:
         console.print("No RUN was given: only the file itself was checked.")
+
+
+def _measured(
+    outcome: "Verification",
+) -> "Iterator[tuple[str, list[str], list[list[str]]]]":
+    """Title, columns and rows of what was measured beside the checks."""
+    if outcome.figures:
+        rows = [[name, f"{value:.6g}"] for name, value in outcome.figures.items()]
+        yield f"against {outcome.run}", ["figure", "found"], rows
+    if outcome.speed:
+        columns = ["pictures per second", *next(iter(outcome.speed.values()))]
+        rows = [
+            [name, *(f"{rate:.1f}" for rate in rates.values())]
+            for name, rates in outcome.speed.items()
+        ]
+        yield "speed here", columns, rows
 
 
 def _end(outcome: "Verification", *, as_json: bool) -> None:

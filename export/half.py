@@ -27,6 +27,7 @@ SUMS = ("GlobalAveragePool", "ReduceMean", "ReduceL2")
 
 def halve_draft(draft: Draft) -> Draft:
     """The same encoder with its inner layers in fp16."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = prepare(draft.model)
@@ -34,6 +35,7 @@ def halve_draft(draft: Draft) -> Draft:
         halved: onnx.ModelProto = convert_float_to_float16(
             copy.deepcopy(model), keep_io_types=True, node_block_list=kept_in_fp32(model.graph)
         )
+    ONNXModel(halved).topological_sort()
     del halved.graph.value_info[:]
     return Draft(model=halved, contract=replace(draft.contract, precision="fp16"))
 

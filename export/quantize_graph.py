@@ -218,6 +218,7 @@ def quantize(
             extra_options={"MatMulConstBOnly": True},
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     del quantized.graph.value_info[:]
     return quantized

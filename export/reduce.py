@@ -83,7 +83,7 @@ class Basis:
 
 
 def principal_directions(covariance: Covariance) -> Basis:
-    """The eigenvectors of a covariance; the sign is such that each one's largest part is above 0."""
+    """The eigenvectors of a covariance, each with its largest part above 0."""
     variances, directions = np.linalg.eigh(covariance.matrix)
     variances, directions = variances[::-1], directions[:, ::-1]
     largest = directions[np.abs(directions).argmax(0), np.arange(len(variances))]
@@ -189,7 +189,8 @@ def reduce_draft(
 def unit_rows(features: NDArray[np.floating[Any]]) -> Wide:
     """Rows of length 1 (or 0), float64."""
     wide = features.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), TINY_NORM)
+    unit: Wide = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), TINY_NORM)
+    return unit
 
 
 def _explained(basis: Basis, width: int) -> float:
@@ -237,7 +238,7 @@ def append_projection(
     for node in graph.node:  # what was the embedding is now a step on the way to it
         node.output[:] = [UNIT if name == EMBEDDINGS else name for name in node.output]
         node.input[:] = [UNIT if name == EMBEDDINGS else name for name in node.input]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "projection": weights,
         "projection_shift": shift,
         "projection_axes": np.array([1], np.int64),
