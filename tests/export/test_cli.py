@@ -121,7 +121,8 @@ def test_unusable_arguments_are_told(tiny_run: Path, tmp_path: Path) -> None:
     result = invoke("export", tiny_run, "--out", tmp_path / "e.onnx", "--opset", "3")
     assert isinstance(result.exception, UsageError)
     assert "opset 3 is out of range" in str(result.exception)
-    assert invoke("export", tiny_run, "--precision", "int8").exit_code == 2
+    result = invoke("export", tiny_run, "--precision", "int8")
+    assert "--precision int8 and --calibrate SOURCE belong together" in str(result.exception)
     assert invoke("verify", tmp_path / "missing.onnx", "--limit", "0").exit_code == 2
 
 
