@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional
 
 from benchmarks.lightly_simclr import LightlyProcess
@@ -18,7 +20,7 @@ from benchmarks.timing import in_turns
 from images.items import Item
 from images.sources import open_source
 from training.cache import decode_source
-from training.compute import choose_precision
+from training.compute import choose_precision, compiled
 from training.model import build_model
 from training.optimizers import build_optimizer, set_learning_rate
 from training.recipe_files import load_recipe
@@ -52,9 +54,13 @@ class Contest:
         """The recipe with the settings."""
         return load_recipe(self.recipe, [*self.settings])
 
+    def compiled(self) -> Contest:
+        """The same contest of compiled networks."""
+        return replace(self, settings=(*self.settings, "training.compile=true"))
+
 
 def _photos(size: int, batch: int) -> tuple[str, ...]:
-    """The recipe imagenet at another size: crops from a square that is larger by 8/7."""
+    """The recipe imagenet at another size: crops from pictures that are larger by 8/7."""
     stored = size * 8 // 7
     sizes = (f"data.image_size={size}", f"data.stored_size={stored}")
     more = (f"data.evaluation_resize={stored}", f"training.batch_size={batch}")
@@ -105,7 +111,7 @@ def run(
         "lookalike": partial(_steps, trainer.advance, steps, batch, device),
         "limit": partial(_steps, limit.advance, steps, batch, device),
     }
-    if contest.lightly:
+    if contest.lightly and importlib.util.find_spec("lightly"):
         with LightlyProcess(
             pictures.squares(range(len(pictures)), spec), contest.recipe, contest.settings
         ) as other:
@@ -129,7 +135,9 @@ class Limit:
     """What no step can do without: forward, loss, backward, update, on views that are there."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self._model = build_model(recipe, device).train()
+        self._model: nn.Module = build_model(recipe, device).train()
+        if recipe.training.compile:
+            self._model = compiled(self._model, device)
         self._optimizer = build_optimizer(self._model, recipe.optimizer)
         set_learning_rate(self._optimizer, 1e-3)
         self._temperature = recipe.loss.temperature

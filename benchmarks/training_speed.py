@@ -43,12 +43,15 @@ def main() -> None:
     rounds = 5 if options.short else 15
     rates: dict[str, Rates] = {}
     details: dict[str, dict[str, object]] = {}
+    if options.compile:
+        chosen = {size: contest.compiled() for size, contest in chosen.items()}
     for size, contest in chosen.items():
         source = options.pictures if size == "32" else None
         rates[size], details[size] = contests.run(contest, source, device, rounds)
         details[size]["samples_per_second"] = {
             way: round(statistics.median(values), 1) for way, values in rates[size].items()
         }
+    has_lightly = any(way.startswith("lightly") for way in rates["32"])
     accuracy = None
     if options.minutes:
         samples = round(60 * options.minutes * statistics.median(rates["32"]["lookalike"]))
@@ -61,7 +64,7 @@ def main() -> None:
             "contests": details,
             "rounds": rounds,
             "accuracy": accuracy or "not measured",
-            "lightly": "not measured" if device.type == "cuda" else "a process of its own",
+            "lightly": "measured" if has_lightly else "not installed, or not on this device",
         },
         device=options.device,
         accelerator=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -72,6 +75,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="5 rounds instead of 15")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--compile", action="store_true", help="training.compile=true, both sides")
     parser.add_argument("--pictures", help="SOURCE for the contest at 32 px")
     parser.add_argument("--minutes", type=float, default=0.0, help="train that long on --pictures")
     parser.add_argument("--eval", help="labelled SOURCE to measure that training with")

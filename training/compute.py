@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from images.errors import UsageError
 
@@ -44,6 +47,24 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def compiled(network: nn.Module, device: torch.device) -> nn.Module:
+    """The same network through torch.compile, on CUDA replayed as CUDA graphs.
+
+    Worth a minute before the first step only where it helps. Measured, ResNet-18 in fp32 on two
+    cores with AVX2: 0.98 times the speed at 32 and at 224 px, after 50 to 60 s: convolutions are
+    all of it, and they are the same. On CUDA not measured.
+
+    Raises:
+        UsageError: what it needs is not installed.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UsageError("training.compile needs Triton on CUDA: pip install triton")
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise UsageError("training.compile needs a C++ compiler on a CPU, like g++")
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(network, mode=mode, dynamic=False)  # type: ignore[return-value]
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:

@@ -187,6 +187,7 @@ class Training:
     samples: int | None = None  # pictures seen, repetitions counted
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    compile: bool = False  # see `compute.compiled`
     log_every: int = 10  # steps per line of metrics.jsonl
     checkpoint_minutes: float = 5.0
     progressive: tuple[tuple[float, int], ...] | None = None  # (share of the run, px of a view)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training import augment, gradient_cache
 from training.batches import Order, augmentation_seed, layer_seed
-from training.compute import choose_precision
+from training.compute import choose_precision, compiled
 from training.distributed import ALONE, Ranks, network_of
 from training.errors import TrainingDivergedError
 from training.losses import loss_and_gradient
@@ -47,6 +47,8 @@ class Trainer:
         self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()
         self._network, self._apart = network_of(self.model, ranks)
+        if recipe.training.compile:
+            self._network = compiled(self._network, device)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.learning_rates = recipe.learning_rates(len(pictures))
         self._view_sizes = recipe.view_sizes(len(pictures))

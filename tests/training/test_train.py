@@ -393,6 +393,51 @@ def test_a_cuda_run_stops_and_resumes(
     assert load_encoder(tmp_path).quality["loss"] < 3
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("settings", [(), ("data.cache=stream",), ("training.micro_batch=4",)])
+def test_a_compiled_cuda_run_is_nearly_the_same(
+    settings: tuple[str, ...],
+    make_source: Callable[..., Any],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+) -> None:
+    losses = []
+    for compiled in ("false", "true"):
+        recipe = make_recipe(f"training.compile={compiled}", "training.precision=fp32", *settings)
+        result = train(make_source(), recipe, tmp_path / compiled, device="cuda")
+        losses.append(result.quality["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_compiled_network_is_the_same_network(
+    make_source: Callable[..., Any],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Through a compiler that writes no code: the real one takes a minute."""
+    made = []
+
+    def without_code(network: torch.nn.Module, **_: Any) -> Any:
+        made.append(network)
+        return compile_(network, backend="aot_eager", dynamic=False)
+
+    compile_ = torch.compile
+    monkeypatch.setattr("torch.compile", without_code)
+    for compiled in ("false", "true"):
+        recipe = make_recipe(f"training.compile={compiled}", "training.samples=32")
+        train(make_source(), recipe, tmp_path / compiled)
+    assert len(made) == 1
+    one, other = (load_checkpoint(tmp_path / compiled) for compiled in ("false", "true"))
+    assert one.encoder.keys() == other.encoder.keys()
+    for key, value in one.encoder.items():
+        torch.testing.assert_close(other.encoder[key], value, rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(UsageError, match="needs a C\\+\\+ compiler"):
+        train(make_source(), make_recipe("training.compile=true"), tmp_path / "none")
+
+
 def test_bf16_trains_where_it_is_asked_for(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
