@@ -1,6 +1,7 @@
 """The plain BentoML service of its guides: a batchable API over PIL images.
 
-No `from __future__ import annotations` here: BentoML reads the annotations.
+No `from __future__ import annotations` here: BentoML reads the annotations, and knows no parameters
+of ndarray.
 """
 
 import os
@@ -27,7 +28,7 @@ class Plain:
         self.spec = read_contract(encoder).preprocess
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH)  # type: ignore[untyped-decorator]
-    def embed(self, images: list[Image]) -> np.ndarray[Any, Any]:
+    def embed(self, images: list[Image]) -> np.ndarray:
         """Embeddings float32 [N, E]."""
         batch = np.stack([prepared(image, self.spec) for image in images])
         embeddings: Matrix = self.session.run([EMBEDDINGS], {INPUT: batch})[0]

@@ -273,6 +273,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on a public address without a key.")
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of the encoder; default: all CPUs."),
+    ] = None,
 ) -> None:
     """Serve embeddings and search over HTTP, with a web page.
 
@@ -280,7 +284,15 @@ def serve(
     """
     from serving.http.server import serve as run
 
-    run(encoder, collection, host=host, port=port, api_key=api_key, insecure=insecure)
+    run(
+        encoder,
+        collection,
+        host=host,
+        port=port,
+        api_key=api_key,
+        insecure=insecure,
+        threads=threads,
+    )
 
 
 @contextmanager

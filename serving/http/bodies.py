@@ -22,6 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving.http.errors import CLIENT_GONE, Refusal, invalid, malformed
 from serving.http.fields import Text
+from serving.http.in_flight import KEY as SHARE_KEY
+from serving.http.in_flight import Share
 from serving.http.json_text import parse_json, show
 from serving.http.settings import Settings
 
@@ -127,9 +129,12 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
+    share: Share = request.scope[SHARE_KEY]
+    share.check(int(announced) if announced.isdigit() else 0)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
+        share.take(len(chunk))
         if received > limit:
             raise _too_large(limit)
         yield chunk

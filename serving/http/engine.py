@@ -24,11 +24,12 @@ from images.errors import ImageRefused, RefusalReason
 from images.items import Pixels
 from images.preprocess import load_image
 from serving.collection import Collection, Hit, open_collection
-from serving.http import timing
+from serving.http import access_log, timing
 from serving.http.batcher import Batcher, Lane, useful_batch
 from serving.http.bento import stored_encoder
 from serving.http.bodies import Upload
 from serving.http.errors import Refusal, no_collection, of_image
+from serving.http.in_flight import BytesInFlight
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
 from serving.http.thumbnails import Thumbnails
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 COLLECTION_THREADS = 4
-WARM_ROUNDS = 2
+WARM_ROUNDS, WARM_SECONDS = 2, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ class Engine:
         """The settings, read when they are first needed."""
         return self._read_settings()
 
+    @cached_property
+    def bytes_in_flight(self) -> BytesInFlight:
+        """What all requests' bodies hold together."""
+        return BytesInFlight(self.settings.max_bytes_in_flight)
+
     def check(self) -> None:
         """Looks at what the settings name, without keeping anything open.
 
@@ -110,6 +116,8 @@ class Engine:
     async def start(self) -> None:
         """Begins to serve; warms up in the background and sets `warm` when done."""
         settings = self.settings
+        if settings.access_log:
+            access_log.switch_on()
         self._batcher = Batcher(
             self.encoder.encode, max_batch=settings.max_batch, max_admitted=settings.max_queue
         )
@@ -135,13 +143,16 @@ class Engine:
         size = self.encoder.preprocess.size
         blank = np.zeros((size, size, 3), np.uint8)
         largest = min(self.settings.max_batch, self.settings.max_queue)
-        sizes = [largest, *(2**n for n in range(largest.bit_length()) if 2**n < largest)]
-        seconds = dict.fromkeys(sizes, math.inf)
+        sizes = [*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest]
+        seconds: dict[int, float] = {}
+        begun = time.perf_counter()
         try:
-            for images in sizes * WARM_ROUNDS:
+            for images in (size for size in sizes for _ in range(WARM_ROUNDS)):
+                if seconds and time.perf_counter() - begun > WARM_SECONDS:
+                    break  # a slow encoder: larger batches would only make everyone wait
                 with self.batcher.admit(images) as lane:
                     await asyncio.gather(*(lane.encode(blank) for _ in range(images)))
-                seconds[images] = min(seconds[images], lane.encoding)
+                seconds[images] = min(seconds.get(images, math.inf), lane.encoding)
         except Exception:
             logger.exception("warming up failed: the service stays unready")
             return
@@ -195,6 +206,14 @@ class Engine:
     async def count_items(self) -> int | None:
         """The collection's size, None where there is none."""
         return None if self._collection is None else await self.in_reader(len, self._collection)
+
+    def check_room(self) -> None:
+        """Raises Overloaded where not even one image would be admitted now.
+
+        Asked before a body is read and parsed: under overload that would cost more than refusing.
+        """
+        with self.batcher.admit(1):
+            pass
 
     async def embed(self, uploads: Sequence[Upload]) -> list[Embedded | Refusal]:
         """Embeds images; a refused one has its refusal in its place, the others are not touched.

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from images.errors import LookalikeError
-from serving.http import auth, timing
+from serving.http import access_log, auth, in_flight, timing
 from serving.http.answers import ENCODER_HEADER
 from serving.http.batcher import Overloaded
 from serving.http.engine import Engine
@@ -101,6 +101,8 @@ class Gate:
         passage = _Passage(scope, send, timing.begin())
         if self.engine.opened:
             passage.encoder = self.engine.encoder.digest
+        share = self.engine.bytes_in_flight.open()
+        scope[in_flight.KEY] = share
         started = time.perf_counter()
         try:
             auth.check(scope, headers, self.engine.settings)
@@ -112,6 +114,7 @@ class Gate:
             if not passage.started:  # else there is only the log left
                 await refusal.response()(scope, receive, passage.send)
         finally:
+            share.close()
             self._note(scope, passage, time.perf_counter() - started)
 
     def _note(self, scope: Scope, passage: "_Passage", seconds: float) -> None:
@@ -119,6 +122,7 @@ class Gate:
         metrics.note_request(scope["method"], scope["path"], passage.status, seconds)
         if passage.error_type:
             metrics.refused.add(type=passage.error_type)
+        access_log.write(scope, passage.status, seconds, passage.error_type, passage.seconds)
 
 
 class _Passage:

@@ -29,6 +29,7 @@ OPEN_ROUTES = {
 
 GAUGES = {
     "lookalike_images_admitted": "Images being decoded or embedded.",
+    "lookalike_body_bytes": "Bytes of the bodies of all requests under way.",
     "lookalike_items": "Items in the collection.",
 }
 

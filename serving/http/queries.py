@@ -20,18 +20,23 @@ from serving.http.fields import Fields
 
 T = TypeVar("T")
 DEFAULT_K = 10
+MANY = 4  # embeddings: about a millisecond
 SEARCH_FIELDS = ("k", "min_score", "filter")
 
 
 async def embed(engine: Engine, request: Request) -> Response:
     """Embeds the images of a request."""
+    engine.check_room()
     body = await read_body(request, engine.settings)
     fields = Fields(body.fields, ("encoding_format",))
     encoding = chosen_encoding(request.headers, fields)
     if not body.uploads:
         raise _missing("images", "there is no image in the request")
     outcomes = await while_connected(request, engine.embed(body.uploads))
-    return embeddings_answer(outcomes, encoding, engine.encoder.digest)
+    digest = engine.encoder.digest
+    if len(outcomes) > MANY:  # thousands of numbers as text would hold up all other requests
+        return await asyncio.to_thread(embeddings_answer, outcomes, encoding, digest)
+    return embeddings_answer(outcomes, encoding, digest)
 
 
 async def search(engine: Engine, request: Request) -> Response:

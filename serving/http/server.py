@@ -32,6 +32,7 @@ def serve(
     port: int = 3000,
     api_key: str | None = None,
     insecure: bool = False,
+    threads: int | None = None,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; requests that have begun are finished first.
 
@@ -42,13 +43,16 @@ def serve(
         port: the port; 0 takes a free one.
         api_key: asked of every client; it reads and writes. None takes the environment's keys.
         insecure: listen on a public address without a key.
+        threads: of the encoder; None takes the environment's, else the CPUs this process may use.
 
     Raises:
         UsageError: a public address without a key, a port in use, a wrong path, or a variable of
             the environment that is no setting.
         ArtefactError: the encoder or the collection is damaged, or they do not belong together.
     """
-    settings = settings_for(encoder, collection, api_key=api_key, insecure=insecure)
+    settings = settings_for(
+        encoder, collection, api_key=api_key, insecure=insecure, threads=threads
+    )
     check_exposure(host, settings)
     listener = listen(host, port)
     try:
@@ -68,6 +72,7 @@ def settings_for(
     *,
     api_key: str | None,
     insecure: bool,
+    threads: int | None = None,
 ) -> Settings:
     """The environment's settings with the arguments laid over them."""
     settings = from_environment(os.environ)
@@ -77,6 +82,7 @@ def settings_for(
         collection=Path(collection) if collection is not None else settings.collection,
         write_key=api_key or settings.write_key,
         insecure=insecure or settings.insecure,
+        threads=threads or settings.threads,
     )
 
 

@@ -30,8 +30,10 @@ class Settings:
         read_key: keys that may embed and search, separated by commas.
         write_key: keys that may also add and delete, separated by commas.
         insecure: serve without a key although others than this machine can connect.
+        access_log: write a line of JSON on standard error for each request.
         threads: of the encoder's session; None takes the CPUs this process may use.
         max_body_bytes: of one request, before it is read.
+        max_bytes_in_flight: of all requests' bodies together; more are answered 429.
         max_image_bytes: of one encoded image.
         max_pixels: of one image, before it is decoded.
         max_images: of one request.
@@ -47,8 +49,10 @@ class Settings:
     read_key: str = field(default="", repr=False)
     write_key: str = field(default="", repr=False)
     insecure: bool = False
+    access_log: bool = False
     threads: int | None = None
     max_body_bytes: int = 64 * MEBIBYTE
+    max_bytes_in_flight: int = 512 * MEBIBYTE
     max_image_bytes: int = 32 * MEBIBYTE
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_images: int = 64
@@ -63,6 +67,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:  # refuses NaN too
                 raise UsageError(f"{name} is {value}: give a number above 0")
+        if self.max_body_bytes > self.max_bytes_in_flight:
+            raise UsageError(
+                f"max_body_bytes is {self.max_body_bytes}, more than max_bytes_in_flight "
+                f"{self.max_bytes_in_flight}: such a request would never be admitted"
+            )
         if self.max_images > self.max_queue:
             raise UsageError(
                 f"max_images is {self.max_images}, more than max_queue {self.max_queue}: "

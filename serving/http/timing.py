@@ -4,6 +4,7 @@
 of one of them, `search` the collection's; in milliseconds. What a request did not need is absent.
 """
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 
 HEADER = "Server-Timing"
@@ -25,7 +26,7 @@ def note(stage: str, seconds: float) -> None:
     account[stage] = max(account.get(stage, 0.0), seconds)
 
 
-def header(account: dict[str, float]) -> str:
+def header(account: Mapping[str, float]) -> str:
     """The header's value; empty where nothing was noted."""
     return ", ".join(
         f"{stage};dur={1e3 * account[stage]:.1f}" for stage in STAGES if stage in account

@@ -1,5 +1,6 @@
 """The examples of docs/serving.md, run; the tables of docs/http.md against the code."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,9 +12,11 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import yaml
 
 from images.errors import RefusalReason
 from serving.http.gate import FOREIGN_TYPES
+from serving.http.server import DRAIN_SECONDS
 from serving.http.settings import Settings
 from tests.serving.http.conftest import Running, make_collection, started
 from tests.serving.http.test_embed import Encode
@@ -132,3 +135,35 @@ def test_every_route_is_documented(scene: SimpleNamespace) -> None:
     documented = set(re.findall(r"`((?:GET|POST|DELETE) [^`]+)`", table("Routes")))
     assert described - documented <= {"GET /healthz"}
     assert documented - described == {"GET /", "GET /docs.json"}
+
+
+def test_the_dashboard_asks_for_figures_that_exist(scene: SimpleNamespace) -> None:
+    headers = {"X-API-Key": KEY}
+    image = (scene.folder / "cat.jpg").read_bytes()
+    httpx.post(f"{scene.service.url}/embed", files={"images": image}, headers=headers)
+    figures = httpx.get(f"{scene.service.url}/metrics", headers=headers).text
+    families = set(re.findall(r"^# TYPE (\w+)", figures, re.MULTILINE))
+    dashboard = json.loads((DOCS / "deploy" / "grafana.json").read_text())
+    asked = set()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            asked |= set(re.findall(r"lookalike_\w+", target["expr"]))
+    assert len(asked) >= 10
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} <= families
+    explained = (DOCS / "deploy" / "README.md").read_text()
+    assert set(re.findall(r"`(lookalike_[a-z_]+)", explained)) <= families
+
+
+def test_the_manifest_names_real_settings_and_routes(scene: SimpleNamespace) -> None:
+    documents = list(yaml.safe_load_all((DOCS / "deploy" / "kubernetes.yaml").read_text()))
+    assert [one["kind"] for one in documents] == ["PersistentVolumeClaim", "Deployment", "Service"]
+    pod = documents[1]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    known = {f"LOOKALIKE_{entry.name.upper()}" for entry in fields(Settings)}
+    assert {variable["name"] for variable in container["env"]} <= known
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        path = container[probe]["httpGet"]["path"]
+        assert httpx.get(scene.service.url + path).status_code == 200
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS
+    names = set(re.findall(r"LOOKALIKE_[A-Z_]+", (DOCS / "deploy" / "README.md").read_text()))
+    assert names <= known | {"LOOKALIKE_API_KEY"}

@@ -1,5 +1,6 @@
 """Starting and stopping: addresses, keys, ports, signals, and words for what is wrong."""
 
+import io
 import queue
 import signal
 import socket
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from images.errors import ArtefactError, UsageError
 from serving.collection import create_collection
@@ -60,6 +63,29 @@ def test_serve_says_one_line_and_ends_well(
         process.send_signal(how)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_what_was_accepted_is_answered_before_the_end(tiny_encoder: Path) -> None:
+    """SIGTERM while 64 pictures are being decoded: all four requests get their 16 embeddings."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((1800, 1800)).convert("RGB").save(file, "JPEG")
+    files = [("images", file.getvalue())] * 16
+    with (
+        running(tiny_encoder) as (process, line),
+        ThreadPoolExecutor(4) as clients,
+        httpx.Client(base_url=line.split()[3], timeout=60) as probe,
+    ):
+        url = f"{line.split()[3]}/embed"
+        while probe.get("/readyz").status_code != 200:
+            pass
+        sent = [clients.submit(httpx.post, url, files=files, timeout=60) for _ in range(4)]
+        while "lookalike_images_admitted 64" not in probe.get("/metrics").text:
+            assert not all(one.done() for one in sent), "they were answered too soon to see"
+        process.send_signal(signal.SIGTERM)
+        answers = [one.result() for one in sent]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert [len(answer.json()["embeddings"]) for answer in answers] == [16] * 4
+        assert process.wait(30) == 0
 
 
 def test_a_port_in_use(tiny_encoder: Path) -> None:
