@@ -140,11 +140,12 @@ def test_many_large_bodies_at_once_are_bounded(tiny_encoder: Path, picture_bytes
 
         try:
             answer = httpx.post(f"{running.url}/embed", content=unannounced(), headers=headers)
-        except httpx.WriteError:  # it closed while we were still sending
+        except httpx.TransportError:  # it closed while we were still sending
             pass
         else:
             assert answer.status_code == 429
         good = running.client.post("/embed", content=picture_bytes, headers=headers)
         assert good.status_code == 200
         share.close()
-        assert running.engine.bytes_in_flight.held == 0
+        while running.engine.bytes_in_flight.held:  # given back a moment after the answer
+            running.client.get("/livez")

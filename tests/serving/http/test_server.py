@@ -68,17 +68,16 @@ def test_serve_says_one_line_and_ends_well(
 def test_what_was_accepted_is_answered_before_the_end(tiny_encoder: Path) -> None:
     """SIGTERM while 64 pictures are being decoded: all four requests get their 16 embeddings."""
     file = io.BytesIO()
-    Image.linear_gradient("L").resize((1800, 1800)).convert("RGB").save(file, "JPEG")
+    Image.linear_gradient("L").resize((2600, 2600)).convert("RGB").save(file, "JPEG")
     files = [("images", file.getvalue())] * 16
     with (
         running(tiny_encoder) as (process, line),
         ThreadPoolExecutor(4) as clients,
         httpx.Client(base_url=line.split()[3], timeout=60) as probe,
     ):
-        url = f"{line.split()[3]}/embed"
         while probe.get("/readyz").status_code != 200:
             pass
-        sent = [clients.submit(httpx.post, url, files=files, timeout=60) for _ in range(4)]
+        sent = [clients.submit(probe.post, "/embed", files=files) for _ in range(4)]
         while "lookalike_images_admitted 64" not in probe.get("/metrics").text:
             assert not all(one.done() for one in sent), "they were answered too soon to see"
         process.send_signal(signal.SIGTERM)
