@@ -127,6 +127,10 @@ class Load:
     async def run(self) -> Result:
         """Puts the load on and returns what came back."""
         await (self._closed() if self.order.clients else self._open())
+        for connection in self._idle:
+            if connection.transport is not None:
+                connection.transport.close()
+        await asyncio.sleep(0.01)  # they close on the loop
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self.result.cpu_seconds = usage.ru_utime + usage.ru_stime
         return self.result
