@@ -204,9 +204,9 @@ class CpuClock:
 
 
 def rate_at(share: float, peak: float, warmup: float) -> float:
-    """The learning rate at a share of the time in [0,1): the run's schedule, over the clock."""
+    """The learning rate of the run's schedule at a share of the time; past its end the last one."""
     rates = warmup_cosine(peak, CLOCK_STEPS, round(warmup * CLOCK_STEPS))
-    return float(rates[int(share * CLOCK_STEPS)])
+    return float(rates[min(int(share * CLOCK_STEPS), CLOCK_STEPS - 1)])
 
 
 def train_ours(recipe: Recipe, images: NDArray[np.uint8], clock: CpuClock) -> tuple[nn.Module, int]:
@@ -262,14 +262,14 @@ def train_lightly(
             views, LIGHTLY_BATCH, shuffle=True, drop_last=True, num_workers=0
         )
         for first, second in loader:
-            if (share := clock.share) >= 1:
-                break
-            set_learning_rate(optimizer, rate_at(share, peak, warmup))
+            set_learning_rate(optimizer, rate_at(clock.share, peak, warmup))
             loss = criterion(model(first), model(second))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             samples += len(first)
+            if clock.share >= 1:
+                break
     return encoder, samples
 
 
