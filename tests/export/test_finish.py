@@ -86,7 +86,7 @@ def test_every_layer_is_tried(draft: Draft, int8: tuple[Draft, Any]) -> None:
 def test_a_shut_gate_refuses_unless_the_loss_is_allowed(tiny_encoder: Path) -> None:
     draft = read_draft(tiny_encoder)
     shut = Gate(min_cosine=1.1)
-    with pytest.raises(LossTooGreat, match=r"mean cosine 0\.9.*must be >= 1\.1.*--allow-loss"):
+    with pytest.raises(LossTooGreat, match=r"mean cosine .*must be >= 1\.1.*--allow-loss"):
         quantize_draft(draft, PICTURES, gate=shut)
     _, report = quantize_draft(draft, PICTURES, gate=shut, allow_loss=True)
     assert not report.passed
