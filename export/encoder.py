@@ -58,7 +58,7 @@ class Encoder:
         """Embeds a batch.
 
         Args:
-            images: uint8 [N, S, S, 3], RGB, preprocessed by `preprocess`; N may be 0.
+            images: uint8 [N, S, S, C], preprocessed by `preprocess`; N may be 0.
 
         Returns:
             float32 [N, E], each row of length 1 (or 0, where all features are 0).
@@ -78,15 +78,16 @@ class Encoder:
         return features, embeddings
 
     def _run(self, images: NDArray[np.uint8], outputs: list[str]) -> list[NDArray[np.float32]]:
-        size = self.preprocess.size
+        size, depth = self.preprocess.size, self.preprocess.channels
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             kind = getattr(images, "dtype", type(images).__name__)
             raise UsageError(
-                f"images are {kind}: give a NumPy array of uint8 [N, {size}, {size}, 3]"
+                f"images are {kind}: give a NumPy array of uint8 [N, {size}, {size}, {depth}]"
             )
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        if images.ndim != 4 or images.shape[1:] != (size, size, depth):
             raise UsageError(
-                f"images have shape {list(images.shape)}: this encoder takes [N, {size}, {size}, 3]"
+                f"images have shape {list(images.shape)}: this encoder takes "
+                f"[N, {size}, {size}, {depth}]"
             )
         dims = {FEATURES: self.contract.feature_dim, EMBEDDINGS: self.embedding_dim}
         if len(images) == 0:  # pooling kernels do not promise to take empty batches

@@ -31,8 +31,8 @@ class EncoderContract:
     """
 
     preprocess: PreprocessSpec
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     feature_dim: int
     embedding_dim: int
     source_sha256: str
@@ -46,9 +46,10 @@ class EncoderContract:
     def __post_init__(self) -> None:
         """Checks every field."""
         _expect(self, "format_version", self.format_version == FORMAT_VERSION, f"{FORMAT_VERSION}")
-        _expect(self, "mean", _is_rgb(self.mean), "three numbers")
-        positive = _is_rgb(self.std) and min(self.std) > 0
-        _expect(self, "std", positive, "three numbers above 0")
+        channels = self.preprocess.channels
+        _expect(self, "mean", _are_numbers(self.mean, channels), f"{channels} numbers")
+        positive = _are_numbers(self.std, channels) and min(self.std) > 0
+        _expect(self, "std", positive, f"{channels} numbers above 0")
         for name in ("feature_dim", "embedding_dim"):
             value = getattr(self, name)
             _expect(self, name, type(value) is int and value >= 1, "an integer of at least 1")
@@ -103,8 +104,8 @@ class EncoderContract:
         Raises:
             ArtefactError: a name, an element type or a shape differs, or one too many.
         """
-        size = self.preprocess.size
-        promised_inputs: list[Signature] = [(INPUT, "uint8", (None, size, size, 3))]
+        size, channels = self.preprocess.size, self.preprocess.channels
+        promised_inputs: list[Signature] = [(INPUT, "uint8", (None, size, size, channels))]
         promised_outputs: list[Signature] = [
             (FEATURES, "float32", (None, self.feature_dim)),
             (EMBEDDINGS, "float32", (None, self.embedding_dim)),
@@ -132,8 +133,8 @@ def _short(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def _is_rgb(value: object) -> bool:
-    if not isinstance(value, tuple) or len(value) != 3:
+def _are_numbers(value: object, count: int) -> bool:
+    if not isinstance(value, tuple) or len(value) != count:
         return False
     return all(type(part) in (int, float) and -1e9 < part < 1e9 for part in value)
 

@@ -10,8 +10,9 @@ File
     before it is given to a runtime.
 
 Input
-    There MUST be exactly one input, `images`: uint8 [N, S, S, 3], RGB, rows from the top.
-    N MUST be dynamic. S MUST equal `preprocess.size`. The picture has been decoded, rotated as its
+    There MUST be exactly one input, `images`: uint8 [N, S, S, C], rows from the top.
+    N MUST be dynamic. S MUST equal `preprocess.size`, and C its `channels`: without that field 3,
+    which means RGB. The picture has been decoded, rotated as its
     EXIF says, resized and cropped by the `preprocess` specification (`images/preprocess.py`);
     nothing else has been done to it.
 
@@ -32,7 +33,7 @@ Metadata
     preprocess         object, the fields of `images.preprocess.PreprocessSpec`.
     preprocess_digest  string, `PreprocessSpec.digest` of it: SHA-256, 64 hex digits. A reader MUST
                        compare it with the digest it computes itself.
-    mean, std          three numbers each, RGB, in units of [0, 1]; std above 0. They are in the
+    mean, std          a number for each channel, in units of [0, 1]; std above 0. They are in the
                        graph already and stand here for the reader.
     feature_dim        integer, D, at least 1.
     embedding_dim      integer, E, at least 1.
@@ -282,9 +283,9 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
     model.metadata_props.extend(others)
     model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
     if not model.doc_string:
-        side = contract.preprocess.size
+        side, depth = contract.preprocess.size, contract.preprocess.channels
         model.doc_string = (
-            f"Image encoder: uint8 [N, {side}, {side}, 3] RGB to features and L2-normalised "
+            f"Image encoder: uint8 [N, {side}, {side}, {depth}] to features and L2-normalised "
             f"embeddings of {contract.embedding_dim} numbers. "
             f"metadata_props['{METADATA_KEY}'] describes it."
         )

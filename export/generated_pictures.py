@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 WAVES = 6
 
 
-def generated_pictures(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Draws pictures with structure at several scales: uint8 [count,size,size,3].
+def generated_pictures(
+    count: int, size: int, seed: int = 0, *, channels: int = 3
+) -> NDArray[np.uint8]:
+    """Draws pictures with structure at several scales: uint8 [count,size,size,channels].
 
     Each is a sum of coloured waves of random direction and length with a little noise, stretched to
     the full range of values; the first two are plain black and plain white. Noise alone would not
@@ -21,14 +23,14 @@ def generated_pictures(count: int, size: int, seed: int = 0) -> NDArray[np.uint8
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size] / size
-    pictures = np.empty((count, size, size, 3), np.uint8)
+    pictures = np.empty((count, size, size, channels), np.uint8)
     for picture in pictures:
-        drawn = rng.normal(0, 0.1, (size, size, 3))
+        drawn = rng.normal(0, 0.1, (size, size, channels))
         for _ in range(WAVES):
             turns = rng.normal(0, 3, 2)
             phase = rng.uniform(0, 2 * np.pi)
             wave = np.sin(2 * np.pi * (turns[0] * x + turns[1] * y) + phase)
-            drawn += wave[..., None] * rng.uniform(-1, 1, 3)
+            drawn += wave[..., None] * rng.uniform(-1, 1, channels)
         low, high = drawn.min(), drawn.max()
         picture[:] = np.rint(255 * (drawn - low) / (high - low))
     pictures[:1] = 0

@@ -1,6 +1,6 @@
 """Run folder to encoder file: the trained encoder, without its projection head, as an ONNX graph.
 
-    images uint8 [N,S,S,3] -> planes [N,3,S,S] -> float32 -> minus 255 mean -> encoder -> features h
+    images uint8 [N,S,S,C] -> planes [N,C,S,S] -> float32 -> minus 255 mean -> encoder -> features h
     embeddings = h / max(|h|, tiny)
 
 torch.onnx.export (torch.export + onnxscript) writes the graph and folds batch norms into the
@@ -60,7 +60,7 @@ class EncoderGraph(nn.Module):
     """Everything that is in the graph: pixel scaling, encoder, L2.
 
     Args:
-        encoder: float [N,3,S,S] -> h [N,D]; a copy is taken, in float32, on the CPU, in eval mode.
+        encoder: float [N,C,S,S] -> h [N,D]; a copy is taken, in float32, on the CPU, in eval mode.
         mean, std: per channel, in units of [0, 1].
     """
 
@@ -80,7 +80,7 @@ class EncoderGraph(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Uint8 [N,S,S,3] -> (features [N,D], embeddings [N,D])."""
+        """Uint8 [N,S,S,C] -> (features [N,D], embeddings [N,D])."""
         x = images.permute(0, 3, 1, 2).to(torch.float32)  # transposed while it is one byte a value
         if self.shifted:
             x = x - self.offset
@@ -90,7 +90,7 @@ class EncoderGraph(nn.Module):
 
 
 def _per_channel(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).reshape(1, 3, 1, 1)
+    return torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1)
 
 
 def _exchange_pools(module: nn.Module) -> None:
@@ -112,7 +112,7 @@ def build_graph(
     """Turns an encoder module into an ONNX model with the inputs and outputs of an encoder file.
 
     Args:
-        encoder: float [N,3,S,S] -> h [N,D].
+        encoder: float [N,C,S,S] -> h [N,D].
         size: S, pixels.
         mean: per channel, in units of [0, 1].
         std: likewise.
@@ -125,7 +125,7 @@ def build_graph(
         raise UsageError(f"opset {opset} is out of range: choose {MIN_OPSET} to {MAX_OPSET}")
     program = torch.onnx.export(
         EncoderGraph(encoder, mean, std),
-        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+        (torch.zeros(2, size, size, len(mean), dtype=torch.uint8),),
         dynamo=True,
         verbose=False,
         opset_version=opset,

@@ -136,7 +136,9 @@ def verify(
     limits = replace(limits, **(overrides or {}))
     refused: tuple[Refusal, ...] = ()
     if source is None:
-        images = generated_pictures(GENERATED, encoder.preprocess.size)
+        images = generated_pictures(
+            GENERATED, encoder.preprocess.size, channels=encoder.preprocess.channels
+        )
         name = "generated pictures"
     else:
         decoded = decode_source(source, encoder.preprocess, limit=limit, reporter=reporter)

@@ -153,7 +153,7 @@ def to_rgb(array: NDArray[Any]) -> Pixels:
     if eight.ndim == 2:
         eight = eight[:, :, None]
     if eight.ndim != 3 or eight.shape[2] not in {1, 3, 4}:
-        message = f"an array of shape {array.shape} is no picture; give [H,W] or [H,W,1|3|4]"
+        message = f"an array of shape {array.shape} is no RGB picture; set data.channels"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     if min(eight.shape) == 0:
         raise ImageRefused(RefusalReason.TOO_SMALL, f"the array has shape {array.shape}")
@@ -169,5 +169,7 @@ def _to_eight_bits(array: NDArray[Any]) -> Pixels:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
-    message = f"elements of type {array.dtype} have no agreed range; give uint8 (0 to 255)"
+    message = (
+        f"elements of type {array.dtype} have no agreed range; give uint8 (0 to 255) or data.range"
+    )
     raise ImageRefused(RefusalReason.UNSUPPORTED, message)

@@ -1,6 +1,7 @@
 """npz files (NumPy's zip of arrays): pixels, or image files laid end to end.
 
-    data | images | x   [N,H,W] or [N,H,W,C] pixels, uint8, uint16 or bool; C is 1, 3 or 4
+    data | images | x   [N,H,W] or [N,H,W,C] pixels, uint8, uint16 or bool; where the user says
+                        which range counts, any numbers
     data, offsets       uint8 [B], whole numbers [N+1]: file i is data[offsets[i]:offsets[i+1]]
     labels              [N], optional: whole numbers or text
 
@@ -63,14 +64,19 @@ def _contents(arrays: dict[str, NDArray[Any]], path: Path) -> Contents:
     pixels = arrays[key]
     if pixels.ndim == 1 and "offsets" in arrays:
         return _encoded_rows(pixels, arrays["offsets"], path)
-    if pixels.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_):
+    if pixels.dtype.kind not in "uifb":
         raise SourceError(f"{path}: {key} is {_describe(pixels)}; store pixels as uint8, 0 to 255")
-    if pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] in _CHANNELS):
+    if pixels.ndim == 3 or (pixels.ndim == 4 and _are_channels(*pixels.shape[1:])):
         return pixels
-    hint = "[N,H,W] or [N,H,W,C] with C 1, 3 or 4"
+    hint = "[N,H,W] or [N,H,W,C]"
     if pixels.ndim == 4 and pixels.shape[1] in _CHANNELS:
         hint += "; move the channels last: transpose(0, 2, 3, 1)"
     raise SourceError(f"{path}: {key} is {_describe(pixels)}; images are {hint}")
+
+
+def _are_channels(height: int, width: int, channels: int) -> bool:
+    """Whether the last length is one of channels, and not of a picture's side."""
+    return channels in _CHANNELS or (height not in _CHANNELS and channels <= max(height, width))
 
 
 def _encoded_rows(data: NDArray[Any], offsets: NDArray[Any], path: Path) -> EncodedRows:

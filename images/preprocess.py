@@ -5,9 +5,10 @@ prepared differently from what the encoder was trained on.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,10 +18,14 @@ from images.decode import DEFAULT_MAX_PIXELS, open_rgb, to_rgb
 from images.errors import UsageError
 from images.files import sha256_bytes
 from images.items import Content, Pixels
+from images.planes import to_planes
 
 Resize = Literal["short-side", "stretch"]
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 Crop = Literal["center"]
+
+RGB = 3
+MAX_CHANNELS = 64
 
 VERSION = 1
 """Goes into the digest: raise it when the same fields come to mean other pixels."""
@@ -28,7 +33,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessSpec:
-    """How a picture becomes uint8 [size,size,3].
+    """How a picture becomes uint8 [size,size,channels].
 
     Attributes:
         size: side of the square, in pixels.
@@ -37,6 +42,8 @@ class PreprocessSpec:
         resize_to: length of the shorter side before the crop, at least `size`; None means `size`.
         resample: the filter, antialiased when it shrinks.
         crop: `center`.
+        channels: 3 means RGB; another number, planes as they are (`images.planes`).
+        range: the values that become 0 and 255; None means all that the element type holds.
 
     Raises:
         UsageError: a value out of range; the message names the field.
@@ -47,6 +54,8 @@ class PreprocessSpec:
     resize_to: int | None = None
     resample: Resample = "bicubic"
     crop: Crop = "center"
+    channels: int = RGB
+    range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("resize", Resize), ("resample", Resample), ("crop", Crop)):
@@ -57,6 +66,14 @@ class PreprocessSpec:
         _check_length("resize_to", self.resize_to, least=self.size)
         if self.resize == "stretch" and self.resize_to != self.size:
             raise UsageError(f"resize_to is {self.resize_to}, but stretch scales to size; drop it")
+        check_channels(self.channels)
+        if self.range is not None:
+            object.__setattr__(self, "range", checked_range(self.range))
+
+    @property
+    def plain(self) -> bool:
+        """Whether pictures are made RGB with values as their files mean them."""
+        return self.channels == RGB and self.range is None
 
     @property
     def digest(self) -> str:
@@ -65,8 +82,15 @@ class PreprocessSpec:
         return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
-        return asdict(self)
+        """Return the fields, ready for JSON; channels and range where they are not the usual."""
+        found = asdict(self)
+        if self.channels == RGB:
+            del found["channels"]
+        if self.range is None:
+            del found["range"]
+        else:
+            found["range"] = list(self.range)
+        return found
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> "PreprocessSpec":
@@ -95,20 +119,45 @@ def _check_length(name: str, value: object, least: int) -> None:
         raise UsageError(f"{name} is {value!r}; give a whole number of pixels, at least {least}")
 
 
+def check_channels(channels: object) -> None:
+    """Raise UsageError for a number of channels that no picture has."""
+    if type(channels) is not int or not 2 <= channels <= MAX_CHANNELS:
+        message = f"channels is {channels!r}; give 2 to {MAX_CHANNELS}, grey pictures have 3 alike"
+        raise UsageError(message)
+
+
+def checked_range(value: object) -> tuple[float, float]:
+    """Return a range as two numbers; raises UsageError where it is none."""
+    if isinstance(value, list | tuple) and len(value) == 2:
+        low, high = value
+        numbers = all(type(part) in {int, float} and isfinite(part) for part in value)
+        if numbers and low < high:
+            return float(low), float(high)
+    raise UsageError(f"range is {value!r}; give two numbers, the lower first, as in [0, 4095]")
+
+
 def preprocess(image: Pixels, spec: PreprocessSpec) -> Pixels:
     """Scale and crop a picture.
 
     Args:
-        image: uint8 [H,W,3].
+        image: uint8 [H,W,C].
         spec: what to make of it.
 
     Returns:
-        uint8 [size,size,3], contiguous; `image` itself if it has that shape. It may be read-only.
+        uint8 [size,size,C], contiguous; `image` itself if it has that shape. It may be read-only.
     """
     height, width = image.shape[:2]
     if width == height == spec.size == spec.resize_to:
         return np.ascontiguousarray(image)
-    return _fit(Image.fromarray(image), spec)
+    return by_plane(image, lambda plane: _fit(plane, spec))
+
+
+def by_plane(image: Pixels, resize: Callable[[Image.Image], Pixels]) -> Pixels:
+    """Return what `resize` makes of an RGB picture, or of each plane of another, uint8 [H,W,C]."""
+    if image.shape[2] == RGB:
+        return resize(Image.fromarray(image))
+    planes = np.moveaxis(image, 2, 0)
+    return np.stack([resize(Image.fromarray(np.ascontiguousarray(p))) for p in planes], axis=2)
 
 
 def load_image(
@@ -117,16 +166,19 @@ def load_image(
     """Decode an item's content and preprocess it: what `preprocess(decode(content))` gives, faster.
 
     Args:
-        content: an image file's bytes, or an array as `to_rgb` takes it.
+        content: an image file's bytes, or an array as `to_rgb` or `to_planes` takes it.
         spec: what to make of it.
         max_pixels: as in `decode`.
 
     Returns:
-        uint8 [size,size,3], and (width, height) of the upright original.
+        uint8 [size,size,channels], and (width, height) of the upright original.
 
     Raises:
         ImageRefused: the content cannot be used.
     """
+    if not spec.plain:
+        planes = to_planes(content, spec.channels, spec.range, max_pixels=max_pixels)
+        return preprocess(planes, spec), (planes.shape[1], planes.shape[0])
     if isinstance(content, bytes):
         image = open_rgb(content, max_pixels=max_pixels)
         return _fit(image, spec), image.size

@@ -195,12 +195,13 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
 
     Args:
         images: uint8 (0-255) or float32 (0-1), [N, H, W, 3] or [N, 3, H, W], or with one channel
-            for grey pictures; on the parameters' device. Only read.
+            for grey pictures, or [N, H, W, C], which saturation, hue and grayscale leave alone; on
+            the parameters' device. Only read.
         parameters: for V views, V a multiple of N: view v shows picture v % N.
         size: pixels of a view's side.
 
     Returns:
-        float32 [V, 3, size, size] in [0, 1], channels_last.
+        float32 [V, C, size, size] in [0, 1], channels_last; C is 3 for grey pictures.
 
     Raises:
         ValueError: images of another shape, or V is no multiple of N.
@@ -211,9 +212,10 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
         raise ValueError(f"{count} views of {len(images)} pictures: not a multiple")
     if images.shape[3] == 3 and _are_grey(images):
         images = images[:, :, :, :1]
-    if images.shape[3] == 1:
+    if images.shape[3] != 3:
         p = replace(p, jitter=p.jitter and p.jitter.without_colour(), grayscale=None)
-    views = torch.empty(count, size, size, 3, device=images.device)
+    depth = 3 if images.shape[3] == 1 else images.shape[3]
+    views = torch.empty(count, size, size, depth, device=images.device)
     picture = torch.arange(count, device=images.device) % max(1, len(images))
     blocks = 1
     if per_image.host_can_look(images):
@@ -227,7 +229,7 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
 
 
 def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
-    """Write the views of images[picture] into out [V, size, size, 3]."""
+    """Write the views of images[picture] into out [V, size, size, C]."""
     n, size = out.shape[:2]
     order = torch.arange(n, device=out.device)  # in which the views are worked on
     if p.jitter is not None:
@@ -273,8 +275,8 @@ def _cut_out(images: Tensor, picture: Tensor, crop: Tensor) -> tuple[Tensor, Ten
 
 
 def _interleave(planes: Tensor, out: Tensor) -> None:
-    """Planes [C, N, S, S] into out [N, S, S, 3]; one plane serves all three channels."""
-    for channel in range(3):  # measured: faster than one copy of all
+    """Planes [C, N, S, S] into out [N, S, S, C]; a single plane serves all channels."""
+    for channel in range(out.shape[3]):  # measured: faster than one copy of all
         out[..., channel].copy_(planes[channel % len(planes)])
 
 
@@ -292,8 +294,7 @@ def _are_grey(images: Tensor) -> bool:
 
 def _channels_last(images: Tensor) -> Tensor:
     """A view [N, H, W, C] of pictures in either layout."""
-    if images.ndim == 4 and images.shape[3] in {1, 3}:
-        return images
-    if images.ndim == 4 and images.shape[1] in {1, 3}:
-        return images.permute(0, 2, 3, 1)
-    raise ValueError(f"images of shape {tuple(images.shape)}: need [N, H, W, 3] or [N, 3, H, W]")
+    if images.ndim != 4:
+        raise ValueError(f"images of shape {tuple(images.shape)}: need [N, H, W, C]")
+    planes_first = images.shape[1] in {1, 3} and images.shape[3] not in {1, 3}
+    return images.permute(0, 2, 3, 1) if planes_first else images

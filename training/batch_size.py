@@ -124,7 +124,7 @@ def _budget(recipe: Recipe, device: torch.device, pictures: int) -> float:
     """Bytes for a step; on CUDA the pictures live there too where they take less than half."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        stored = pictures * 3 * recipe.data.stored.size**2
+        stored = pictures * recipe.data.channels * recipe.data.stored_side**2
         return SHARE * (free - stored if stored < free // 2 else free)
     free_ram, peak = available_memory(), peak_memory()
     if free_ram is None or peak is None:
@@ -137,10 +137,10 @@ def _measure(
 ) -> tuple[int | None, float]:
     """Peak bytes of a step beyond `base`, and its seconds."""
     rng = np.random.default_rng(0)
-    side = recipe.data.stored.size
+    side, channels = recipe.data.stored_side, recipe.data.channels
     pictures = Pictures(
         name="made up",
-        images=rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8),
+        images=rng.integers(0, 256, (batch, side, side, channels), dtype=np.uint8),
         labels=np.full(batch, NO_LABEL),
         classes=(),
         refused=(),

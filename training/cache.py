@@ -51,7 +51,7 @@ class Form:
         """Decodes one picture."""
         try:
             if self.whole:
-                return load_whole(item.read(), self.spec.size, self.spec.resample)
+                return load_whole(item.read(), self.spec)
             return load_image(item.read(), self.spec)[0]
         except ImageRefused as refusal:
             return refusal

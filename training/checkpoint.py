@@ -80,8 +80,8 @@ class TrainedEncoder:
 
     module: EncoderModule  # in evaluation mode, on the CPU, fp32
     preprocess: PreprocessSpec
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     recipe: dict[str, Any]
     quality: dict[str, float]
     sha256: str  # of checkpoint.pt

@@ -120,6 +120,7 @@ def train(
     from training.cli_report import show_refused, tell
     from training.launch import launch_of
     from training.progress import reporter_for
+    from training.ranges import settled
     from training.train import train as train_run
 
     if plot is not None and not find_lr:
@@ -142,6 +143,7 @@ def train(
             device=device,
             reporter=reporter,
         )
+    chosen = settled(chosen, pictures)
     if find_lr:
         from training.cli_report import show_rates
         from training.lr_finder import find_learning_rate

@@ -28,8 +28,8 @@ def encode(
     """Encodes in evaluation mode and fp32, on the device the encoder is on.
 
     Args:
-        encoder: float [N,3,S,S] -> h [N,D]; left in the mode (training or not) it came in.
-        images: uint8 [N,S,S,3], also memory-mapped.
+        encoder: float [N,C,S,S] -> h [N,D]; left in the mode (training or not) it came in.
+        images: uint8 [N,S,S,C], also memory-mapped.
         mean: subtracted from pictures in [0,1], per channel.
         std: divided by, per channel.
         batch_size: pictures per forward.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SimCLR(nn.Module):
-    """Views float [2N,3,S,S] in [0,1] -> projections z [2N,E].
+    """Views float [2N,C,S,S] in [0,1] -> projections z [2N,E].
 
     Both views go through in one call: split in two, each half would see its own batch statistics.
     """
@@ -44,6 +44,7 @@ def encoder_of(recipe: Recipe) -> EncoderModule:
         width=recipe.encoder.width,
         stem=recipe.encoder.stem,
         image_size=recipe.data.image_size,
+        channels=recipe.data.channels,
         zero_init_residual=recipe.encoder.zero_init_residual,
         selective_kernels=recipe.encoder.selective_kernels,
     )
@@ -81,9 +82,9 @@ def _check_sizes(encoder: EncoderModule, recipe: Recipe) -> None:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x - mean) / std per channel of float [N,3,H,W]; the paper's 0 and 1 cost nothing."""
+    """(x - mean) / std per channel of float [N,C,H,W]; the paper's 0 and 1 cost nothing."""
     if not any(mean) and all(s == 1 for s in std):
         return images
-    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    shift = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
     return (images - shift) / scale

@@ -67,7 +67,11 @@ class Pictures:
     def squares(self, positions: Iterable[int], spec: PreprocessSpec) -> NDArray[np.uint8]:
         """Some pictures as the spec prepares them, [n,S,S,C]."""
         found = [preprocess(self[position], spec) for position in positions]
-        return np.stack(found) if found else np.zeros((0, spec.size, spec.size, 3), np.uint8)
+        return (
+            np.stack(found)
+            if found
+            else np.zeros((0, spec.size, spec.size, spec.channels), np.uint8)
+        )
 
     def canvas(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Some pictures in the upper left corners of black areas of one size, [n,H,W,C]."""

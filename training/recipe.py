@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from images.files import sha256_bytes
-from images.preprocess import PreprocessSpec
+from images.preprocess import PreprocessSpec, check_channels, checked_range
 from training.augment import Augmentation
 from training.encoders import check_encoder
 from training.errors import RecipeError, did_you_mean
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+
+RGB_MEAN, RGB_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the paper leaves pictures in [0,1]
 
 
 def _need(condition: bool, message: str) -> None:
@@ -43,8 +46,10 @@ class Data:
     evaluation_resize: int | None = None  # px, short side before the centre crop; image_size
     resize: Literal["short-side", "stretch"] = "short-side"
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the paper leaves pictures in [0,1]
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channels: int = 3  # of the pictures; 3 means RGB, grey ones included
+    range: tuple[float, float] | Literal["auto"] | None = None  # values that become 0 and 255
+    mean: tuple[float, ...] = RGB_MEAN  # one number a channel
+    std: tuple[float, ...] = RGB_STD
 
     def __post_init__(self) -> None:
         _need(self.image_size >= 8, f"data.image_size = {self.image_size}: must be at least 8")
@@ -58,7 +63,25 @@ class Data:
             self.resize == "short-side" or self.evaluation_resize is None,
             'data.evaluation_resize is for data.resize = "short-side": stretching crops nothing',
         )
+        check_channels(self.channels)
+        if self.range is not None and self.range != "auto":
+            object.__setattr__(self, "range", checked_range(self.range))
+        for name, usual in (("mean", RGB_MEAN), ("std", RGB_STD)):
+            if getattr(self, name) == usual:  # the defaults fit any number of channels
+                object.__setattr__(self, name, (usual[0],) * self.channels)
+            found = getattr(self, name)
+            _need(
+                len(found) == self.channels,
+                f"data.{name} = {list(found)}: must be {self.channels} numbers, one a channel",
+            )
         _need(min(self.std) > 0, f"data.std = {list(self.std)}: must be above 0")
+
+    @property
+    def values(self) -> tuple[float, float] | None:
+        """The range, measured where that was asked for (`ranges.settled`)."""
+        if self.range == "auto":
+            raise RecipeError('data.range = "auto": it is measured when training begins')
+        return self.range
 
     @property
     def whole(self) -> bool:
@@ -66,10 +89,19 @@ class Data:
         return self.stored_shape == "own" and self.resize == "short-side"
 
     @property
+    def stored_side(self) -> int:
+        """Pixels of the side of what is cached."""
+        return self.stored_size or self.image_size
+
+    @property
     def stored(self) -> PreprocessSpec:
         """The square that is cached, larger than a view where crops need something to crop from."""
         return PreprocessSpec(
-            size=self.stored_size or self.image_size, resize=self.resize, resample=self.resample
+            size=self.stored_side,
+            resize=self.resize,
+            resample=self.resample,
+            channels=self.channels,
+            range=self.values,
         )
 
     @property
@@ -80,6 +112,8 @@ class Data:
             resize=self.resize,
             resize_to=self.evaluation_resize,
             resample=self.resample,
+            channels=self.channels,
+            range=self.values,
         )
 
 

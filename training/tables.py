@@ -55,7 +55,9 @@ def _checked(value: object, hint: Any, where: str) -> object:
     """Returns the value in the hinted type; a whole number is a fine float, nothing else is."""
     origin = get_origin(hint)
     if origin in {Union, types.UnionType}:
-        return _checked(value, get_args(hint)[0], where)  # TOML has no null: `X | None` reads X
+        kinds = get_args(hint)  # TOML has no null: `X | None` reads X
+        words = next((kind for kind in kinds if get_origin(kind) is Literal), kinds[0])
+        return _checked(value, words if isinstance(value, str) else kinds[0], where)
     if origin is Literal:
         choices = [str(choice) for choice in get_args(hint)]
         if value not in choices:

@@ -19,6 +19,7 @@ from training.launch import launch_of
 from training.loop import Leader, Loop
 from training.monitor import QUERIES, Monitor
 from training.progress import Reporter, Silent
+from training.ranges import settled, tell_values
 from training.recipe_files import save_recipe
 from training.start_weights import load_start_weights, pinned, read_start_weights
 from training.store import training_pictures
@@ -93,6 +94,8 @@ def train(
     """
     launch = launch_of()
     reporter = (reporter if launch.leads else None) or Silent()
+    recipe = settled(recipe, source)
+    tell_values(recipe, reporter)
     target = device_of(choose_device(device), launch)
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with joined(target) as ranks:

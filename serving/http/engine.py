@@ -140,8 +140,8 @@ class Engine:
 
     async def _warm_up(self) -> None:
         """Runs batches of every size: buffers and kernels are made, the useful size is found."""
-        size = self.encoder.preprocess.size
-        blank = np.zeros((size, size, 3), np.uint8)
+        spec = self.encoder.preprocess
+        blank = np.zeros((spec.size, spec.size, spec.channels), np.uint8)
         largest = min(self.settings.max_batch, self.settings.max_queue)
         sizes = [*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest]
         seconds: dict[int, float] = {}

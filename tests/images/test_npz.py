@@ -83,10 +83,8 @@ def test_labels_may_be_text(tmp_path: Path) -> None:
     [
         ({"pictures": GREY}, "holds the arrays pictures; images go by data, images, x"),
         ({}, r"holds the arrays \(none\)"),
-        ({"images": GREY / 255}, r"float64 \[6, 5, 7\]; store pixels as uint8"),
-        ({"images": GREY.astype(int)}, "int64"),
+        ({"images": GREY * 1j}, r"complex128 \[6, 5, 7\]; store pixels as uint8"),
         ({"images": COLOUR.transpose(0, 3, 1, 2)}, r"channels last: transpose\(0, 2, 3, 1\)"),
-        ({"images": COLOUR[..., :2]}, r"\[6, 5, 7, 2\]; images are"),
         ({"images": GREY[0]}, r"\[5, 7\]; images are"),
         ({"images": GREY[:0]}, "holds no images"),
         ({"images": GREY, "labels": LABELS[:5]}, r"int64 \[5\], not one .* \(6\)"),
