@@ -86,7 +86,11 @@ class Streamed(Pictures):
             preprocess(self[position] if isinstance(picture, ImageRefused) else picture, spec)
             for position, (_, picture) in zip(chosen, decoded, strict=True)
         ]
-        return np.stack(found) if found else np.zeros((0, spec.size, spec.size, 3), np.uint8)
+        return (
+            np.stack(found)
+            if found
+            else np.zeros((0, spec.size, spec.size, spec.channels), np.uint8)
+        )
 
 
 def open_stream(source: Source, form: Form, limit: int | None = None) -> Streamed:

@@ -109,7 +109,9 @@ class Engine:
         if settings.collection is not None:
             self._collection = open_collection(settings.collection, encoder_digest=encoder.digest)
             self._thumbnails = Thumbnails(
-                self._collection.path / "thumbnails", max_pixels=settings.max_pixels
+                self._collection.path / "thumbnails",
+                encoder.preprocess,
+                max_pixels=settings.max_pixels,
             )
         self._encoder = encoder
 

@@ -14,11 +14,12 @@ from collections import OrderedDict
 from http import HTTPStatus
 from pathlib import Path
 
-from images.decode import decode, to_rgb
+from images.decode import decode
 from images.errors import ImageRefused
 from images.files import sha256_bytes, write_bytes_atomic
+from images.preprocess import PreprocessSpec
 from images.sources import read_uri
-from images.thumbnails import thumbnail
+from images.thumbnails import thumbnail, visible
 from serving.collection import Record
 from serving.http.errors import Refusal
 from serving.http.json_text import show
@@ -33,8 +34,9 @@ REMEMBERED = 2048  # thumbnails of some 5 KB
 class Thumbnails:
     """Makes, keeps and remembers thumbnails; safe to use from several threads."""
 
-    def __init__(self, folder: Path, *, max_pixels: int) -> None:
+    def __init__(self, folder: Path, spec: PreprocessSpec, *, max_pixels: int) -> None:
         self._folder = folder
+        self._spec = spec
         self._max_pixels = max_pixels
         self._made: OrderedDict[tuple[str, str | None, str, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
@@ -60,7 +62,7 @@ class Thumbnails:
 
     def keep(self, key: str, sha256: str, content: bytes) -> None:
         """Keeps the thumbnail of an image that was sent; the image itself is not kept."""
-        pixels = decode(content, max_pixels=self._max_pixels)
+        pixels = visible(content, self._spec, max_pixels=self._max_pixels)
         path = self._path(key, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(path, thumbnail(pixels, KEPT_SIZE))
@@ -75,12 +77,10 @@ class Thumbnails:
 
     def _make(self, item: Record, size: int) -> bytes:
         try:
-            sent = item.uri.startswith(CLIENT_SCHEMES)
-            content = self._kept(item) if sent else read_uri(item.uri)
-            if isinstance(content, bytes):
-                pixels = decode(content, max_pixels=self._max_pixels)
+            if item.uri.startswith(CLIENT_SCHEMES):
+                pixels = decode(self._kept(item))
             else:
-                pixels = to_rgb(content)
+                pixels = visible(read_uri(item.uri), self._spec, max_pixels=self._max_pixels)
         except (ImageRefused, OSError) as error:
             raise _no_thumbnail(item) from error
         return thumbnail(pixels, size)
