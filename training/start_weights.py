@@ -52,7 +52,7 @@ class StartWeights:
 
     state: dict[str, Tensor]
     sha256: str
-    norm: tuple[Rgb, Rgb] | None
+    norm: tuple[tuple[float, ...], tuple[float, ...]] | None
     left_out: tuple[str, ...]
 
     def summary(self, name: str) -> str:
@@ -113,7 +113,7 @@ def load_start_weights(encoder: EncoderModule, recipe: Recipe) -> None:
 
 def _from_file(
     path: Path, recipe: Recipe
-) -> tuple[Mapping[str, Tensor], str, tuple[Rgb, Rgb] | None]:
+) -> tuple[Mapping[str, Tensor], str, tuple[tuple[float, ...], tuple[float, ...]] | None]:
     run = path.parent if path.name == CHECKPOINT else path
     if has_run(run):
         trained = load_encoder(run)
