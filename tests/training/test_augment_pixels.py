@@ -337,9 +337,32 @@ def test_no_pictures_give_no_views() -> None:
     assert two_views(pictures(0), EVERYTHING, 32, seeded()).shape == (0, 3, 32, 32)
 
 
+def test_each_of_many_channels_is_treated_as_one_of_three() -> None:
+    kept = replace(EVERYTHING, contrast=0, saturation=0, hue=0, grayscale=0)
+    drawn = draw(kept, 8, 40, 32, seeded())
+    images = torch.randint(0, 256, (4, 40, 32, 6), dtype=torch.uint8, generator=seeded())
+    views = apply(images, drawn, 16)
+    assert views.shape == (8, 6, 16, 16)
+    for part in (slice(0, 3), slice(3, 6)):
+        expected = apply(images[..., part].contiguous(), drawn, 16)
+        torch.testing.assert_close(views[:, part], expected, atol=1e-5, rtol=0)
+
+
+def test_colour_operations_leave_many_channels_alone_and_contrast_does_not() -> None:
+    images = torch.randint(0, 256, (4, 24, 24, 5), dtype=torch.uint8, generator=seeded())
+    off = Augmentation(brightness=0, contrast=0, saturation=0, hue=0, grayscale=0, blur=0)
+    plain = apply(images, draw(off, 4, 24, 24, seeded()), 24)
+    for given, changed in (
+        ({"saturation": 0.5}, False), ({"hue": 0.2}, False), ({"grayscale": 1.0}, False),
+        ({"contrast": 0.5}, True), ({"brightness": 0.5}, True),
+    ):  # fmt: skip
+        drawn = draw(replace(off, **given), 4, 24, 24, seeded())  # type: ignore[arg-type]
+        assert torch.equal(apply(images, drawn, 24), plain) != changed
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(4, 8, 8, 2\)"):
-        two_views(torch.zeros(4, 8, 8, 2, dtype=torch.uint8), EVERYTHING, 8, seeded())
+    with pytest.raises(ValueError, match=r"\(4, 8, 8\)"):
+        two_views(torch.zeros(4, 8, 8, dtype=torch.uint8), EVERYTHING, 8, seeded())
     with pytest.raises(ValueError, match="5 views of 2 pictures"):
         apply(pictures(2), whole(5, 32), 32)
 

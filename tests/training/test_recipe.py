@@ -84,7 +84,7 @@ def test_a_recipe_is_frozen_and_keyword_only() -> None:
         ("optimizer.name=adam", "optimizer.name = 'adam'.*did you mean 'adamw'"),
         ("optimizer.momentum=1.0", "optimizer.momentum = 1.0"),
         ("schedule.learning_rate=0", "schedule.learning_rate = 0.0"),
-        ("data.std=[1, 2]", r"data.std = \[1, 2\]: must be a list of 3"),
+        ("data.std=[1, 2]", r"data.std = \[1.0, 2.0\]: must be 3 numbers, one a channel"),
         ("data.std=[1, 1, 0]", "data.std"),
         ("data.image_size=4", "data.image_size = 4"),
         ("data.stored_size=32", "data.stored_size = 32: must not be below image_size = 64"),
