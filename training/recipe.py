@@ -270,7 +270,7 @@ class Recipe:
     training: Training
 
     def __post_init__(self) -> None:
-        stages, stored = self.training.progressive, self.data.stored.size
+        stages, stored = self.training.progressive, self.data.stored_side
         if stages is None:
             return
         _need(
