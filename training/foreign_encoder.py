@@ -62,8 +62,8 @@ class ForeignWeights:
     selective_kernels: bool = False
     state: dict[str, Tensor]
     dropped: tuple[str, ...]  # "projection_head (4 tensors)": what was not taken
-    mean: Rgb
-    std: Rgb
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     image_size: int
     quirks: tuple[str, ...]  # names of `QUIRKS`: what its maker's encoder does differently
     sha256: str  # of the file
