@@ -17,12 +17,9 @@ _NEVER_TRIM = 2**31 - 1  # bytes; parameters are a C int
 
 
 def prepare() -> None:
-    """Sets the first; call it before torch is loaded.
-
-    Not the second: with it, a network of 4 channels was seen to damage the heap (8 and more were
-    not). Until it is known whose fault that is, a tenth of the time is not worth it.
-    """
+    """Sets both; call it before torch is loaded."""
     wait_briefly()
+    keep_freed_memory()
 
 
 def wait_briefly() -> None:
