@@ -4,6 +4,7 @@ On the disk it is a folder:
 
     ledger.db       the truth: vectors, keys, metadata, removals (``schema``), beside it SQLite's
     ledger.db-wal   log and its index while a process has the ledger open
+    index/          a cache of the index (``snapshot``)
     .lock           held by the process that writes
 
 A write is (1) the folder's lock, (2) one SQLite transaction, on the disk when it is committed,
@@ -22,13 +23,16 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from images.cpus import available_cpus
 from images.errors import ArtefactError, UsageError
 from serving.collection.errors import CollectionBusy, KeyExists, KeyUnknown
 from serving.collection.following import Follower
 from serving.collection.index import Ids, Scores
 from serving.collection.ledger import FILE_NAME, Ledger
 from serving.collection.records import AddReport, Hit, Record, Row, checked_rows, unit_vectors
+from serving.collection.snapshot import Snapshot, save
 from serving.collection.transactions import View, Writing
+from serving.collection.upkeep import Progress, Tender, build, check_recall, renew
 from serving.locks import Locked, folder_lock
 
 OnDuplicate = Literal["refuse", "replace"]
@@ -50,7 +54,9 @@ class Collection:
         dim: length of a vector, E.
     """
 
-    def __init__(self, path: Path, *, lock_seconds: float = LOCK_SECONDS) -> None:
+    def __init__(
+        self, path: Path, *, lock_seconds: float = LOCK_SECONDS, tended: bool = False
+    ) -> None:
         self.path = path
         self._ledger = Ledger(path / FILE_NAME)
         binding = self._ledger.binding
@@ -61,6 +67,7 @@ class Collection:
         self._follower = Follower(self._ledger)
         self._write_lock = threading.RLock()
         self._writers = 0
+        self._tender = Tender(self.tend) if tended else None
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +77,8 @@ class Collection:
 
     def close(self) -> None:
         """Close the ledger and let go of the index; closing twice is fine."""
+        if self._tender is not None:
+            self._tender.close()
         self._ledger.close()
         self._follower.forget()
 
@@ -108,7 +117,7 @@ class Collection:
         with self.writing():
             with self._ledger.writing() as writing:
                 report = _add(writing, rows, on_duplicate)
-            self._follower.follow()
+            self._followed()
         return report
 
     def remove(self, keys: Iterable[str]) -> list[str]:
@@ -127,8 +136,13 @@ class Collection:
                 removed = [key for key in wanted if key in found]
                 for key in removed:
                     writing.remove(found[key][0])
-            self._follower.follow()
+            self._followed()
         return removed
+
+    def _followed(self) -> None:
+        self._follower.follow()
+        if self._tender is not None:
+            self._tender.notify()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -163,14 +177,16 @@ class Collection:
         *,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
+        exact: bool = False,
     ) -> list[list[Hit]]:
-        """The nearest items of each query, exactly.
+        """The nearest items of each query, with the recall the collection promises.
 
         Args:
             vectors: queries [Q, E] of any length but zero.
             k: the most hits for a query.
             min_score: leave out what is less similar; cosine in [-1, 1].
             filter: what a hit must have (``filters``); k is counted after it.
+            exact: miss nothing, whatever the collection promises, and take the time it needs.
 
         Returns:
             for each query its hits, the best first, equal scores in the order of their keys.
@@ -187,7 +203,7 @@ class Collection:
             allowed = view.matching(filter) if filter else None
             return [
                 _hits(view, ids, scores, k, min_score)
-                for ids, scores in index.search(queries, k, allowed)
+                for ids, scores in index.search(queries, k, allowed, exact=exact)
             ]
 
     def similar(
@@ -197,6 +213,7 @@ class Collection:
         *,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002
+        exact: bool = False,
     ) -> list[Hit]:
         """The nearest items of an item, without itself; otherwise as ``search``.
 
@@ -206,7 +223,9 @@ class Collection:
         item = self.get(key)
         if item is None:
             raise KeyUnknown(key)
-        found = self.search([item.vector], k + 1, min_score=min_score, filter=filter)[0]
+        found = self.search([item.vector], k + 1, min_score=min_score, filter=filter, exact=exact)[
+            0
+        ]
         return [hit for hit in found if hit.key != key][:k]
 
     def get(self, key: str) -> Record | None:
@@ -239,7 +258,6 @@ class Collection:
 
     def stats(self) -> dict[str, Any]:
         """What the collection is and holds, ready for JSON."""
-        index = self._follower.index
         with self._ledger.reading() as view:
             return {
                 "kind": "collection",
@@ -253,14 +271,74 @@ class Collection:
                 "encoder_path": self.encoder_path,
                 "created": self._ledger.binding.created,
                 "bytes_on_disk": _bytes_on_disk(self.path),
-                "index": {
-                    "kind": "flat",
-                    "exact": True,
-                    "loaded": index is not None,
-                    "vectors": 0 if index is None else len(index),
-                    "bytes": 0 if index is None else index.nbytes,
-                },
+                "recall": view.recall,
+                "index": self._describe_index(),
             }
+
+    def _describe_index(self) -> dict[str, Any]:
+        index = self._follower.index
+        graph = None if index is None else index.graph
+        return {
+            "kind": "flat" if graph is None else "hnsw",
+            "exact": graph is None,
+            "loaded": index is not None,
+            "vectors": 0 if index is None else len(index),
+            "outside_graph": 0 if index is None or graph is None else index.uncovered,
+            "bytes": 0 if index is None else index.nbytes,
+            "measured": self._follower.recall,
+        }
+
+    def tune(
+        self,
+        recall: float | None = None,
+        *,
+        threads: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Build the index that keeps the promised recall, measure it, and save it.
+
+        Searches go on meanwhile with the index there was. Below some ten thousand items, and for a
+        recall of 1, that is the exact one.
+
+        Args:
+            recall: promise this recall@10 from now on; None keeps what is promised.
+            threads: of the processor, all of them by default.
+            on_progress: told how many items of how many are in the graph.
+
+        Returns:
+            what ``stats`` says of the index then.
+
+        Raises:
+            UsageError: a recall that is not in (0, 1].
+            CollectionBusy: another process writes.
+        """
+        if recall is not None:
+            check_recall(recall)
+            with self.writing(), self._ledger.writing() as writing:
+                writing.promise(recall)
+        build(self._follower, threads or available_cpus(), on_progress)
+        self.save()
+        return self._describe_index()
+
+    def tend(self, threads: int = 1) -> bool:
+        """Renew the index if it needs it; returns whether it did. Searches go on meanwhile.
+
+        Raises:
+            CollectionBusy: another process writes; the renewed index is used but not saved.
+        """
+        if renew(self._follower, threads):
+            self.save()
+            return True
+        return False
+
+    def save(self) -> None:
+        """Save the index, so that opening is fast (``snapshot``).
+
+        Raises:
+            CollectionBusy: another process writes.
+        """
+        with self.writing(), self._follower.current() as (_, index):
+            save(self.path, Snapshot(index, self._follower.recall))
 
     def refresh(self) -> None:
         """Bring the index in memory up to the ledger now instead of at the next search."""

@@ -1,20 +1,25 @@
 """The index in memory follows the ledger.
 
 The ledger's sequence number says whether it has changed, whoever changed it. What is new since the
-index's own number is read from it; nothing else ever touches the index. So it cannot drift, and a
-first load, the step after a write and catching up with another process are one and the same.
+index's own number is read from it; nothing else ever adds or removes a vector. So it cannot drift,
+and a first load (on top of a snapshot, if there is one), the step after a write and catching up
+with another process are one and the same.
 """
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from images.errors import ArtefactError
+from serving.collection.graph import Graph
 from serving.collection.index import FlatIndex, Ids
 from serving.collection.ledger import Ledger
+from serving.collection.mixed import Index
+from serving.collection.snapshot import Snapshot, load
 from serving.collection.transactions import View
 
 LENGTH_TOLERANCE = 1e-3  # a stored vector further from length one was not written by us
@@ -25,10 +30,12 @@ class Follower:
 
     Attributes:
         index: the newest one, or None while nobody has asked for it.
+        recall: what was measured of its graph, None without one.
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        self.index: FlatIndex | None = None
+        self.index: Index | None = None
+        self.recall: dict[str, Any] | None = None
         self._ledger = ledger
         self._lock = threading.Lock()
 
@@ -43,7 +50,7 @@ class Follower:
                 pass
 
     @contextmanager
-    def current(self) -> Iterator[tuple[View, FlatIndex]]:
+    def current(self) -> Iterator[tuple[View, Index]]:
         """A view of the ledger and the index of the same moment."""
         while True:
             with self._ledger.reading() as view:
@@ -55,19 +62,33 @@ class Follower:
                     return
             # Another thread's view was newer, and so is the index: look at the ledger again.
 
-    def _caught_up(self, view: View) -> FlatIndex:
+    def attach(self, graph: Graph | None, recall: dict[str, Any] | None) -> Snapshot:
+        """Search with another graph from now on; returns what is searched now."""
+        with self.current(), self._lock:
+            assert self.index is not None
+            self.index, self.recall = Index(self.index.flat, graph), recall
+            return Snapshot(self.index, recall)
+
+    def _caught_up(self, view: View) -> Index:
         """The index of the view's moment, or a newer one."""
         with self._lock:
-            index = self.index or FlatIndex.empty(view.dim, reserve=view.count())
-            since = index.sequence
+            index = self.index or self._first(view)
+            flat, since = index.flat, index.sequence
             if since > view.sequence:
                 return index
             for ids, vectors in view.vectors_since(since):
                 _check_lengths(view, ids, vectors)
-                index = index.added(ids, vectors, sequence=int(ids[-1]))
+                flat = flat.added(ids, vectors, sequence=int(ids[-1]))
             gone = view.removed_since(since) if since else np.empty(0, np.int64)
-            self.index = index.removed(gone, sequence=view.sequence)
+            self.index = index.with_flat(flat.removed(gone, sequence=view.sequence))
             return self.index
+
+    def _first(self, view: View) -> Index:
+        snapshot = load(self._ledger.path.parent, view)
+        if snapshot is None:
+            return Index(FlatIndex.empty(view.dim, reserve=view.count()))
+        self.recall = snapshot.recall
+        return snapshot.index
 
 
 def _check_lengths(view: View, ids: Ids, vectors: NDArray[np.float32]) -> None:

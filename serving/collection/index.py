@@ -1,4 +1,4 @@
-"""The search index: FAISS's exhaustive inner product over the vectors in memory.
+"""The exact search index: FAISS's exhaustive inner product over the vectors in memory.
 
 An index is a value that never changes: ``added`` and ``removed`` return another one. So searches
 run without a lock, each on the index it began with, while the next one is made, and the collection
@@ -73,6 +73,13 @@ class FlatIndex:
         """An index of nothing, with room for ``reserve`` vectors."""
         return cls(0, 0, None, _Buffer(max(reserve, 64), dim))
 
+    @classmethod
+    def of(cls, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
+        """An index that takes over these arrays: int64 [n], ascending, and float32 [n, E]."""
+        buffer = _Buffer(0, vectors.shape[1])
+        buffer.rows, buffer.ids, buffer.used = vectors, ids, len(ids)
+        return cls(sequence, len(ids), None, buffer)
+
     def __len__(self) -> int:
         return self._count(self.live)
 
@@ -119,7 +126,7 @@ class FlatIndex:
         if not len(ids):
             return replace(self, sequence=sequence)
         live = np.ones(self.count, np.bool_) if self.live is None else self.live.copy()
-        live[self._rows_of(ids)] = False
+        live[self.rows_of(ids)] = False
         left = int(np.count_nonzero(live))
         if left == self.count:
             return replace(self, sequence=sequence, live=None)
@@ -158,7 +165,7 @@ class FlatIndex:
         """Score exactly; look further while an item not fetched could tie with the k-th."""
         available = self._count(mask)
         while True:
-            scores = self._exact(query[0], rows)
+            scores = self.exact_scores(query[0], rows)
             order = np.argsort(-scores, kind="stable")
             rows, scores = rows[order], scores[order]
             if len(rows) == available or scores[k - 1] > rough[-1] + ROUNDING:
@@ -170,11 +177,22 @@ class FlatIndex:
             rows, scores = rows[wanted], scores[wanted]
         return self.ids[rows], np.clip(scores, -1.0, 1.0)
 
-    def _nearest(self, queries: Vectors, k: int, mask: Mask) -> tuple[Vectors, Ids]:
-        """FAISS: rough scores float32 [Q, k], best first, and rows int64 [Q, k]; k <= rows."""
+    def nearest_after(self, row: int, queries: Vectors, k: int) -> Ids:
+        """Rows int64 [Q, <= k] of the nearest items from a row on."""
+        mask = None if self.live is None else self.live[row:]
+        count = self.count - row if mask is None else int(np.count_nonzero(mask))
+        if not count:
+            return np.empty((len(queries), 0), np.int64)
+        return self._nearest(queries, min(k, count), mask, row)[1] + row
+
+    def _nearest(self, queries: Vectors, k: int, mask: Mask, first: int = 0) -> tuple[Vectors, Ids]:
+        """FAISS: rough scores float32 [Q, k], best first, and rows int64 [Q, k]; k <= rows.
+
+        With the rows before ``first`` left out, the mask is of the others and they count from 0.
+        """
         # One query needs one thread; OpenMP keeps a pool for every thread that ever asked for more.
         faiss.omp_set_num_threads(1 if len(queries) == 1 else _cpus())
-        vectors = self.vectors
+        vectors = self.vectors[first:]
         scores = np.empty((len(queries), k), np.float32)
         rows = np.empty((len(queries), k), np.int64)
         arguments = [faiss.swig_ptr(array) for array in (queries, vectors)]
@@ -188,7 +206,8 @@ class FlatIndex:
             faiss.knn_inner_product(*arguments, *sizes, *results, selector)  # type: ignore[call-arg]
         return scores, rows
 
-    def _exact(self, query: Vectors, rows: Ids) -> Scores:
+    def exact_scores(self, query: Vectors, rows: Ids) -> Scores:
+        """Cosines of a query [E] and some rows, the same wherever the rows lie."""
         wide = query.astype(np.float64)
         parts = [
             (self.vectors[rows[start : start + SCORED_ROWS]] * wide).sum(axis=1)
@@ -201,11 +220,11 @@ class FlatIndex:
 
     def _mask(self, allowed: Ids) -> NDArray[np.bool_]:
         mask = np.zeros(self.count, np.bool_)
-        mask[self._rows_of(allowed)] = True
+        mask[self.rows_of(allowed)] = True
         return mask if self.live is None else mask & self.live
 
-    def _rows_of(self, ids: Ids) -> Ids:
-        """Rows of those items that are here."""
+    def rows_of(self, ids: Ids) -> Ids:
+        """Rows of those items that are here, removed ones among them."""
         known = self.ids
         rows: Ids = np.searchsorted(known, ids)
         inside = rows < len(known)

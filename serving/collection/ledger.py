@@ -52,7 +52,9 @@ class Ledger:
             self.binding = _binding(connection, path)
 
     @classmethod
-    def create(cls, path: Path, *, encoder_sha256: str, dim: int, encoder_path: str | None) -> None:
+    def create(
+        cls, path: Path, *, encoder_sha256: str, dim: int, encoder_path: str | None, recall: float
+    ) -> None:
         """Write a new, empty ledger at ``path``, which must not exist."""
         with _translated(path):
             connection = sqlite3.connect(path, isolation_level=None)
@@ -62,12 +64,14 @@ class Ledger:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 _migrate(connection, 0)
                 connection.execute(
-                    "INSERT INTO collection (one, encoder_sha256, dim, encoder_path, created)"
-                    " VALUES (1, ?, ?, ?, ?)",
+                    "INSERT INTO collection"
+                    " (one, encoder_sha256, dim, encoder_path, recall, created)"
+                    " VALUES (1, ?, ?, ?, ?, ?)",
                     (
                         encoder_sha256,
                         dim,
                         encoder_path,
+                        recall,
                         datetime.now(UTC).isoformat("T", "seconds"),
                     ),
                 )

@@ -9,10 +9,16 @@ from images.errors import ArtefactError, UsageError
 from images.files import fsync_directory
 from serving.collection.collection import LOCK_SECONDS, Collection
 from serving.collection.ledger import FILE_NAME, Ledger
+from serving.collection.upkeep import DEFAULT_RECALL, check_recall
 
 
 def create_collection(
-    path: str | Path, encoder_digest: str, dim: int, *, encoder_path: str | Path | None = None
+    path: str | Path,
+    encoder_digest: str,
+    dim: int,
+    *,
+    encoder_path: str | Path | None = None,
+    recall: float = DEFAULT_RECALL,
 ) -> Collection:
     """Make a new, empty collection and open it.
 
@@ -21,9 +27,10 @@ def create_collection(
         encoder_digest: SHA-256 of the encoder file whose vectors it will hold.
         dim: length of a vector, E.
         encoder_path: where that file is; only remembered as a hint.
+        recall: recall@10 that searches promise once there are many items; 1: always exact.
 
     Raises:
-        UsageError: the folder holds something already.
+        UsageError: the folder holds something already, or an impossible dim or recall.
         LookalikeError: it cannot be written.
     """
     folder = Path(path)
@@ -31,13 +38,18 @@ def create_collection(
         raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
     if dim < 1:
         raise UsageError(f"dim is {dim}; a vector needs at least one number")
+    check_recall(recall)
     hint = None if encoder_path is None else str(Path(encoder_path).resolve())
     # Made beside its place and renamed there: a half-made collection is never seen.
     unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
     try:
         unfinished.mkdir(parents=True)
         Ledger.create(
-            unfinished / FILE_NAME, encoder_sha256=encoder_digest, dim=dim, encoder_path=hint
+            unfinished / FILE_NAME,
+            encoder_sha256=encoder_digest,
+            dim=dim,
+            encoder_path=hint,
+            recall=recall,
         )
         fsync_directory(unfinished)
         unfinished.replace(folder)
@@ -55,6 +67,7 @@ def open_collection(
     encoder_digest: str | None = None,
     load_index: bool = True,
     lock_seconds: float = LOCK_SECONDS,
+    tended: bool = False,
 ) -> Collection:
     """Open a collection.
 
@@ -63,6 +76,7 @@ def open_collection(
         encoder_digest: refuse a collection of another encoder; None does not ask.
         load_index: read all vectors now; False reads them at the first search.
         lock_seconds: how long a write waits for another process before it is refused.
+        tended: build and renew the index in the background as the collection changes.
 
     Raises:
         UsageError: there is nothing at the path.
@@ -76,7 +90,7 @@ def open_collection(
         )
     if not (folder / FILE_NAME).is_file():
         raise ArtefactError(f"{folder} is not a collection: it has no {FILE_NAME}")
-    collection = Collection(folder, lock_seconds=lock_seconds)
+    collection = Collection(folder, lock_seconds=lock_seconds, tended=tended)
     try:
         if encoder_digest is not None:
             collection.check_encoder(encoder_digest)

@@ -5,13 +5,15 @@ number of steps of ``MIGRATIONS`` it has gone through. A new step is appended, a
 changed; opening an older ledger for the first time runs the missing ones in one transaction.
 
 collection   one row: the encoder (SHA-256 of its file, dimension, and where the file was last seen)
-             and ``sequence``, the number of the last change.
+             and ``sequence``, the number of the last change; ``recall``, what searches promise.
 items        one row an item. ``sequence`` is the change that added it; replacing an item gives it
              a new one. So an item's content never changes under its number.
 vectors      float32 little-endian, length one, apart from ``items`` so that a look at keys, labels
              or metadata does not read them.
 removals     one row a removal: its own change number and the item's. A process that has the items
              up to change n reads everything after n and is up to date.
+fields       the metadata once more, to be found by value (``filters``): one row for each field of
+             each item and each element of a list. ``kind`` tells 1, "1" and true apart.
 """
 
 APPLICATION_ID = 0x4C4B4C44  # "LKLD"
@@ -46,5 +48,33 @@ CREATE TABLE removals (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_VERSION_2 = """
+ALTER TABLE collection ADD COLUMN recall REAL NOT NULL DEFAULT 1 CHECK (recall > 0 AND recall <= 1);
+CREATE TABLE fields (
+    name  TEXT NOT NULL,
+    kind  INTEGER NOT NULL,
+    value ANY NOT NULL,
+    item  INTEGER NOT NULL,
+    PRIMARY KEY (name, kind, value, item)
+) STRICT, WITHOUT ROWID;
+INSERT OR IGNORE INTO fields
+WITH found (item, name, type, value) AS (
+    SELECT items.sequence, field.key, field.type, field.value
+    FROM items, json_each(items.metadata) AS field
+    UNION ALL
+    SELECT items.sequence, field.key, element.type, element.value
+    FROM items, json_each(items.metadata) AS field, json_each(field.value) AS element
+    WHERE field.type = 'array'
+)
+SELECT
+    name,
+    CASE WHEN type IN ('integer', 'real') THEN 0 WHEN type = 'text' THEN 1
+         WHEN type IN ('true', 'false') THEN 2 ELSE 3 END,
+    CASE WHEN type IN ('array', 'object') THEN 0 ELSE value END,
+    item
+FROM found
+WHERE type <> 'null';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 SCHEMA_VERSION = len(MIGRATIONS)

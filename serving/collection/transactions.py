@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from images.errors import ArtefactError, UsageError
-from serving.collection.filters import where
+from serving.collection.filters import field_rows, where
 from serving.collection.records import Hit, Record, Row
 
 BLOCK_ROWS = 4096
@@ -28,7 +28,11 @@ class View:
     def __init__(self, connection: sqlite3.Connection, dim: int) -> None:
         self._connection = connection
         self.dim = dim
-        self.sequence: int = self._one("SELECT sequence FROM collection")
+        self.sequence: int
+        self.recall: float  # recall@10 that searches promise; 1: every search is exact
+        self.sequence, self.recall = connection.execute(
+            "SELECT sequence, recall FROM collection"
+        ).fetchone()
 
     def count(self) -> int:
         """How many items there are."""
@@ -41,6 +45,22 @@ class View:
     def count_removals(self) -> int:
         """How many removals the ledger remembers."""
         return int(self._one("SELECT count(*) FROM removals"))
+
+    def count_at(self, sequence: int) -> int:
+        """How many items there were after a change, as far as the ledger remembers."""
+        still = self._one(f"SELECT count(*) FROM items WHERE sequence <= {int(sequence)}")  # noqa: S608
+        since = self._one(
+            "SELECT count(*) FROM removals"  # noqa: S608
+            f" WHERE sequence > {int(sequence)} AND item <= {int(sequence)}"
+        )
+        return int(still) + int(since)
+
+    def vector(self, number: int) -> Vectors | None:
+        """The vector float32 [E] of an item, or None if it is no longer there."""
+        row = self._connection.execute(
+            "SELECT vector FROM vectors WHERE sequence = ?", (number,)
+        ).fetchone()
+        return None if row is None else self._matrix([row[0]], np.array([number]))[0]
 
     def vectors_since(self, sequence: int) -> Iterator[tuple[Ids, Vectors]]:
         """Items that were added after a change and are still there, oldest first, in blocks.
@@ -196,15 +216,31 @@ class Writing(View):
         self._connection.execute(
             "INSERT INTO vectors (sequence, vector) VALUES (?, ?)", (self.sequence, row.vector)
         )
+        if row.metadata != "{}":
+            self._connection.executemany(
+                "INSERT INTO fields (name, kind, value, item) VALUES (?, ?, ?, ?)",
+                _fields(row.metadata, self.sequence),
+            )
 
     def remove(self, item: int) -> None:
         """Remove an item by its number."""
         self.sequence += 1
-        self._connection.execute("DELETE FROM items WHERE sequence = ?", (item,))
+        (metadata,) = self._connection.execute(
+            "DELETE FROM items WHERE sequence = ? RETURNING metadata", (item,)
+        ).fetchone()
+        self._connection.executemany(
+            "DELETE FROM fields WHERE name = ? AND kind = ? AND value = ? AND item = ?",
+            _fields(metadata, item),
+        )
         self._connection.execute("DELETE FROM vectors WHERE sequence = ?", (item,))
         self._connection.execute(
             "INSERT INTO removals (sequence, item) VALUES (?, ?)", (self.sequence, item)
         )
+
+    def promise(self, recall: float) -> None:
+        """Set the recall that searches promise."""
+        self.recall = recall
+        self._connection.execute("UPDATE collection SET recall = ?", (recall,))
 
     def finish(self) -> None:
         """Note the last number; to be called before the transaction ends."""
@@ -216,6 +252,10 @@ def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """The values in pieces of at most ``size``."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def _fields(metadata: str, item: int) -> list[tuple[str, int, Any, int]]:
+    return [(*row, item) for row in field_rows(json.loads(metadata))]
 
 
 def is_text(key: object) -> bool:

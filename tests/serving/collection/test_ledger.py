@@ -33,15 +33,24 @@ def test_the_ledger_says_what_it_is(collection: Collection, record: Make) -> Non
         }
     assert pragmas == {
         "application_id": 0x4C4B4C44,
-        "user_version": 1,
+        "user_version": 2,
         "journal_mode": "wal",
         "integrity_check": "ok",
     }
     assert tables == {
-        "collection": ["one", "encoder_sha256", "dim", "encoder_path", "created", "sequence"],
+        "collection": [
+            "one",
+            "encoder_sha256",
+            "dim",
+            "encoder_path",
+            "created",
+            "sequence",
+            "recall",
+        ],
         "items": ["sequence", "key", "uri", "label", "width", "height", "sha256", "metadata"],
         "vectors": ["sequence", "vector"],
         "removals": ["sequence", "item"],
+        "fields": ["name", "kind", "value", "item"],
     }
 
 
@@ -70,8 +79,8 @@ def test_a_database_of_another_program_is_refused(folder: Path) -> None:
 
 def test_a_newer_ledger_is_refused(folder: Path, collection: Collection) -> None:
     collection.close()
-    run_sql(folder, "PRAGMA user_version = 2")
-    with pytest.raises(ArtefactError, match=r"version 2.*knows 1.*update"):
+    run_sql(folder, "PRAGMA user_version = 3")
+    with pytest.raises(ArtefactError, match=r"version 3.*knows 2.*update"):
         open_collection(folder)
 
 
@@ -82,12 +91,35 @@ def test_an_older_ledger_is_brought_up(
     collection.close()
     steps = (*schema.MIGRATIONS, "ALTER TABLE items ADD COLUMN note TEXT;")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 3)
     with open_collection(folder) as again:
         assert again.keys() == ["item-001"]
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
         assert connection.execute("SELECT note FROM items").fetchone() == (None,)
+
+
+def test_the_first_schema_is_brought_up_with_its_metadata(
+    tmp_path: Path, collection: Collection
+) -> None:
+    """What the second version adds is the same for old items and new ones."""
+    metadata = {"n": 1, "text": "x", "yes": True, "big": 2**70, "list": ["a", 2, None], "no": None}
+    collection.add([Record("a", np.ones(8), "", metadata=metadata | {"object": {"deep": 1}})])
+    fresh = collection._ledger.path
+    old = tmp_path / "old" / "ledger.db"
+    old.parent.mkdir()
+    with closing(sqlite3.connect(fresh)) as now, closing(sqlite3.connect(old)) as before:
+        now.backup(before)
+        before.executescript(
+            "DROP TABLE fields; ALTER TABLE collection DROP COLUMN recall; PRAGMA user_version = 1;"
+        )
+    with open_collection(old.parent) as again:
+        assert again.stats()["recall"] == 1
+        assert [hit.key for hit in again.search([np.ones(8)], 1, filter={"list": "a"})[0]] == ["a"]
+    with closing(sqlite3.connect(fresh)) as now, closing(sqlite3.connect(old)) as before:
+        rows = [set(c.execute("SELECT * FROM fields")) for c in (now, before)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 8
 
 
 def test_a_step_that_fails_leaves_the_old_ledger(
@@ -97,7 +129,7 @@ def test_a_step_that_fails_leaves_the_old_ledger(
     before = (folder / "ledger.db").read_bytes()
     steps = (*schema.MIGRATIONS, "CREATE TABLE extra (x); CREATE TABLE items (x);")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 3)
     with pytest.raises(LookalikeError):
         open_collection(folder)
     assert (folder / "ledger.db").read_bytes() == before

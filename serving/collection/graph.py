@@ -1,0 +1,227 @@
+"""An approximate index: FAISS's HNSW graph over vectors of one byte a number.
+
+A graph only proposes. Who asks it scores the proposals with the float32 vectors (``index``), so
+rounding to bytes costs no accuracy in the scores, and in the order only what falls out of the
+proposals. What it saves is memory traffic, which is the cost of a search in a graph that is larger
+than the processor's cache. Measured at 200,000 x 128 on one core, per query at recall@10 0.999:
+float32 0.115 ms, bytes in cluster order 0.109 ms; building 59 s against 25 s.
+
+- Items enter in the order of their k-means cluster, so that neighbours lie together in memory.
+- A graph never changes; ``extended`` copies it. So searches need no lock.
+- Removed items stay as stepping stones and are kept out of the results by a bitmap: HNSW has no
+  removal (facebookresearch/faiss#3339).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from serving.collection.index import Ids, Vectors
+
+NEIGHBOURS = 16  # M: links of a node, twice that in the lowest layer
+BUILD_EFFORT = 60  # efConstruction
+CLUSTER = 256  # items of a cluster, on average,
+MOST_CLUSTERS = 1024  # but no more clusters than that: they would cost more than they save
+TRAINING_SAMPLE = 40  # vectors a cluster is learned from
+ADDED_AT_ONCE = 10_000
+SCALE_SAMPLE = 100_000
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Items that can be searched approximately.
+
+    Attributes:
+        ids: int64 [n], the items' numbers in the order of the graph's nodes.
+        scale: what a number of a vector is multiplied with before it is rounded to a byte.
+        effort: efSearch for 10 neighbours; see ``tuning``.
+    """
+
+    ids: Ids
+    scale: float
+    effort: int
+    _hnsw: Any
+
+    @classmethod
+    def build(
+        cls,
+        ids: Ids,
+        vectors: Vectors,
+        *,
+        threads: int,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> Graph:
+        """A graph of these items.
+
+        Args:
+            ids: int64 [n], n >= 1.
+            vectors: float32 [n, E], of length one.
+            threads: of the processor; results depend on their number in the rare near ties.
+            on_progress: told how many items are in.
+        """
+        sample = vectors[:: max(1, len(vectors) // SCALE_SAMPLE)]
+        scale = 127.0 / max(float(np.quantile(np.abs(sample), 0.9999)), 1e-6)
+        hnsw = faiss.IndexHNSWSQ(
+            vectors.shape[1],
+            faiss.ScalarQuantizer.QT_8bit_direct,  # type: ignore[arg-type]
+            NEIGHBOURS,
+            faiss.METRIC_L2,
+        )
+        hnsw.hnsw.efConstruction = BUILD_EFFORT
+        hnsw.is_trained = True
+        order = _cluster_order(vectors, threads)
+        _add(hnsw, scale, vectors, order, threads=threads, on_progress=on_progress)
+        return cls(ids[order], scale, 4 * NEIGHBOURS, hnsw)
+
+    def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Graph:
+        """A copy with more items; their numbers must be above all there are."""
+        hnsw = faiss.clone_index(self._hnsw)
+        _add(hnsw, self.scale, vectors, np.arange(len(ids)), threads=threads)
+        return replace(self, ids=np.concatenate([self.ids, ids]), _hnsw=hnsw)
+
+    def with_effort(self, effort: int) -> Graph:
+        """The same graph, searched with another effort."""
+        return replace(self, effort=effort)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes, without the ids: codes and links."""
+        links = 2 * NEIGHBOURS * 4  # of the lowest layer; those above are a few per cent
+        return len(self) * (int(self._hnsw.d) + links + 8)
+
+    @cached_property
+    def last(self) -> int:
+        """The highest number in it; 0 if it is empty."""
+        return int(self.ids.max(initial=0))
+
+    @cached_property
+    def _by_number(self) -> tuple[Ids, Ids]:
+        """The numbers in ascending order, and the node of each."""
+        nodes = np.argsort(self.ids, kind="stable")
+        return self.ids[nodes], nodes
+
+    def nodes_of(self, ids: Ids) -> Ids:
+        """The nodes of those items that are in the graph."""
+        known, nodes = self._by_number
+        places = np.searchsorted(known, ids)
+        inside = places < len(known)
+        places, ids = places[inside], ids[inside]
+        found: Ids = nodes[places[known[places] == ids]]
+        return found
+
+    def bitmap(self, ids: Ids) -> NDArray[np.uint8]:
+        """Which nodes may be found, for ``propose``."""
+        mask = np.zeros(len(self), np.bool_)
+        mask[self.nodes_of(ids)] = True
+        return np.packbits(mask, bitorder="little")
+
+    def propose(
+        self, queries: Vectors, count: int, allowed: NDArray[np.uint8] | None, *, effort: int
+    ) -> Ids:
+        """Numbers of items that are probably the nearest.
+
+        Args:
+            queries: float32 [Q, E], of length one.
+            count: how many for each query.
+            allowed: a ``bitmap``; None for all.
+            effort: efSearch, how many candidates are kept on the way; at least ``count``.
+
+        Returns:
+            int64 [Q, count], the best first; 0 where there are no more.
+        """
+        parameters = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
+            efSearch=max(effort, count)
+        )
+        if allowed is not None:
+            selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
+            parameters.sel = selector
+        _, nodes = self._hnsw.search(_codes(queries, self.scale), count, params=parameters)
+        if not len(self):
+            return np.zeros(nodes.shape, np.int64)
+        found: Ids = np.where(nodes < 0, 0, self.ids[nodes])
+        return found
+
+    # On the disk
+
+    def to_bytes(self) -> NDArray[np.uint8]:
+        """FAISS's serialisation of the nodes and links; the ids are not in it."""
+        data: NDArray[np.uint8] = faiss.serialize_index(self._hnsw)
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: NDArray[np.uint8], ids: Ids, scale: float, effort: int) -> Graph:
+        """The inverse; the data must have been checked, FAISS trusts what it reads.
+
+        Raises:
+            ValueError: another number of nodes than ids, or not a graph.
+        """
+        try:
+            hnsw = faiss.deserialize_index(data)
+        except RuntimeError as error:
+            raise ValueError(f"FAISS cannot read it: {error}") from error
+        if not isinstance(hnsw, faiss.IndexHNSWSQ) or hnsw.ntotal != len(ids):
+            raise ValueError(f"it is not a graph of {len(ids)} items")
+        return cls(ids, scale, effort, hnsw)
+
+
+def _add(
+    hnsw: Any,
+    scale: float,
+    vectors: Vectors,
+    order: Ids,
+    *,
+    threads: int,
+    on_progress: Callable[[int], object] | None = None,
+) -> None:
+    """Put vectors in, in this order."""
+    faiss.omp_set_num_threads(threads)
+    for start in range(0, len(order), ADDED_AT_ONCE):
+        part = order[start : start + ADDED_AT_ONCE]
+        hnsw.add(_codes(vectors[part], scale))
+        if on_progress is not None:
+            on_progress(start + len(part))
+
+
+def _codes(vectors: Vectors, scale: float) -> Vectors:
+    """Bytes, as the float32 that FAISS wants to be given them in."""
+    codes = np.multiply(vectors, np.float32(scale))
+    np.rint(codes, out=codes)
+    codes += 128
+    return np.clip(codes, 0, 255, out=codes)
+
+
+def _cluster_order(vectors: Vectors, threads: int) -> Ids:
+    """Items of one cluster after each other."""
+    clusters = min(len(vectors) // CLUSTER, MOST_CLUSTERS)
+    if clusters < 2:
+        return np.arange(len(vectors))
+    faiss.omp_set_num_threads(threads)
+    kmeans = faiss.Kmeans(
+        vectors.shape[1],
+        clusters,
+        niter=4,
+        spherical=True,
+        max_points_per_centroid=TRAINING_SAMPLE,
+        min_points_per_centroid=1,
+    )
+    step = max(1, len(vectors) // (clusters * TRAINING_SAMPLE))
+    kmeans.train(np.ascontiguousarray(vectors[::step]))
+    assigned = np.empty(len(vectors), np.int64)
+    for start in range(0, len(vectors), ADDED_AT_ONCE):
+        part = slice(start, start + ADDED_AT_ONCE)
+        assigned[part] = kmeans.index.search(vectors[part], 1)[1][:, 0]
+    order: Ids = np.argsort(assigned, kind="stable")
+    return order
