@@ -91,6 +91,9 @@ def extract(
 def create(
     directory: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
     encoder: Annotated[Path, typer.Option(help="The encoder whose embeddings it will hold.")],
+    recall: Annotated[
+        float, typer.Option(help="Share of the 10 nearest that searches must find; 1: all, always.")
+    ] = 0.99,
     as_json: Json = False,
 ) -> None:
     """Make an empty collection, bound to an encoder.
@@ -103,7 +106,9 @@ def create(
 
     facts = describe(encoder)
     dim = facts["contract"]["embedding_dim"]
-    with create_collection(directory, facts["sha256"], dim, encoder_path=encoder) as collection:
+    with create_collection(
+        directory, facts["sha256"], dim, encoder_path=encoder, recall=recall
+    ) as collection:
         stats = collection.stats()
     if as_json:
         _print_json(stats)
@@ -197,6 +202,36 @@ def remove(
 
 
 @collection_app.command()
+def tune(
+    directory: Directory,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Promise this recall@10 from now on; 1: every search is exact."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build the index that keeps the promised recall, measure it on held-out items, and save it.
+
+    Small collections are searched exactly, whatever they promise. `lookalike serve` tunes by
+    itself; others can search meanwhile.
+
+    Example: lookalike collection tune shop/ --recall 0.995
+    """
+    from serving.collection import open_collection
+    from serving.progress import progress_bar
+    from serving.tables import print_facts
+
+    with open_collection(directory) as collection:
+        with progress_bar("building") as progress:
+            index = collection.tune(recall, on_progress=progress)
+        facts = {"recall asked": collection.stats()["recall"], **index}
+    if as_json:
+        _print_json(facts)
+    else:
+        print_facts(facts)
+
+
+@collection_app.command()
 @app.command()
 def search(
     *,
@@ -209,6 +244,9 @@ def search(
     key: Annotated[
         list[str] | None, typer.Option(help="Search with an item of the collection instead.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare every item, whatever recall is promised.")
+    ] = False,
     encoder: OwnEncoder = None,
     as_json: Json = False,
 ) -> None:
@@ -223,9 +261,9 @@ def search(
     if not images and not key:
         raise typer.BadParameter("give at least one image file, or --key KEY")
     with open_collection(directory) as collection:
-        answers = search_keys(collection, key or [], k=k, min_score=min_score)
+        answers = search_keys(collection, key or [], k=k, min_score=min_score, exact=exact)
         found, refused = search_images(
-            collection, images or [], k=k, min_score=min_score, encoder=encoder
+            collection, images or [], k=k, min_score=min_score, exact=exact, encoder=encoder
         )
     answers += found
     if as_json:

@@ -47,6 +47,7 @@ def search_images(
     *,
     k: int,
     min_score: float | None,
+    exact: bool = False,
     encoder: Path | None,
 ) -> tuple[list[Answer], list[Refused]]:
     """Search with image files; those that cannot be used are refused one by one.
@@ -61,17 +62,24 @@ def search_images(
     outcomes = [out for batch in embed(opened, in_batches(items, BATCH_SIZE)) for out in batch]
     embedded = [outcome for outcome in outcomes if isinstance(outcome, Embedded)]
     vectors = [outcome.embedding for outcome in embedded]
-    hits = collection.search(vectors, k, min_score=min_score)
+    hits = collection.search(vectors, k, min_score=min_score, exact=exact)
     answers = [Answer(out.key, found) for out, found in zip(embedded, hits, strict=True)]
     return answers, [outcome for outcome in outcomes if isinstance(outcome, Refused)]
 
 
 def search_keys(
-    collection: Collection, keys: Sequence[str], *, k: int, min_score: float | None
+    collection: Collection,
+    keys: Sequence[str],
+    *,
+    k: int,
+    min_score: float | None,
+    exact: bool = False,
 ) -> list[Answer]:
     """Search with items of the collection; an item does not find itself.
 
     Raises:
         KeyUnknown: an item is not there.
     """
-    return [Answer(key, collection.similar(key, k, min_score=min_score)) for key in keys]
+    return [
+        Answer(key, collection.similar(key, k, min_score=min_score, exact=exact)) for key in keys
+    ]

@@ -120,4 +120,6 @@ def interval(shares: Sequence[float]) -> tuple[float, float]:
     z = Z * Z / count
     centre = (mean + z / 2) / (1 + z)
     half = Z / (1 + z) * math.sqrt(mean * (1 - mean) / count + z / (4 * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(max(0.0, centre - half), mean), max(
+        min(1.0, centre + half), mean
+    )  # but for rounding

@@ -107,7 +107,9 @@ class Engine:
         settings = self.settings
         encoder = open_encoder(settings.encoder or stored_encoder(), threads=settings.threads)
         if settings.collection is not None:
-            self._collection = open_collection(settings.collection, encoder_digest=encoder.digest)
+            self._collection = open_collection(
+                settings.collection, encoder_digest=encoder.digest, tended=True
+            )
             self._thumbnails = Thumbnails(
                 self._collection.path / "thumbnails",
                 encoder.preprocess,

@@ -298,3 +298,20 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Example: lookalike " in result.stdout
+
+
+def test_a_promise_is_made_and_changed(tiny_encoder: Path, tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    made = answer("collection", "create", shop, "--encoder", tiny_encoder, "--recall", 0.95)
+    assert made["recall"] == 0.95
+    tuned = answer("collection", "tune", shop, "--recall", 1)
+    assert (tuned["recall asked"], tuned["exact"]) == (1, True)
+    assert answer("collection", "stats", shop)["recall"] == 1
+    assert (shop / "index" / "manifest.json").is_file()
+    assert "recall is 2" in str(refusal("collection", "tune", shop, "--recall", 2))
+
+
+def test_a_search_can_be_exact(features: Path, shop: Path) -> None:
+    answer("collection", "add", shop, features)
+    key = open_collection(shop).keys(limit=1)[0]
+    assert answer("search", shop, "--key", key, "--exact") == answer("search", shop, "--key", key)
