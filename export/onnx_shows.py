@@ -35,7 +35,8 @@ class OnnxOptions:
         output: name of the tensor that holds the features, an inner one too.
         mean: subtracted from pictures, in units of the divided pixels.
         std: divided by, likewise.
-        divide: what pixels of 0 to 255 are divided by first: 255, or 1 for graphs that take bytes.
+        divide: what pixels of 0 to 255 are divided by first: 1 for graphs that take bytes, say;
+            None: 255.
     """
 
     layout: Layout | None = None
@@ -43,7 +44,7 @@ class OnnxOptions:
     output: str | None = None
     mean: Rgb | None = None
     std: Rgb | None = None
-    divide: float = 255.0
+    divide: float | None = None
 
 
 def picture_input(file: Path, model: ModelProto) -> ValueInfoProto:
@@ -118,9 +119,10 @@ def find_norm(element: str, known: OnnxOptions) -> tuple[Rgb, Rgb]:
         if known.mean is not None or known.std is not None:
             raise UsageError("its input is uint8, so mean and std are in its graph: leave them out")
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if known.divide <= 0 or min(known.std or (1.0,)) <= 0:
+    divide = 255.0 if known.divide is None else known.divide
+    if divide <= 0 or min(known.std or (1.0,)) <= 0:
         raise UsageError("--std and --divide must be above 0")
-    scale = known.divide / 255
+    scale = divide / 255
     mean, std = ((known.mean or (0.0,) * 3), (known.std or (1.0,) * 3))
     red, green, blue = (part * scale for part in mean)
     return (red, green, blue), (std[0] * scale, std[1] * scale, std[2] * scale)
