@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from export.cli import app
+from export.compare import PROJECTED
 from export.encoder_file import open_encoder
 from export.finish import read_draft
 from export.generated_pictures import generated_pictures
@@ -51,17 +52,24 @@ def test_a_file_equals_itself_and_no_stranger(tiny_encoder: Path, other_encoder:
     assert {"relative error", "least cosine", "mean cosine", "overlap@10"} <= failed
 
 
-def test_a_shorter_embedding_is_compared_by_its_neighbours(
-    exported_encoder: Path, tiny_run: Path, tmp_path: Path
+def test_a_shorter_embedding_is_compared_by_its_features(
+    exported_encoder: Path, tiny_run: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     features = open_encoder(exported_encoder).encode_with_features(generated_pictures(80, 32))[0]
     short, _ = reduce_draft(read_draft(exported_encoder), features, np.full(80, -1), 32)
     path = short.write(tmp_path / "short.onnx")
-    assert verify(path, tiny_run).passed
+    outcome = verify(path, tiny_run)
+    assert outcome.passed
+    assert outcome.figures.keys() == {PROJECTED}
     outcome = verify(path, exported_encoder)
+    assert outcome.passed
     assert "mean cosine" not in outcome.figures
     assert outcome.figures["max error"] < 1e-6
-    assert "overlap@10" in {check.name for check in outcome.checks}
+    assert 0 < outcome.figures[PROJECTED] < 1
+    names = {check.name for check in outcome.checks}
+    assert {"relative error", "least cosine of features", "overlap@10 of features"} <= names
+    failed = {check.name for check in verify(path, tiny_encoder).checks if not check.passed}
+    assert "overlap@10" in failed  # of other features
 
 
 def test_the_command_shows_figures_and_speed(half: Path, exported_encoder: Path) -> None:

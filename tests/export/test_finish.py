@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from export.cli import app
@@ -62,7 +63,7 @@ def test_weights_keep_to_seven_bits_where_products_saturate(
     tiny_encoder: Path, int8: tuple[Draft, Any]
 ) -> None:
     def largest(model: onnx.ModelProto) -> int:
-        arrays = [onnx.numpy_helper.to_array(value) for value in model.graph.initializer]
+        arrays = [numpy_helper.to_array(value) for value in model.graph.initializer]
         return max(
             int(np.abs(a.astype(int)).max()) for a in arrays if a.dtype == np.int8 and a.ndim
         )
@@ -105,25 +106,23 @@ def test_the_search_keeps_as_few_layers_in_float_as_it_must(int8: Any, needed: i
     assert fewest(attempt, needed - 1)[0] == 0 or needed == 0
 
 
-def test_a_layer_that_does_not_bear_it_stays_in_float(draft: Draft) -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(draft.model)
-    by_name = {value.name: value for value in model.graph.initializer}
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    sick = convolutions[3]  # one huge input channel drowns the others in 8 bits
-    values = onnx.numpy_helper.to_array(by_name[sick.input[1]]).copy()
-    values[:, 0] *= 3000
-    by_name[sick.input[1]].CopyFrom(onnx.numpy_helper.from_array(values, sick.input[1]))
-    hurt = Draft(model=model, contract=draft.contract)
-    _, all_in_int8 = quantize_draft(hurt, PICTURES, allow_loss=True, gate=Gate(min_cosine=2))
+def test_a_layer_that_does_not_bear_it_stays_in_float(tiny_encoder: Path) -> None:
+    draft = read_draft(tiny_encoder)
+    weights = {value.name: value for value in draft.model.graph.initializer}
+    first, second = (numpy_helper.to_array(weights[name]).copy() for name in ("conv1", "conv2"))
+    first[0] /= 3000  # as before in float; in 8 bits one channel's weights drown the others'
+    second[:, 0] *= 3000
+    for name, values in (("conv1", first), ("conv2", second)):
+        weights[name].CopyFrom(numpy_helper.from_array(values, name))
+    _, all_in_int8 = quantize_draft(draft, PICTURES, allow_loss=True, gate=Gate(min_cosine=2))
     wanted = Gate(min_cosine=(1 + 3 * all_in_int8.mean_cosine) / 4, min_overlap=0)
-    _, report = quantize_draft(hurt, PICTURES, gate=wanted)
+    _, report = quantize_draft(draft, PICTURES, gate=wanted)
     assert report.passed
     assert report.mean_cosine > all_in_int8.mean_cosine
     in_float = [layer for layer in report.layers if layer.in_float]
     others = [layer for layer in report.layers if not layer.in_float]
-    assert 1 <= len(in_float) <= 14
-    assert min(layer.cost for layer in in_float) >= max(layer.cost for layer in others)
+    assert len(in_float) == len(others) == 1
+    assert in_float[0].cost > 10 * others[0].cost
 
 
 def test_the_target_comes_from_the_cpu(tmp_path: Path) -> None:
@@ -209,11 +208,15 @@ def test_a_projection_that_cannot_be_is_told(draft: Draft) -> None:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_does_all_at_once(tiny_run: Path, picture_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "encoder.onnx"
+def test_the_command_does_all_at_once(
+    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    graph, out = tmp_path / "theirs.onnx", tmp_path / "encoder.onnx"
+    onnx.save(read_draft(tiny_encoder).model, graph)
     options = f"--precision int8 --calibrate {picture_folder} --int8-target avx2 --min-overlap 0.5"
-    more = f"--embedding-dim 8 --fit {picture_folder} --whiten --json"
-    arguments = ["export", str(tiny_run), "--out", str(out), *options.split(), *more.split()]
+    more = f"--embedding-dim 8 --fit {picture_folder} --whiten --output features --json"
+    subject = ["export", "--onnx", str(graph), "--out", str(out)]
+    arguments = [*subject, *options.split(), *more.split()]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "int8 for avx2" in result.stderr

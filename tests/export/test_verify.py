@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from export.checks import Thresholds
 from export.encoder_file import read_contract, write_encoder_file
 from export.generated_pictures import generated_pictures
 from export.measures import cosines, neighbour_overlap, relative_error
-from export.verify import Thresholds, verify
+from export.verify import verify
 from images.sources import open_source
 from tests.conftest import tiny_contract, tiny_graph
 from training.checkpoint import load_checkpoint, save_checkpoint
