@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BATCHES = (1, 32)
 SECONDS = 0.5  # per batch size
 UNSTATED = "not stated"
+RGB = 3  # channels
 MAX_SHOWN = 400  # characters of what a file says
 
 
@@ -28,6 +29,7 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     contract = facts["contract"]
     side, width = contract["preprocess"]["size"], contract["embedding_dim"]
+    channels = contract["preprocess"].get("channels", RGB)
     outputs = f"features float32 [N, {contract['feature_dim']}], embeddings float32 [N, {width}]"
     graph = f"/ 255, - mean {_numbers(contract['mean'])}, / std {_numbers(contract['std'])}"
     file = f"{Path(facts['path']).name}, {_size(facts['bytes'])}, {facts['nodes']} nodes"
@@ -37,7 +39,9 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("made from", _origin(contract["recipe"])),
         ("trained", _training(contract["recipe"])),
         ("quality", _quality(contract["quality"])),
-        ("input", f"images uint8 [N, {side}, {side}, 3], RGB"),
+        ("int8", _int8(contract["quality"].get("int8"))),
+        ("projection", _projection(contract["quality"].get("projection"))),
+        ("input", f"images uint8 [N, {side}, {side}, {channels}]{', RGB' * (channels == RGB)}"),
         ("outputs", f"{outputs} of length 1"),
         ("a picture is", _preparation(contract["preprocess"])),
         ("in the graph", f"{graph}, and the division by the length"),
@@ -58,14 +62,14 @@ def markdown(facts: Mapping[str, Any]) -> str:
     for title, words in card_rows(facts):
         escaped = words.replace("|", "\\|")
         lines.append(f"| {title} | {escaped} |")
-    side = contract["preprocess"]["size"]
+    side, channels = contract["preprocess"]["size"], contract["preprocess"].get("channels", RGB)
     lines += [
         "",
         "```python",
         "import numpy, onnxruntime",
         "",
         f'session = onnxruntime.InferenceSession("{name}", providers=["CPUExecutionProvider"])',
-        f"pictures = numpy.zeros((1, {side}, {side}, 3), numpy.uint8)  # RGB, prepared as above",
+        f"pictures = numpy.zeros((1, {side}, {side}, {channels}), numpy.uint8)  # as said above",
         '(embeddings,) = session.run(["embeddings"], {"images": pictures})',
         "```",
     ]
@@ -158,6 +162,43 @@ def _quality(quality: Mapping[str, Any]) -> str:
             words = f"{100 * value:.1f} %" if share else f"{value:.4g}"
             shown.append(f"{name.replace('_', ' ')} {words}")
     return ", ".join(shown) or "nothing was measured"
+
+
+def _int8(cost: object) -> str:
+    """What 8 bits cost, as `export.quantize` reports it; nothing where it reports otherwise."""
+    if not isinstance(cost, dict) or not _are_shares(cost, "mean_cosine", "overlap"):
+        return ""
+    layers = [layer for layer in _tables(cost.get("layers")) if layer.get("in_float")]
+    return (
+        f"for {cost.get('target')}: mean cosine {cost['mean_cosine']:.4f} to fp32, "
+        f"{100 * cost['overlap']:.1f} % of 10 neighbours the same, on {cost.get('held_out')} "
+        f"pictures; {len(layers)} layers in float"
+    )
+
+
+def _projection(report: object) -> str:
+    """What a shorter embedding is worth, as `export.reduce` reports it."""
+    if not isinstance(report, dict) or not _are_shares(report, "explained"):
+        return ""
+    whitened = ", whitened" if report.get("whiten") else ""
+    words = f"PCA to {report.get('embedding_dim')} numbers{whitened}"
+    words += f", {100 * report['explained']:.1f} % of the variance"
+    found = {
+        score.get("width"): f"{100 * score['map_at_r']:.1f} % with {score.get('width')}"
+        for score in _tables(report.get("widths"))
+        if _are_shares(score, "map_at_r")
+    }
+    shown = [found[width] for width in (report.get("embedding_dim"), *found) if width in found][:2]
+    pictures = f"{report.get('compared_on')} pictures of {report.get('source')}"
+    return f"{words}; mAP@R {', '.join(shown)} ({pictures})" if shown else words
+
+
+def _are_shares(table: Mapping[str, Any], *names: str) -> bool:
+    return all(isinstance(table.get(name), float) for name in names)
+
+
+def _tables(found: object) -> list[Mapping[str, Any]]:
+    return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []
 
 
 def _preparation(spec: Mapping[str, Any]) -> str:

@@ -45,22 +45,24 @@ def finishing(out: Path, todo: Finish, console: Console) -> Iterator[tuple[Path,
         try:
             finished = finish(read_draft(whole), todo, reporter_for(console))
         except LossTooGreat as loss:
-            console.print(quantization_table(loss.report))
+            show_quantization(loss.report, console)
             raise
     finished.draft.write(out)
     if finished.reduction:
-        console.print(reduction_table(finished.reduction))
+        show_reduction(finished.reduction, console)
     if finished.quantization:
-        console.print(quantization_table(finished.quantization))
+        show_quantization(finished.quantization, console)
     done.append(finished)
 
 
-def reduction_table(report: ReductionReport) -> Table:
+def show_reduction(report: ReductionReport, console: Console) -> None:
     """What each width of the embedding is worth."""
-    table = Table(
-        title=f"Embeddings of {report.embedding_dim}, fitted on {report.fitted_on} pictures; "
-        f"measured on {report.compared_on} others"
+    console.print(
+        f"Embeddings of {report.embedding_dim}, fitted on {report.fitted_on} pictures; measured on "
+        f"{report.compared_on} others:",
+        highlight=False,
     )
+    table = Table()
     for column in ("numbers", "variance", "overlap@10", "mAP@R", "recall@1"):
         table.add_column(column, justify="right")
     for score in report.widths:
@@ -69,20 +71,24 @@ def reduction_table(report: ReductionReport) -> Table:
             str(score.width),
             *("-" if share is None else f"{100 * share:.1f} %" for share in shares),
         )
-    return table
+    console.print(table)
 
 
-def quantization_table(report: QuantizationReport) -> Table:
+def show_quantization(report: QuantizationReport, console: Console) -> None:
     """What int8 costs: in all, and the costliest layers alone."""
     in_float = sum(layer.in_float for layer in report.layers)
-    table = Table(
-        title=f"int8 for {report.target}, {report.method}: mean cosine {report.mean_cosine:.4f}, "
-        f"overlap@10 {report.overlap:.3f}; {in_float} of {len(report.layers)} layers in float"
+    console.print(
+        f"int8 for {report.target}, ranges by {report.method}: mean cosine to fp32 "
+        f"{report.mean_cosine:.4f}, overlap@10 {report.overlap:.3f} on {report.held_out} pictures; "
+        f"{in_float} of {len(report.layers)} layers in float. The costliest:",
+        highlight=False,
     )
+    table = Table()
     for column in ("layer", "kind", "cost alone", "kept in"):
         table.add_column(column, justify="right" if column == "cost alone" else "left")
     ranked = sorted(report.layers, key=lambda layer: -layer.cost)
     for layer in ranked[:SHOWN_LAYERS]:
         kept = "float" if layer.in_float else "int8"
-        table.add_row(layer.name, layer.kind, f"{layer.cost:.2g}", kept)
-    return table
+        table.add_row(layer.name, layer.kind, f"{layer.cost:.6f}", kept)
+    console.print(table)
+    console.print("cost alone: 1 - mean cosine with only this layer in int8", highlight=False)
