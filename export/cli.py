@@ -169,15 +169,15 @@ def export(
         words = origin.write(target)
         if words:
             typer.echo(words, err=True)
-    _say_written(out, run, as_json=as_json)
+    _say_written(out, run, calibrate or fit, as_json=as_json)
     for finished in done:
         show_refused(finished.refused, console)
         if finished.refused:
             raise typer.Exit(1)
 
 
-def _say_written(out: Path, run: Path | None, *, as_json: bool) -> None:
-    """What the file is, and the command that checks it."""
+def _say_written(out: Path, run: Path | None, source: str | None, *, as_json: bool) -> None:
+    """What the file is, and the command that checks it, on pictures of `source`."""
     from export.encoder_file import describe
 
     facts = describe(out)
@@ -187,8 +187,10 @@ def _say_written(out: Path, run: Path | None, *, as_json: bool) -> None:
         f"encoder: {out} ({facts['bytes'] / 1e6:.1f} MB, {side} x {side} px to "
         f"{contract['embedding_dim']} numbers, opset {facts['opset']})"
     )
-    against = f" {shlex.quote(str(run))}" if run is not None and run.is_dir() else ""
-    typer.echo(f"next: lookalike verify {shlex.quote(str(out))}{against}")
+    check = ["lookalike", "verify", str(out)]
+    if run is not None and run.is_dir():
+        check += [str(run)] if source is None else [str(run), source]
+    typer.echo(f"next: {shlex.join(check)}")
     if as_json:
         typer.echo(json.dumps(facts))
 
