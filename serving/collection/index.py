@@ -61,24 +61,26 @@ class FlatIndex:
         sequence: the last change it knows.
         count: its rows, masked ones among them.
         live: bool [count], False for removed rows; None while there are none.
+        layout: the same object as long as items keep their rows.
     """
 
     sequence: int
     count: int
     live: Mask
+    layout: object
     _buffer: _Buffer
 
     @classmethod
     def empty(cls, dim: int, *, reserve: int = 0) -> Self:
         """An index of nothing, with room for ``reserve`` vectors."""
-        return cls(0, 0, None, _Buffer(max(reserve, 64), dim))
+        return cls(0, 0, None, object(), _Buffer(max(reserve, 64), dim))
 
     @classmethod
     def of(cls, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
         """An index that takes over these arrays: int64 [n], ascending, and float32 [n, E]."""
         buffer = _Buffer(0, vectors.shape[1])
         buffer.rows, buffer.ids, buffer.used = vectors, ids, len(ids)
-        return cls(sequence, len(ids), None, buffer)
+        return cls(sequence, len(ids), None, object(), buffer)
 
     def __len__(self) -> int:
         return self._count(self.live)

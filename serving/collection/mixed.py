@@ -7,7 +7,8 @@ graph is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ import numpy as np
 from serving.collection.index import MARGIN, FlatIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from serving.collection.graph import Graph
@@ -38,6 +41,11 @@ class Index:
 
     flat: FlatIndex
     graph: Graph | None = None
+    _rows: Ids = field(init=False, repr=False)  # of the graph's nodes; -1: no longer there
+
+    def __post_init__(self) -> None:
+        nodes = np.empty(0, np.int64) if self.graph is None else self.graph.ids
+        object.__setattr__(self, "_rows", _rows_of_nodes(self.flat, nodes))
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -59,7 +67,13 @@ class Index:
 
     def with_flat(self, flat: FlatIndex) -> Index:
         """The same graph, newer vectors."""
-        return replace(self, flat=flat)
+        if flat.layout is not self.flat.layout:
+            return Index(flat, self.graph)
+        newer = copy(self)  # without looking a million nodes up at each write
+        newer.__dict__.pop("_newer", None)
+        newer.__dict__.pop("_alive", None)
+        object.__setattr__(newer, "flat", flat)
+        return newer
 
     def search(
         self, queries: Vectors, k: int, allowed: Ids | None = None, *, exact: bool = False
@@ -78,14 +92,17 @@ class Index:
             return self.flat.search(queries, k, allowed)
         count = k + MARGIN
         effort = -(-graph.effort * count // (TUNED_NEIGHBOURS + MARGIN))
-        bitmap = self._alive if allowed is None else graph.bitmap(self._of_alive(allowed))
-        proposed = graph.propose(queries, count, bitmap, effort=effort)
+        bitmap = self._alive if allowed is None else self._bitmap(allowed)
+        proposed = self._rows[graph.propose(queries, count, bitmap, effort=effort)]
         newer = self._nearest_newer(queries, count, allowed)
+        wanted = min(k, len(self) if allowed is None else len(allowed))
         results = []
         for q in range(len(queries)):
-            rows = np.concatenate([self._alive_rows(proposed[q]), newer[q]])
-            if len(rows) < min(k, len(self) if allowed is None else len(allowed)):
-                results += self.flat.search(queries[q : q + 1], k, allowed)  # a walk that got stuck
+            rows = proposed[q][proposed[q] >= 0]
+            if newer is not None:
+                rows = np.concatenate([rows, newer[q]])
+            if len(rows) < wanted:  # a walk that got stuck
+                results += self.flat.search(queries[q : q + 1], k, allowed)
                 continue
             scores = self.flat.exact_scores(queries[q], rows)
             best = np.argsort(-scores, kind="stable")[:k]
@@ -98,28 +115,40 @@ class Index:
         last = 0 if self.graph is None else self.graph.last
         return int(np.searchsorted(self.flat.ids, last, side="right"))
 
-    def _nearest_newer(self, queries: Vectors, count: int, allowed: Ids | None) -> list[Ids]:
+    def _nearest_newer(
+        self, queries: Vectors, count: int, allowed: Ids | None
+    ) -> Sequence[Ids] | Ids | None:
+        if not self.uncovered:
+            return None
         if allowed is None:
-            return list(self.flat.nearest_after(self._newer, queries, count))
-        rows = self.flat.rows_of(allowed)
-        rows = rows[rows >= self._newer]
-        if self.flat.live is not None:
-            rows = rows[self.flat.live[rows]]
-        return [rows] * len(queries)
+            return self.flat.nearest_after(self._newer, queries, count)
+        rows = self._living(self.flat.rows_of(allowed))
+        return [rows[rows >= self._newer]] * len(queries)
 
     @cached_property
     def _alive(self) -> NDArray[np.uint8] | None:
         """The graph's nodes that were not removed; None if all are there."""
-        flat, graph = self.flat, self.graph
-        assert graph is not None
-        known = flat.ids[: self._newer]
-        if flat.live is not None:
-            known = known[flat.live[: self._newer]]
-        return None if len(known) == len(graph) else graph.bitmap(known)
+        rows = self._rows[:-1]
+        alive = rows >= 0
+        if self.flat.live is not None:
+            alive &= self.flat.live[rows]
+        return None if alive.all() else np.packbits(alive, bitorder="little")
 
-    def _of_alive(self, ids: Ids) -> Ids:
-        return self.flat.ids[self._alive_rows(ids)]
+    def _bitmap(self, allowed: Ids) -> NDArray[np.uint8]:
+        assert self.graph is not None
+        alive = np.zeros(len(self.graph), np.bool_)
+        alive[self.graph.nodes_of(self.flat.ids[self._living(self.flat.rows_of(allowed))])] = True
+        return np.packbits(alive, bitorder="little")
 
-    def _alive_rows(self, ids: Ids) -> Ids:
-        rows = self.flat.rows_of(ids)
+    def _living(self, rows: Ids) -> Ids:
         return rows if self.flat.live is None else rows[self.flat.live[rows]]
+
+
+def _rows_of_nodes(flat: FlatIndex, nodes: Ids) -> Ids:
+    """The row of each item, or -1; and one more -1, for the node -1."""
+    rows = np.full(len(nodes) + 1, -1, np.int64)
+    places = np.searchsorted(flat.ids, nodes)
+    known = np.flatnonzero(places < flat.count)
+    known = known[flat.ids[places[known]] == nodes[known]]
+    rows[known] = places[known]
+    return rows

@@ -71,9 +71,9 @@ def tune(graph: Graph, flat: FlatIndex, held_out: Ids, asked: float) -> Recall:
         found, seconds = [], []
         for query, floor in zip(queries, floors, strict=True):
             start = time.perf_counter()
-            ids = graph.propose(query[None], TUNED_NEIGHBOURS + MARGIN, None, effort=effort)[0]
+            nodes = graph.propose(query[None], TUNED_NEIGHBOURS + MARGIN, None, effort=effort)[0]
             seconds.append(time.perf_counter() - start)
-            found.append(_found(flat, query, ids, floor))
+            found.append(_found(flat, query, graph.ids[nodes[nodes >= 0]], floor))
         recall = float(np.mean(found))
         low, high = interval(found)
         measured = Recall(
@@ -101,7 +101,7 @@ def _floors(flat: FlatIndex, queries: Vectors, held_out: Ids) -> list[float]:
 
 def _found(flat: FlatIndex, query: Vectors, ids: Ids, floor: float) -> float:
     """Share of the ten nearest that are proposed."""
-    rows = flat.rows_of(ids[ids > 0])
+    rows = flat.rows_of(ids)
     hits = int(np.count_nonzero(flat.exact_scores(query, rows) >= floor))
     return min(hits, TUNED_NEIGHBOURS) / TUNED_NEIGHBOURS
 

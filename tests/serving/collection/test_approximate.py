@@ -80,7 +80,7 @@ def test_a_search_without_enough_effort_misses_something(tuned: Collection) -> N
     assert index.graph is not None
     queries = clustered(200, 2)
     truth = index.search(queries, 10, exact=True)
-    rough = index.graph.propose(queries, 10, None, effort=10)
+    rough = index.graph.ids[index.graph.propose(queries, 10, None, effort=10)]
     hits = [len(np.intersect1d(t[0], r)) for t, r in zip(truth, rough, strict=True)]
     assert np.mean(hits) < 9.99
 
@@ -162,6 +162,18 @@ def test_what_cannot_be_promised_stays_exact(small: None, tmp_path: Path) -> Non
 def test_impossible_promises_are_refused(tmp_path: Path, wrong: float) -> None:
     with pytest.raises(UsageError, match="recall"):
         create_collection(tmp_path / "c", "ab" * 32, DIM, recall=wrong)
+
+
+def test_a_graph_outlives_its_vectors_moving(tuned: Collection) -> None:
+    """Most items are removed: the others get other rows, the graph stays the old one."""
+    tuned.remove(tuned.keys(limit=1600))
+    tuned.add(numbered(clustered(20, 8), first=600_000))
+    queries = clustered(30, 7)
+    exact = tuned.search(queries, 10, exact=True)
+    keys = set(tuned.keys(limit=5000))
+    for found, best in zip(tuned.search(queries, 10), exact, strict=True):
+        assert {hit.key for hit in found} <= keys
+        assert found[0] == best[0]
 
 
 # Snapshots
@@ -262,8 +274,8 @@ def test_extending_leaves_the_old_graph_alone() -> None:
     old = Graph.build(np.arange(1, 601), vectors[:600], threads=1)
     new = old.extended(np.arange(601, 701), vectors[600:], threads=1)
     queries = vectors[650:660]
-    assert (new.propose(queries, 1, None, effort=64)[:, 0] == np.arange(651, 661)).all()
-    assert old.propose(queries, 1, None, effort=64).max() <= 600
+    assert (new.ids[new.propose(queries, 1, None, effort=64)[:, 0]] == np.arange(651, 661)).all()
+    assert old.propose(queries, 1, None, effort=64).max() < 600
     assert (len(old), len(new), old.last, new.last) == (600, 700, 600, 700)
 
 
