@@ -110,7 +110,7 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
                 pictures.labels,
                 todo.embedding_dim,
                 whiten=todo.whiten,
-                source=todo.fit.name,
+                source=Path(todo.fit.name).name,  # a file tells nobody about folders
             )
     if todo.calibrate is not None:
         pictures = decode_source(
