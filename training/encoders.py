@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Stem = Literal["auto", "imagenet", "small", "small-stride2"]
 STEMS: tuple[Stem, ...] = ("auto", "imagenet", "small", "small-stride2")
 SMALL_IMAGE = 64  # the largest size (px) that stem "auto" treats as small
+# oneDNN (torch 2.15, AVX2) writes past the end of a channels_last convolution of 1x1 and stride 2
+# that reads fewer: the heap is damaged, the process aborts
+FEWEST_CHANNELS = 8
 
 Block = type[BasicBlock] | type[Bottleneck] | type[SelectiveBottleneck]
 RESNETS: Mapping[str, tuple[Block, tuple[int, int, int, int]]] = {
@@ -131,7 +134,7 @@ def build_encoder(
 
     Args:
         name: one of `RESNETS`, or of `backbones.py`, which has neither width nor stem.
-        width: channel multiplier; 64 * width must be a whole number (0.125 gives 8 channels).
+        width: channel multiplier; 64 * width must be a whole number, 8 or more (width 0.125).
         stem: "imagenet" is 7x7 stride 2 and max-pool; "small" is 3x3 stride 1 without max-pool
             (appendix B.9, for CIFAR-10); "small-stride2" is 3x3 stride 2 without max-pool, a third
             of the cost of "small" on a CPU; "auto" takes "small" up to 64 px, else "imagenet".
@@ -178,7 +181,10 @@ def check_encoder(name: str, *, width: float, stem: Stem, selective_kernels: boo
     if stem not in STEMS:
         raise RecipeError(f"encoder.stem = '{stem}'{did_you_mean(stem, STEMS)}")
     channels = 64 * width
-    if channels < 1 or channels != int(channels):
-        raise RecipeError(f"encoder.width = {width}: 64 * width must be a whole number of channels")
+    if channels < FEWEST_CHANNELS or channels != int(channels):
+        raise RecipeError(
+            f"encoder.width = {width}: 64 * width must be a whole number of channels, at least "
+            f"{FEWEST_CHANNELS} (width {FEWEST_CHANNELS / 64})"
+        )
     if selective_kernels and RESNETS[name][0] is not Bottleneck:
         raise RecipeError(f"{name} has no bottlenecks: selective kernels need resnet50 or deeper")

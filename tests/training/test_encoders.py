@@ -108,6 +108,7 @@ def test_pictures_may_have_any_number_of_channels() -> None:
         ({"stem": "smal"}, "encoder.stem = 'smal'; did you mean 'small'"),
         ({"width": 0.3}, "encoder.width = 0.3"),
         ({"width": 0}, "encoder.width = 0"),
+        ({"width": 7 / 64}, r"encoder.width = 0.109375: .* at least 8 \(width 0.125\)"),
     ],
 )
 def test_what_cannot_be_built_is_named(change: dict[str, object], message: str) -> None:
