@@ -20,6 +20,7 @@ from training.loop import Leader, Loop
 from training.monitor import QUERIES, Monitor
 from training.progress import Reporter, Silent
 from training.ranges import settled, tell_values
+from training.recipe import Recipe
 from training.recipe_files import save_recipe
 from training.start_weights import load_start_weights, pinned, read_start_weights
 from training.store import training_pictures
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from images.sources import Source
     from training.distributed import Ranks
     from training.pictures import Pictures, Refusal
-    from training.recipe import Recipe
 
 CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded pictures; more than that are a memory-mapped file
 
@@ -208,9 +208,11 @@ def _open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
     if not has_run(run):
         raise UsageError(f"{run} holds no run to resume: drop --resume to start one")
     previous = load_checkpoint(run)
-    if previous.recipe_digest != recipe.digest:
+    # by value: a run of an older version lacks keys that came since and so has another digest
+    started = Recipe.from_dict(previous.recipe).digest
+    if started != recipe.digest:
         raise ArtefactError(
-            f"{run} was started with another recipe ({previous.recipe_digest[:12]}, this one is "
+            f"{run} was started with another recipe ({started[:12]}, this one is "
             f"{recipe.digest[:12]}): resume without --recipe and --set, or give another --out"
         )
     return previous

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from images.errors import ArtefactError, UsageError
-from training.checkpoint import describe, load_checkpoint, load_encoder
+from training.checkpoint import describe, load_checkpoint, load_encoder, save_checkpoint
 from training.errors import TrainingDivergedError
 from training.metrics import read_metrics
 from training.progress import Silent
@@ -218,6 +218,20 @@ def test_a_finished_run_is_left_as_it_is(
     again = train(make_source(), make_recipe(), tmp_path, resume=True)
     assert dataclasses.replace(again, elapsed_s=first.elapsed_s) == first
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_of_a_version_with_fewer_recipe_keys_goes_on(
+    make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run, source, recipe = tmp_path / "run", make_source(), make_recipe()
+    train(source, recipe, run, reporter=Interrupt(2))
+    kept = load_checkpoint(run)
+    tables = {**kept.recipe, "loss": {"temperature": kept.recipe["loss"]["temperature"]}}
+    save_checkpoint(run, dataclasses.replace(kept, recipe=tables, recipe_digest="0" * 64))
+    with pytest.raises(ArtefactError, match="another recipe"):
+        train(source, make_recipe("loss.margin=0.5"), run, resume=True)
+    assert train(source, recipe, run, resume=True).finished
+    assert load_checkpoint(run).recipe_digest == recipe.digest
 
 
 def test_a_run_is_not_overwritten_nor_joined_to_strangers(
