@@ -260,8 +260,14 @@ def test_a_run_goes_on_with_another_number_of_processes(out: Path) -> None:
     assert (run / "cache" / "cache.json").exists()  # both read the same file
     train(open_source(str(out / "photos")), recipe, out / "straight")
     one, other = load_checkpoint(run), load_checkpoint(out / "straight")
+    start = load_checkpoint(out / "leader fails").encoder
     for key, value in other.encoder.items():
-        close(one.encoder[key], value, 1e-4)
+        # other orders of sums can turn a ReLU near 0 on or off for one view, a few percent of a
+        # step; a step too many, or a rate from another place of the schedule, is more
+        moved = float((value - start[key]).abs().max())
+        largest = float(value.abs().max())
+        tolerance = 0.04 * moved + 1e-6 * largest
+        torch.testing.assert_close(one.encoder[key], value, rtol=0, atol=tolerance)
     lines, expected = read_metrics(run), read_metrics(out / "straight")
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
     losses = [line["loss"] for line in lines if "loss" in line]
