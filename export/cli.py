@@ -182,10 +182,11 @@ def _say_written(out: Path, run: Path | None, source: str | None, *, as_json: bo
 
     facts = describe(out)
     contract = facts["contract"]
-    side = contract["preprocess"]["size"]
+    side, precision = contract["preprocess"]["size"], contract["precision"]
+    shown = "" if precision == "fp32" else f"{precision}, "
     typer.echo(
         f"encoder: {out} ({facts['bytes'] / 1e6:.1f} MB, {side} x {side} px to "
-        f"{contract['embedding_dim']} numbers, opset {facts['opset']})"
+        f"{contract['embedding_dim']} numbers, {shown}opset {facts['opset']})"
     )
     check = ["lookalike", "verify", str(out)]
     if run is not None and run.is_dir():

@@ -219,6 +219,7 @@ def test_the_command_does_all_at_once(
     arguments = [*subject, *options.split(), *more.split()]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
+    assert "32 x 32 px to 8 numbers, int8, opset 20" in result.stdout
     assert "int8 for avx2" in result.stderr
     assert "Embeddings of 8" in result.stderr
     contract = read_contract(out)
