@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from training.model import SimCLR
     from training.pictures import Pictures, Refusal
     from training.progress import Reporter
-    from training.recipe import Data
+    from training.recipe_data import Data
 
     Pixels = NDArray[np.uint8]
 

@@ -19,6 +19,16 @@ class TrainingDivergedError(LookalikeError):
     """The loss or the weights are no longer finite."""
 
 
+def need(condition: bool, message: str) -> None:
+    """Refuses a value of a recipe unless the condition holds.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    if not condition:
+        raise RecipeError(message)
+
+
 MOST = 20  # choices in one message
 
 

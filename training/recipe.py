@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from images.files import sha256_bytes
-from images.preprocess import PreprocessSpec, check_channels, checked_range
 from training.augment import Augmentation
 from training.encoders import check_encoder
-from training.errors import RecipeError, did_you_mean
+from training.errors import RecipeError, did_you_mean, need
+from training.recipe_data import Data
 from training.schedule import peak_learning_rate, warmup_cosine
 from training.tables import Value, read_table, table_of
 
@@ -25,96 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-
-
-RGB_MEAN, RGB_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the paper leaves pictures in [0,1]
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise RecipeError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """How pictures are stored for training and prepared for evaluation, export and serving."""
-
-    image_size: int  # px, side of the views and of what the exported encoder sees
-    stored_size: int | None = None  # px, short side of the cached pictures; default image_size
-    stored_shape: Literal["own", "square"] = "own"  # crops see the whole picture or its middle
-    cache: Literal["auto", "memory", "disk", "stream"] = "auto"  # see `store.training_pictures`
-    evaluation_resize: int | None = None  # px, short side before the centre crop; image_size
-    resize: Literal["short-side", "stretch"] = "short-side"
-    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
-    channels: int = 3  # of the pictures; 3 means RGB, grey ones included
-    range: tuple[float, float] | Literal["auto"] | None = None  # values that become 0 and 255
-    mean: tuple[float, ...] = RGB_MEAN  # one number a channel
-    std: tuple[float, ...] = RGB_STD
-
-    def __post_init__(self) -> None:
-        _need(self.image_size >= 8, f"data.image_size = {self.image_size}: must be at least 8")
-        for name in ("stored_size", "evaluation_resize"):
-            size = getattr(self, name)
-            _need(
-                size is None or size >= self.image_size,
-                f"data.{name} = {size}: must not be below image_size = {self.image_size}",
-            )
-        _need(
-            self.resize == "short-side" or self.evaluation_resize is None,
-            'data.evaluation_resize is for data.resize = "short-side": stretching crops nothing',
-        )
-        check_channels(self.channels)
-        if self.range is not None and self.range != "auto":
-            object.__setattr__(self, "range", checked_range(self.range))
-        for name, usual in (("mean", RGB_MEAN), ("std", RGB_STD)):
-            if getattr(self, name) == usual:  # the defaults fit any number of channels
-                object.__setattr__(self, name, (usual[0],) * self.channels)
-            found = getattr(self, name)
-            _need(
-                len(found) == self.channels,
-                f"data.{name} = {list(found)}: must be {self.channels} numbers, one a channel",
-            )
-        _need(min(self.std) > 0, f"data.std = {list(self.std)}: must be above 0")
-
-    @property
-    def values(self) -> tuple[float, float] | None:
-        """The range, measured where that was asked for (`ranges.settled`)."""
-        if self.range == "auto":
-            raise RecipeError('data.range = "auto": it is measured when training begins')
-        return self.range
-
-    @property
-    def whole(self) -> bool:
-        """Whether pictures are cached in their own shape; stretched ones are squares."""
-        return self.stored_shape == "own" and self.resize == "short-side"
-
-    @property
-    def stored_side(self) -> int:
-        """Pixels of the side of what is cached."""
-        return self.stored_size or self.image_size
-
-    @property
-    def stored(self) -> PreprocessSpec:
-        """The square that is cached, larger than a view where crops need something to crop from."""
-        return PreprocessSpec(
-            size=self.stored_side,
-            resize=self.resize,
-            resample=self.resample,
-            channels=self.channels,
-            range=self.values,
-        )
-
-    @property
-    def evaluation(self) -> PreprocessSpec:
-        """The square that the finished encoder sees."""
-        return PreprocessSpec(
-            size=self.image_size,
-            resize=self.resize,
-            resize_to=self.evaluation_resize,
-            resample=self.resample,
-            channels=self.channels,
-            range=self.values,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +46,7 @@ class Encoder:
             stem=self.stem,
             selective_kernels=self.selective_kernels,
         )
-        _need(
+        need(
             self.weights is not None or self.weights_sha256 is None,
             "encoder.weights_sha256 without encoder.weights",
         )
@@ -151,8 +61,8 @@ class Head:
     out_dim: int = 128
 
     def __post_init__(self) -> None:
-        _need(self.hidden is None or self.hidden > 0, f"head.hidden = {self.hidden}: must be > 0")
-        _need(self.out_dim > 0, f"head.out_dim = {self.out_dim}: must be above 0")
+        need(self.hidden is None or self.hidden > 0, f"head.hidden = {self.hidden}: must be > 0")
+        need(self.out_dim > 0, f"head.out_dim = {self.out_dim}: must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +75,9 @@ class Loss:
     semi_hard: bool = False  # nt-logistic, margin: only the hardest of the easier negatives
 
     def __post_init__(self) -> None:
-        _need(self.temperature > 0, f"loss.temperature = {self.temperature}: must be above 0")
-        _need(self.margin >= 0, f"loss.margin = {self.margin}: must not be negative")
-        _need(
+        need(self.temperature > 0, f"loss.temperature = {self.temperature}: must be above 0")
+        need(self.margin >= 0, f"loss.margin = {self.margin}: must not be negative")
+        need(
             not self.semi_hard or self.name in {"nt-logistic", "margin"},
             f'loss.semi_hard is for "nt-logistic" and "margin": {self.name} weighs its negatives',
         )
@@ -185,10 +95,10 @@ class Optimizer:
     betas: tuple[float, float] = (0.9, 0.999)  # adamw
 
     def __post_init__(self) -> None:
-        _need(self.weight_decay >= 0, f"optimizer.weight_decay = {self.weight_decay}: must be >= 0")
-        _need(0 <= self.momentum < 1, f"optimizer.momentum = {self.momentum}: must be in [0,1)")
-        _need(self.trust_coefficient > 0, "optimizer.trust_coefficient must be above 0")
-        _need(0 <= min(self.betas) <= max(self.betas) < 1, "optimizer.betas must be in [0,1)")
+        need(self.weight_decay >= 0, f"optimizer.weight_decay = {self.weight_decay}: must be >= 0")
+        need(0 <= self.momentum < 1, f"optimizer.momentum = {self.momentum}: must be in [0,1)")
+        need(self.trust_coefficient > 0, "optimizer.trust_coefficient must be above 0")
+        need(0 <= min(self.betas) <= max(self.betas) < 1, "optimizer.betas must be in [0,1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,14 +111,14 @@ class Schedule:
     warmup_fraction: float | None = None  # of the run
 
     def __post_init__(self) -> None:
-        _need(self.learning_rate > 0, f"schedule.learning_rate = {self.learning_rate}: not above 0")
-        _need(
+        need(self.learning_rate > 0, f"schedule.learning_rate = {self.learning_rate}: not above 0")
+        need(
             self.warmup_epochs is None or self.warmup_fraction is None,
             "schedule has warmup_epochs and warmup_fraction: give one of them",
         )
         fraction = self.warmup_fraction or 0.0
-        _need(0 <= fraction < 1, f"schedule.warmup_fraction = {fraction}: must be in [0,1)")
-        _need((self.warmup_epochs or 0.0) >= 0, "schedule.warmup_epochs must not be negative")
+        need(0 <= fraction < 1, f"schedule.warmup_fraction = {fraction}: must be in [0,1)")
+        need((self.warmup_epochs or 0.0) >= 0, "schedule.warmup_epochs must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,31 +138,31 @@ class Training:
     evaluations: int = 10  # kNN measurements spread over the run, if there are labels
 
     def __post_init__(self) -> None:
-        _need(self.batch_size >= 2, f"training.batch_size = {self.batch_size}: must be at least 2")
+        need(self.batch_size >= 2, f"training.batch_size = {self.batch_size}: must be at least 2")
         micro = self.batch_size if self.micro_batch is None else self.micro_batch
-        _need(
+        need(
             micro >= 2 and self.batch_size % micro == 0,
             f"training.micro_batch = {micro}: must be at least 2 and divide batch_size = "
             f"{self.batch_size}",
         )
-        _need(
+        need(
             (self.epochs is None) != (self.samples is None),
             "training needs its length: either epochs or samples, not both",
         )
         length = self.epochs if self.samples is None else self.samples
-        _need(length is not None and length > 0, f"training length {length}: must be above 0")
-        _need(self.seed >= 0, f"training.seed = {self.seed}: must not be negative")
-        _need(self.log_every >= 1, f"training.log_every = {self.log_every}: must be at least 1")
-        _need(self.checkpoint_minutes >= 0, "training.checkpoint_minutes must not be negative")
-        _need(self.evaluations >= 0, "training.evaluations must not be negative")
+        need(length is not None and length > 0, f"training length {length}: must be above 0")
+        need(self.seed >= 0, f"training.seed = {self.seed}: must not be negative")
+        need(self.log_every >= 1, f"training.log_every = {self.log_every}: must be at least 1")
+        need(self.checkpoint_minutes >= 0, "training.checkpoint_minutes must not be negative")
+        need(self.evaluations >= 0, "training.evaluations must not be negative")
         if self.progressive is not None:
             starts = [start for start, _ in self.progressive]
-            _need(
+            need(
                 starts[0] == 0 and starts == sorted(set(starts)) and starts[-1] < 1,
                 f"training.progressive begins its stages at {starts}: must rise from 0 to below 1",
             )
             sizes = [size for _, size in self.progressive]
-            _need(min(sizes) >= 8, f"training.progressive has sizes of {sizes} px: at least 8")
+            need(min(sizes) >= 8, f"training.progressive has sizes of {sizes} px: at least 8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,13 +183,13 @@ class Recipe:
         stages, stored = self.training.progressive, self.data.stored_side
         if stages is None:
             return
-        _need(
+        need(
             stages[-1][1] == self.data.image_size,
             f"training.progressive ends at {stages[-1][1]} px: must end at data.image_size = "
             f"{self.data.image_size}, what the encoder is used at",
         )
         largest = max(size for _, size in stages)
-        _need(
+        need(
             largest <= stored,
             f"training.progressive has views of {largest} px: data.stored_size is {stored}",
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from images.sources import Source
     from training.pictures import Pictures
     from training.progress import Reporter
-    from training.recipe import Data
+    from training.recipe_data import Data
 
 
 def training_pictures(
