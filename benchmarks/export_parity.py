@@ -105,7 +105,6 @@ def main() -> None:
         for source in sources:
             if short and name == EFFICIENTNET and source != first:
                 continue
-            print(f"{name} on {source}", file=sys.stderr, flush=True)
             pictures = decode_source(
                 open_source(sources[source]), trained.preprocess, limit=600 if short else 2000
             )
@@ -113,7 +112,9 @@ def main() -> None:
                 trained.module, pictures.images[:64], trained.mean, trained.std
             )
             count = CALIBRATION_PICTURES // 2 if short else CALIBRATION_PICTURES
-            int8[name, source] = int8_parity(draft_encoder(trained), pictures, count)
+            cost = int8[name, source] = int8_parity(draft_encoder(trained), pictures, count)
+            words = f"mean cosine {cost.report.mean_cosine:.4f}, kNN drop {cost.knn_drop:.2f}"
+            print(f"{name} on {source}: {words}", file=sys.stderr, flush=True)
     report(fp32, int8)
 
 
