@@ -84,7 +84,7 @@ class Graph:
         return cls(ids[order], scale, 4 * NEIGHBOURS, hnsw)
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Graph:
-        """A copy with more items; their numbers must be above all there are."""
+        """A copy with more items, none of which it has already."""
         hnsw = faiss.clone_index(self._hnsw)
         _add(hnsw, self.scale, vectors, np.arange(len(ids)), threads=threads)
         return replace(self, ids=np.concatenate([self.ids, ids]), _hnsw=hnsw)
