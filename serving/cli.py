@@ -1,37 +1,16 @@
 """The commands of the serving room: extract, collection, search, serve."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from serving import collection_cli
+from serving.options import EncoderFile, Json, Limit, print_json, said_when_stopped
+
 app = typer.Typer(no_args_is_help=True)
-collection_app = typer.Typer(
-    no_args_is_help=True, help="Make, fill and search a collection: items kept safe on the disk."
-)
-app.add_typer(collection_app, name="collection")
-
-
-class OnDuplicate(StrEnum):
-    """What to do with an item whose key is in the collection already."""
-
-    REFUSE = "refuse"
-    REPLACE = "replace"
-
-
-EncoderFile = Annotated[Path, typer.Argument(help="An encoder file, made by `lookalike export`.")]
-Directory = Annotated[Path, typer.Argument(help="The collection's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first N items.")]
-OwnEncoder = Annotated[
-    Path | None,
-    typer.Option(help="The collection's encoder file; by default where it was last seen."),
-]
+app.add_typer(collection_cli.app, name="collection")
+app.command()(collection_cli.search)
 
 
 @app.command()
@@ -68,7 +47,7 @@ def extract(
 
     images, opened = open_source(source, labels=labels, part=shard), open_encoder(encoder)
     hint = f"what is finished stays in {out}; continue with --resume"
-    with _said_when_stopped(hint), progress_bar("extracting") as progress:
+    with said_when_stopped(hint), progress_bar("extracting") as progress:
         report = run(
             opened,
             images,
@@ -79,221 +58,12 @@ def extract(
             progress=progress,
         )
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
         print_extracted(report)
     if report.refused:
         print_refused(report.refused, report.first_refused, f"{out}/errors/*.parquet")
         raise typer.Exit(1)
-
-
-@collection_app.command()
-def create(
-    directory: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
-    encoder: Annotated[Path, typer.Option(help="The encoder whose embeddings it will hold.")],
-    recall: Annotated[
-        float, typer.Option(help="Share of the 10 nearest that searches must find; 1: all, always.")
-    ] = 0.99,
-    as_json: Json = False,
-) -> None:
-    """Make an empty collection, bound to an encoder.
-
-    Example: lookalike collection create shop/ --encoder encoder.onnx
-    """
-    from export.encoder_file import describe
-    from serving.collection import create_collection
-    from serving.tables import print_facts
-
-    facts = describe(encoder)
-    dim = facts["contract"]["embedding_dim"]
-    with create_collection(
-        directory, facts["sha256"], dim, encoder_path=encoder, recall=recall
-    ) as collection:
-        stats = collection.stats()
-    if as_json:
-        _print_json(stats)
-    else:
-        print_facts(stats)
-
-
-@collection_app.command()
-def add(
-    *,
-    directory: Directory,
-    source: Annotated[str, typer.Argument(help="A feature folder, or images to embed.")],
-    encoder: OwnEncoder = None,
-    on_duplicate: Annotated[
-        OnDuplicate, typer.Option(help="If a key is there already.")
-    ] = OnDuplicate.REFUSE,
-    limit: Limit = None,
-    as_json: Json = False,
-) -> None:
-    """Add the items of a feature folder, or of images that are embedded on the way.
-
-    Example: lookalike collection add shop/ features/
-    """
-    from serving.collection import open_collection
-    from serving.feature_shards import is_feature_folder
-    from serving.progress import progress_bar
-    from serving.tables import print_added, print_refused
-
-    with (
-        open_collection(directory, load_index=False) as collection,
-        _said_when_stopped("what was added stays; add again with --on-duplicate replace"),
-        progress_bar("adding") as progress,
-    ):
-        if is_feature_folder(source):
-            from serving.collect import add_features
-            from serving.features import open_features
-
-            if limit is not None:
-                raise typer.BadParameter("--limit is for images; features are added as a whole")
-            features = open_features(source)
-            report = add_features(
-                collection, features, on_duplicate=on_duplicate.value, progress=progress
-            )
-        else:
-            from images.sources import open_source
-            from serving.collect import add_source
-            from serving.lookup import encoder_of
-
-            images = open_source(source)
-            report = add_source(
-                collection,
-                encoder_of(collection, encoder),
-                images,
-                on_duplicate=on_duplicate.value,
-                limit=limit,
-                progress=progress,
-            )
-        items = len(collection)
-    if as_json:
-        _print_json({**report.to_dict(), "items": items})
-    else:
-        print_added(report, items)
-    if report.refused:
-        print_refused(report.refused, report.first_refused)
-        raise typer.Exit(1)
-
-
-@collection_app.command()
-def remove(
-    directory: Directory,
-    keys: Annotated[list[str], typer.Argument(help="Keys of the items.")],
-    as_json: Json = False,
-) -> None:
-    """Remove items by their keys; if some were not there, the exit code is 1.
-
-    Example: lookalike collection remove shop/ shirts/0001.jpg
-    """
-    from serving.collection import open_collection
-
-    with open_collection(directory, load_index=False) as collection:
-        removed = collection.remove(keys)
-        items = len(collection)
-    missing = [key for key in dict.fromkeys(keys) if key not in set(removed)]
-    if as_json:
-        _print_json({"removed": removed, "missing": missing, "items": items})
-    else:
-        typer.echo(f"removed {len(removed)}; {items} items are left")
-    if missing:
-        typer.echo(f"not in the collection: {', '.join(missing)}", err=True)
-        raise typer.Exit(1)
-
-
-@collection_app.command()
-def tune(
-    directory: Directory,
-    recall: Annotated[
-        float | None,
-        typer.Option(help="Promise this recall@10 from now on; 1: every search is exact."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Build the index that keeps the promised recall, measure it on held-out items, and save it.
-
-    Small collections are searched exactly, whatever they promise. `lookalike serve` tunes by
-    itself; others can search meanwhile.
-
-    Example: lookalike collection tune shop/ --recall 0.995
-    """
-    from serving.collection import open_collection
-    from serving.progress import progress_bar
-    from serving.tables import print_facts
-
-    with open_collection(directory) as collection:
-        with progress_bar("building") as progress:
-            index = collection.tune(recall, on_progress=progress)
-        facts = {"recall asked": collection.stats()["recall"], **index}
-    if as_json:
-        _print_json(facts)
-    else:
-        print_facts(facts)
-
-
-@collection_app.command()
-@app.command()
-def search(
-    *,
-    directory: Directory,
-    images: Annotated[list[Path] | None, typer.Argument(help="Image files to search with.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours for each query.")] = 10,
-    min_score: Annotated[
-        float | None, typer.Option(help="Leave out what is less similar (cosine, -1 to 1).")
-    ] = None,
-    key: Annotated[
-        list[str] | None, typer.Option(help="Search with an item of the collection instead.")
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Compare every item, whatever recall is promised.")
-    ] = False,
-    encoder: OwnEncoder = None,
-    as_json: Json = False,
-) -> None:
-    """Find the items of a collection most similar to images, or to items by --key.
-
-    Example: lookalike search shop/ photo.jpg -k 5
-    """
-    from serving.collection import open_collection
-    from serving.lookup import search_images, search_keys
-    from serving.tables import print_answers, print_refused
-
-    if not images and not key:
-        raise typer.BadParameter("give at least one image file, or --key KEY")
-    with open_collection(directory) as collection:
-        answers = search_keys(collection, key or [], k=k, min_score=min_score, exact=exact)
-        found, refused = search_images(
-            collection, images or [], k=k, min_score=min_score, exact=exact, encoder=encoder
-        )
-    answers += found
-    if as_json:
-        _print_json(
-            {
-                "queries": [answer.to_dict() for answer in answers],
-                "refused": [asdict(entry) for entry in refused],
-            }
-        )
-    else:
-        print_answers(answers)
-    if refused:
-        print_refused(len(refused), refused)
-        raise typer.Exit(1)
-
-
-@collection_app.command()
-def stats(directory: Directory, as_json: Json = False) -> None:
-    """Say what a collection holds and which encoder it belongs to.
-
-    Example: lookalike collection stats shop/
-    """
-    from serving.collection import describe
-    from serving.tables import print_facts
-
-    facts = describe(directory)
-    if as_json:
-        _print_json(facts)
-    else:
-        print_facts(facts)
 
 
 @app.command()
@@ -331,17 +101,3 @@ def serve(
         insecure=insecure,
         threads=threads,
     )
-
-
-@contextmanager
-def _said_when_stopped(hint: str) -> Iterator[None]:
-    """Ctrl-C: say what is safe and how to go on, and leave the rest to the front door."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"stopped: {hint}", err=True)
-        raise
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    typer.echo(json.dumps(content, ensure_ascii=False))
