@@ -12,7 +12,7 @@ Python's lock while they work.
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -32,6 +32,9 @@ BATCH_SIZE = 32
 LOOKAHEAD = 2  # batches that are read and decoded ahead of the encoder
 PARTS = 2  # pieces of a batch for each thread, so that the threads end at about the same time
 NO_DIRECTION = "no-direction"
+
+Load = Callable[[Content, PreprocessSpec], tuple[Pixels, tuple[int, int]]]
+"""What decodes: ``images.preprocess.load_image``, or the same somewhere else."""
 
 
 @dataclass(kw_only=True)
@@ -84,6 +87,7 @@ def embed(
     *,
     threads: int | None = None,
     seconds: Seconds | None = None,
+    load: Load = load_image,
 ) -> Generator[list[Outcome]]:
     """Embed batches of items.
 
@@ -92,6 +96,7 @@ def embed(
         batches: any number of lists; they are taken from the iterator as they are needed.
         threads: decode threads; None takes the CPUs this process may use.
         seconds: is added to as the work goes on.
+        load: decodes one picture; is called in the threads.
 
     Yields:
         for each batch what became of its items, in the same order.
@@ -105,7 +110,7 @@ def embed(
             while True:
                 for batch in islice(remaining, LOOKAHEAD + 1 - len(ahead)):
                     parts = in_batches(batch, -(-len(batch) // (PARTS * workers)))
-                    futures = [pool.submit(_load, part, encoder.preprocess) for part in parts]
+                    futures = [pool.submit(_load, part, encoder.preprocess, load) for part in parts]
                     ahead.append((batch, futures))
                 if not ahead:
                     return
@@ -114,14 +119,17 @@ def embed(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(items: list[Item], spec: PreprocessSpec) -> _Part:
+def _load(items: list[Item], spec: PreprocessSpec, load: Load) -> _Part:
     results: list[_Ready | Refused] = []
     read = decode = 0.0
     for item in items:
         start = time.perf_counter()
         content = _read(item)
         middle = time.perf_counter()
-        results.append(content if isinstance(content, Refused) else _decode(item, content, spec))
+        if not isinstance(content, Refused):
+            results.append(_decode(item, content, spec, load))
+        else:
+            results.append(content)
         read += middle - start
         decode += time.perf_counter() - middle
     return _Part(results, read, decode)
@@ -136,9 +144,9 @@ def _read(item: Item) -> Content | Refused:
         return _refused(item, "read", RefusalReason.UNREADABLE, repr(error))
 
 
-def _decode(item: Item, content: Content, spec: PreprocessSpec) -> _Ready | Refused:
+def _decode(item: Item, content: Content, spec: PreprocessSpec, load: Load) -> _Ready | Refused:
     try:
-        pixels, size = load_image(content, spec)
+        pixels, size = load(content, spec)
     except ImageRefused as error:
         return _refused(item, "decode", error.reason, error.message)
     except Exception as error:  # noqa: BLE001 - as above
