@@ -38,6 +38,7 @@ ROOMS = {
 EXTRAS = {
     "train": ("torch", "torchvision", "onnx", "onnxscript", "tensorboard"),
     "serve": ("onnxruntime", "faiss", "bentoml", "pyarrow", "starlette", "uvicorn", "uvloop"),
+    "serve,ray": ("ray",),
 }
 
 

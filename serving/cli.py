@@ -1,5 +1,7 @@
 """The commands of the serving room: extract, collection, search, serve."""
 
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,13 @@ from serving.options import EncoderFile, Json, Limit, print_json, said_when_stop
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(collection_cli.app, name="collection")
 app.command()(collection_cli.search)
+
+
+class Engine(StrEnum):
+    """Where a source is embedded."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 @app.command()
@@ -30,6 +39,18 @@ def extract(
     shard: Annotated[
         str | None, typer.Option(help="i/n: every n-th image from the i-th on, for job arrays.")
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="local: this machine. ray: a Ray cluster.")
+    ] = Engine.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="The cluster, host:port; default: RAY_ADDRESS, or Ray on this machine."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Ray: encoders at once; default: all that fit.")
+    ] = None,
+    actor_cpus: Annotated[int, typer.Option(min=1, help="Ray: CPUs of an encoder.")] = 1,
+    actor_gpus: Annotated[int, typer.Option(min=0, help="Ray: GPUs of an encoder.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Embed all images of a source into Parquet files.
@@ -38,13 +59,23 @@ def extract(
     in the folder's errors table; then the exit code is 1.
 
     Example: lookalike extract encoder.onnx photos/ --out features/
+
+    On a cluster: lookalike extract encoder.onnx s3://photos --out features/ --engine ray
     """
     from export.encoder_file import open_encoder
     from images.sources import open_source
+    from serving.embed import embed
+    from serving.extract import Engine as Work
     from serving.extract import extract as run
     from serving.progress import progress_bar
     from serving.tables import print_extracted, print_refused
 
+    work: Work = embed
+    if engine is Engine.RAY:
+        from serving.ray_engine import Cluster, ray_embed
+
+        cluster = Cluster(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
+        work = partial(ray_embed, cluster=cluster)
     images, opened = open_source(source, labels=labels, part=shard), open_encoder(encoder)
     hint = f"what is finished stays in {out}; continue with --resume"
     with said_when_stopped(hint), progress_bar("extracting") as progress:
@@ -55,6 +86,7 @@ def extract(
             resume=resume,
             limit=limit,
             batch_size=batch_size,
+            engine=work,
             progress=progress,
         )
     if as_json:

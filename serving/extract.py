@@ -36,6 +36,9 @@ from serving.outcomes import Outcome, Refused
 SHARD_ITEMS = 4096
 FIRST_REFUSED = 20
 
+Engine = Callable[..., Generator[list[Outcome]]]
+"""`embed`, or what does the same elsewhere: called with encoder, batches and ``seconds``."""
+
 Progress = Callable[[int, int], None]
 """Is called with the items done and all items, each time some are done."""
 
@@ -80,6 +83,7 @@ def extract(
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
     shard_items: int = SHARD_ITEMS,
+    engine: Engine = embed,
     progress: Progress | None = None,
 ) -> ExtractReport:
     """Embed a source's images into a feature folder.
@@ -94,6 +98,7 @@ def extract(
         limit: take only the first items.
         batch_size: images the encoder gets at once.
         shard_items: items of a shard; a resumed run keeps what the first one had.
+        engine: does the work; ``ray_engine.ray_embed`` on a cluster.
         progress: is told how far the work is.
 
     Raises:
@@ -122,7 +127,9 @@ def extract(
     try:
         with folder_lock(folder):
             manifest = _begin(folder, wanted, resume=resume)
-            return _Run(encoder, source, folder, manifest, progress).run(batch_size)
+            return _Run(encoder, source, folder, manifest, engine=engine, progress=progress).run(
+                batch_size
+            )
     except Locked as locked:
         raise LookalikeError(
             f"process {locked.holder or '?'} is extracting into {folder}; give another folder, or "
@@ -194,12 +201,15 @@ class _Run:
         source: Source,
         folder: Path,
         manifest: Manifest,
+        *,
+        engine: Engine,
         progress: Progress | None,
     ) -> None:
         self.encoder = encoder
         self.source = source
         self.folder = folder
         self.manifest = manifest
+        self.engine = engine
         self.progress = progress or (lambda _done, _total: None)
         self.seconds = Seconds()
         self.begun: deque[tuple[int, list[Item]]] = deque()
@@ -238,7 +248,7 @@ class _Run:
 
     def _outcomes(self, batch_size: int) -> Generator[list[Outcome]]:
         batches = (batch for items in self._unfinished() for batch in in_batches(items, batch_size))
-        yield from embed(self.encoder, batches, seconds=self.seconds)
+        yield from self.engine(self.encoder, batches, seconds=self.seconds)
 
     def _unfinished(self) -> Iterator[list[Item]]:
         """The items of each shard to be made; those of the others are only compared."""
