@@ -22,7 +22,7 @@ demo: $(READY) demo-packages ## train, export, extract, search and serve on real
 	@$(BIN)/lookalike demo $(ARGS)
 
 test: $(READY) demo-packages test-packages ## run every test (ARGS="tests/images -k jpeg" runs some)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(READY) ## check style, types, import directions and dependencies
 	$(BIN)/ruff check .

@@ -196,11 +196,10 @@ def _outcomes(data: Any, seconds: Seconds) -> Generator[Outcome]:
     """The rows of the dataset as they come, its times added up."""
     for table in _tables(data):
         embeddings = table["embedding"].combine_chunks()
-        dim = embeddings.type.list_size
-        vectors = embeddings.values.to_numpy(zero_copy_only=False).reshape(-1, dim)[embeddings.offset :]
-        for row, vector in zip(
-            table.drop_columns(["embedding"]).to_pylist(), vectors, strict=False
-        ):
+        vectors = embeddings.values.to_numpy(zero_copy_only=False)  # NaN for the refused
+        vectors = vectors.reshape(-1, embeddings.type.list_size)[embeddings.offset :]
+        rows = table.drop_columns(["embedding"]).to_pylist()
+        for row, vector in zip(rows, vectors, strict=False):
             for name, spent in (row.pop("seconds") or {}).items():
                 setattr(seconds, name, getattr(seconds, name) + spent)
             kind: type[Outcome] = Embedded if row["stage"] is None else Refused
