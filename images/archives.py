@@ -17,6 +17,8 @@ def counts(name: str) -> bool:
     """Whether a member is an image by its name: hidden ones and what macOS adds are not."""
     if suffix_of(name) not in SUFFIXES:
         return False
+    if "." not in name[:1] and "/." not in name and "__MACOSX" not in name:
+        return True  # nearly all, told at once
     return not any(is_hidden(part) for part in name.split("/"))
 
 
@@ -80,6 +82,8 @@ def member_uri(base: str, member: str, offset: int) -> str:
 
 def clean(name: str) -> str:
     """Return a member's name as valid Unicode."""
+    if name.isascii() and "\0" not in name:
+        return name
     return printable(name).replace("\0", "\\x00")
 
 

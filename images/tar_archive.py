@@ -17,13 +17,13 @@ from images.archives import ArchiveSource, clean, counts, folder_labels
 from images.errors import ImageRefused, RefusalReason, SourceError
 from images.paths import suffix_of
 from images.places import check_size, join_uri, open_place, read_span, unreadable
+from images.tar_headers import BLOCK, Kind, Member, member_of, read_members
 from images.unpacked import packer_of, read_unpacked, unpacked_head, unpacked_view
 
 LABEL_FIELDS = ("label", "class", "cls", "class_name")
 LABEL_SUFFIXES = (".cls", ".json", ".txt")  # the first of them counts
 MAX_LABEL_BYTES = 64 * 1024
 MAX_LABEL = 100  # characters; a longer .txt is no label
-BLOCK = 512
 LINK, SPARSE = -1, -2  # in place of a size
 
 
@@ -79,33 +79,28 @@ class _Listing:
         self._beside: dict[str, str] = {}
 
     def read(self, file: IO[bytes]) -> None:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+        for member in read_members(file):
+            if member.kind is not Kind.FOLDER:
                 self._take(member, file)
-            self._end_sample("")
-            _check_end(file, tar.offset)
+        self._end_sample("")
 
-    def _take(self, member: tarfile.TarInfo, file: IO[bytes]) -> None:
-        if member.isdir():
-            return
+    def _take(self, member: Member, file: IO[bytes]) -> None:
         name = clean(member.name)
         folder, slash, last = name.rpartition("/")
         sample = folder + slash + last.partition(".")[0]
         if sample != self._sample:
             self._end_sample(sample)
-        suffix = suffix_of(name)
+        suffix = suffix_of(last)
         if suffix in LABEL_SUFFIXES and member.size <= MAX_LABEL_BYTES:
-            file.seek(member.offset_data)
+            file.seek(member.start)
             if label := _label_in(file.read(member.size), suffix):
                 self._beside[suffix] = label
         elif counts(name):
             self.names.append(name)
             self.labels.append(None)
             self.offsets.append(member.offset)
-            self.starts.append(member.offset_data)
-            links = LINK if member.issym() or member.islnk() else member.size
-            self.sizes.append(SPARSE if member.issparse() else links)
+            self.starts.append(member.start)
+            self.sizes.append(_size_of(member))
 
     def _end_sample(self, following: str) -> None:
         label = next((self._beside[kind] for kind in LABEL_SUFFIXES if kind in self._beside), None)
@@ -113,6 +108,11 @@ class _Listing:
             for index in range(self._first, len(self.names)):
                 self.labels[index] = label
         self._sample, self._first, self._beside = following, len(self.names), {}
+
+
+def _size_of(member: Member) -> int:
+    """Return a member's size, or what stands in its place where it cannot be read."""
+    return {Kind.LINK: LINK, Kind.SPARSE: SPARSE}.get(member.kind, member.size)
 
 
 def _label_in(data: bytes, suffix: str) -> str | None:
@@ -128,19 +128,6 @@ def _label_in(data: bytes, suffix: str) -> str | None:
         return None
     values = (fields.get(field) for field in LABEL_FIELDS)
     return next((str(value) for value in values if isinstance(value, str | int)), None)
-
-
-def _check_end(file: IO[bytes], offset: int) -> None:
-    """Make sure that the listing stopped at the mark of zeros, and that nothing comes after it."""
-    file.seek(offset)
-    mark = file.read(BLOCK)
-    if len(mark) < BLOCK:
-        raise tarfile.ReadError("the mark of its end is missing")
-    if any(mark):
-        raise tarfile.ReadError(f"byte {offset:,} is no header")
-    while rest := file.read(2**20):
-        if any(rest):
-            raise tarfile.ReadError("it goes on after its end, as archives that were put together")
 
 
 @contextmanager
@@ -192,6 +179,4 @@ def read_tar_uri(place: str, member: str, offset: int) -> bytes:
         raise LookupError(f"no member begins at byte {offset}: {error}") from error
     if info is None or clean(info.name) != member:
         raise LookupError(f"{member} is no longer at byte {offset}")
-    links = LINK if info.issym() or info.islnk() else info.size
-    size = SPARSE if info.issparse() else links
-    return read_member(place, info.offset_data, size, packed=packed)
+    return read_member(place, info.offset_data, _size_of(member_of(info)), packed=packed)
