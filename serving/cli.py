@@ -103,7 +103,10 @@ def serve(
     *,
     encoder: EncoderFile,
     collection: Annotated[
-        Path | None, typer.Argument(help="A collection; without one, only embeddings are served.")
+        str | None,
+        typer.Argument(
+            help="A collection: a folder or milvus:// URL; without one, only embeddings are served."
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -122,11 +125,12 @@ def serve(
 
     Example: lookalike serve encoder.onnx shop/
     """
+    from serving.collection.places import place_of
     from serving.http.server import serve as run
 
     run(
         encoder,
-        collection,
+        None if collection is None else place_of(collection),
         host=host,
         port=port,
         api_key=api_key,

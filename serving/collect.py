@@ -10,7 +10,7 @@ from typing import Any
 from export.encoder_file import Encoder
 from images.errors import ArtefactError
 from images.items import Source
-from serving.collection import Collection, KeyExists, OnDuplicate, Record
+from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
 from serving.embed import BATCH_SIZE, embed, in_batches
 from serving.features import FeatureBlock, Features
 from serving.outcomes import Embedded, Refused
@@ -53,7 +53,7 @@ class CollectReport:
 
 
 def add_features(
-    collection: Collection, features: Features, *, on_duplicate: OnDuplicate, progress: Progress
+    collection: AnyCollection, features: Features, *, on_duplicate: OnDuplicate, progress: Progress
 ) -> CollectReport:
     """Add the rows of a feature folder.
 
@@ -88,7 +88,7 @@ def add_features(
 
 
 def add_source(
-    collection: Collection,
+    collection: AnyCollection,
     encoder: Encoder,
     source: Source,
     *,
@@ -123,7 +123,7 @@ def add_source(
 
 
 def _add(
-    collection: Collection,
+    collection: AnyCollection,
     records: Iterable[Record],
     total: int,
     *,
@@ -141,7 +141,7 @@ def _add(
         progress(report.items, total)
 
 
-def _refuse_existing(collection: Collection, keys: Iterable[str]) -> None:
+def _refuse_existing(collection: AnyCollection, keys: Iterable[str]) -> None:
     """Before any work is done: the batches before the first duplicate would stay."""
     remaining = iter(keys)
     while some := list(islice(remaining, RECORDS)):

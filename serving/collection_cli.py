@@ -22,6 +22,12 @@ class OnDuplicate(StrEnum):
 
 
 Directory = Annotated[Path, typer.Argument(help="The collection's folder.")]
+AnyPlace = Annotated[
+    str,
+    typer.Argument(
+        metavar="COLLECTION", help="Its folder, or milvus://host:19530/name if it is in Milvus."
+    ),
+]
 OwnEncoder = Annotated[
     Path | None,
     typer.Option(help="The collection's encoder file; by default where it was last seen."),
@@ -30,7 +36,13 @@ OwnEncoder = Annotated[
 
 @app.command()
 def create(
-    directory: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
+    directory: Annotated[
+        str,
+        typer.Argument(
+            metavar="COLLECTION",
+            help="A folder that is new or empty, or milvus://host:19530/name.",
+        ),
+    ],
     encoder: Annotated[Path, typer.Option(help="The encoder whose embeddings it will hold.")],
     recall: Annotated[
         float, typer.Option(help="Share of the 10 nearest that searches must find; 1: all, always.")
@@ -60,7 +72,7 @@ def create(
 @app.command()
 def add(
     *,
-    directory: Directory,
+    directory: AnyPlace,
     source: Annotated[str, typer.Argument(help="A feature folder, or images to embed.")],
     encoder: OwnEncoder = None,
     on_duplicate: Annotated[
@@ -119,7 +131,7 @@ def add(
 
 @app.command()
 def remove(
-    directory: Directory,
+    directory: AnyPlace,
     keys: Annotated[list[str], typer.Argument(help="Keys of the items.")],
     as_json: Json = False,
 ) -> None:
@@ -175,7 +187,7 @@ def tune(
 @app.command()
 def search(
     *,
-    directory: Directory,
+    directory: AnyPlace,
     images: Annotated[list[Path] | None, typer.Argument(help="Image files to search with.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours for each query.")] = 10,
     min_score: Annotated[
@@ -221,7 +233,7 @@ def search(
 
 
 @app.command()
-def stats(directory: Directory, as_json: Json = False) -> None:
+def stats(directory: AnyPlace, as_json: Json = False) -> None:
     """Say what a collection holds and which encoder it belongs to.
 
     Example: lookalike collection stats shop/

@@ -8,7 +8,7 @@ from typing import Any
 from export.encoder_file import Encoder, open_encoder
 from images.errors import UsageError
 from images.paths import path_item
-from serving.collection import Collection, Hit
+from serving.collection import AnyCollection, Hit
 from serving.embed import BATCH_SIZE, embed, in_batches
 from serving.outcomes import Embedded, Refused
 
@@ -25,7 +25,7 @@ class Answer:
         return asdict(self)
 
 
-def encoder_of(collection: Collection, given: Path | None) -> Encoder:
+def encoder_of(collection: AnyCollection, given: Path | None) -> Encoder:
     """Open a collection's encoder: the file given, or where it was last seen.
 
     Raises:
@@ -35,14 +35,14 @@ def encoder_of(collection: Collection, given: Path | None) -> Encoder:
     hint = collection.encoder_path
     if given is None and (hint is None or not Path(hint).is_file()):
         where = f"is no longer at {hint}" if hint else "was not noted"
-        raise UsageError(f"the encoder of {collection.path} {where}; give it with --encoder FILE")
+        raise UsageError(f"the encoder of {collection.place} {where}; give it with --encoder FILE")
     encoder = open_encoder(given or Path(str(hint)))
     collection.check_encoder(encoder.digest)
     return encoder
 
 
 def search_images(
-    collection: Collection,
+    collection: AnyCollection,
     paths: Sequence[Path],
     *,
     k: int,
@@ -68,7 +68,7 @@ def search_images(
 
 
 def search_keys(
-    collection: Collection,
+    collection: AnyCollection,
     keys: Sequence[str],
     *,
     k: int,

@@ -1,12 +1,14 @@
 """Collections: what is searched, kept safe on the disk and bound to one encoder."""
 
-from serving.collection.collection import Collection, OnDuplicate
+from serving.collection.collection import Collection
 from serving.collection.errors import CollectionBusy, KeyExists, KeyUnknown
+from serving.collection.interface import AnyCollection
 from serving.collection.opening import create_collection, describe, open_collection
-from serving.collection.records import AddReport, Hit, Record
+from serving.collection.records import AddReport, Hit, OnDuplicate, Record
 
 __all__ = [
     "AddReport",
+    "AnyCollection",
     "Collection",
     "CollectionBusy",
     "Hit",

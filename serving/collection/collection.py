@@ -17,19 +17,17 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from images.cpus import available_cpus
 from images.errors import UsageError
 from serving.collection.errors import CollectionBusy, KeyExists
 from serving.collection.reading import Reader
-from serving.collection.records import AddReport, Record, Row, checked_rows
+from serving.collection.records import AddReport, OnDuplicate, Record, Row, checked_rows
 from serving.collection.snapshot import Snapshot, save
 from serving.collection.transactions import Writing
 from serving.collection.upkeep import Progress, Tender, build, check_recall, renew
 from serving.locks import Locked, folder_lock
-
-OnDuplicate = Literal["refuse", "replace"]
 
 LOCK_SECONDS = 5.0
 

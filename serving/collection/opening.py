@@ -3,43 +3,69 @@
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from images.errors import ArtefactError, UsageError
 from images.files import fsync_directory
 from serving.collection.collection import LOCK_SECONDS, Collection
+from serving.collection.interface import AnyCollection
 from serving.collection.ledger import FILE_NAME, Ledger
+from serving.collection.places import Place
 from serving.collection.upkeep import DEFAULT_RECALL, check_recall
 
 
+@overload
 def create_collection(
-    path: str | Path,
+    path: Path,
     encoder_digest: str,
     dim: int,
     *,
     encoder_path: str | Path | None = None,
     recall: float = DEFAULT_RECALL,
-) -> Collection:
+) -> Collection: ...
+
+
+@overload
+def create_collection(
+    path: str,
+    encoder_digest: str,
+    dim: int,
+    *,
+    encoder_path: str | Path | None = None,
+    recall: float = DEFAULT_RECALL,
+) -> AnyCollection: ...
+
+
+def create_collection(
+    path: Place,
+    encoder_digest: str,
+    dim: int,
+    *,
+    encoder_path: str | Path | None = None,
+    recall: float = DEFAULT_RECALL,
+) -> AnyCollection:
     """Make a new, empty collection and open it.
 
     Args:
-        path: a folder that does not exist or is empty.
+        path: a folder that does not exist or is empty, or the URL of a collection in Milvus
+            (``places``) that is not there. A ``Path`` is always a folder.
         encoder_digest: SHA-256 of the encoder file whose vectors it will hold.
         dim: length of a vector, E.
         encoder_path: where that file is; only remembered as a hint.
-        recall: recall@10 that searches promise once there are many items; 1: always exact.
+        recall: recall@10 that searches promise once there are many items; 1: always exact. Milvus
+            promises nothing but that (``milvus``).
 
     Raises:
-        UsageError: the folder holds something already, or an impossible dim or recall.
+        UsageError: there is something already, or an impossible dim or recall.
         LookalikeError: it cannot be written.
     """
-    folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
     if dim < 1:
         raise UsageError(f"dim is {dim}; a vector needs at least one number")
     check_recall(recall)
     hint = None if encoder_path is None else str(Path(encoder_path).resolve())
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
     # Made beside its place and renamed there: a half-made collection is never seen.
     unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
     try:
@@ -61,18 +87,42 @@ def create_collection(
     return Collection(folder)
 
 
+@overload
 def open_collection(
-    path: str | Path,
+    path: Path,
     *,
     encoder_digest: str | None = None,
     load_index: bool = True,
     lock_seconds: float = LOCK_SECONDS,
     tended: bool = False,
-) -> Collection:
+) -> Collection: ...
+
+
+@overload
+def open_collection(
+    path: Place,
+    *,
+    encoder_digest: str | None = None,
+    load_index: bool = True,
+    lock_seconds: float = LOCK_SECONDS,
+    tended: bool = False,
+) -> AnyCollection: ...
+
+
+def open_collection(
+    path: Place,
+    *,
+    encoder_digest: str | None = None,
+    load_index: bool = True,
+    lock_seconds: float = LOCK_SECONDS,
+    tended: bool = False,
+) -> AnyCollection:
     """Open a collection.
 
+    The last three arguments are for one in a folder; Milvus loads and tends its index by itself.
+
     Args:
-        path: its folder.
+        path: its folder, or its URL if it is in Milvus (``places``). A ``Path`` is always a folder.
         encoder_digest: refuse a collection of another encoder; None does not ask.
         load_index: read all vectors now; False reads them at the first search.
         lock_seconds: how long a write waits for another process before it is refused.
@@ -102,7 +152,7 @@ def open_collection(
     return collection
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: Place) -> dict[str, Any]:
     """What a collection is and holds, ready for JSON, without reading its vectors.
 
     Raises:

@@ -1,6 +1,7 @@
 """What can be asked of a collection: everything but changing it."""
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from serving.collection.index import Ids, Scores
 from serving.collection.ledger import FILE_NAME, Ledger
 from serving.collection.records import Hit, Record, unit_vectors
 from serving.collection.transactions import View
+
+SAMPLED_KEYS = 100_000
 
 
 class Reader:
@@ -36,6 +39,11 @@ class Reader:
         self.encoder_path = binding.encoder_path
         self.dim = binding.dim
         self._follower = Follower(self._ledger)
+
+    @property
+    def place(self) -> str:
+        """What opens it again: its folder."""
+        return str(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +147,13 @@ class Reader:
         """The next items in the order of their keys, with their vectors."""
         with self._ledger.reading() as view:
             return view.page(after, limit)
+
+    def sample(self, count: int) -> list[Record]:
+        """Some items by chance, of the first 100,000; fewer where there are fewer."""
+        with self._ledger.reading() as view:
+            keys = view.keys(None, SAMPLED_KEYS)
+            chosen = random.sample(keys, min(count, len(keys)))
+            return [item for key in chosen if (item := view.get(key)) is not None]
 
     def __len__(self) -> int:
         with self._ledger.reading() as view:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from images.errors import UsageError
+
+OnDuplicate = Literal["refuse", "replace"]
 
 MAX_KEY_BYTES = 1024
 # A float32 vector normalised elsewhere has a length within a few 1e-7 of one. Such a vector is

@@ -23,7 +23,7 @@ from images.cpus import available_cpus
 from images.errors import ImageRefused, RefusalReason
 from images.items import Pixels
 from images.preprocess import load_image
-from serving.collection import Collection, Hit, open_collection
+from serving.collection import AnyCollection, Hit, open_collection
 from serving.http import access_log, timing
 from serving.http.batcher import Batcher, Lane, useful_batch
 from serving.http.bento import stored_encoder
@@ -32,7 +32,7 @@ from serving.http.errors import Refusal, no_collection, of_image
 from serving.http.in_flight import BytesInFlight
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
-from serving.http.thumbnails import Thumbnails
+from serving.http.thumbnails import Thumbnails, thumbnails_beside
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Engine:
         self.warm = False
         self._encoder: Encoder | None = None
         self._batcher: Batcher | None = None
-        self._collection: Collection | None = None
+        self._collection: AnyCollection | None = None
         self._thumbnails: Thumbnails | None = None
         self._decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
         self._readers = ThreadPoolExecutor(COLLECTION_THREADS, thread_name_prefix="collection")
@@ -111,7 +111,7 @@ class Engine:
                 settings.collection, encoder_digest=encoder.digest, tended=True
             )
             self._thumbnails = Thumbnails(
-                self._collection.path / "thumbnails",
+                settings.thumbnails or thumbnails_beside(settings.collection),
                 encoder.preprocess,
                 max_pixels=settings.max_pixels,
             )
@@ -194,7 +194,7 @@ class Engine:
         return self._collection is not None
 
     @property
-    def collection(self) -> Collection:
+    def collection(self) -> AnyCollection:
         """The collection; raises Refusal where there is none."""
         if self._collection is None:
             raise no_collection()

@@ -5,7 +5,6 @@ slashes may stand as they are unless the key's own last part is `similar` or `th
 """
 
 import hashlib
-import random
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -13,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.collection import Collection, KeyUnknown, Record
+from serving.collection import KeyUnknown, Record
 from serving.http.answers import item_json
 from serving.http.bodies import read_body
 from serving.http.engine import Engine
@@ -24,7 +23,6 @@ from serving.http.queries import SEARCH_FIELDS, search_options, similar
 from serving.http.thumbnails import MEDIA_TYPE
 
 DEFAULT_PAGE, LARGEST_PAGE, LARGEST_SAMPLE = 100, 1000, 100
-SAMPLED_KEYS = 100_000
 LIST_FIELDS = ("limit", "after", "sample")
 VIEWS = (b"similar", b"thumbnail")
 
@@ -39,7 +37,7 @@ async def list_items(engine: Engine, request: Request) -> Response:
 
     def read() -> dict[str, Any]:
         if wanted:
-            items = _sample(collection, wanted)
+            items = collection.sample(wanted)
             return {"count": len(collection), "items": [item_json(item) for item in items]}
         items = collection.items(after=after, limit=limit)
         return {
@@ -49,12 +47,6 @@ async def list_items(engine: Engine, request: Request) -> Response:
         }
 
     return json_response(await engine.in_reader(read))
-
-
-def _sample(collection: Collection, wanted: int) -> list[Record]:
-    keys = collection.keys(limit=SAMPLED_KEYS)
-    chosen = random.sample(keys, min(wanted, len(keys)))
-    return [item for key in chosen if (item := collection.get(key)) is not None]
 
 
 async def one_item(engine: Engine, request: Request) -> Response:

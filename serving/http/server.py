@@ -15,6 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from images.errors import LookalikeError, UsageError
+from serving.collection.places import Place
 from serving.http.auth import is_loopback
 from serving.http.engine import Engine
 from serving.http.service import make_service
@@ -26,7 +27,7 @@ DRAIN_SECONDS = 30  # how long begun requests may take after Ctrl-C or SIGTERM
 
 def serve(
     encoder: str | os.PathLike[str],
-    collection: str | os.PathLike[str] | None = None,
+    collection: Place | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 3000,
@@ -38,7 +39,7 @@ def serve(
 
     Args:
         encoder: an encoder file.
-        collection: a collection's folder; None serves embeddings only.
+        collection: a collection's folder or milvus:// URL; None serves embeddings only.
         host: the address to listen on.
         port: the port; 0 takes a free one.
         api_key: asked of every client; it reads and writes. None takes the environment's keys.
@@ -68,7 +69,7 @@ def serve(
 
 def settings_for(
     encoder: str | os.PathLike[str],
-    collection: str | os.PathLike[str] | None,
+    collection: Place | None,
     *,
     api_key: str | None,
     insecure: bool,
@@ -79,7 +80,7 @@ def settings_for(
     return replace(
         settings,
         encoder=Path(encoder),
-        collection=Path(collection) if collection is not None else settings.collection,
+        collection=collection if collection is not None else settings.collection,
         write_key=api_key or settings.write_key,
         insecure=insecure or settings.insecure,
         threads=threads or settings.threads,

@@ -14,6 +14,7 @@ from typing import Any
 
 from images.decode import DEFAULT_MAX_PIXELS
 from images.errors import UsageError
+from serving.collection.places import Place, place_of
 
 PREFIX = "LOOKALIKE_"
 MEBIBYTE = 2**20
@@ -26,7 +27,9 @@ class Settings:
 
     Attributes:
         encoder: the encoder file; None looks for the encoder that a bento carries.
-        collection: the folder to search; None serves embeddings only.
+        collection: the folder or milvus:// URL to search; None serves embeddings only.
+        thumbnails: where small pictures of uploaded images are kept; None keeps them in the
+            collection's folder, and not at all for a collection in Milvus.
         read_key: keys that may embed and search, separated by commas.
         write_key: keys that may also add and delete, separated by commas.
         insecure: serve without a key although others than this machine can connect.
@@ -45,7 +48,8 @@ class Settings:
     """
 
     encoder: Path | None = None
-    collection: Path | None = None
+    collection: Place | None = None
+    thumbnails: Path | None = None
     read_key: str = field(default="", repr=False)
     write_key: str = field(default="", repr=False)
     insecure: bool = False
@@ -141,6 +145,7 @@ def _split(keys: str) -> tuple[str, ...]:
 
 PARSERS: dict[Any, Callable[[str], object]] = {
     Path | None: Path,
+    Place | None: place_of,
     str: str,
     int: int,
     int | None: int,

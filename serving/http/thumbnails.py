@@ -1,7 +1,7 @@
 """Small pictures of a collection's items, for the web page.
 
 An item that came from a file or an archive is opened again through its uri. An item that was sent
-over HTTP has no file: its thumbnail is kept in the collection's folder when it is added, under
+over HTTP has no file: its thumbnail is kept when it is added, in the collection's folder under
 
     thumbnails/ab/cdef….webp        SHA-256 of the key and of the image's content
 
@@ -21,6 +21,7 @@ from images.preprocess import PreprocessSpec
 from images.sources import read_uri
 from images.thumbnails import thumbnail, visible
 from serving.collection import Record
+from serving.collection.places import Place, milvus_place
 from serving.http.errors import Refusal
 from serving.http.json_text import show
 
@@ -34,7 +35,7 @@ REMEMBERED = 2048  # thumbnails of some 5 KB
 class Thumbnails:
     """Makes, keeps and remembers thumbnails; safe to use from several threads."""
 
-    def __init__(self, folder: Path, spec: PreprocessSpec, *, max_pixels: int) -> None:
+    def __init__(self, folder: Path | None, spec: PreprocessSpec, *, max_pixels: int) -> None:
         self._folder = folder
         self._spec = spec
         self._max_pixels = max_pixels
@@ -62,15 +63,17 @@ class Thumbnails:
 
     def keep(self, key: str, sha256: str, content: bytes) -> None:
         """Keeps the thumbnail of an image that was sent; the image itself is not kept."""
+        if self._folder is None:
+            return
         pixels = visible(content, self._spec, max_pixels=self._max_pixels)
-        path = self._path(key, sha256)
+        path = self._path(self._folder, key, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(path, thumbnail(pixels, KEPT_SIZE))
 
     def forget(self, item: Record) -> None:
         """Removes a kept thumbnail, if there is one."""
-        if item.sha256 is not None:
-            self._path(item.key, item.sha256).unlink(missing_ok=True)
+        if item.sha256 is not None and self._folder is not None:
+            self._path(self._folder, item.key, item.sha256).unlink(missing_ok=True)
         with self._lock:
             for size in SIZES:
                 self._made.pop((item.key, item.sha256, item.uri, size), None)
@@ -86,13 +89,19 @@ class Thumbnails:
         return thumbnail(pixels, size)
 
     def _kept(self, item: Record) -> bytes:
-        if item.sha256 is None:
+        if item.sha256 is None or self._folder is None:
             raise _no_thumbnail(item)
-        return self._path(item.key, item.sha256).read_bytes()
+        return self._path(self._folder, item.key, item.sha256).read_bytes()
 
-    def _path(self, key: str, sha256: str) -> Path:
+    @staticmethod
+    def _path(folder: Path, key: str, sha256: str) -> Path:
         name = sha256_bytes(f"{key}\0{sha256}".encode())
-        return self._folder / name[:2] / f"{name[2:]}.webp"
+        return folder / name[:2] / f"{name[2:]}.webp"
+
+
+def thumbnails_beside(collection: Place) -> Path | None:
+    """Where a collection's folder has its thumbnails; None for a collection that has no folder."""
+    return None if milvus_place(collection) else Path(collection) / "thumbnails"
 
 
 def _no_thumbnail(item: Record) -> Refusal:

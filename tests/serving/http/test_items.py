@@ -200,7 +200,7 @@ def test_add_search_delete(
     assert first["key"] == key
     assert first["score"] == pytest.approx(1, abs=1e-5)
 
-    kept = list((fresh.engine.collection.path / "thumbnails").rglob("*.webp"))
+    kept = list((Path(fresh.engine.collection.place) / "thumbnails").rglob("*.webp"))
     assert len(kept) == (form != "vector")
     deleted = fresh.client.delete(path_of(key))
     assert (deleted.status_code, deleted.json()) == (200, {"removed": [key]})
@@ -230,7 +230,7 @@ def test_a_key_that_exists(fresh: Running, pictures: dict[str, bytes]) -> None:
     replaced = post(second, on_duplicate="replace")
     assert (replaced.status_code, replaced.json()["replaced"]) == (200, 1)
     assert fresh.client.get("/items/k").json()["sha256"] == hashlib.sha256(second).hexdigest()
-    kept = list((fresh.engine.collection.path / "thumbnails").rglob("*.webp"))
+    kept = list((Path(fresh.engine.collection.place) / "thumbnails").rglob("*.webp"))
     assert len(kept) == 1, "the picture of what was replaced is gone"
     assert post(second, on_duplicate="replace").json()["unchanged"] == 1
     assert fresh.error(post(first, on_duplicate="maybe")) == (
@@ -357,7 +357,7 @@ def test_kept_thumbnails_have_names_made_of_digits(
 ) -> None:
     row = {"key": "../../../up", "image": base64.b64encode(pictures["discs/00.jpg"]).decode()}
     assert fresh.client.post("/items", json={"items": [row]}).status_code == 201
-    folder = fresh.engine.collection.path / "thumbnails"
+    folder = Path(fresh.engine.collection.place) / "thumbnails"
     (kept,) = [path for path in folder.rglob("*") if path.is_file()]
     name = kept.relative_to(folder).as_posix()
     assert set(name.removesuffix(".webp")) <= set("0123456789abcdef/")

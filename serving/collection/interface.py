@@ -1,0 +1,139 @@
+"""What the rest of serving needs of a collection, wherever it is kept.
+
+``Collection`` keeps it in a folder, ``milvus.MilvusCollection`` in Milvus. What only a folder has
+(snapshots, a promise of recall, backups, one writer at a time) is no part of this.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serving.collection.records import AddReport, Hit, OnDuplicate, Record
+
+
+class AnyCollection(Protocol):
+    """An open collection; made by ``open_collection`` or ``create_collection``.
+
+    Safe to use from several threads.
+
+    Attributes:
+        encoder_digest: SHA-256 of the encoder file its vectors come from.
+        encoder_path: where that file was when the collection was made, or None; only a hint.
+        dim: length of a vector, E.
+    """
+
+    encoder_digest: str
+    encoder_path: str | None
+    dim: int
+
+    @property
+    def place(self) -> str:
+        """What opens it again: its folder, or its URL without any secret."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None:
+        """Let go of it; closing twice is fine."""
+        ...
+
+    def check_encoder(self, digest: str) -> None:
+        """Refuse another encoder than the collection's own.
+
+        Raises:
+            ArtefactError: naming both and the remedy.
+        """
+        ...
+
+    def add(self, records: Iterable[Record], on_duplicate: OnDuplicate = "refuse") -> AddReport:
+        """Add a batch, as safe when this returns as its place makes it.
+
+        Args:
+            records: the batch; it is held in memory, so give millions in several calls.
+            on_duplicate: what to do if a key is there already (or twice in the batch): "refuse" the
+                batch, or "replace" the item (the last one of the batch stays). An item that is
+                there with the same content is left as it is and counted as unchanged.
+
+        Raises:
+            KeyExists: with the keys.
+            UsageError: naming the key and what is wrong with it, its vector or metadata.
+        """
+        ...
+
+    def remove(self, keys: Iterable[str]) -> list[str]:
+        """Remove items; returns the keys that were there, in the order given."""
+        ...
+
+    def search(
+        self,
+        vectors: Sequence[ArrayLike] | NDArray[np.float32],
+        k: int = 10,
+        *,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """The nearest items of each query.
+
+        Args:
+            vectors: queries [Q, E] of any length but zero.
+            k: the most hits for a query.
+            min_score: leave out what is less similar; cosine in [-1, 1].
+            filter: what a hit must have (``filters``); k is counted after it.
+            exact: miss nothing, and take the time it needs.
+
+        Returns:
+            for each query its hits, the best first, equal scores in the order of their keys.
+
+        Raises:
+            UsageError: naming the query and what is wrong, or an unusable k or filter.
+        """
+        ...
+
+    def similar(
+        self,
+        key: str,
+        k: int = 10,
+        *,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        exact: bool = False,
+    ) -> list[Hit]:
+        """The nearest items of an item, without itself; otherwise as ``search``.
+
+        Raises:
+            KeyUnknown: the item is not there.
+        """
+        ...
+
+    def get(self, key: str) -> Record | None:
+        """One item with its vector, or None."""
+        ...
+
+    def existing(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that are there, in the order given."""
+        ...
+
+    def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        """The next keys in ascending order, after one that need not be there."""
+        ...
+
+    def items(self, *, after: str | None = None, limit: int = 1000) -> list[Record]:
+        """The next items in the order of their keys, with their vectors."""
+        ...
+
+    def sample(self, count: int) -> list[Record]:
+        """Some items by chance; fewer where there are fewer."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def stats(self) -> dict[str, Any]:
+        """What the collection is and holds, ready for JSON."""
+        ...
