@@ -8,8 +8,7 @@ float32 0.115 ms, bytes in cluster order 0.109 ms; building 59 s against 25 s.
 
 - Items enter in the order of their k-means cluster, so that neighbours lie together in memory.
 - A graph never changes; ``extended`` copies it. So searches need no lock.
-- Removed items stay as stepping stones and are kept out of the results by a bitmap: HNSW has no
-  removal (facebookresearch/faiss#3339).
+- Removed items stay as stepping stones: HNSW has no removal (facebookresearch/faiss#3339).
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
+
+from images.cpus import available_cpus
+from serving.collection.pages import prefer_large
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,12 +83,14 @@ class Graph:
         hnsw.is_trained = True
         order = _cluster_order(vectors, threads)
         _add(hnsw, scale, vectors, order, threads=threads, on_progress=on_progress)
+        _in_large_pages(hnsw)
         return cls(ids[order], scale, 4 * NEIGHBOURS, hnsw)
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Graph:
         """A copy with more items, none of which it has already."""
         hnsw = faiss.clone_index(self._hnsw)
         _add(hnsw, self.scale, vectors, np.arange(len(ids)), threads=threads)
+        _in_large_pages(hnsw)
         return replace(self, ids=np.concatenate([self.ids, ids]), _hnsw=hnsw)
 
     def with_effort(self, effort: int) -> Graph:
@@ -107,30 +111,12 @@ class Graph:
         """The highest number in it; 0 if it is empty."""
         return int(self.ids.max(initial=0))
 
-    @cached_property
-    def _by_number(self) -> tuple[Ids, Ids]:
-        """The numbers in ascending order, and the node of each."""
-        nodes = np.argsort(self.ids, kind="stable")
-        return self.ids[nodes], nodes
-
-    def nodes_of(self, ids: Ids) -> Ids:
-        """The nodes of those items that are in the graph."""
-        known, nodes = self._by_number
-        places = np.searchsorted(known, ids)
-        inside = places < len(known)
-        places, ids = places[inside], ids[inside]
-        found: Ids = nodes[places[known[places] == ids]]
-        return found
-
-    def propose(
-        self, queries: Vectors, count: int, allowed: NDArray[np.uint8] | None, *, effort: int
-    ) -> Ids:
-        """Nodes of items that are probably the nearest.
+    def propose(self, queries: Vectors, count: int, *, effort: int) -> Ids:
+        """Nodes of items that are probably the nearest, removed ones among them.
 
         Args:
             queries: float32 [Q, E], of length one.
             count: how many for each query.
-            allowed: a bit for each node, the lowest of a byte first; None for all.
             effort: efSearch, how many candidates are kept on the way; at least ``count``.
 
         Returns:
@@ -141,9 +127,7 @@ class Graph:
         nodes = np.empty((len(codes), count), np.int64)
         pointers = [faiss.swig_ptr(array) for array in (codes, distances, nodes)]
         parameters = _parameters(max(effort, count))
-        if allowed is not None:
-            parameters = faiss.SearchParametersHNSW(efSearch=max(effort, count))  # type: ignore[attr-defined]
-            parameters.sel = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
+        faiss.omp_set_num_threads(1 if len(codes) == 1 else available_cpus())
         # FAISS's own function: what its Python wrapper checks takes as long as a small search
         self._hnsw.search_c(len(codes), pointers[0], count, *pointers[1:], parameters)
         return nodes
@@ -168,6 +152,7 @@ class Graph:
             raise ValueError(f"FAISS cannot read it: {error}") from error
         if not isinstance(hnsw, faiss.IndexHNSWSQ) or hnsw.ntotal != len(ids):
             raise ValueError(f"it is not a graph of {len(ids)} items")
+        _in_large_pages(hnsw)
         return cls(ids, scale, effort, hnsw)
 
 
@@ -194,12 +179,19 @@ def _add(
             on_progress(start + len(part))
 
 
+def _in_large_pages(hnsw: Any) -> None:
+    storage: Any = faiss.downcast_index(hnsw.storage)
+    codes, links = storage.codes, hnsw.hnsw.neighbors
+    prefer_large(int(codes.data()), codes.size())
+    prefer_large(int(links.data()), 4 * links.size())
+
+
 def _codes(vectors: Vectors, scale: float) -> Vectors:
-    """Bytes, as the float32 that FAISS wants to be given them in."""
-    codes = np.multiply(vectors, np.float32(scale))
-    np.rint(codes, out=codes)
-    codes += 128
-    return np.clip(codes, 0, 255, out=codes)
+    """Bytes, as the float32 that FAISS wants to be given them in; it cuts the fraction off."""
+    codes: Vectors = vectors * np.float32(scale)
+    codes += 128.5
+    np.maximum(codes, 0, out=codes)
+    return np.minimum(codes, 255, out=codes)
 
 
 def _cluster_order(vectors: Vectors, threads: int) -> Ids:

@@ -61,29 +61,31 @@ class FlatIndex:
         sequence: the last change it knows.
         count: its rows, masked ones among them.
         live: bool [count], False for removed rows; None while there are none.
+        size: how many rows are not masked.
         layout: the same object as long as items keep their rows.
     """
 
     sequence: int
     count: int
     live: Mask
+    size: int
     layout: object
     _buffer: _Buffer
 
     @classmethod
     def empty(cls, dim: int, *, reserve: int = 0) -> Self:
         """An index of nothing, with room for ``reserve`` vectors."""
-        return cls(0, 0, None, object(), _Buffer(max(reserve, 64), dim))
+        return cls(0, 0, None, 0, object(), _Buffer(max(reserve, 64), dim))
 
     @classmethod
     def of(cls, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
         """An index that takes over these arrays: int64 [n], ascending, and float32 [n, E]."""
         buffer = _Buffer(0, vectors.shape[1])
         buffer.rows, buffer.ids, buffer.used = vectors, ids, len(ids)
-        return cls(sequence, len(ids), None, object(), buffer)
+        return cls(sequence, len(ids), None, len(ids), object(), buffer)
 
     def __len__(self) -> int:
-        return self._count(self.live)
+        return self.size
 
     @property
     def nbytes(self) -> int:
@@ -121,7 +123,8 @@ class FlatIndex:
         live = self.live
         if live is not None:
             live = np.concatenate([live, np.ones(len(ids), np.bool_)])
-        return replace(self, sequence=sequence, count=total, live=live, _buffer=buffer)
+        size = self.size + len(ids)
+        return replace(self, sequence=sequence, count=total, live=live, size=size, _buffer=buffer)
 
     def removed(self, ids: Ids, *, sequence: int) -> Self:
         """Without some items; numbers that are not there are passed over."""
@@ -131,11 +134,11 @@ class FlatIndex:
         live[self.rows_of(ids)] = False
         left = int(np.count_nonzero(live))
         if left == self.count:
-            return replace(self, sequence=sequence, live=None)
+            return replace(self, sequence=sequence, live=None, size=left)
         if left < self.count // 2:
             dense = self.empty(self.vectors.shape[1], reserve=left)
             return dense.added(self.ids[live], self.vectors[live], sequence=sequence)
-        return replace(self, sequence=sequence, live=live)
+        return replace(self, sequence=sequence, live=live, size=left)
 
     def search(
         self, queries: Vectors, k: int, allowed: Ids | None = None
@@ -151,21 +154,25 @@ class FlatIndex:
             for each query the items' numbers and cosines, best first; fewer than k where there are
             no more.
         """
-        mask = self.live if allowed is None else self._mask(allowed)
-        fetch = min(k + MARGIN, self._count(mask))
+        return self.nearest(queries, k, None if allowed is None else self.living(allowed))
+
+    def nearest(self, queries: Vectors, k: int, rows: Ids | None) -> list[tuple[Ids, Scores]]:
+        """As ``search``, among rows (``living``) that were looked up already; None: all."""
+        available = self.size if rows is None else len(rows)
+        fetch = min(k + MARGIN, available)
         if not fetch:
             return [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
-        scores, rows = self._nearest(queries, fetch, mask)
+        rough, found = self._nearest(queries, fetch, rows)
         return [
-            self._settled(queries[q : q + 1], k, mask, scores[q], rows[q])
+            self._settled(queries[q : q + 1], k, rows, rough[q], found[q])
             for q in range(len(queries))
         ]
 
     def _settled(
-        self, query: Vectors, k: int, mask: Mask, rough: Vectors, rows: Ids
+        self, query: Vectors, k: int, among: Ids | None, rough: Vectors, rows: Ids
     ) -> tuple[Ids, Scores]:
         """Score exactly; look further while an item not fetched could tie with the k-th."""
-        available = self._count(mask)
+        available = self.size if among is None else len(among)
         while True:
             scores = self.exact_scores(query[0], rows)
             order = np.argsort(-scores, kind="stable")
@@ -173,7 +180,7 @@ class FlatIndex:
             if len(rows) == available or scores[k - 1] > rough[-1] + ROUNDING:
                 break
             more = min(4 * len(rows), available)
-            rough, rows = (found[0] for found in self._nearest(query, more, mask))
+            rough, rows = (found[0] for found in self._nearest(query, more, among))
         if len(rows) > k:
             wanted = scores >= scores[k - 1]
             rows, scores = rows[wanted], scores[wanted]
@@ -181,54 +188,60 @@ class FlatIndex:
 
     def nearest_after(self, row: int, queries: Vectors, k: int) -> Ids:
         """Rows int64 [Q, <= k] of the nearest items from a row on."""
-        mask = None if self.live is None else self.live[row:]
-        count = self.count - row if mask is None else int(np.count_nonzero(mask))
-        if not count:
-            return np.empty((len(queries), 0), np.int64)
-        return self._nearest(queries, min(k, count), mask, row)[1] + row
+        if self.live is not None:
+            rows = np.flatnonzero(self.live[row:]) + row
+            return self._nearest(queries, min(k, len(rows)), rows)[1]
+        return self._nearest(queries, min(k, self.count - row), None, row)[1] + row
 
-    def _nearest(self, queries: Vectors, k: int, mask: Mask, first: int = 0) -> tuple[Vectors, Ids]:
-        """FAISS: rough scores float32 [Q, k], best first, and rows int64 [Q, k]; k <= rows.
+    def _nearest(
+        self, queries: Vectors, k: int, rows: Ids | None, first: int = 0
+    ) -> tuple[Vectors, Ids]:
+        """FAISS: rough scores float32 [Q, k], best first, and rows int64 [Q, k].
 
-        With the rows before ``first`` left out, the mask is of the others and they count from 0.
+        Among these rows, or all from ``first`` on, which count from 0 then; there must be k.
         """
         # One query needs one thread; OpenMP keeps a pool for every thread that ever asked for more.
         faiss.omp_set_num_threads(1 if len(queries) == 1 else _cpus())
         vectors = self.vectors[first:]
         scores = np.empty((len(queries), k), np.float32)
-        rows = np.empty((len(queries), k), np.int64)
+        found = np.empty((len(queries), k), np.int64)
         arguments = [faiss.swig_ptr(array) for array in (queries, vectors)]
         sizes = [vectors.shape[1], len(queries), len(vectors), k]
-        results = [faiss.swig_ptr(array) for array in (scores, rows)]
-        if mask is None:
-            faiss.knn_inner_product(*arguments, *sizes, *results)
-        else:
-            bits = np.packbits(mask, bitorder="little")
+        results = [faiss.swig_ptr(array) for array in (scores, found)]
+        selector: faiss.IDSelector | None = None
+        if rows is not None:
+            selector = faiss.IDSelectorArray(len(rows), faiss.swig_ptr(rows))
+        elif self.live is not None:
+            bits = np.packbits(self.live, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+        if k and selector is None:
+            faiss.knn_inner_product(*arguments, *sizes, *results)
+        elif k:
             faiss.knn_inner_product(*arguments, *sizes, *results, selector)  # type: ignore[call-arg]
-        return scores, rows
+        return scores, found
 
     def exact_scores(self, query: Vectors, rows: Ids) -> Scores:
         """Cosines of a query [E] and some rows, the same wherever the rows lie."""
         wide = query.astype(np.float64)
-        parts = [
-            (self.vectors[rows[start : start + SCORED_ROWS]] * wide).sum(axis=1)
-            for start in range(0, len(rows), SCORED_ROWS)
-        ]
-        return np.round(np.concatenate(parts), SCORE_DIGITS)
+        scores = np.empty(len(rows))
+        for start in range(0, len(rows), SCORED_ROWS):
+            part = slice(start, start + SCORED_ROWS)
+            # row by row, so a row's score does not depend on its neighbours'
+            np.vecdot(self.vectors.take(rows[part], 0).astype(np.float64), wide, out=scores[part])
+        return scores.round(SCORE_DIGITS, out=scores)
 
-    def _count(self, mask: Mask) -> int:
-        return self.count if mask is None else int(np.count_nonzero(mask))
-
-    def _mask(self, allowed: Ids) -> NDArray[np.bool_]:
-        mask = np.zeros(self.count, np.bool_)
-        mask[self.rows_of(allowed)] = True
-        return mask if self.live is None else mask & self.live
+    def living(self, ids: Ids) -> Ids:
+        """Rows, ascending, of those items that are here and not removed."""
+        rows = self.rows_of(ids)
+        return rows if self.live is None else rows[self.live[rows]]
 
     def rows_of(self, ids: Ids) -> Ids:
         """Rows of those items that are here, removed ones among them."""
         known = self.ids
-        rows: Ids = np.searchsorted(known, ids)
+        if len(known) and known[-1] - known[0] == len(known) - 1:  # no gaps: nothing to look for
+            rows: Ids = ids - known[0]
+            return rows[(rows >= 0) & (rows < len(known))]
+        rows = np.searchsorted(known, ids)
         inside = rows < len(known)
         rows, ids = rows[inside], ids[inside]
         found: Ids = rows[known[rows] == ids]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from serving.collection.index import MARGIN
-from serving.collection.mixed import TUNED_NEIGHBOURS
+from serving.collection.mixed import SPARE, TUNED_NEIGHBOURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from serving.collection.graph import Graph
     from serving.collection.index import FlatIndex, Ids, Vectors
 
-EFFORTS = (42, 52, 64, 80, 100, 128, 160, 200, 256, 320, 400, 512, 640, 800, 1024)
+EFFORTS = tuple(round(26 * 1.125**step) for step in range(32))  # 26 to 1001
 FEWEST_QUERIES = 1000
 Z = 1.96  # 95 %, both ends
 
@@ -71,7 +71,7 @@ def tune(graph: Graph, flat: FlatIndex, held_out: Ids, asked: float) -> Recall:
         found, seconds = [], []
         for query, floor in zip(queries, floors, strict=True):
             start = time.perf_counter()
-            nodes = graph.propose(query[None], TUNED_NEIGHBOURS + MARGIN, None, effort=effort)[0]
+            nodes = graph.propose(query[None], TUNED_NEIGHBOURS + SPARE, effort=effort)[0]
             seconds.append(time.perf_counter() - start)
             found.append(_found(flat, query, graph.ids[nodes[nodes >= 0]], floor))
         recall = float(np.mean(found))

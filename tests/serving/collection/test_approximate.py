@@ -80,7 +80,7 @@ def test_a_search_without_enough_effort_misses_something(tuned: Collection) -> N
     assert index.graph is not None
     queries = clustered(200, 2)
     truth = index.search(queries, 10, exact=True)
-    rough = index.graph.ids[index.graph.propose(queries, 10, None, effort=10)]
+    rough = index.graph.ids[index.graph.propose(queries, 10, effort=10)]
     hits = [len(np.intersect1d(t[0], r)) for t, r in zip(truth, rough, strict=True)]
     assert np.mean(hits) < 9.99
 
@@ -261,7 +261,7 @@ def test_a_graph_survives_its_bytes() -> None:
     again = Graph.from_bytes(graph.to_bytes(), graph.ids, graph.scale, graph.effort)
     queries = clustered(10, 2)
     np.testing.assert_array_equal(
-        graph.propose(queries, 5, None, effort=30), again.propose(queries, 5, None, effort=30)
+        graph.propose(queries, 5, effort=30), again.propose(queries, 5, effort=30)
     )
     with pytest.raises(ValueError, match="599"):
         Graph.from_bytes(graph.to_bytes(), graph.ids[1:], graph.scale, graph.effort)
@@ -274,8 +274,8 @@ def test_extending_leaves_the_old_graph_alone() -> None:
     old = Graph.build(np.arange(1, 601), vectors[:600], threads=1)
     new = old.extended(np.arange(601, 701), vectors[600:], threads=1)
     queries = vectors[650:660]
-    assert (new.ids[new.propose(queries, 1, None, effort=64)[:, 0]] == np.arange(651, 661)).all()
-    assert old.propose(queries, 1, None, effort=64).max() < 600
+    assert (new.ids[new.propose(queries, 1, effort=64)[:, 0]] == np.arange(651, 661)).all()
+    assert old.propose(queries, 1, effort=64).max() < 600
     assert (len(old), len(new), old.last, new.last) == (600, 700, 600, 700)
 
 
