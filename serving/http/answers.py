@@ -97,12 +97,11 @@ def embeddings_answer(
     return json_response(content, headers=headers)
 
 
-def encoded_vector(vector: NDArray[np.float32], encoding: str) -> list[float] | str:
+def encoded_vector(vector: NDArray[np.float32], encoding: str) -> NDArray[np.float32] | str:
     """One embedding for JSON: numbers, or base64 of its little-endian float32."""
     if encoding == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    numbers: list[float] = vector.tolist()
-    return numbers
+    return vector
 
 
 def refused_items(outcomes: Iterable[object]) -> list[dict[str, Any]]:
@@ -157,7 +156,7 @@ def neighbours_answer(
 
 def item_json(item: Record, *, with_vector: bool = False) -> dict[str, Any]:
     """An item as it stands in an answer."""
-    content = {
+    content: dict[str, Any] = {
         "key": item.key,
         "uri": public_uri(item.uri),
         "label": item.label,
@@ -168,5 +167,5 @@ def item_json(item: Record, *, with_vector: bool = False) -> dict[str, Any]:
         "thumbnail": f"{item_path(item.key)}/thumbnail",
     }
     if with_vector:
-        content["vector"] = np.asarray(item.vector).tolist()
+        content["vector"] = np.asarray(item.vector, np.float32)
     return content

@@ -14,6 +14,7 @@ Always: a browser may change things only from the service's own page.
 import hmac
 import ipaddress
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -63,6 +64,7 @@ def check(scope: Scope, headers: Headers, settings: Settings) -> None:
         _check_site(headers)
 
 
+@lru_cache  # every request asks, mostly for the same few
 def is_loopback(host: str) -> bool:
     """Whether a host's name or address is this machine's own."""
     host = host.strip("[]").lower()

@@ -1,10 +1,13 @@
-"""JSON in and out: strict about what is read, safe about what is written."""
+"""JSON in and out: strict about what is read, safe about what is written, quick about vectors."""
 
 import json
 import reprlib
+import secrets
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 _short = reprlib.Repr()
@@ -34,9 +37,35 @@ def json_response(
 
 
 def json_bytes(content: Any) -> bytes:
-    """JSON in UTF-8, as short as it gets; see `json_response`."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON in UTF-8, as short as it gets; see `json_response`.
+
+    float32 [N] may stand anywhere in the content, and reads back as the same numbers. As a list of
+    Python's floats it would take three times as long and half as much space again.
+    """
+    vectors: list[str] = []
+    mark = secrets.token_hex(16)  # nobody can send a text that is taken for a vector
+
+    def stand_in(value: object) -> str:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{type(value).__name__} is not JSON")
+        vectors.append(_numbers(value))
+        return mark
+
+    text = json.dumps(
+        content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=stand_in
+    )
+    if vectors:
+        first, *others = text.split(f'"{mark}"')
+        pairs = zip(vectors, others, strict=True)
+        text = first + "".join([vector + other for vector, other in pairs])
     return text.encode("utf-8", errors="replace")
+
+
+def _numbers(vector: NDArray[np.float32]) -> str:
+    """Nine digits tell every float32 from its neighbours."""
+    if not np.isfinite(vector).all():
+        raise ValueError("NaN and infinities are not JSON")
+    return "[" + ",".join(["%.9g"] * len(vector)) % tuple(vector.tolist()) + "]"
 
 
 def show(value: object) -> str:

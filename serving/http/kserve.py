@@ -248,7 +248,7 @@ def _answer(
     if binary:
         output["parameters"] = {BINARY_SIZE: values.nbytes}
     else:
-        output["data"] = values.ravel().tolist()
+        output["data"] = values.ravel()
     content = {"model_name": MODEL, "model_version": VERSION, "outputs": [output]}
     if request_id is not None:
         content["id"] = request_id
