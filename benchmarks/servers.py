@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import rivals
@@ -18,7 +19,6 @@ from benchmarks.load import Order, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 BOUNDARY = "load-0a5d1c"
 START_SECONDS = 90
@@ -30,7 +30,7 @@ class Target:
 
     Attributes:
         name: `lookalike` or a rival's.
-        process: the leader of its process group.
+        process: the first of its processes.
         port: on 127.0.0.1.
         path: where pictures are sent.
         field: their name in the form.
@@ -45,11 +45,20 @@ class Target:
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Lets the server run while the block does; all others stand still."""
-        os.killpg(self.process.pid, signal.SIGCONT)
+        _signal_tree(self.process.pid, signal.SIGCONT)
         try:
             yield
         finally:
-            os.killpg(self.process.pid, signal.SIGSTOP)
+            _signal_tree(self.process.pid, signal.SIGSTOP)
+
+
+def _signal_tree(pid: int, number: signal.Signals) -> None:
+    """Signals a process and all below it: BentoML puts its workers into sessions of their own."""
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended by itself
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(pid, number)  # the parent first: one that stands starts no more children
+        for child in children:
+            _signal_tree(int(child), number)
 
 
 @contextmanager
@@ -82,11 +91,10 @@ def started(name: str, encoder: Path, folder: Path, picture: bytes) -> Iterator[
     )
     try:
         _wait(target, folder, picture, log)
-        os.killpg(process.pid, signal.SIGSTOP)
+        _signal_tree(process.pid, signal.SIGSTOP)
         yield target
     finally:
-        with suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(process.pid, signal.SIGKILL)
+        _signal_tree(process.pid, signal.SIGKILL)
         process.wait()
 
 
