@@ -202,10 +202,14 @@ def _tables(found: object) -> list[Mapping[str, Any]]:
 
 
 def _preparation(spec: Mapping[str, Any]) -> str:
+    times = spec.get("scaled_decode")
+    turned = "turned as its EXIF says"
+    if times is not None:
+        turned = f"decoded smaller where {times} times what is needed is left, {turned}"
     if spec["resize"] == "stretch":
-        return f"turned as its EXIF says, stretched to {spec['size']} px ({spec['resample']})"
+        return f"{turned}, stretched to {spec['size']} px ({spec['resample']})"
     scaled = f"its short side scaled to {spec['resize_to']} px ({spec['resample']})"
-    return f"turned as its EXIF says, {scaled}, its centre of {spec['size']} px cut out"
+    return f"{turned}, {scaled}, its centre of {spec['size']} px cut out"
 
 
 def _speed(speed: Mapping[str, Any] | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +57,10 @@ def identity_checks(encoder: Encoder, trained: TrainedEncoder) -> list[Check]:
     contract = encoder.contract
     pairs = {
         "checkpoint": (contract.source_sha256, trained.sha256),
-        "preprocessing": (contract.preprocess.digest, trained.preprocess.digest),
+        "preprocessing": (  # a scaled decode is asked for in the export
+            replace(contract.preprocess, scaled_decode=None).digest,
+            replace(trained.preprocess, scaled_decode=None).digest,
+        ),
         "features": (str(contract.feature_dim), str(trained.module.feature_dim)),
         "embeddings": (str(contract.embedding_dim), str(_promised_width(contract, trained))),
     }

@@ -112,6 +112,9 @@ def export(
         str | None, typer.Option(metavar="SOURCE", help="Pictures that the PCA is fitted on.")
     ] = None,
     whiten: Annotated[bool, typer.Option("--whiten", help="PCA: weigh directions alike.")] = False,
+    scaled_decode: Annotated[
+        bool, typer.Option("--scaled-decode", help="Decode large JPEGs small: faster, 0.999 alike.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write an encoder, without its projection head, as one ONNX file.
@@ -163,6 +166,7 @@ def export(
         embedding_dim=embedding_dim,
         fit=None if fit is None else open_source(fit),
         whiten=whiten,
+        scaled_decode=scaled_decode,
     )
     console = Console(stderr=True)
     with finishing(out, todo, console) as (target, done):

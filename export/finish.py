@@ -1,9 +1,9 @@
-"""The last steps of an export, fitted on pictures: projection, then precision."""
+"""The last steps of an export: scaled decode; fitted on pictures, projection, then precision."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ from export.quantize import Gate, QuantizationReport, quantize_draft
 from export.reduce import ReductionReport, reduce_draft
 from export.session import make_session
 from images.errors import UsageError
+from images.preprocess import SCALED_DECODE
 from training.cache import decode_source
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Finish:
     embedding_dim: int | None = None
     fit: Source | None = None
     whiten: bool = False
+    scaled_decode: bool = False
 
     def __post_init__(self) -> None:
         if (self.precision == "int8") != (self.calibrate is not None):
@@ -64,7 +66,7 @@ class Finish:
     @property
     def does_nothing(self) -> bool:
         """Whether the encoder stays as it is."""
-        return self.precision == "fp32" and self.embedding_dim is None
+        return self.precision == "fp32" and self.embedding_dim is None and not self.scaled_decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
     """
     refused: list[Refusal] = []
     reduction, quantization = None, None
+    if todo.scaled_decode:
+        draft = _scaled(draft)
     if todo.embedding_dim is not None and todo.fit is not None:
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             pictures = decode_source(
@@ -130,6 +134,12 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
     return Finished(
         draft=draft, reduction=reduction, quantization=quantization, refused=tuple(refused)
     )
+
+
+def _scaled(draft: Draft) -> Draft:
+    """The same encoder, for pictures that are decoded smaller where that keeps embeddings."""
+    spec = replace(draft.contract.preprocess, scaled_decode=SCALED_DECODE)
+    return replace(draft, contract=replace(draft.contract, preprocess=spec))
 
 
 def features_of(

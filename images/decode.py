@@ -7,6 +7,7 @@ or a document the first picture counts.
 """
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ DEFAULT_MAX_BYTES = 128 * 2**20
 MAX_JPEG_SCANS = 100
 """Real ones have about 10; a small hostile file asks for thousands of passes over many pixels."""
 
+SCALES = (8, 4, 2)
+"""What a JPEG's sides can be divided by while it is decoded: its 8 x 8 blocks give fewer pixels."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,6 +40,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS, _FROM_THE_RIGHT, _FROM_BELOW = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
@@ -59,22 +64,66 @@ def decode(
     return np.asarray(open_rgb(data, max_pixels=max_pixels, max_bytes=max_bytes))
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A decoded picture.
+
+    Attributes:
+        image: upright, of mode RGB.
+        size: (width, height) of the upright original.
+        scale: what the sides were divided by, and rounded up: 1, 2, 4 or 8.
+        corner: (left, top) of the picture in `image`, below 1: the rounding may lie before it.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    scale: int = 1
+    corner: tuple[float, float] = (0.0, 0.0)
+
+
 def open_rgb(
     data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> Image.Image:
     """Decode as `decode` does, to a Pillow image of mode RGB: what resizing starts from."""
+    return open_scaled(data, None, max_pixels=max_pixels, max_bytes=max_bytes).image
+
+
+def open_scaled(
+    data: bytes,
+    least: int | None,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> Opened:
+    """Decode as `open_rgb` does, a JPEG as small as `least` lets it be; None: always whole.
+
+    Args:
+        data: as in `decode`.
+        least: pixels that both sides must keep.
+        max_pixels: as in `decode`; of the whole picture.
+        max_bytes: as in `decode`.
+    """
     kind = _admit(data, max_bytes)
     with hush_pillow:
         try:
             image = Image.open(io.BytesIO(data), formats=(kind,))
             _check_pixels(image, max_pixels)
-            # A scaled decode of large JPEGs (image.draft) would go here: it changes pixels.
+            size, scale = image.size, 1
+            if least is not None and kind == "JPEG":
+                scale = _shrink(image, least)
             image.load()
-            return _upright(image, _to_rgb(image))
+            return _upright(image, Opened(_to_rgb(image), size, scale))
         except ImageRefused:
             raise
         except Exception as error:  # hostile bytes make Pillow raise nearly anything
             raise refusal(data, kind, error) from error
+
+
+def _shrink(image: Image.Image, least: int) -> int:
+    """Have a JPEG that is not loaded yet decoded smaller; returns by how much."""
+    scale = next((scale for scale in SCALES if min(image.size) // scale >= least), 1)
+    size = (image.width // scale, image.height // scale)
+    return 1 if scale == 1 or image.draft(None, size) is None else scale
 
 
 def _admit(data: bytes, max_bytes: int) -> str:
@@ -128,13 +177,19 @@ def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((grey * 255 + top // 2) // top).astype(np.uint8))
 
 
-def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, opened: Opened) -> Opened:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - damaged EXIF says nothing about the pixels
         orientation = None
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return rgb if method is None else rgb.transpose(method)
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    if turn is None:
+        return opened
+    rgb, scale = opened.image.transpose(turn), opened.scale
+    width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
+    left = rgb.width - width / scale if orientation in _FROM_THE_RIGHT else 0.0
+    top = rgb.height - height / scale if orientation in _FROM_BELOW else 0.0
+    return Opened(rgb, (width, height), scale, (left, top))
 
 
 def to_rgb(array: NDArray[Any]) -> Pixels:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from images.decode import DEFAULT_MAX_PIXELS, open_rgb, to_rgb
+from images.decode import DEFAULT_MAX_PIXELS, Opened, open_scaled, to_rgb
 from images.errors import UsageError
 from images.files import sha256_bytes
 from images.items import Content, Pixels
@@ -26,6 +26,11 @@ Crop = Literal["center"]
 
 RGB = 3
 MAX_CHANNELS = 64
+
+SCALED_DECODE = 4
+"""The `scaled_decode` that keeps embeddings. Cosine to those of whole decoding, the worst of 900 to
+1,900 photos, trained encoder of 64 px: 0.9998 where 4 times the length is left, 0.998 with 3, 0.991
+with 2; the medians are 0.99999, 0.99999 and 0.99993."""
 
 VERSION = 1
 """Goes into the digest: raise it when the same fields come to mean other pixels."""
@@ -44,6 +49,9 @@ class PreprocessSpec:
         crop: `center`.
         channels: 3 means RGB; another number, planes as they are (`images.planes`).
         range: the values that become 0 and 255; None means all that the element type holds.
+        scaled_decode: JPEGs are decoded at 1/2, 1/4 or 1/8 (a short DCT instead of a filter: other
+            pixels, much faster), as long as each side keeps this many times the length it is scaled
+            to; None means that they are decoded whole.
 
     Raises:
         UsageError: a value out of range; the message names the field.
@@ -56,6 +64,7 @@ class PreprocessSpec:
     crop: Crop = "center"
     channels: int = RGB
     range: tuple[float, float] | None = None
+    scaled_decode: int | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("resize", Resize), ("resample", Resample), ("crop", Crop)):
@@ -69,11 +78,21 @@ class PreprocessSpec:
         check_channels(self.channels)
         if self.range is not None:
             object.__setattr__(self, "range", checked_range(self.range))
+        if self.scaled_decode is not None:
+            _check_length("scaled_decode", self.scaled_decode, least=1)
+            if not self.plain:
+                raise UsageError("scaled_decode is for RGB pictures of 8 bits; drop it")
 
     @property
     def plain(self) -> bool:
         """Whether pictures are made RGB with values as their files mean them."""
         return self.channels == RGB and self.range is None
+
+    @property
+    def least_side(self) -> int | None:
+        """Pixels that a JPEG's shorter side keeps when it is decoded; None: all of them."""
+        to = self.resize_to or self.size
+        return None if self.scaled_decode is None else self.scaled_decode * to
 
     @property
     def digest(self) -> str:
@@ -82,10 +101,12 @@ class PreprocessSpec:
         return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON; channels and range where they are not the usual."""
+        """Return the fields, ready for JSON; those that came later where they say something."""
         found = asdict(self)
         if self.channels == RGB:
             del found["channels"]
+        if self.scaled_decode is None:
+            del found["scaled_decode"]
         if self.range is None:
             del found["range"]
         else:
@@ -149,7 +170,7 @@ def preprocess(image: Pixels, spec: PreprocessSpec) -> Pixels:
     height, width = image.shape[:2]
     if width == height == spec.size == spec.resize_to:
         return np.ascontiguousarray(image)
-    return by_plane(image, lambda plane: _fit(plane, spec))
+    return by_plane(image, lambda plane: _fit(Opened(plane, plane.size), spec))
 
 
 def by_plane(image: Pixels, resize: Callable[[Image.Image], Pixels]) -> Pixels:
@@ -163,7 +184,9 @@ def by_plane(image: Pixels, resize: Callable[[Image.Image], Pixels]) -> Pixels:
 def load_image(
     content: Content, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> tuple[Pixels, tuple[int, int]]:
-    """Decode an item's content and preprocess it: what `preprocess(decode(content))` gives, faster.
+    """Decode an item's content and preprocess it.
+
+    Gives what `preprocess(decode(content))` gives, faster, unless a scaled decode is asked for.
 
     Args:
         content: an image file's bytes, or an array as `to_rgb` or `to_planes` takes it.
@@ -180,26 +203,28 @@ def load_image(
         planes = to_planes(content, spec.channels, spec.range, max_pixels=max_pixels)
         return preprocess(planes, spec), (planes.shape[1], planes.shape[0])
     if isinstance(content, bytes):
-        image = open_rgb(content, max_pixels=max_pixels)
-        return _fit(image, spec), image.size
+        opened = open_scaled(content, spec.least_side, max_pixels=max_pixels)
+        return _fit(opened, spec), opened.size
     pixels = to_rgb(content)
     return preprocess(pixels, spec), (pixels.shape[1], pixels.shape[0])
 
 
-def _fit(image: Image.Image, spec: PreprocessSpec) -> Pixels:
+def _fit(opened: Opened, spec: PreprocessSpec) -> Pixels:
     """Resample only what the crop keeps: less work, and a hair-thin picture costs no more.
 
     Sizes and offsets are those of scaling the whole and then cropping. So are the pixels, up to
-    rounding, and where a filter overshoots: Pillow takes the cheaper of the two axes first.
+    rounding, and where a filter overshoots: Pillow takes the cheaper of the two axes first. A
+    scaled decode changes neither sizes nor offsets, though it rounds the picture's own sides up.
     """
-    width, height = image.size
+    image, (width, height), scale = opened.image, opened.size, opened.scale
+    at_left, at_top = opened.corner
     scaled_width, scaled_height = _scaled_size(width, height, spec)
     left, top = round((scaled_width - spec.size) / 2), round((scaled_height - spec.size) / 2)
     box = (
-        left * width / scaled_width,
-        top * height / scaled_height,
-        (left + spec.size) * width / scaled_width,
-        (top + spec.size) * height / scaled_height,
+        at_left + left * width / scaled_width / scale,
+        at_top + top * height / scaled_height / scale,
+        at_left + (left + spec.size) * width / scaled_width / scale,
+        at_top + (top + spec.size) * height / scaled_height / scale,
     )
     resample = Image.Resampling[spec.resample.upper()]
     if spec.resize == "stretch" and width < spec.size < height:
