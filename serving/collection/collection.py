@@ -21,7 +21,7 @@ from typing import Any
 
 from images.cpus import available_cpus
 from images.errors import UsageError
-from serving.collection.errors import CollectionBusy, KeyExists
+from serving.collection.errors import CollectionBusy, refuse_duplicates
 from serving.collection.reading import Reader
 from serving.collection.records import AddReport, OnDuplicate, Record, Row, checked_rows
 from serving.collection.snapshot import Snapshot, save
@@ -184,11 +184,7 @@ def _add(writing: Writing, rows: list[Row], on_duplicate: OnDuplicate) -> AddRep
     last = {row.key: row for row in rows}
     there = writing.find(keys)
     if on_duplicate == "refuse":
-        if there:
-            raise KeyExists([key for key in last if key in there])
-        if len(last) < len(rows):
-            twice = [key for key in last if keys.count(key) > 1]
-            raise KeyExists(twice, f"given more than once: {', '.join(map(repr, twice[:5]))}")
+        refuse_duplicates(keys, there)
     replaced = unchanged = 0
     for key, row in last.items():
         if key in there:

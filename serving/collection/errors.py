@@ -7,9 +7,10 @@ LookalikeError
     KeyUnknown          a key asked for is not there
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 
-from images.errors import LookalikeError, UsageError
+from images.errors import ArtefactError, LookalikeError, UsageError
 
 
 class CollectionBusy(LookalikeError):  # noqa: N818 - the state it reports
@@ -41,6 +42,35 @@ class KeyUnknown(UsageError):  # noqa: N818 - the state it reports
 
 
 REMEDY = 'remove them first, or add with on_duplicate="replace" (--on-duplicate replace)'
+
+
+def check_encoder(place: object, own: str, given: str) -> None:
+    """Refuse another encoder than a collection's own.
+
+    Raises:
+        ArtefactError: naming both digests and the remedy.
+    """
+    if given != own:
+        raise ArtefactError(
+            f"the collection {place} was made with the encoder {own[:12]}…, this is "
+            f"{given[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
+            "or make a new collection with this one"
+        )
+
+
+def refuse_duplicates(keys: Sequence[str], there: Container[str]) -> None:
+    """Refuse a batch with keys that are there already, or twice in it.
+
+    Raises:
+        KeyExists: with the keys.
+    """
+    last = dict.fromkeys(keys)
+    if known := [key for key in last if key in there]:
+        raise KeyExists(known)
+    if len(last) < len(keys):
+        counts = Counter(keys)
+        twice = [key for key in last if counts[key] > 1]
+        raise KeyExists(twice, f"given more than once: {', '.join(map(repr, twice[:5]))}")
 
 
 def some(keys: Sequence[str], most: int = 5) -> str:

@@ -58,7 +58,7 @@ def where(condition: Mapping[str, Any], depth: int = 0) -> Clause:
         elif name == "$not":
             clauses.append(_negated(where(value, depth + 1)))
         else:
-            clauses += [_test(name, operator, wanted) for operator, wanted in _tests(name, value)]
+            clauses += [_test(name, operator, wanted) for operator, wanted in tests(name, value)]
     return _joined(" AND ", clauses, empty="1")
 
 
@@ -95,7 +95,8 @@ def _fitting(number: float) -> float:
     return number
 
 
-def _tests(name: str, value: object) -> Iterator[tuple[str, Any]]:
+def tests(name: str, value: object) -> Iterator[tuple[str, Any]]:
+    """The operators of an entry of a filter, each with its value; equality is one of them."""
     if not isinstance(value, dict):
         yield "$eq", value
         return
@@ -119,7 +120,7 @@ def _test(name: str, operator: str, wanted: object) -> Clause:
             return "label IS NULL", []
         key = _text("a name", name)
         return "sequence NOT IN (SELECT item FROM fields WHERE name = ?)", [key]
-    kind, value = _checked(name, wanted)
+    kind, value = checked(name, wanted)
     if operator == "$prefix" or (operator in RANGES and kind == BOOLEAN):
         if kind != TEXT:
             raise UsageError(f"filter: {name}: {operator} cannot be used with {wanted!r}")
@@ -166,8 +167,12 @@ def _joined(word: str, clauses: list[Clause], *, empty: str = "0") -> Clause:
     return text or empty, [value for _, values in clauses for value in values]
 
 
-def _checked(name: str, value: object) -> tuple[int, Any]:
-    """Kind and value as ``fields`` holds them."""
+def checked(name: str, value: object) -> tuple[int, Any]:
+    """Kind and value as ``fields`` holds them.
+
+    Raises:
+        UsageError: naming the field, for a value that is no text, finite number, true or false.
+    """
     if isinstance(value, bool | int | float | str):
         kind, stored = _stored(value)
         if kind == NUMBER and not math.isfinite(stored):

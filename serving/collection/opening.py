@@ -10,7 +10,7 @@ from images.files import fsync_directory
 from serving.collection.collection import LOCK_SECONDS, Collection
 from serving.collection.interface import AnyCollection
 from serving.collection.ledger import FILE_NAME, Ledger
-from serving.collection.places import Place
+from serving.collection.places import Place, milvus_place
 from serving.collection.upkeep import DEFAULT_RECALL, check_recall
 
 
@@ -27,7 +27,7 @@ def create_collection(
 
 @overload
 def create_collection(
-    path: str,
+    path: Place,
     encoder_digest: str,
     dim: int,
     *,
@@ -63,6 +63,10 @@ def create_collection(
         raise UsageError(f"dim is {dim}; a vector needs at least one number")
     check_recall(recall)
     hint = None if encoder_path is None else str(Path(encoder_path).resolve())
+    if in_milvus := milvus_place(path):
+        from serving.collection.milvus import create
+
+        return create(in_milvus, encoder_digest, dim, encoder_path=hint, recall=recall)
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
@@ -132,6 +136,10 @@ def open_collection(
         UsageError: there is nothing at the path.
         ArtefactError: it is not a collection, damaged, or of another encoder.
     """
+    if in_milvus := milvus_place(path):
+        from serving.collection.milvus import open_in_milvus
+
+        return open_in_milvus(in_milvus, encoder_digest=encoder_digest)
     folder = Path(path)
     if not folder.exists():
         raise UsageError(

@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from images.errors import ArtefactError, UsageError
-from serving.collection.errors import KeyUnknown
+from images.errors import UsageError
+from serving.collection.errors import KeyUnknown, check_encoder
 from serving.collection.following import Follower
 from serving.collection.index import Ids, Scores
 from serving.collection.ledger import FILE_NAME, Ledger
@@ -62,12 +62,7 @@ class Reader:
         Raises:
             ArtefactError: naming both and the remedy.
         """
-        if digest != self.encoder_digest:
-            raise ArtefactError(
-                f"the collection {self.path} was made with the encoder "
-                f"{self.encoder_digest[:12]}…, this is {digest[:12]}…: their vectors cannot be "
-                "compared. Use the encoder it was made with, or make a new collection with this one"
-            )
+        check_encoder(self.place, self.encoder_digest, digest)
 
     def search(
         self,

@@ -62,13 +62,13 @@ class AddReport:
         added: items that were new.
         replaced: items whose key was there with other content.
         unchanged: items that were there already, the same in every field.
-        sequence: the ledger's number after the last of them.
+        sequence: the ledger's number after the last of them; None where there is no ledger.
     """
 
     added: int
     replaced: int
     unchanged: int
-    sequence: int
+    sequence: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,14 +106,14 @@ class View:
         rows = self._connection.execute(
             f"SELECT {_FIELDS}, vector FROM items JOIN vectors USING (sequence)"  # noqa: S608
             " WHERE key > ? ORDER BY key LIMIT ?",
-            (_start(after), limit),
+            (page_start(after), limit),
         )
         return [self._record(row) for row in rows]
 
     def keys(self, after: str | None, limit: int) -> list[str]:
         """The next keys in order (of code points, which is that of their UTF-8 bytes)."""
         rows = self._connection.execute(
-            "SELECT key FROM items WHERE key > ? ORDER BY key LIMIT ?", (_start(after), limit)
+            "SELECT key FROM items WHERE key > ? ORDER BY key LIMIT ?", (page_start(after), limit)
         )
         return [row[0] for row in rows]
 
@@ -266,7 +266,12 @@ def is_text(key: object) -> bool:
         return False
 
 
-def _start(after: str | None) -> str:
+def page_start(after: str | None) -> str:
+    """What the keys of a page are greater than.
+
+    Raises:
+        UsageError: no key could be that.
+    """
     if after and not is_text(after):
         raise UsageError(f"after is {after!r}, which no key can be")
     return after or ""

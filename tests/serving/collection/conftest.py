@@ -1,5 +1,6 @@
 """Collections for the tests: small vectors with a known truth."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.collection import Collection, Record, create_collection
+from serving.collection.places import Place
 
 DIGEST = "ab" * 32
 DIM = 8
@@ -24,6 +26,32 @@ def collection(folder: Path) -> Iterator[Collection]:
     """An empty collection of 8 dimensions."""
     with create_collection(folder, DIGEST, DIM) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def milvus_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file of milvus-lite for many collections, open all the while."""
+    pytest.importorskip("pymilvus", reason="needs the extra milvus")
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    path = tmp_path_factory.mktemp("milvus") / "tests.db"
+    with create_collection(f"milvus+file:{path}#kept_open", DIGEST, DIM):
+        yield path
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def milvus(milvus_file: Path) -> str:
+    """Where a test's collection in Milvus is to be made."""
+    return f"milvus+file:{milvus_file}#test_{next(_numbers)}"
+
+
+@pytest.fixture(params=["folder", "milvus"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where a test's collection is to be made, one after the other: a folder, or in Milvus."""
+    place: Place = request.getfixturevalue(request.param)
+    return place
 
 
 @pytest.fixture

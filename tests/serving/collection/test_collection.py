@@ -1,6 +1,9 @@
-"""A collection from outside: what is added is found, what is wrong is refused with the remedy."""
+"""A collection from outside: what is added is found, what is wrong is refused with the remedy.
 
-from collections.abc import Callable
+All of it holds in a folder and in Milvus.
+"""
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 from images.errors import ArtefactError, LookalikeError, UsageError
 from serving.collection import (
     AddReport,
-    Collection,
+    AnyCollection,
     KeyExists,
     KeyUnknown,
     Record,
@@ -18,13 +21,25 @@ from serving.collection import (
     describe,
     open_collection,
 )
+from serving.collection.places import Place
 
 DIGEST, DIM = "ab" * 32, 8
 Make = Callable[[int], Record]
 
 
-def test_an_item_comes_back_as_it_was_added(collection: Collection, record: Make) -> None:
-    assert collection.add([record(7)]) == AddReport(1, 0, 0, 1)
+@pytest.fixture
+def collection(place: Place) -> Iterator[AnyCollection]:
+    """An empty collection, in a folder and in Milvus."""
+    with create_collection(place, DIGEST, DIM) as made:
+        yield made
+
+
+def counts(report: AddReport) -> tuple[int, int, int]:
+    return report.added, report.replaced, report.unchanged
+
+
+def test_an_item_comes_back_as_it_was_added(collection: AnyCollection, record: Make) -> None:
+    assert counts(collection.add([record(7)])) == (1, 0, 0)
     item, given = collection.get("item-007"), record(7)
     assert item is not None
     vector = np.asarray(given.vector, np.float64)
@@ -37,7 +52,7 @@ def test_an_item_comes_back_as_it_was_added(collection: Collection, record: Make
 
 
 def test_search_finds_the_nearest_best_first(
-    collection: Collection, record: Make, vectors: NDArray[np.float32]
+    collection: AnyCollection, record: Make, vectors: NDArray[np.float32]
 ) -> None:
     collection.add(map(record, range(100)))
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -50,7 +65,7 @@ def test_search_finds_the_nearest_best_first(
 
 
 def test_k_counts_after_filter_and_min_score(
-    collection: Collection, record: Make, vectors: NDArray[np.float32]
+    collection: AnyCollection, record: Make, vectors: NDArray[np.float32]
 ) -> None:
     collection.add(map(record, range(100)))
     everything = collection.search(vectors[:1], 100)[0]
@@ -61,7 +76,7 @@ def test_k_counts_after_filter_and_min_score(
     assert collection.search(vectors[:1], 50, filter=condition, min_score=floor)[0] == wanted[:7]
 
 
-def test_equal_scores_come_in_the_order_of_their_keys(collection: Collection) -> None:
+def test_equal_scores_come_in_the_order_of_their_keys(collection: AnyCollection) -> None:
     keys = [f"{number % 10}{number // 10:02}" for number in range(300)]
     collection.add(Record(key, [1.0] * DIM, "") for key in keys)
     collection.add([Record("best", [1.0] * (DIM - 1) + [1.1], "")])
@@ -69,7 +84,7 @@ def test_equal_scores_come_in_the_order_of_their_keys(collection: Collection) ->
     assert [hit.key for hit in hits] == ["best", *sorted(keys)[:39]]
 
 
-def test_scores_stay_within_cosine_bounds(collection: Collection) -> None:
+def test_scores_stay_within_cosine_bounds(collection: AnyCollection) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((50, DIM)).astype(np.float32)
     collection.add(Record(str(i), vector, "") for i, vector in enumerate(vectors))
@@ -78,7 +93,7 @@ def test_scores_stay_within_cosine_bounds(collection: Collection) -> None:
             assert all(-1 <= hit.score <= 1 for hit in hits)
 
 
-def test_similar_leaves_the_item_itself_out(collection: Collection, record: Make) -> None:
+def test_similar_leaves_the_item_itself_out(collection: AnyCollection, record: Make) -> None:
     collection.add(map(record, range(30)))
     collection.add([Record("twin", record(3).vector, "")])
     hits = collection.similar("item-003", 5)
@@ -99,7 +114,7 @@ def test_similar_leaves_the_item_itself_out(collection: Collection, record: Make
     ],
 )
 def test_unusable_queries_are_refused(
-    collection: Collection, vectors: list[list[float]], words: str
+    collection: AnyCollection, vectors: list[list[float]], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
         collection.search(vectors, 3)
@@ -109,12 +124,12 @@ def test_unusable_queries_are_refused(
         collection.search([[1.0] * DIM], 1, min_score=float("nan"))
 
 
-def test_no_queries_no_answers(collection: Collection) -> None:
+def test_no_queries_no_answers(collection: AnyCollection) -> None:
     assert collection.search([], 3) == []
     assert collection.search(np.empty((0, DIM), np.float32), 3) == []
 
 
-def test_a_refused_batch_leaves_nothing_behind(collection: Collection, record: Make) -> None:
+def test_a_refused_batch_leaves_nothing_behind(collection: AnyCollection, record: Make) -> None:
     collection.add([record(1), record(2)])
     for bad, error in (
         ([record(5), record(2), record(1)], KeyExists),
@@ -124,25 +139,25 @@ def test_a_refused_batch_leaves_nothing_behind(collection: Collection, record: M
         with pytest.raises(error):
             collection.add(bad)
     assert collection.keys() == ["item-001", "item-002"]
-    assert collection.stats()["sequence"] == 2
+    assert len(collection) == 2
     with pytest.raises(KeyExists) as exists:
         collection.add([record(5), record(2), record(1)])
     assert exists.value.keys == ("item-002", "item-001")
     assert "replace" in str(exists.value)
 
 
-def test_replacing_exchanges_the_vector_and_counts(collection: Collection, record: Make) -> None:
+def test_replacing_exchanges_the_vector_and_counts(collection: AnyCollection, record: Make) -> None:
     collection.add(map(record, range(10)))
     changed = Record("item-003", record(50).vector, "/new.jpg")
     report = collection.add([record(2), changed, record(60)], on_duplicate="replace")
-    assert report == AddReport(added=1, replaced=1, unchanged=1, sequence=13)
+    assert counts(report) == (1, 1, 1)
     assert len(collection) == 11
     hit = collection.search([record(50).vector], 1)[0][0]
     assert (hit.key, hit.uri, hit.label) == ("item-003", "/new.jpg", None)
     assert len(collection.search([record(3).vector], 100)[0]) == 11
 
 
-def test_replacing_twice_in_a_batch_keeps_the_last(collection: Collection, record: Make) -> None:
+def test_replacing_twice_in_a_batch_keeps_the_last(collection: AnyCollection, record: Make) -> None:
     first, last = Record("x", record(1).vector, "/1"), Record("x", record(2).vector, "/2")
     assert collection.add([first, last], on_duplicate="replace").added == 1
     item = collection.get("x")
@@ -150,18 +165,18 @@ def test_replacing_twice_in_a_batch_keeps_the_last(collection: Collection, recor
     assert item.uri == "/2"
 
 
-def test_an_item_read_and_added_again_is_unchanged(collection: Collection, record: Make) -> None:
+def test_an_item_read_and_added_again_is_unchanged(collection: AnyCollection, record: Make) -> None:
     collection.add(map(record, range(20)))
     report = collection.add(collection.items(), on_duplicate="replace")
-    assert (report.added, report.replaced, report.unchanged) == (0, 0, 20)
+    assert counts(report) == (0, 0, 20)
 
 
-def test_unknown_ways_to_treat_duplicates_are_refused(collection: Collection) -> None:
+def test_unknown_ways_to_treat_duplicates_are_refused(collection: AnyCollection) -> None:
     with pytest.raises(UsageError, match="upsert"):
         collection.add([], on_duplicate="upsert")  # type: ignore[arg-type]
 
 
-def test_removed_items_are_not_found(collection: Collection, record: Make) -> None:
+def test_removed_items_are_not_found(collection: AnyCollection, record: Make) -> None:
     collection.add(map(record, range(20)))
     removed = collection.remove(["item-004", "nobody", "item-002", "item-004"])
     assert removed == ["item-004", "item-002"]
@@ -172,7 +187,7 @@ def test_removed_items_are_not_found(collection: Collection, record: Make) -> No
     assert collection.search([record(4).vector], 1)[0][0].key == "item-004"
 
 
-def test_pages_go_through_all_keys_in_order(collection: Collection, record: Make) -> None:
+def test_pages_go_through_all_keys_in_order(collection: AnyCollection, record: Make) -> None:
     collection.add(map(record, range(50)))
     collection.add(Record(key, [1.0] * DIM, "") for key in ("é", "z", "😀", "Z"))
     seen: list[str] = []
@@ -186,7 +201,7 @@ def test_pages_go_through_all_keys_in_order(collection: Collection, record: Make
 
 @pytest.mark.parametrize("key", ["", "\udcff", "nobody", "\0", "k" * 100_000])
 def test_keys_that_cannot_be_there_are_not_there(
-    collection: Collection, record: Make, key: str
+    collection: AnyCollection, record: Make, key: str
 ) -> None:
     collection.add([record(1)])
     assert collection.get(key) is None
@@ -201,36 +216,58 @@ def test_keys_that_cannot_be_there_are_not_there(
 
 
 def test_everything_is_there_after_opening_again(
-    folder: Path, collection: Collection, record: Make
+    place: Place, collection: AnyCollection, record: Make
 ) -> None:
     collection.add(map(record, range(60)))
     collection.remove([f"item-{number:03}" for number in range(0, 60, 2)])
     queries = [record(number).vector for number in range(5)]
     before = collection.search(queries, 10)
     collection.close()
-    with open_collection(folder) as again:
+    with open_collection(place) as again:
         assert again.search(queries, 10) == before
         assert (again.dim, again.encoder_digest) == (DIM, DIGEST)
 
 
-def test_stats_and_describe_say_what_is_there(collection: Collection, record: Make) -> None:
+def test_stats_and_describe_say_what_is_there(
+    place: Place, collection: AnyCollection, record: Make
+) -> None:
     collection.add(map(record, range(10)))
     collection.remove(["item-001"])
     stats = collection.stats()
     assert stats["items"] == 9
+    assert stats["encoder_sha256"] == DIGEST
+    assert stats["path"] == collection.place == str(place)
+    described = describe(place)
+    assert described["kind"] == "collection"
+    assert described["items"] == 9
+
+
+def test_stats_of_a_folder_say_more(folder: Path, record: Make) -> None:
+    with create_collection(folder, DIGEST, DIM) as made:
+        made.add(map(record, range(10)))
+        made.remove(["item-001"])
+        stats = made.stats()
     assert stats["labels"] == 3
     assert stats["removals"] == 1
     assert stats["sequence"] == 11
-    assert stats["encoder_sha256"] == DIGEST
     assert stats["bytes_on_disk"] > 9 * DIM * 4
-    described = describe(collection.path)
-    assert described["kind"] == "collection"
-    assert described["items"] == 9
-    assert described["index"]["loaded"] is False
+    assert describe(folder)["index"]["loaded"] is False
 
 
-def test_a_collection_that_is_closed_says_so(folder: Path) -> None:
-    collection = create_collection(folder, DIGEST, DIM)
+def test_samples_are_different_items_by_chance(collection: AnyCollection, record: Make) -> None:
+    assert collection.sample(3) == []
+    collection.add(map(record, range(100)))
+    everyone = {f"item-{number:03}" for number in range(100)}
+    for count in (1, 5, 100, 1000):
+        sampled = [item.key for item in collection.sample(count)]
+        assert len(sampled) == len(set(sampled)) == min(count, 100)
+        assert set(sampled) <= everyone
+    drawn = {item.key for _ in range(30) for item in collection.sample(10)}
+    assert len(drawn) > 50, "300 of 100 by chance miss few"
+
+
+def test_a_collection_that_is_closed_says_so(place: Place) -> None:
+    collection = create_collection(place, DIGEST, DIM)
     collection.close()
     collection.close()
     with pytest.raises(LookalikeError, match="closed"):
@@ -240,13 +277,13 @@ def test_a_collection_that_is_closed_says_so(folder: Path) -> None:
 # Making and opening
 
 
-def test_the_encoder_is_remembered_and_checked(folder: Path, tmp_path: Path) -> None:
+def test_the_encoder_is_remembered_and_checked(place: Place, tmp_path: Path) -> None:
     encoder = tmp_path / "encoder.onnx"
-    create_collection(folder, DIGEST, DIM, encoder_path=encoder).close()
-    with open_collection(folder, encoder_digest=DIGEST) as collection:
+    create_collection(place, DIGEST, DIM, encoder_path=encoder).close()
+    with open_collection(place, encoder_digest=DIGEST) as collection:
         assert collection.encoder_path == str(encoder)
     with pytest.raises(ArtefactError) as stranger:
-        open_collection(folder, encoder_digest="cd" * 32)
+        open_collection(place, encoder_digest="cd" * 32)
     for word in ("abababababab", "cdcdcdcdcdcd", "new collection"):
         assert word in str(stranger.value)
 

@@ -8,6 +8,7 @@ import pytest
 
 from images.errors import UsageError
 from serving.collection import Record, create_collection
+from serving.collection.places import Place
 
 ITEMS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "a": ("shirt", {"colour": "red", "size": 1, "sale": True}),
@@ -116,8 +117,8 @@ def expected(condition: Mapping[str, Any]) -> set[str]:
         {"colour": {}},
     ],
 )
-def test_filters_find_what_the_plain_rule_finds(tmp_path: Path, condition: dict[str, Any]) -> None:
-    with create_collection(tmp_path / "c", "0" * 64, 2) as collection:
+def test_filters_find_what_the_plain_rule_finds(place: Place, condition: dict[str, Any]) -> None:
+    with create_collection(place, "0" * 64, 2) as collection:
         collection.add(
             Record(key, [1.0, 0.0], "", label=label, metadata=metadata)
             for key, (label, metadata) in ITEMS.items()
@@ -126,20 +127,20 @@ def test_filters_find_what_the_plain_rule_finds(tmp_path: Path, condition: dict[
     assert [hit.key for hit in hits] == sorted(expected(condition))
 
 
-def test_what_is_removed_is_not_found(tmp_path: Path) -> None:
-    with create_collection(tmp_path / "c", "0" * 64, 2) as collection:
+def test_what_is_removed_is_not_found(folder: Path) -> None:
+    with create_collection(folder, "0" * 64, 2) as collection:
         collection.add([Record("a", [1.0, 0.0], "", metadata={"n": [1, 2], "t": "x"})])
         collection.remove(["a"])
         with collection._ledger.reading() as view:
             assert view._one("SELECT count(*) FROM fields") == 0
 
 
-def test_filters_inside_filters_end_somewhere(tmp_path: Path) -> None:
+def test_filters_inside_filters_end_somewhere(place: Place) -> None:
     condition: dict[str, Any] = {"colour": "red"}
     for _ in range(30):
         condition = {"$not": condition}
     with (
-        create_collection(tmp_path / "c", "0" * 64, 2) as collection,
+        create_collection(place, "0" * 64, 2) as collection,
         pytest.raises(UsageError, match="filters inside"),
     ):
         collection.search([[1.0, 0.0]], filter=condition)
@@ -167,10 +168,10 @@ def test_filters_inside_filters_end_somewhere(tmp_path: Path) -> None:
     ],
 )
 def test_other_values_are_refused(
-    tmp_path: Path, condition: dict[Any, Any], words: list[str]
+    place: Place, condition: dict[Any, Any], words: list[str]
 ) -> None:
     with (
-        create_collection(tmp_path / "c", "0" * 64, 2) as collection,
+        create_collection(place, "0" * 64, 2) as collection,
         pytest.raises(UsageError) as refused,
     ):
         collection.search([[1.0, 0.0]], 10, filter=condition)

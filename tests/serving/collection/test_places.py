@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from images.errors import UsageError
+from serving.collection import open_collection
 from serving.collection.places import MilvusPlace, milvus_place, place_of
 
 
@@ -72,3 +73,8 @@ def test_secrets_are_refused_and_not_shown(text: str) -> None:
         milvus_place(text)
     assert "secret" not in str(refused.value)
     assert "cret" not in repr(refused.value.__cause__)
+
+
+def test_a_path_is_always_a_folder() -> None:
+    with pytest.raises(UsageError, match="collections in a folder"):
+        open_collection(Path("milvus://db/shop"))

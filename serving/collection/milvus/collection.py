@@ -1,0 +1,321 @@
+"""A collection in Milvus; how it differs from one in a folder stands in the package."""
+
+import math
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from images.errors import LookalikeError, UsageError
+from serving.collection.errors import KeyUnknown, check_encoder, refuse_duplicates
+from serving.collection.milvus import schema
+from serving.collection.milvus.connecting import Connection
+from serving.collection.milvus.expressions import EVERYTHING, condition, facts_of
+from serving.collection.milvus.schema import Binding
+from serving.collection.milvus.searching import Scored, nearest, nearest_of_all
+from serving.collection.records import (
+    MAX_KEY_BYTES,
+    AddReport,
+    Hit,
+    OnDuplicate,
+    Record,
+    checked_rows,
+    unit_vectors,
+)
+from serving.collection.transactions import chunks, is_text, page_start
+
+IDS = 1000  # in one expression
+PAGE = 1000  # entities read at a time
+BYTES_AT_ONCE = 8 * 1024 * 1024  # of entities in one call; Milvus takes 64 MiB
+MOST_JUDGED = 50_000  # items of one search that only this side can judge
+LEAST_EFFORT = 128  # ef of HNSW, where the URL does not say
+
+
+class MilvusCollection:
+    """An open collection in Milvus; see ``interface.AnyCollection``.
+
+    All methods raise LookalikeError where Milvus fails or cannot be reached.
+    """
+
+    def __init__(self, connection: Connection, binding: Binding, index: str) -> None:
+        self.encoder_digest = binding.encoder_sha256
+        self.encoder_path = binding.encoder_path
+        self.dim = binding.dim
+        self._binding = binding
+        self._connection = connection
+        self._index = index
+        self._write_lock = threading.Lock()
+
+    @property
+    def place(self) -> str:
+        """Its URL."""
+        return self._connection.place.text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; closing twice is fine."""
+        self._connection.close()
+
+    def check_encoder(self, digest: str) -> None:
+        """Refuse another encoder than the collection's own; see ``AnyCollection``."""
+        check_encoder(self.place, self.encoder_digest, digest)
+
+    # Writing
+
+    def add(self, records: Iterable[Record], on_duplicate: OnDuplicate = "refuse") -> AddReport:
+        """Add a batch; see ``AnyCollection``. In several calls if it is large, each as a whole.
+
+        Raises:
+            LookalikeError: Milvus failed; says how many items are in. Adding the same batch again
+                with "replace" completes it.
+        """
+        if on_duplicate not in ("refuse", "replace"):
+            raise UsageError(f"on_duplicate is {on_duplicate!r}; choose refuse or replace")
+        rows = checked_rows(records, self.dim)
+        last = {row.key: schema.entity(row) for row in rows}
+        with self._write_lock:
+            there = self._contents(list(last))
+            if on_duplicate == "refuse":
+                refuse_duplicates([row.key for row in rows], there)
+            changed = [one for key, one in last.items() if one["content"] != there.get(key)]
+            self._upsert(changed)
+        replaced = sum(one["key"] in there for one in changed)
+        return AddReport(len(last) - len(there), replaced, len(last) - len(changed), None)
+
+    def _contents(self, keys: Sequence[str]) -> dict[str, str]:
+        """Of those of the keys that are there, what tells their content."""
+        found: dict[str, str] = {}
+        for part in chunks([schema.id_of(key) for key in keys if _can_be_there(key)], IDS):
+            for one in self._query(_among(part), ["id", "content"], len(part)):
+                found[schema.key_of(one["id"])] = one["content"]
+        return found
+
+    def _upsert(self, entities: list[dict[str, Any]]) -> None:
+        done = 0
+        for part in _by_size(entities, self.dim):
+            try:
+                self._connection.call("upsert", data=part)
+            except LookalikeError as error:
+                raise LookalikeError(
+                    f"{error} {done} of {len(entities)} items to be written are in; add the same "
+                    "again and replace (--on-duplicate replace) to have the others"
+                ) from error
+            done += len(part)
+
+    def remove(self, keys: Iterable[str]) -> list[str]:
+        """Remove items; returns the keys that were there, in the order given."""
+        wanted = list(dict.fromkeys(keys))
+        with self._write_lock:
+            there = set(self.existing(wanted))
+            removed = [key for key in wanted if key in there]
+            for part in chunks([schema.id_of(key) for key in removed], IDS):
+                self._connection.call("delete", filter=_among(part))
+        return removed
+
+    # Searching
+
+    def search(
+        self,
+        vectors: Sequence[ArrayLike] | NDArray[np.float32],
+        k: int = 10,
+        *,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """The nearest items of each query; see ``AnyCollection``.
+
+        ``exact`` fetches the vectors of all items from Milvus unless its index is FLAT.
+        """
+        if k < 1:
+            raise UsageError(f"k is {k}; at least 1 is needed")
+        if min_score is not None and math.isnan(min_score):
+            raise UsageError("min_score is nan; a number from -1 to 1 is needed")
+        queries = unit_vectors(vectors, self.dim, [f"query {q}" for q in range(len(vectors))])
+        if not len(queries):
+            return []
+        expression = self._expression(filter) if filter else ""
+        if exact and self._index != "FLAT":
+            pages = self._connection.pages(expression or EVERYTHING, ["id", "vector"], PAGE)
+            return self._looked_up(nearest_of_all(queries, k, min_score, pages))
+
+        def ask(queries: NDArray[np.float32], limit: int) -> list[list[dict[str, Any]]]:
+            return list(
+                self._connection.read(
+                    "search",
+                    anns_field="vector",
+                    data=queries.tolist(),
+                    limit=limit,
+                    filter=expression,
+                    output_fields=[*schema.WITHOUT_VECTOR, "vector"],
+                    search_params={"metric_type": "IP", "params": self._effort(limit)},
+                )
+            )
+
+        return [
+            [schema.hit(found, score) for score, found in hits]
+            for hits in nearest(queries, k, min_score, ask)
+        ]
+
+    def _effort(self, limit: int) -> dict[str, int]:
+        """What goes along with a search; HNSW looks at no fewer items than it is to return."""
+        effort = dict(self._connection.place.search)
+        if self._index.startswith("HNSW"):
+            effort["ef"] = max(effort.get("ef", LEAST_EFFORT), limit)
+        return effort
+
+    def _expression(self, wanted: Mapping[str, Any]) -> str:
+        """A filter for Milvus; what Milvus cannot judge is judged here first (``expressions``)."""
+        asked = condition(wanted)
+        if not asked.unsure:
+            return asked.expression
+        both = f"({asked.expression}) and ({asked.any_unsure})"
+        judged = 0
+        passed = []
+        for page in self._connection.pages(both, schema.WITHOUT_VECTOR, PAGE):
+            judged += len(page)
+            if judged > MOST_JUDGED:
+                raise UsageError(
+                    f"filter: more than {MOST_JUDGED} items have lists, long texts or very large "
+                    "numbers in a field that is asked for a range or prefix: too many to judge "
+                    "outside Milvus. Ask for values with $in, or keep a plain field for it"
+                )
+            for one in page:
+                hit = schema.hit(one, 0.0)
+                if asked.holds(facts_of(hit.label, hit.metadata)):
+                    passed.append(str(one["id"]))
+        if not judged:
+            return asked.expression
+        sure = f"({asked.expression}) and not ({asked.any_unsure})"
+        return f"({sure}) or {_among(passed)}" if passed else sure
+
+    def _looked_up(self, found: list[list[Scored]]) -> list[list[Hit]]:
+        """Hits of entities that only their ids are known of."""
+        ids = list(dict.fromkeys(one["id"] for hits in found for _, one in hits))
+        there = {
+            one["id"]: one
+            for part in chunks(ids, IDS)
+            for one in self._query(_among(part), schema.WITHOUT_VECTOR, len(part))
+        }
+        return [
+            [schema.hit(there[one["id"]], score) for score, one in hits if one["id"] in there]
+            for hits in found
+        ]
+
+    def similar(
+        self,
+        key: str,
+        k: int = 10,
+        *,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        exact: bool = False,
+    ) -> list[Hit]:
+        """The nearest items of an item, without itself; see ``AnyCollection``."""
+        item = self.get(key)
+        if item is None:
+            raise KeyUnknown(key)
+        options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
+        (found,) = self.search([item.vector], k + 1, **options)
+        return [hit for hit in found if hit.key != key][:k]
+
+    # Reading
+
+    def get(self, key: str) -> Record | None:
+        """One item with its vector, or None."""
+        if not _can_be_there(key):
+            return None
+        found = self._query(_among([schema.id_of(key)]), schema.ALL_FIELDS, 1)
+        return schema.record(found[0]) if found else None
+
+    def existing(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that are there, in the order given."""
+        there = self._contents(list(dict.fromkeys(keys)))
+        return [key for key in keys if key in there]
+
+    def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        """The next keys in ascending order, after one that need not be there."""
+        return [schema.key_of(one["id"]) for one in self._page(after, limit, ["id"])]
+
+    def items(self, *, after: str | None = None, limit: int = 1000) -> list[Record]:
+        """The next items in the order of their keys, with their vectors."""
+        return [schema.record(one) for one in self._page(after, limit, schema.ALL_FIELDS)]
+
+    def _page(self, after: str | None, limit: int, fields: list[str]) -> list[dict[str, Any]]:
+        expression = f'id > "{schema.id_of(page_start(after))}"'
+        page: list[dict[str, Any]] = []
+        for part in self._connection.pages(expression, fields, min(limit, PAGE)):
+            page += part
+            if len(page) >= limit:
+                break
+        return page[:limit]
+
+    def sample(self, count: int) -> list[Record]:
+        """Some items by chance; fewer where there are fewer."""
+        rng = np.random.default_rng()
+        wanted = 2 * count + 20  # so that chance rarely leaves fewer than asked for
+        share = min(1.0, wanted / max(1, len(self)))
+        first = int(rng.uniform(0, 1 - share) * schema.DRAWS)
+        last = first + int(share * schema.DRAWS)
+        found = self._query(f"draw >= {first} and draw <= {last}", schema.ALL_FIELDS, 2 * wanted)
+        chosen = rng.permutation(len(found))[:count].tolist()
+        return [schema.record(found[place]) for place in chosen]
+
+    def __len__(self) -> int:
+        return int(self._query("", ["count(*)"], None)[0]["count(*)"])
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and bool(self.existing([key]))
+
+    def stats(self) -> dict[str, Any]:
+        """What the collection is and holds, ready for JSON."""
+        return {
+            "kind": "collection",
+            "path": self.place,
+            "items": len(self),
+            "dim": self.dim,
+            "encoder_sha256": self.encoder_digest,
+            "encoder_path": self.encoder_path,
+            "created": self._binding.created,
+            "index": {
+                "kind": self._index.lower(),
+                "exact": self._index == "FLAT",
+                "search": self._effort(0),
+            },
+            "milvus": self._connection.version(),
+        }
+
+    def _query(self, expression: str, fields: list[str], limit: int | None) -> list[dict[str, Any]]:
+        bound = {} if limit is None else {"limit": limit}
+        return list(
+            self._connection.read("query", filter=expression, output_fields=fields, **bound)
+        )
+
+
+def _can_be_there(key: object) -> bool:
+    return isinstance(key, str) and is_text(key) and len(key.encode()) <= MAX_KEY_BYTES
+
+
+def _among(ids: Sequence[str]) -> str:
+    """The expression for entities of these ids, which are hexadecimal digits."""
+    return f"id in [{', '.join(f'{chr(34)}{one}{chr(34)}' for one in ids)}]"
+
+
+def _by_size(entities: list[dict[str, Any]], dim: int) -> Iterable[list[dict[str, Any]]]:
+    part: list[dict[str, Any]] = []
+    size = 0
+    for one in entities:
+        part.append(one)
+        size += 4 * dim + 2 * len(one["metadata"]) + len(one["uri"]) + 32 * len(one["terms"]) + 500
+        if size >= BYTES_AT_ONCE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

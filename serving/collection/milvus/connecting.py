@@ -1,0 +1,183 @@
+"""A connection to Milvus, whose errors are ours, and the one place that reads its environment.
+
+MILVUS_TOKEN                      an API key, or user:password
+MILVUS_USER, MILVUS_PASSWORD      instead of a token
+MILVUS_CA_FILE                    certificate (PEM) to trust, for milvus+tls://
+MILVUS_TIMEOUT                    seconds a call may take, 30 by default
+"""
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from images.errors import LookalikeError, UsageError
+from serving.collection.errors import CollectionBusy
+from serving.collection.places import MilvusPlace
+
+TIMEOUT = 30
+STRONG = "Strong"
+
+_files: Counter[Path] = Counter()
+_files_lock = threading.Lock()
+
+
+class Connection:
+    """An open connection. Safe to use from several threads.
+
+    Attributes:
+        place: where it leads.
+    """
+
+    def __init__(self, place: MilvusPlace, environ: Mapping[str, str] = os.environ) -> None:
+        self.place = place
+        self._timeout = _timeout(environ)
+        self._lock = threading.Lock()
+        milvus = _import_pymilvus()
+        self._errors = (milvus.MilvusException,)
+        arguments = {"uri": place.uri, "db_name": place.database, **_secrets(place, environ)}
+        if place.file is not None:
+            _hold(place.file)
+        try:
+            self._client: Any = milvus.MilvusClient(timeout=self._timeout, **arguments)
+        except milvus.MilvusException as error:
+            if place.file is None:
+                raise LookalikeError(
+                    f"cannot connect to {place.text}: {error.message}. Is Milvus running and "
+                    "reachable, and is MILVUS_TOKEN (or MILVUS_USER and MILVUS_PASSWORD) right?"
+                ) from error
+            _let_go(place.file)
+            raise CollectionBusy(
+                f"cannot open {place.file}: one process at a time may have a file of milvus-lite "
+                "open, and it must be a database of milvus-lite 3"
+            ) from error
+
+    def close(self) -> None:
+        """Close it; closing twice is fine. The file of milvus-lite is free when its last is."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is None:
+            return
+        client.close()
+        if self.place.file is not None:
+            _let_go(self.place.file)
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """A method of ``MilvusClient`` on the collection.
+
+        Raises:
+            LookalikeError: naming the place and what Milvus says.
+        """
+        client = self._client
+        if client is None:
+            raise LookalikeError(f"the collection {self.place.text} is closed")
+        with self._translated(method.replace("_", " ")):
+            return getattr(client, method)(
+                *arguments, collection_name=self.place.name, timeout=self._timeout, **named
+            )
+
+    def read(self, method: str, **named: Any) -> Any:
+        """A method that reads, of everything that was written before."""
+        return self.call(method, consistency_level=STRONG, **named)
+
+    def pages(
+        self, expression: str, fields: list[str], size: int
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The entities that meet an expression in the order of their ids, page by page."""
+        iterator = self.read(
+            "query_iterator",
+            filter=expression,
+            batch_size=size,
+            limit=-1,
+            output_fields=fields,
+        )
+        try:
+            while True:
+                with self._translated("query"):
+                    page = iterator.next()
+                if not page:
+                    return
+                yield sorted(page, key=_id)
+        finally:
+            iterator.close()
+
+    def version(self) -> str:
+        """What the server calls its version."""
+        with self._translated("ask for its version"):
+            return str(self._client.get_server_version())
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise LookalikeError(
+                f"{self.place.text}: Milvus could not {doing}: {error.message}"
+            ) from error
+
+
+def _id(entity: dict[str, Any]) -> str:
+    return str(entity["id"])
+
+
+def _import_pymilvus() -> Any:
+    try:
+        import pymilvus
+    except ImportError as error:
+        raise UsageError(
+            "collections in Milvus need its client: pip install 'lookalike[milvus]'"
+        ) from error
+    # It writes each failure with a traceback to stderr before raising it; ours say it once.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    return pymilvus
+
+
+def _timeout(environ: Mapping[str, str]) -> int:
+    text = environ.get("MILVUS_TIMEOUT") or str(TIMEOUT)
+    if not text.isdecimal() or not 0 < int(text) < 86_400:
+        raise UsageError(f"MILVUS_TIMEOUT is {text!r}; a whole number of seconds is needed")
+    return int(text)  # pymilvus passes over limits that are no whole number
+
+
+def _secrets(place: MilvusPlace, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What pymilvus is told beside the address; nothing of it for a local file."""
+    if place.file is not None:
+        return {}
+    found: dict[str, Any] = {
+        argument: environ[variable]
+        for argument, variable in (
+            ("token", "MILVUS_TOKEN"),
+            ("user", "MILVUS_USER"),
+            ("password", "MILVUS_PASSWORD"),
+            ("server_pem_path", "MILVUS_CA_FILE"),
+        )
+        if environ.get(variable)
+    }
+    certificate = found.get("server_pem_path")
+    if certificate is not None and not Path(certificate).is_file():
+        raise UsageError(f"MILVUS_CA_FILE is {certificate}; there is no such file")
+    if place.uri.startswith("https://"):
+        found["secure"] = True
+    elif certificate is not None:
+        raise UsageError("MILVUS_CA_FILE is set, but the URL is not milvus+tls://")
+    return found
+
+
+def _hold(path: Path) -> None:
+    with _files_lock:
+        _files[path.absolute()] += 1
+
+
+def _let_go(path: Path) -> None:
+    """Pymilvus keeps a file's server until the process ends; another process may want the file."""
+    with _files_lock:
+        _files[path.absolute()] -= 1
+        if _files[path.absolute()]:
+            return
+        from milvus_lite.server_manager import server_manager_instance
+
+        server_manager_instance.release_server(str(path))
