@@ -24,7 +24,7 @@ from images.items import Content
 from images.npz import open_npz
 from images.parquet import read_parquet_uri
 from images.paths import read_file, uri_to_path
-from images.places import read_place, split_uri
+from images.places import read_place, size_and_stamp, split_uri
 from images.tar_archive import read_tar_uri
 from images.zip_archive import read_zip_uri
 
@@ -59,6 +59,21 @@ def read_uri(uri: str) -> Content:
         return _read_part(*split_uri(uri))
     except (OSError, SourceError, LookupError, ValueError) as error:
         raise ImageRefused(RefusalReason.UNREADABLE, f"cannot read {uri}: {error}") from error
+
+
+def stamp_of(uri: str) -> str | None:
+    """Return a text that is another one when what lies at a uri may have changed, or None.
+
+    It is made of length and time of the last change, of an archive or array file as a whole: as
+    long as it stays, so does everything in it. None: nothing is there, or it cannot be told.
+    """
+    try:
+        if uri.startswith(("/", "file://")) or "://" not in uri:
+            return size_and_stamp(str(uri_to_path(uri)))[1]
+        place = split_uri(uri)[1] if own_scheme(uri) else uri
+        return size_and_stamp(place)[1]
+    except (OSError, SourceError, ValueError):
+        return None
 
 
 def own_scheme(uri: str) -> str | None:

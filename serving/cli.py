@@ -3,12 +3,17 @@
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from serving import collection_cli
 from serving.options import EncoderFile, Json, Limit, print_json, said_when_stopped
+
+if TYPE_CHECKING:
+    from export.encoder_file import Encoder
+    from images.items import Source
+    from serving.extract import ExtractReport
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(collection_cli.app, name="collection")
@@ -22,6 +27,13 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+class Dtype(StrEnum):
+    """How a feature folder stores its embeddings."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 @app.command()
 def extract(
     *,
@@ -31,6 +43,16 @@ def extract(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    update: Annotated[
+        bool,
+        typer.Option("--update", help="Do what is new or changed, take out what is gone."),
+    ] = False,
+    max_errors: Annotated[
+        int | None, typer.Option(min=0, help="Stop when more images than these are refused.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="How embeddings are stored; default: float32.")
+    ] = None,
     limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images the encoder gets at once.")] = 32,
     labels: Annotated[
@@ -60,16 +82,18 @@ def extract(
 
     Example: lookalike extract encoder.onnx photos/ --out features/
 
+    Every night: lookalike extract encoder.onnx photos/ --out features/ --update
+
     On a cluster: lookalike extract encoder.onnx s3://photos --out features/ --engine ray
     """
     from export.encoder_file import open_encoder
     from images.sources import open_source
     from serving.embed import embed
-    from serving.extract import Engine as Work
-    from serving.extract import extract as run
-    from serving.progress import progress_bar
-    from serving.tables import print_extracted, print_refused
+    from serving.extract_run import Engine as Work
 
+    if update and shard is not None:
+        message = "--update does not go with --shard: a new image would move others to other parts"
+        raise typer.BadParameter(message)
     work: Work = embed
     if engine is Engine.RAY:
         from serving.ray_engine import Cluster, ray_embed
@@ -77,25 +101,43 @@ def extract(
         cluster = Cluster(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
         work = partial(ray_embed, cluster=cluster)
     images, opened = open_source(source, labels=labels, part=shard), open_encoder(encoder)
-    hint = f"what is finished stays in {out}; continue with --resume"
-    with said_when_stopped(hint), progress_bar("extracting") as progress:
-        report = run(
-            opened,
-            images,
-            out,
-            resume=resume,
-            limit=limit,
-            batch_size=batch_size,
-            engine=work,
-            progress=progress,
-        )
+    report = _extract(
+        opened,
+        images,
+        out,
+        resume=resume,
+        update=update,
+        limit=limit,
+        batch_size=batch_size,
+        dtype=dtype,
+        max_errors=max_errors,
+        engine=work,
+    )
     if as_json:
         print_json(report.to_dict())
-    else:
-        print_extracted(report)
+    if report.refused:
+        raise typer.Exit(1)
+
+
+def _extract(encoder: "Encoder", images: "Source", out: Path, **options: Any) -> "ExtractReport":
+    """Run an extraction with a bar, and say on stderr what came of it."""
+    from serving.extract import extract as run
+    from serving.extract_run import TooManyRefused
+    from serving.progress import progress_bar
+    from serving.tables import print_extracted, print_refused
+
+    option = "--update" if options["update"] else "--resume"
+    hint = f"what is finished stays in {out}; continue with {option}"
+    try:
+        with said_when_stopped(hint), progress_bar("extracting") as progress:
+            report = run(encoder, images, out, progress=progress, **options)
+    except TooManyRefused as error:
+        print_refused(error.count, error.first)
+        raise
+    print_extracted(report)
     if report.refused:
         print_refused(report.refused, report.first_refused, f"{out}/errors/*.parquet")
-        raise typer.Exit(1)
+    return report
 
 
 @app.command()

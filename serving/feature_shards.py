@@ -6,9 +6,17 @@ A feature folder MUST hold
     shards/00000.parquet …   the images that have an embedding
     errors/00000.parquet …   those that have none, and why
 
-and MAY hold files whose names begin with a dot, which mean nothing. Shard n and errors table n
-cover the items n·``shard_items`` up to (n+1)·``shard_items`` of the source, in its order: an item
-is in exactly one of the two, once. A file that ``manifest.json`` does not name MUST be ignored.
+and MAY hold
+
+    deleted/00000-1.parquet …   images that were here and are no longer in the source
+    thumbnails/00000.parquet …  small pictures, row for row those of the shard
+    embeddings.npy, keys.parquet    all embeddings as one array, and key, uri and label of its rows
+
+and files whose names begin with a dot, which mean nothing. An item of the source is in exactly one
+shard or errors table, once. As long as ``updates`` is 0, shard n and errors table n cover the items
+n·``shard_items`` up to (n+1)·``shard_items``, in the order of the source. An update writes the
+tables it changes anew as ``00000-1``, ``00000-2`` and so on, and appends new images at the end. A
+file that ``manifest.json`` does not name MUST be ignored.
 
 Columns of a shard, in this order; "null" says that the value may be missing:
 
@@ -18,7 +26,9 @@ Columns of a shard, in this order; "null" says that the value may be missing:
     width      int32             of the picture as it is meant to be seen (after EXIF rotation)
     height     int32
     sha256     string            of the content: a file's bytes, or an array's values in row order
-    embedding  fixed_size_list<element: float32>[E]     of length one
+    stamp      string, null      of the file it lies in when it was read: another one, if the file
+                                 may have changed (``images.uris.stamp_of``)
+    embedding  fixed_size_list<element: ``dtype``>[E]     of length one
 
 Columns of an errors table:
 
@@ -26,33 +36,46 @@ Columns of an errors table:
     stage      string            "read", "decode" or "encode": what failed
     reason     string            a word from a fixed list
     message    string            the same for a reader
+    stamp      string, null      as above
 
-Both kinds of file carry the encoder's digest as ``lookalike.encoder_sha256`` in their schema's
+Columns of a table of deleted images: key, uri, sha256 (null, if it had no embedding). Of a table of
+thumbnails: key, sha256, thumbnail (binary, a WebP file of at most 384 pixels a side; null, if none
+could be made). All carry the encoder's digest as ``lookalike.encoder_sha256`` in their schema's
 metadata.
 
 ``manifest.json`` is one JSON object with exactly these fields:
 
     format             "lookalike-features"
-    format_version     1; a reader MUST refuse a version that it does not know
+    format_version     2; a reader MUST refuse a version that it does not know
     encoder_sha256     of the encoder file
     preprocess_sha256  digest of the encoder's preprocessing specification
     embedding_dim      E
+    dtype              "float32" or "float16": how the embeddings are stored
     source             {name, items, limit}: what the source was called, how many items of it are
                        covered, and the limit that was given (or null)
     shard_items        items of each shard but the last
+    thumbnails         whether the folder has them
     shards             in the order of their items, a list of
                            file, sha256, rows
-                           first_item, items: which items it covers
+                           first_item, items: which items it covers, counted through the shards
                            items_sha256: over key, zero byte, uri, zero byte of each, in UTF-8
                            first_key, last_key: of its rows (null if it has none)
                            errors: {file, sha256, rows}
+                           deleted, thumbnails: the same, or null
+    updates            how often the folder was brought up to date with its source
+    updating           true while that is not finished
+    arrays             {embeddings, keys}: {file, sha256, rows} of each, or null
     created_with       names and versions of what wrote it
-    rows, errors       sums over the shards
-    complete           true when the shards cover all items
+    rows, errors, deleted    sums over the shards
+    complete           true when the shards cover all items and no update is unfinished
 
-Writing a shard is, in this order: errors table (temporary file, fsync, rename, fsync of the
-folder), shard (the same), manifest (the same). A crash at any moment leaves the manifest before or
-after: what it does not name is written again by ``extract --resume``.
+Version 1 has no stamps, and of these fields not dtype (float32), thumbnails, updates, updating,
+arrays and deleted. It is read, and continued as it is; an update makes it version 2.
+
+Writing a shard is, in this order: its other tables (temporary file, fsync, rename, fsync of the
+folder), shard (the same), manifest (the same), removal of the files it took the place of. A crash
+at any moment leaves the manifest before or after: what it does not name is made again by
+``extract --resume`` or ``--update``.
 
 Pandas, Polars and DuckDB read ``shards/*.parquet`` as they are.
 """
@@ -62,119 +85,100 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from images.files import sha256_bytes, write_bytes_atomic
-from images.items import Item
-from serving.feature_manifest import (
-    FILE_NAME,
-    FORMAT,
-    ErrorsFile,
-    Manifest,
-    Shard,
-    read_manifest,
-)
-from serving.outcomes import Embedded, Outcome, Refused
+from serving import feature_tables as tables
+from serving.feature_manifest import FILE_NAME, FORMAT, Manifest, Shard, Table, read_manifest
+from serving.outcomes import Deleted, Embedded, Entry
 
-SHARDS, ERRORS = "shards", "errors"
-METADATA_KEY = b"lookalike.encoder_sha256"
-ERROR_FIELDS = ("key", "uri", "stage", "reason", "message")
+SHARDS, ERRORS, DELETED, THUMBNAILS = "shards", "errors", "deleted", "thumbnails"
+FOLDERS = (SHARDS, ERRORS, DELETED, THUMBNAILS)
 
 
-def shard_schema(dim: int, encoder_sha256: str) -> pa.Schema:
-    """The columns of a shard with embeddings of length ``dim``."""
-    embedding = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
-    return pa.schema(
-        [
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("uri", pa.string(), nullable=False),
-            pa.field("label", pa.string()),
-            pa.field("width", pa.int32(), nullable=False),
-            pa.field("height", pa.int32(), nullable=False),
-            pa.field("sha256", pa.string(), nullable=False),
-            pa.field("embedding", embedding, nullable=False),
-        ],
-        metadata={METADATA_KEY: encoder_sha256.encode()},
-    )
-
-
-def errors_schema(encoder_sha256: str) -> pa.Schema:
-    """The columns of an errors table."""
-    fields = [pa.field(name, pa.string(), nullable=False) for name in ERROR_FIELDS]
-    return pa.schema(fields, metadata={METADATA_KEY: encoder_sha256.encode()})
-
-
-def items_digest(items: Iterable[Item]) -> str:
-    """SHA-256 over the items' keys and uris in UTF-8, each followed by a zero byte."""
-    names = (f"{item.key}\0{item.uri}\0" for item in items)
-    return sha256_bytes("".join(names).encode())
+def items_digest(names: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 over keys and uris in UTF-8, each followed by a zero byte."""
+    return sha256_bytes("".join(f"{key}\0{uri}\0" for key, uri in names).encode())
 
 
 def write_shard(
     folder: Path,
     manifest: Manifest,
     number: int,
-    items: Sequence[Item],
-    outcomes: Sequence[Outcome],
+    entries: Sequence[Entry],
+    *,
+    generation: int = 0,
+    deleted: Sequence[Deleted] = (),
 ) -> Shard:
-    """Write shard ``number`` and its errors table; the manifest is left to the caller.
+    """Write the tables of a shard; the manifest is left to the caller.
 
     Args:
         folder: the feature folder.
         manifest: of the folder.
         number: of the shard.
-        items: of the shard, in order.
-        outcomes: what became of them, in the same order.
+        entries: its items, in order, and what became of them.
+        generation: how often it has been written anew.
+        deleted: items that were in it once.
 
     Raises:
         LookalikeError: the disk is full or fails; the folder is as it was before.
     """
-    embedded = [outcome for outcome in outcomes if isinstance(outcome, Embedded)]
-    refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
-    name = f"{number:05}.parquet"
-    errors_table = pa.table(
-        [pa.array([getattr(row, field) for row in refused], pa.string()) for field in ERROR_FIELDS],
-        schema=errors_schema(manifest.encoder_sha256),
-    )
-    errors = _write(folder, f"{ERRORS}/{name}", errors_table)
-    rows = _write(folder, f"{SHARDS}/{name}", _shard_table(manifest, embedded))
+    name = f"{number:05}-{generation}.parquet" if generation else f"{number:05}.parquet"
+    embedded = [e.outcome for e in entries if isinstance(e.outcome, Embedded)]
+    errors = _write(folder, f"{ERRORS}/{name}", tables.errors_table(manifest, entries))
+    gone = thumbnails = None
+    if deleted:
+        gone = _write(folder, f"{DELETED}/{name}", tables.deleted_table(manifest, deleted))
+    if manifest.thumbnails:
+        pictures = tables.thumbnails_table(manifest, entries)
+        thumbnails = _write(folder, f"{THUMBNAILS}/{name}", pictures, compression="none")
+    rows = _write(folder, f"{SHARDS}/{name}", tables.shard_table(manifest, entries))
     return Shard(
-        file=f"{SHARDS}/{name}",
-        sha256=rows,
-        rows=len(embedded),
+        file=rows.file,
+        sha256=rows.sha256,
+        rows=rows.rows,
         first_item=number * manifest.shard_items,
-        items=len(items),
-        items_sha256=items_digest(items),
+        items=len(entries),
+        items_sha256=items_digest((e.outcome.key, e.outcome.uri) for e in entries),
         first_key=embedded[0].key if embedded else None,
         last_key=embedded[-1].key if embedded else None,
-        errors=ErrorsFile(file=f"{ERRORS}/{name}", sha256=errors, rows=len(refused)),
+        errors=errors,
+        deleted=gone,
+        thumbnails=thumbnails,
     )
 
 
-def _shard_table(manifest: Manifest, rows: Sequence[Embedded]) -> pa.Table:
-    schema = shard_schema(manifest.embedding_dim, manifest.encoder_sha256)
-    values = np.concatenate([np.empty(0, np.float32), *(row.embedding for row in rows)])
-    columns = [
-        pa.array([getattr(row, field.name) for row in rows], field.type)
-        for field in list(schema)[:-1]
-    ]
-    embeddings = pa.FixedSizeListArray.from_arrays(
-        pa.array(values), type=schema.field("embedding").type
-    )
-    return pa.table([*columns, embeddings], schema=schema)
-
-
-def _write(folder: Path, file: str, table: pa.Table) -> str:
-    """Write a Parquet file atomically and return its SHA-256."""
+def _write(folder: Path, file: str, table: pa.Table, *, compression: str = "zstd") -> Table:
+    """Write a Parquet file atomically."""
     path = folder / file
     path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=["label"])
+    labels = [name for name in ("label",) if name in table.column_names]
+    pq.write_table(table, buffer, compression=compression, use_dictionary=labels)
     content = buffer.getvalue()
     write_bytes_atomic(path, content)
-    return sha256_bytes(content)
+    return Table(file=file, sha256=sha256_bytes(content), rows=len(table))
+
+
+def numbers_of(file: str) -> tuple[int, int]:
+    """The number and the generation in a shard's file name."""
+    number, _, generation = Path(file).stem.partition("-")
+    return int(number), int(generation or 0)
+
+
+def remove_strangers(folder: Path, manifest: Manifest) -> None:
+    """Remove what a killed run left: temporary files, and tables that the manifest does not name.
+
+    Nobody else may be writing to the folder.
+    """
+    named = {folder / table.file for shard in manifest.shards for table in shard.tables}
+    for stray in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        stray.unlink()
+    for place in FOLDERS:
+        for file in (folder / place).glob("*.parquet"):
+            if file not in named:
+                file.unlink()
 
 
 def is_feature_folder(path: str | Path) -> bool:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from images.errors import ArtefactError
 from images.files import sha256_bytes, sha256_file
-from serving.feature_manifest import Manifest, Shard, read_manifest
-from serving.feature_shards import errors_schema, shard_schema
-from serving.outcomes import Refused
+from serving import feature_tables as tables
+from serving.feature_manifest import Manifest, Shard, Table, read_manifest
+from serving.outcomes import Deleted, Embedded, Entry, Refused
 
 REMEDY = "write it again with: lookalike extract … --resume"
+REMEDY_UPDATED = "write it again with: lookalike extract … --update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,12 @@ class Features:
         Raises:
             ArtefactError: a shard is missing, damaged or not what the manifest says.
         """
-        manifest = self.manifest
-        schema = shard_schema(manifest.embedding_dim, manifest.encoder_sha256)
-        for shard in manifest.shards:
-            yield _block(self._table(shard.file, shard.sha256, shard.rows, schema))
+        for shard in self.manifest.shards:
+            yield self.block(shard)
+
+    def block(self, shard: Shard) -> FeatureBlock:
+        """The rows of one shard, checked like ``blocks``."""
+        return _block(self._rows(shard))
 
     def keys(self) -> Iterator[str]:
         """The keys of all rows, without their embeddings; the files are not checked.
@@ -74,44 +77,121 @@ class Features:
             ArtefactError: a shard cannot be read.
         """
         for shard in self.manifest.shards:
-            path = self.path / shard.file
-            try:
-                yield from pq.read_table(path, columns=["key"]).column("key").to_pylist()
-            except (OSError, pa.ArrowException, KeyError) as error:
-                raise ArtefactError(f"{path} cannot be read ({error}); {REMEDY}") from error
+            yield from self.columns(shard, "key").column("key").to_pylist()
+
+    def columns(self, shard: Shard, *names: str) -> pa.Table:
+        """Some columns of a shard, those that it has; the file is not checked.
+
+        Raises:
+            ArtefactError: it cannot be read.
+        """
+        path = self.path / shard.file
+        try:
+            with pq.ParquetFile(path) as file:
+                there = set(file.schema_arrow.names)
+                return file.read(columns=[name for name in names if name in there])
+        except (OSError, pa.ArrowException) as error:
+            raise ArtefactError(f"{path} cannot be read ({error}); {self.remedy}") from error
 
     def errors(self) -> Iterator[Refused]:
-        """The refused images in the order of the source; checked like ``blocks``."""
-        schema = errors_schema(self.manifest.encoder_sha256)
+        """The refused images in the order of the shards; checked like ``blocks``."""
         for shard in self.manifest.shards:
-            part = shard.errors
-            if part.rows:
-                table = self._table(part.file, part.sha256, part.rows, schema)
-                yield from (Refused(**row) for row in table.to_pylist())
+            for entry in self.refused(shard):
+                assert isinstance(entry.outcome, Refused)
+                yield entry.outcome
+
+    def refused(self, shard: Shard) -> list[Entry]:
+        """The refused images of one shard; checked like ``blocks``."""
+        if not shard.errors.rows:
+            return []
+        schemas = [
+            tables.errors_schema(self.manifest, stamped=stamped) for stamped in (True, False)
+        ]
+        table = self._table(shard.errors, *schemas)
+        rows = table.to_pylist()
+        stamps = [row.pop("stamp", None) for row in rows]
+        return [Entry(Refused(**row), stamp) for row, stamp in zip(rows, stamps, strict=True)]
+
+    def entries(self, shard: Shard) -> list[Entry]:
+        """All that the folder keeps of a shard's items, the refused ones last; checked."""
+        table = self._rows(shard)
+        embeddings = tables.embeddings_of(table)
+        stamps = table.column("stamp") if "stamp" in table.column_names else None
+        rows = table.select(tables.ROW_FIELDS).to_pylist()
+        known = [None] * len(rows) if stamps is None else stamps.to_pylist()
+        pictures = self.thumbnails(shard) or [None] * len(rows)
+        found = [
+            Entry(Embedded(**row, embedding=embedding), stamp, picture)
+            for row, embedding, stamp, picture in zip(
+                rows, embeddings, known, pictures, strict=True
+            )
+        ]
+        return found + self.refused(shard)
+
+    def deleted(self, shard: Shard) -> list[Deleted]:
+        """Items that a shard once had; checked like ``blocks``."""
+        if shard.deleted is None:
+            return []
+        table = self._table(shard.deleted, tables.deleted_schema(self.manifest))
+        return [Deleted(**row) for row in table.to_pylist()]
+
+    def thumbnails(self, shard: Shard) -> list[bytes | None]:
+        """The thumbnails of a shard's rows, [] if the folder has none; checked like ``blocks``."""
+        if shard.thumbnails is None:
+            return []
+        table = self._table(shard.thumbnails, tables.thumbnails_schema(self.manifest))
+        found: list[bytes | None] = table.column("thumbnail").to_pylist()
+        return found
 
     def is_whole(self, shard: Shard) -> bool:
-        """Whether both files of a shard are there and are what the manifest says."""
-        pairs = [(shard.file, shard.sha256), (shard.errors.file, shard.errors.sha256)]
-        return all(
-            (self.path / file).is_file() and sha256_file(self.path / file) == digest
-            for file, digest in pairs
-        )
+        """Whether all files of a shard are there and are what the manifest says."""
+        return not self.damaged(shard)
 
-    def _table(self, file: str, digest: str, rows: int, schema: pa.Schema) -> pa.Table:
-        path = self.path / file
+    def damaged(self, shard: Shard) -> list[str]:
+        """Those of a shard's files that are missing or not what the manifest says."""
+        return [table.file for table in shard.tables if not self.is_intact(table)]
+
+    def is_intact(self, table: Table) -> bool:
+        """Whether a file is there and is what the manifest says."""
+        path = self.path / table.file
+        return path.is_file() and sha256_file(path) == table.sha256
+
+    @property
+    def remedy(self) -> str:
+        """How to have a damaged file made again."""
+        return REMEDY_UPDATED if self.manifest.updates else REMEDY
+
+    def _rows(self, shard: Shard) -> pa.Table:
+        return self._table(shard.tables[0], *map(self._shard_schema, (True, False)))
+
+    def _shard_schema(self, stamped: bool) -> pa.Schema:
+        return tables.shard_schema(self.manifest, stamped=stamped)
+
+    def _errors_schema(self, stamped: bool) -> pa.Schema:
+        return tables.errors_schema(self.manifest, stamped=stamped)
+
+    def _table(self, table: Table, *schemas: pa.Schema) -> pa.Table:
+        path = self.path / table.file
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ArtefactError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from error
-        if sha256_bytes(content) != digest:
-            raise ArtefactError(f"{path} is damaged: its SHA-256 is not the manifest's; {REMEDY}")
+            raise ArtefactError(
+                f"{path} cannot be read ({error.strerror}); {self.remedy}"
+            ) from error
+        if sha256_bytes(content) != table.sha256:
+            raise ArtefactError(
+                f"{path} is damaged: its SHA-256 is not the manifest's; {self.remedy}"
+            )
         try:
-            table = pq.read_table(pa.BufferReader(content))
+            found = pq.read_table(pa.BufferReader(content))
         except pa.ArrowException as error:
-            raise ArtefactError(f"{path} is not a Parquet file: {error}; {REMEDY}") from error
-        if not table.schema.equals(schema, check_metadata=True) or len(table) != rows:
-            raise ArtefactError(f"{path} does not have the rows and columns promised; {REMEDY}")
-        return table
+            raise ArtefactError(f"{path} is not a Parquet file: {error}; {self.remedy}") from error
+        fits = any(found.schema.equals(schema, check_metadata=True) for schema in schemas)
+        if not fits or len(found) != table.rows:
+            raise ArtefactError(
+                f"{path} does not have the rows and columns promised; {self.remedy}"
+            )
+        return found
 
 
 def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Features:
@@ -136,7 +216,6 @@ def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Fea
 
 
 def _block(table: pa.Table) -> FeatureBlock:
-    embeddings = table.column("embedding").combine_chunks()
     columns = {name: table.column(name) for name in ("key", "uri", "label", "sha256")}
     return FeatureBlock(
         keys=columns["key"].to_pylist(),
@@ -145,5 +224,5 @@ def _block(table: pa.Table) -> FeatureBlock:
         widths=table.column("width").to_numpy(),
         heights=table.column("height").to_numpy(),
         sha256=columns["sha256"].to_pylist(),
-        embeddings=embeddings.flatten().to_numpy().reshape(-1, embeddings.type.list_size),
+        embeddings=tables.embeddings_of(table),
     )

@@ -49,3 +49,33 @@ class Refused:
 
 
 Outcome = Embedded | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An image that an extraction knew and that is no longer in its source.
+
+    Attributes:
+        key: of the item.
+        uri: where it was.
+        sha256: of its content, if it had an embedding.
+    """
+
+    key: str
+    uri: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a feature folder keeps of one item.
+
+    Attributes:
+        outcome: what became of it.
+        stamp: of its file when it was read (``images.uris.stamp_of``), None if it is not known.
+        thumbnail: a WebP picture, if the folder has them.
+    """
+
+    outcome: Outcome
+    stamp: str | None = None
+    thumbnail: bytes | None = None

@@ -33,8 +33,15 @@ def print_extracted(report: "ExtractReport") -> None:
     """What an extraction did and where its time went, on stderr."""
     done, seconds = report.items - report.resumed, report.seconds
     before = f" ({report.resumed} items were done before)" if report.resumed else ""
+    found = report.changes
+    changes = ""
+    if found is not None:
+        changes = (
+            f"{found.added} new, {found.changed - found.same} changed, {found.deleted} deleted, "
+            f"{found.same} looked at and the same\n"
+        )
     text = (
-        f"{report.rows} of {report.items} images are in {report.out}{before}\n"
+        f"{changes}{report.rows} of {report.items} images are in {report.out}{before}\n"
         f"{done} items in {report.elapsed:.1f} s, {report.images_per_second:.1f}/s\n"
         f"encoder busy {seconds.encode:.1f} s, waiting for images {seconds.wait:.1f} s; "
         f"in threads: reading {seconds.read:.1f} s, decoding {seconds.decode:.1f} s, "

@@ -83,11 +83,11 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("serving.extract.embed", interrupted)
+    monkeypatch.setattr("serving.embed.embed", interrupted)
     result = run("extract", tiny_encoder, picture_folder, "--out", tmp_path / "out")
     assert "--resume" in result.stderr
     assert result.exit_code == 130
-    monkeypatch.setattr("serving.extract.embed", embed)
+    monkeypatch.setattr("serving.embed.embed", embed)
     out = tmp_path / "out"
     assert answer("extract", tiny_encoder, picture_folder, "--out", out, "--resume")["rows"] == 40
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,12 @@ import pytest
 
 from images.errors import ArtefactError
 from images.files import sha256_bytes, sha256_file
-from images.items import Item
 from serving.feature_manifest import Manifest, SourceNote, read_manifest
 from serving.feature_shards import describe, is_feature_folder, write_shard
 from serving.features import open_features
-from serving.outcomes import Embedded, Outcome, Refused
+from serving.outcomes import Deleted, Embedded, Entry, Outcome, Refused
 
 ENCODER, PREPROCESS = "ab" * 32, "cd" * 32
-
-
-def unreadable() -> bytes:
-    raise AssertionError("nobody needs to read an item here")
 
 
 def embedded(number: int) -> Embedded:
@@ -37,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     """A finished feature folder: five items in two shards, the second of the items refused."""
     outcomes: list[Outcome] = [embedded(number) for number in range(5)]
     outcomes[1] = Refused("k1", "/p/k1", "decode", "truncated", "the JPEG ends early")
-    items = [Item(f"k{number}", f"/p/k{number}", None, unreadable) for number in range(5)]
+    entries = [Entry(outcome, f"1 {number}") for number, outcome in enumerate(outcomes)]
     manifest = Manifest(
         encoder_sha256=ENCODER,
         preprocess_sha256=PREPROCESS,
@@ -47,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
         created_with={"lookalike": "1"},
     )
     for number, part in enumerate((slice(0, 3), slice(3, 5))):
-        shard = write_shard(tmp_path, manifest, number, items[part], outcomes[part])
+        shard = write_shard(tmp_path, manifest, number, entries[part])
         manifest = manifest.with_shard(shard)
     manifest.write(tmp_path)
     return tmp_path
@@ -60,12 +56,15 @@ def test_the_manifest_has_exactly_the_fields_of_the_specification(folder: Path) 
     def file(name: str) -> dict[str, str]:
         return {"file": name, "sha256": sha256_file(folder / name)}
 
+    none = {"deleted": None, "thumbnails": None}
     assert json.loads((folder / "manifest.json").read_text()) == {
         "format": "lookalike-features",
-        "format_version": 1,
+        "format_version": 2,
         "encoder_sha256": ENCODER,
         "preprocess_sha256": PREPROCESS,
         "embedding_dim": 3,
+        "dtype": "float32",
+        "thumbnails": False,
         "source": {"name": "photos", "items": 5, "limit": None},
         "shard_items": 3,
         "shards": [
@@ -78,6 +77,7 @@ def test_the_manifest_has_exactly_the_fields_of_the_specification(folder: Path) 
                 "first_key": "k0",
                 "last_key": "k2",
                 "errors": {**file("errors/00000.parquet"), "rows": 1},
+                **none,
             },
             {
                 **file("shards/00001.parquet"),
@@ -88,11 +88,16 @@ def test_the_manifest_has_exactly_the_fields_of_the_specification(folder: Path) 
                 "first_key": "k3",
                 "last_key": "k4",
                 "errors": {**file("errors/00001.parquet"), "rows": 0},
+                **none,
             },
         ],
+        "updates": 0,
+        "updating": False,
+        "arrays": None,
         "created_with": {"lookalike": "1"},
         "rows": 4,
         "errors": 1,
+        "deleted": 0,
         "complete": True,
     }
 
@@ -107,6 +112,7 @@ def test_a_shard_has_exactly_the_columns_of_the_specification(folder: Path) -> N
         ("width", "int32", False),
         ("height", "int32", False),
         ("sha256", "string", False),
+        ("stamp", "string", True),
         ("embedding", "fixed_size_list<element: float not null>[3]", False),
     ]
     assert table.schema.metadata == {b"lookalike.encoder_sha256": ENCODER.encode()}
@@ -118,6 +124,7 @@ def test_a_shard_has_exactly_the_columns_of_the_specification(folder: Path) -> N
             "width": 640,
             "height": 480 + number,
             "sha256": "ef" * 32,
+            "stamp": f"1 {number}",
         }
         for number in (0, 2)
     ]
@@ -129,7 +136,8 @@ def test_a_shard_has_exactly_the_columns_of_the_specification(folder: Path) -> N
 
 def test_an_errors_table_has_exactly_the_columns_of_the_specification(folder: Path) -> None:
     table = pq.read_table(folder / "errors" / "00000.parquet")
-    assert all(str(field.type) == "string" and not field.nullable for field in table.schema)
+    assert all(str(field.type) == "string" for field in table.schema)
+    assert [field.name for field in table.schema if field.nullable] == ["stamp"]
     assert table.schema.metadata == {b"lookalike.encoder_sha256": ENCODER.encode()}
     assert table.to_pylist() == [
         {
@@ -138,6 +146,7 @@ def test_an_errors_table_has_exactly_the_columns_of_the_specification(folder: Pa
             "stage": "decode",
             "reason": "truncated",
             "message": "the JPEG ends early",
+            "stamp": "1 1",
         }
     ]
 
@@ -151,8 +160,7 @@ def test_all_shards_read_as_one_table_without_us(folder: Path) -> None:
 def test_the_same_outcomes_are_the_same_bytes(folder: Path) -> None:
     before = {file: file.read_bytes() for file in folder.glob("*/*.parquet")}
     manifest = read_manifest(folder)
-    items = [Item(f"k{number}", f"/p/k{number}", None, unreadable) for number in (3, 4)]
-    write_shard(folder, manifest, 1, items, [embedded(3), embedded(4)])
+    write_shard(folder, manifest, 1, [Entry(embedded(n), f"1 {n}") for n in (3, 4)])
     assert {file: file.read_bytes() for file in folder.glob("*/*.parquet")} == before
 
 
@@ -171,14 +179,75 @@ def test_a_reader_gets_every_row_in_order(folder: Path) -> None:
 
 def test_a_shard_of_refused_images_only_is_fine(tmp_path: Path, folder: Path) -> None:
     manifest = read_manifest(folder)
-    items = [Item("k3", "/p/k3", None, unreadable), Item("k4", "/p/k4", None, unreadable)]
-    refused = [Refused(item.key, item.uri, "read", "unreadable", "gone") for item in items]
-    manifest.with_shard(write_shard(folder, manifest, 1, items, refused)).write(folder)
+    refused = [Entry(Refused(k, f"/p/{k}", "read", "unreadable", "gone")) for k in ("k3", "k4")]
+    manifest.with_shard(write_shard(folder, manifest, 1, refused)).write(folder)
     features = open_features(folder)
     assert [len(block.keys) for block in features.blocks()] == [2, 0]
     assert list(features.blocks())[1].embeddings.shape == (0, 3)
     assert features.manifest.shards[1].first_key is None
     assert [error.key for error in features.errors()] == ["k1", "k3", "k4"]
+
+
+def test_version_1_is_read_and_stays_what_it_is(folder: Path) -> None:
+    """What was written before there were stamps: the same without them and the newer fields."""
+    make_version_1(folder)
+    features = open_features(folder)
+    assert features.manifest.version == 1
+    assert features.manifest.complete
+    assert [block.keys for block in features.blocks()] == [["k0", "k2"], ["k3", "k4"]]
+    entries = features.entries(features.manifest.shards[0])
+    assert [(entry.outcome.key, entry.stamp) for entry in entries] == [
+        ("k0", None),
+        ("k2", None),
+        ("k1", None),
+    ]
+    before = json.loads((folder / "manifest.json").read_text())
+    features.manifest.write(folder)
+    assert json.loads((folder / "manifest.json").read_text()) == before
+    write_shard(folder, features.manifest, 0, entries)
+    assert all(features.is_whole(shard) for shard in features.manifest.shards)
+
+
+def make_version_1(folder: Path) -> None:
+    """Turn a folder into what version 1 wrote."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format_version": 1}
+    for name in ("dtype", "thumbnails", "updates", "updating", "arrays", "deleted"):
+        del manifest[name]
+    for shard in manifest["shards"]:
+        del shard["deleted"], shard["thumbnails"]
+        for part in (shard, shard["errors"]):
+            table = pq.read_table(folder / part["file"]).drop_columns(["stamp"])
+            labels = [name for name in table.column_names if name == "label"]
+            pq.write_table(table, folder / part["file"], compression="zstd", use_dictionary=labels)
+            part["sha256"] = sha256_file(folder / part["file"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_embeddings_may_be_half_as_large(tmp_path: Path, folder: Path) -> None:
+    manifest = replace(read_manifest(folder), dtype="float16")
+    shard = write_shard(tmp_path, manifest, 1, [Entry(embedded(n)) for n in (3, 4)])
+    replace(manifest, shards=(shard,)).write(tmp_path)
+    table = pq.read_table(tmp_path / shard.file)
+    assert str(table.schema.field("embedding").type) == (
+        "fixed_size_list<element: halffloat not null>[3]"
+    )
+    (block,) = open_features(tmp_path).blocks()
+    assert block.embeddings.dtype == np.float32
+    np.testing.assert_allclose(block.embeddings[0], embedded(3).embedding, atol=1e-3)
+
+
+def test_deleted_images_and_thumbnails_come_back(tmp_path: Path, folder: Path) -> None:
+    manifest = replace(read_manifest(folder), thumbnails=True)
+    entries = [Entry(embedded(3), None, b"RIFF"), Entry(embedded(4), "2 9", None)]
+    gone = [Deleted("k8", "/p/k8", "ab" * 32), Deleted("k9", "/p/k9", None)]
+    shard = write_shard(tmp_path, manifest, 1, entries, generation=3, deleted=gone)
+    assert shard.file == "shards/00001-3.parquet"
+    replace(manifest, shards=(shard,)).write(tmp_path)
+    features = open_features(tmp_path)
+    assert features.manifest.deleted == 2
+    assert features.deleted(shard) == gone
+    assert features.thumbnails(shard) == [b"RIFF", None]
+    assert [entry.stamp for entry in features.entries(shard)] == [None, "2 9"]
 
 
 def test_describe_counts_and_names(folder: Path) -> None:
@@ -239,7 +308,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ("change", "words"),
     [
         (lambda m: m.update(format="other"), "not the manifest"),
-        (lambda m: m.update(format_version=2), "version 2.*knows 1.*update"),
+        (lambda m: m.update(format_version=3), "version 3.*knows 2.*update"),
         (lambda m: m.pop("encoder_sha256"), "encoder_sha256"),
         (lambda m: m.update(embedding_dim="3"), "embedding_dim is '3'"),
         (lambda m: m.update(shard_items=True), "shard_items is True"),
@@ -249,6 +318,10 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda m: m["shards"][0].pop("errors"), "errors"),
         (lambda m: m["shards"][0].update(more=1), "shards"),
         (lambda m: m.update(source="photos"), "damaged"),
+        (lambda m: m.update(dtype="int8"), "dtype is 'int8'"),
+        (lambda m: m.update(updating=1), "updating is 1"),
+        (lambda m: m.update(arrays={}), "embeddings"),
+        (lambda m: m["shards"][0].pop("deleted"), "deleted|shards"),
         (lambda m: m.update(shards=7), "damaged"),
     ],
 )
