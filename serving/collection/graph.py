@@ -59,6 +59,7 @@ class Graph:
         cls,
         ids: Ids,
         vectors: Vectors,
+        rows: Ids | None = None,
         *,
         threads: int,
         on_progress: Callable[[int], object] | None = None,
@@ -67,11 +68,13 @@ class Graph:
 
         Args:
             ids: int64 [n], n >= 1.
-            vectors: float32 [n, E], of length one.
+            vectors: float32 [N, E], of length one; they are not copied.
+            rows: int64 [n], where the items' vectors are; None: one after the other.
             threads: of the processor; results depend on their number in the rare near ties.
             on_progress: told how many items are in.
         """
-        sample = vectors[:: max(1, len(vectors) // SCALE_SAMPLE)]
+        rows = np.arange(len(ids)) if rows is None else rows
+        sample = vectors[rows[:: max(1, len(rows) // SCALE_SAMPLE)]]
         scale = 127.0 / max(float(np.quantile(np.abs(sample), 0.9999)), 1e-6)
         hnsw = faiss.IndexHNSWSQ(
             vectors.shape[1],
@@ -81,8 +84,8 @@ class Graph:
         )
         hnsw.hnsw.efConstruction = BUILD_EFFORT
         hnsw.is_trained = True
-        order = _cluster_order(vectors, threads)
-        _add(hnsw, scale, vectors, order, threads=threads, on_progress=on_progress)
+        order = _cluster_order(vectors, rows, threads)
+        _add(hnsw, scale, vectors, rows[order], threads=threads, on_progress=on_progress)
         _in_large_pages(hnsw)
         return cls(ids[order], scale, 4 * NEIGHBOURS, hnsw)
 
@@ -194,11 +197,11 @@ def _codes(vectors: Vectors, scale: float) -> Vectors:
     return np.minimum(codes, 255, out=codes)
 
 
-def _cluster_order(vectors: Vectors, threads: int) -> Ids:
-    """Items of one cluster after each other."""
-    clusters = min(len(vectors) // CLUSTER, MOST_CLUSTERS)
+def _cluster_order(vectors: Vectors, rows: Ids, threads: int) -> Ids:
+    """The places of ``rows``, those of one cluster after each other."""
+    clusters = min(len(rows) // CLUSTER, MOST_CLUSTERS)
     if clusters < 2:
-        return np.arange(len(vectors))
+        return np.arange(len(rows))
     faiss.omp_set_num_threads(threads)
     kmeans = faiss.Kmeans(
         vectors.shape[1],
@@ -208,11 +211,11 @@ def _cluster_order(vectors: Vectors, threads: int) -> Ids:
         max_points_per_centroid=TRAINING_SAMPLE,
         min_points_per_centroid=1,
     )
-    step = max(1, len(vectors) // (clusters * TRAINING_SAMPLE))
-    kmeans.train(np.ascontiguousarray(vectors[::step]))
-    assigned = np.empty(len(vectors), np.int64)
-    for start in range(0, len(vectors), ADDED_AT_ONCE):
+    step = max(1, len(rows) // (clusters * TRAINING_SAMPLE))
+    kmeans.train(vectors[rows[::step]])
+    assigned = np.empty(len(rows), np.int64)
+    for start in range(0, len(rows), ADDED_AT_ONCE):
         part = slice(start, start + ADDED_AT_ONCE)
-        assigned[part] = kmeans.index.search(vectors[part], 1)[1][:, 0]
+        assigned[part] = kmeans.index.search(vectors[rows[part]], 1)[1][:, 0]
     order: Ids = np.argsort(assigned, kind="stable")
     return order

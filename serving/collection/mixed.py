@@ -131,8 +131,9 @@ class Index:
         while last < len(scores) and scores[last] == scores[k - 1]:
             last += 1
         best = scores[:last]
-        np.minimum(best, 1.0, out=best)
-        return self.flat.ids.take(rows.take(order[:last])), np.maximum(best, -1.0, out=best)
+        if best.item(0) > 1 or best.item(-1) < -1:  # by rounding; they are in order
+            best = best.clip(-1.0, 1.0)
+        return self.flat.ids.take(rows.take(order[:last])), best
 
     @cached_property
     def _newer(self) -> int:
@@ -158,7 +159,7 @@ def _mask(rows: Ids, count: int) -> NDArray[np.bool_]:
 
 def _kept(rows: Ids, usable: NDArray[np.bool_] | None) -> Ids:
     """Without those that are no longer there or may not be found."""
-    if np.minimum.reduce(rows) < 0:
+    if rows.item(rows.argmin()) < 0:
         rows = rows[rows >= 0]
     return rows if usable is None else rows[usable[rows]]
 

@@ -67,7 +67,8 @@ def build(follower: Follower, threads: int, on_progress: Progress | None = None)
     total = len(ids)
     graph = Graph.build(
         inside,
-        flat.vectors[flat.rows_of(inside)],
+        flat.vectors,
+        flat.rows_of(inside),
         threads=threads,
         on_progress=on_progress and (lambda done: on_progress(done, total)),
     )
