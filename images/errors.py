@@ -45,6 +45,8 @@ class RefusalReason(StrEnum):
     TOO_SMALL = "too-small"
     UNREADABLE = "unreadable"
     UNSUPPORTED = "unsupported"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed-out"
 
 
 class ImageRefused(LookalikeError):  # noqa: N818 - a verdict about one image, not a failure

@@ -50,6 +50,10 @@ def extract(
     max_errors: Annotated[
         int | None, typer.Option(min=0, help="Stop when more images than these are refused.")
     ] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option("--isolate", help="Decode in other processes: a crash costs one image."),
+    ] = False,
     dtype: Annotated[
         Dtype | None, typer.Option(help="How embeddings are stored; default: float32.")
     ] = None,
@@ -96,6 +100,8 @@ def extract(
         raise typer.BadParameter(message)
     work: Work = embed
     if engine is Engine.RAY:
+        if isolate:
+            raise typer.BadParameter("--isolate is for this machine; Ray restarts what crashes")
         from serving.ray_engine import Cluster, ray_embed
 
         cluster = Cluster(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
@@ -111,6 +117,7 @@ def extract(
         batch_size=batch_size,
         dtype=dtype,
         max_errors=max_errors,
+        isolate=isolate,
         engine=work,
     )
     if as_json:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from export.encoder_file import Encoder
 from images.cpus import available_cpus
-from images.errors import ImageRefused, RefusalReason
+from images.errors import ImageRefused, LookalikeError, RefusalReason
 from images.files import sha256_bytes
 from images.items import Content, Item, Pixels
 from images.preprocess import PreprocessSpec, load_image
@@ -149,6 +149,8 @@ def _decode(item: Item, content: Content, spec: PreprocessSpec, load: Load) -> _
         pixels, size = load(content, spec)
     except ImageRefused as error:
         return _refused(item, "decode", error.reason, error.message)
+    except LookalikeError:  # not the picture's fault: what decodes is gone
+        raise
     except Exception as error:  # noqa: BLE001 - as above
         return _refused(item, "decode", RefusalReason.CORRUPT, repr(error))
     data = content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()

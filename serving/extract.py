@@ -10,7 +10,7 @@ A folder may later be brought up to date with a source that has changed (``updat
 
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -23,8 +23,10 @@ import PIL
 import pyarrow as pa
 
 from export.encoder_file import Encoder
+from images.cpus import available_cpus
 from images.errors import ArtefactError, LookalikeError, UsageError
 from images.files import fsync_directory
+from images.isolated import Isolated
 from images.items import Source
 from images.paths import printable
 from serving.embed import BATCH_SIZE, Seconds, embed
@@ -86,6 +88,7 @@ def extract(
     shard_items: int = SHARD_ITEMS,
     dtype: str | None = None,
     max_errors: int | None = None,
+    isolate: bool = False,
     engine: Engine = embed,
     progress: Progress | None = None,
 ) -> ExtractReport:
@@ -105,6 +108,7 @@ def extract(
         shard_items: items of a shard; a folder keeps what its first run had.
         dtype: of the embeddings, "float32" or "float16"; None takes the folder's, or float32.
         max_errors: stop when more images than these are refused.
+        isolate: decode in processes of their own (``images.isolated``).
         engine: does the work; ``ray_engine.ray_embed`` on a cluster.
         progress: is told how far the work is.
 
@@ -136,9 +140,13 @@ def extract(
         dtype=dtype or DTYPES[0],
     )
     try:
-        with folder_lock(folder):
+        with folder_lock(folder), ExitStack() as stack:
             manifest = begin(folder, wanted, dtype, resume=resume, update=update)
-            work = _Work(encoder, source, folder, wanted, engine, batch_size)
+            elsewhere = engine is not embed
+            if isolate:
+                apart = stack.enter_context(Isolated(encoder.preprocess, available_cpus()))
+                engine = partial(engine, load=apart.load)
+            work = _Work(encoder, source, folder, wanted, engine, elsewhere, batch_size)
             return work.run(manifest, update=update, max_errors=max_errors, progress=progress)
     except Locked as locked:
         raise LookalikeError(
@@ -164,6 +172,7 @@ class _Work:
     folder: Path
     wanted: Manifest
     engine: Engine
+    elsewhere: bool  # the engine reads on other machines, and tells no stamps
     batch_size: int
     thumbnail: Thumbnailer | None = None
 
@@ -224,12 +233,8 @@ class _Work:
             self.source,
             limit=limit,
             thumbnail=self.thumbnail,
-            at_once=self._at_once,
+            at_once=self.elsewhere,
         )
-
-    @property
-    def _at_once(self) -> bool:
-        return self.engine is not embed  # others read elsewhere, and tell no stamps
 
     def _report(
         self, start: float, manifest: Manifest, run: Run, resumed: int, changes: Changes | None
@@ -261,7 +266,7 @@ class _Work:
                 raise LookalikeError(f"{self.source.name} ended after {first + len(items)} items")
             if first not in finished:
                 tracked = [
-                    Tracked(item, stamper, thumbnail=self.thumbnail, at_once=self._at_once)
+                    Tracked(item, stamper, thumbnail=self.thumbnail, at_once=self.elsewhere)
                     for item in items
                 ]
                 yield Task(tracked, partial(self._write, first // size, tracked))
