@@ -54,6 +54,11 @@ class Encoder:
         """E, the length of an embedding."""
         return self.contract.embedding_dim
 
+    @property
+    def threads(self) -> int:
+        """Threads that one call computes with, the caller's among them."""
+        return int(self._session.get_session_options().intra_op_num_threads)
+
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embeds a batch.
 

@@ -106,7 +106,9 @@ def extract(
 
         cluster = Cluster(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
         work = partial(ray_embed, cluster=cluster)
-    images, opened = open_source(source, labels=labels, part=shard), open_encoder(encoder)
+    # A session of one thread: each core encodes by itself what it has decoded.
+    opened = open_encoder(encoder, threads=1)
+    images = open_source(source, labels=labels, part=shard)
     report = _extract(
         opened,
         images,

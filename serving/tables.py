@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # these bring the encoder and Parquet along
     from serving.extract import ExtractReport
     from serving.lookup import Answer
     from serving.outcomes import Refused
+    from serving.stages import Seconds
 
 
 def print_refused(count: int, first: "Sequence[Refused]", where: str | None = None) -> None:
@@ -43,11 +44,24 @@ def print_extracted(report: "ExtractReport") -> None:
     text = (
         f"{changes}{report.rows} of {report.items} images are in {report.out}{before}\n"
         f"{done} items in {report.elapsed:.1f} s, {report.images_per_second:.1f}/s\n"
-        f"encoder busy {seconds.encode:.1f} s, waiting for images {seconds.wait:.1f} s; "
-        f"in threads: reading {seconds.read:.1f} s, decoding {seconds.decode:.1f} s, "
-        f"writing {seconds.write:.1f} s"
+        f"{_where_time_went(seconds)}; writing {seconds.write:.1f} s"
     )
     Console(stderr=True).print(Text(text))
+
+
+def _where_time_went(seconds: "Seconds") -> str:
+    """What the cores did, or the encoder where it has them all or a GPU."""
+    if not seconds.cores:
+        return (
+            f"encoder busy {seconds.encode:.1f} s, waiting for images {seconds.wait:.1f} s; "
+            f"in threads: reading {seconds.read:.1f} s, decoding {seconds.decode:.1f} s"
+        )
+    parts = {"encoding": seconds.encode, "decoding": seconds.decode, "waiting": seconds.wait}
+    shares = ", ".join(f"{what} {took / seconds.cores:.0%}" for what, took in parts.items())
+    return (
+        f"the cores' time: {shares}; beside it: listing {seconds.listing:.1f} s, "
+        f"reading {seconds.read:.1f} s, taking outcomes {seconds.held:.1f} s"
+    )
 
 
 def print_added(report: "CollectReport", items: int) -> None:

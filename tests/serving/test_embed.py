@@ -1,20 +1,27 @@
 """The pipeline from items to embeddings: order, bad images, back-pressure, leaving early."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from export.encoder_file import Encoder
-from images.errors import ImageRefused, RefusalReason
+from export.encoder_file import Encoder, open_encoder
+from images.errors import ImageRefused, LookalikeError, RefusalReason
 from images.files import sha256_bytes
 from images.items import Content, Item
 from images.preprocess import load_image
 from images.sources import open_source
-from serving.embed import LOOKAHEAD, Seconds, embed, in_batches
+from serving.embed import FIRST_PIECES, LOOKAHEAD, MOST_PIECES, Seconds, embed, in_batches
 from serving.outcomes import Embedded, Outcome, Refused
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["apart", "together"])
+def encoder(request: pytest.FixtureRequest, tiny_encoder: Path) -> Encoder:
+    """A session of one thread, which each core calls; one of two, which takes batch after batch."""
+    return open_encoder(tiny_encoder, provider="cpu", threads=request.param)
 
 
 def run(encoder: Encoder, items: list[Item], size: int = 7, threads: int = 3) -> list[Outcome]:
@@ -128,18 +135,42 @@ def test_the_source_is_not_read_far_ahead(encoder: Encoder) -> None:
             yield array_item(taken)
 
     outcomes = embed(encoder, in_batches(endless(), 4), threads=2)
+    ahead = LOOKAHEAD if encoder.threads > 1 else 2 * FIRST_PIECES - 1
     for batches in range(1, 6):
         assert len(next(outcomes)) == 4
-        assert taken <= 4 * (batches + LOOKAHEAD)
+        assert taken == 4 * (batches + ahead)
     outcomes.close()
+
+
+def test_where_reading_is_slow_more_is_read_at_once(encoder: Encoder) -> None:
+    """Up to a limit: what is read waits in memory."""
+    if encoder.threads > 1:
+        pytest.skip("reading and decoding share threads that the encoder does not need")
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def slowly() -> Content:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.005)
+        with lock:
+            at_once -= 1
+        return np.full((40, 40, 3), 7, np.uint8)
+
+    items = [Item(f"k{number}", "", None, slowly) for number in range(400)]
+    outcomes = run(encoder, items, size=4, threads=2)
+    assert [outcome.key for outcome in outcomes] == [item.key for item in items]
+    assert 2 * FIRST_PIECES < most <= 2 * MOST_PIECES
 
 
 def test_leaving_early_ends_the_threads(encoder: Encoder) -> None:
+    before = set(threading.enumerate())
     outcomes = embed(encoder, in_batches(map(array_item, range(1000)), 4), threads=2)
     next(outcomes)
-    assert [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert set(threading.enumerate()) > before
     outcomes.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert set(threading.enumerate()) == before
 
 
 def test_nothing_to_do(encoder: Encoder) -> None:
@@ -149,5 +180,36 @@ def test_nothing_to_do(encoder: Encoder) -> None:
 def test_time_is_counted_by_stage(encoder: Encoder, picture_folder: Path) -> None:
     seconds = Seconds()
     list(embed(encoder, in_batches(open_source(picture_folder), 8), seconds=seconds))
-    assert min(seconds.read, seconds.decode, seconds.encode) > 0
+    assert min(seconds.read, seconds.decode, seconds.encode, seconds.listing, seconds.wait) > 0
     assert seconds.write == 0
+    if encoder.threads == 1:
+        spent = seconds.decode + seconds.encode + seconds.wait
+        assert spent == pytest.approx(seconds.cores)
+    else:
+        assert seconds.cores == 0
+
+
+def test_both_arrangements_give_the_same(tiny_encoder: Path, mixed_folder: Path) -> None:
+    items = list(open_source(mixed_folder))
+    apart, together = (
+        run(open_encoder(tiny_encoder, provider="cpu", threads=threads), items, 32, 2)
+        for threads in (1, 2)
+    )
+    for one, other in zip(apart, together, strict=True):
+        assert type(one) is type(other)
+        assert one.key == other.key
+        if isinstance(one, Embedded) and isinstance(other, Embedded):
+            np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-6)
+
+
+def test_an_encoder_that_fails_ends_the_run_and_its_threads(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_images: object) -> None:
+        raise LookalikeError("out of memory")
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(encoder, "encode", fail)
+    with pytest.raises(LookalikeError, match="out of memory"):
+        run(encoder, [array_item(number) for number in range(300)])
+    assert set(threading.enumerate()) == before
