@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.encoder_file import EncoderContract
+
+# pytest --hypothesis-profile long
+settings.register_profile("long", max_examples=5000, deadline=None)
 
 TINY_RUN = (  # over the recipe small-cpu: a run of seconds whose encoder has every part
     "data.image_size=32",

@@ -1,0 +1,226 @@
+"""Collections against a dictionary and brute force, under random orders of operations.
+
+A few seconds for each place; `pytest --hypothesis-profile long` takes its time.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from numpy.typing import NDArray
+
+from serving.collection import (
+    AddReport,
+    AnyCollection,
+    KeyExists,
+    Record,
+    create_collection,
+    open_collection,
+)
+from serving.collection.places import Place
+from tests.serving.collection.test_filters import meets
+
+DIM = 3
+KEYS = st.sampled_from(["a", "B", "c/d.jpg", "é", "😀", "z \"z' \\ {x} %", "\n\t"])
+# Few vectors and labels: equal scores and equal items must happen often.
+VECTORS = st.tuples(*[st.integers(-1, 1)] * DIM).filter(any)
+SCALARS = st.sampled_from(
+    [None, True, 0, 1, 1.5, 2**70, "", "x", "xy", 'x" or 1 == 1 or "', "x" * 200]
+)
+METADATA = st.dictionaries(
+    st.sampled_from(["n", 't"\\']), SCALARS | st.lists(SCALARS, max_size=4), max_size=2
+)
+LABELS = st.sampled_from([None, "one", "two", 'o"{}'])
+RECORDS = st.builds(
+    Record, KEYS, VECTORS, st.sampled_from(["/1", "/2"]), label=LABELS, metadata=METADATA
+)
+TEXTS = st.sampled_from(["", "o", "x", "xy", "two", 'x" or', "x" * 200, "x" * 150])
+NUMBERS = st.sampled_from([0, 1, 1.5, -1, 2**53 + 1])
+ORDERS = st.sampled_from(["$gt", "$gte", "$lt", "$lte"])
+
+
+def asked_of(values: st.SearchStrategy[Any], ordered: st.SearchStrategy[Any]) -> Any:
+    return (
+        values
+        | st.dictionaries(ORDERS, ordered, max_size=2)
+        | st.fixed_dictionaries({"$prefix": TEXTS})
+        | st.fixed_dictionaries({"$ne": values})
+        | st.fixed_dictionaries({"$in": st.lists(values, min_size=1, max_size=3)})
+    )
+
+
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "label": asked_of(LABELS, TEXTS),
+        "n": asked_of(SCALARS, NUMBERS),
+        't"\\': asked_of(SCALARS, TEXTS),
+    },
+)
+FILTERS = st.none() | st.recursive(
+    ENTRIES,
+    lambda inner: (
+        st.fixed_dictionaries({"$not": inner})
+        | st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)})
+        | st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)})
+    ),
+    max_leaves=4,
+)
+
+
+def unit(vector: Any) -> NDArray[np.float32]:
+    array = np.asarray(vector, np.float32)
+    return (array / np.linalg.norm(array.astype(np.float64))).astype(np.float32)
+
+
+def content(record: Record) -> tuple[Any, ...]:
+    return (
+        *unit(record.vector).tolist(),
+        record.uri,
+        record.label,
+        json.dumps(record.metadata, sort_keys=True),
+    )
+
+
+class CollectionMachine(RuleBasedStateMachine):
+    """Every operation on the collection and on a dictionary; a second one reads along."""
+
+    counts_changes: ClassVar[bool] = True
+
+    new_place: ClassVar[Callable[[], Place]]
+
+    @initialize()
+    def begin(self) -> None:
+        self.place = type(self).new_place()
+        self.collection: AnyCollection = create_collection(self.place, "0" * 64, DIM)
+        self.reader: AnyCollection = open_collection(self.place)
+        self.model: dict[str, Record] = {}
+        self.changes = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "model"):
+            self.collection.close()
+            self.reader.close()
+
+    def report(self, added: int, replaced: int, unchanged: int) -> AddReport:
+        self.changes += added + 2 * replaced
+        return AddReport(added, replaced, unchanged, self.changes if self.counts_changes else None)
+
+    @rule(batch=st.lists(RECORDS, max_size=6))
+    def add(self, batch: list[Record]) -> None:
+        keys = [record.key for record in batch]
+        if len(set(keys)) < len(keys) or self.model.keys() & set(keys):
+            with pytest.raises(KeyExists) as exists:
+                self.collection.add(batch)
+            assert set(exists.value.keys) <= set(keys)
+            return
+        assert self.collection.add(batch) == self.report(len(batch), 0, 0)
+        self.model.update({record.key: record for record in batch})
+
+    @rule(batch=st.lists(RECORDS, max_size=6))
+    def replace(self, batch: list[Record]) -> None:
+        last = {record.key: record for record in batch}
+        new = [key for key in last if key not in self.model]
+        same = [
+            key
+            for key, record in last.items()
+            if key in self.model and content(self.model[key]) == content(record)
+        ]
+        expected = self.report(len(new), len(last) - len(new) - len(same), len(same))
+        assert self.collection.add(batch, on_duplicate="replace") == expected
+        self.model.update(last)
+
+    @rule(keys=st.lists(KEYS, max_size=4))
+    def remove(self, keys: list[str]) -> None:
+        expected = [key for key in dict.fromkeys(keys) if key in self.model]
+        assert self.collection.remove(keys) == expected
+        self.changes += len(expected)
+        for key in expected:
+            del self.model[key]
+
+    @rule()
+    def open_again(self) -> None:
+        self.collection.close()
+        self.collection = open_collection(self.place)
+
+    @rule(
+        query=VECTORS,
+        k=st.integers(1, 8),
+        condition=FILTERS,
+        floor=st.sampled_from([None, 0.0, 0.5, 1.0]),
+        exact=st.booleans(),
+    )
+    def search(
+        self, query: Any, k: int, condition: dict[str, Any] | None, floor: float | None, exact: bool
+    ) -> None:
+        wide = unit(query).astype(np.float64)
+        scored = sorted(
+            (-float(np.clip((unit(record.vector) * wide).sum().round(7), -1, 1)), key)
+            for key, record in self.model.items()
+            if meets(record.label, record.metadata, condition or {})
+        )
+        expected = [(key, -score) for score, key in scored if floor is None or -score >= floor][:k]
+        for searched in (self.collection, self.reader):
+            hits = searched.search([query], k, min_score=floor, filter=condition, exact=exact)[0]
+            assert [(hit.key, hit.score) for hit in hits] == expected
+            for hit in hits:
+                record = self.model[hit.key]
+                assert (hit.uri, hit.label, hit.metadata) == (
+                    record.uri,
+                    record.label,
+                    record.metadata,
+                )
+
+    @invariant()
+    def holds_the_same(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        assert len(self.reader) == len(self.model)
+        assert self.collection.keys() == sorted(self.model)
+        for item in self.reader.items():
+            assert content(item) == content(self.model[item.key])
+
+
+def run(machine: type[CollectionMachine], share: float) -> None:
+    """With a share of the examples of the profile in use."""
+    profile = settings()
+    short = settings(
+        profile,
+        max_examples=max(1, round(share * profile.max_examples)),
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    run_state_machine_as_test(machine, settings=short)
+
+
+def test_in_a_folder(tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    class FolderMachine(CollectionMachine):
+        new_place = staticmethod(lambda: tmp_path / str(next(numbers)))
+
+    run(FolderMachine, 0.2)
+
+
+def test_in_milvus(milvus_file: Path) -> None:
+    numbers = itertools.count()
+
+    class MilvusMachine(CollectionMachine):
+        counts_changes = False
+        new_place = staticmethod(lambda: f"milvus+file:{milvus_file}#model_{next(numbers)}")
+
+    run(MilvusMachine, 0.1)
