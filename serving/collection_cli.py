@@ -130,6 +130,46 @@ def add(
 
 
 @app.command()
+def copy(
+    original: Annotated[
+        str, typer.Argument(metavar="FROM", help="A folder, or milvus://host:19530/name.")
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TO", help="A new place, or where an interrupted copy went to."),
+    ],
+    recall: Annotated[
+        float | None,
+        typer.Option(help="What a new TO promises; by default what FROM does. 1: always exact."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a collection, from a folder to Milvus or the other way; the encoder stays bound to it.
+
+    Stopped, the same command goes on. A place with items that FROM does not have is refused.
+
+    Example: lookalike collection copy shop/ milvus://host:19530/shop
+    """
+    from serving.collection import open_collection
+    from serving.copying import copy as run
+    from serving.copying import open_target
+    from serving.progress import progress_bar
+    from serving.tables import print_copied
+
+    with (
+        open_collection(original, load_index=False) as opened,
+        open_target(opened, target, recall) as copied,
+        said_when_stopped("what was copied stays; the same command copies the rest"),
+        progress_bar("copying") as progress,
+    ):
+        report = run(opened, copied, progress=progress)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_copied(report)
+
+
+@app.command()
 def remove(
     directory: AnyPlace,
     keys: Annotated[list[str], typer.Argument(help="Keys of the items.")],

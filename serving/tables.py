@@ -10,6 +10,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # these bring the encoder and Parquet along
     from serving.collect import CollectReport
+    from serving.copying import CopyReport
     from serving.extract import ExtractReport
     from serving.lookup import Answer
     from serving.outcomes import Refused
@@ -69,6 +70,15 @@ def print_added(report: "CollectReport", items: int) -> None:
     line = (
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged in "
         f"{report.elapsed:.1f} s; the collection holds {items} items"
+    )
+    Console(stderr=True).print(Text(line))
+
+
+def print_copied(report: "CopyReport") -> None:
+    """What a copy did, on stderr."""
+    line = (
+        f"{report.copied} copied, {report.unchanged} were there already, in "
+        f"{report.elapsed:.1f} s; the copy holds all {report.items} items"
     )
     Console(stderr=True).print(Text(line))
 

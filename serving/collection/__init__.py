@@ -1,7 +1,7 @@
 """Collections: what is searched, kept safe on the disk and bound to one encoder."""
 
 from serving.collection.collection import Collection
-from serving.collection.errors import CollectionBusy, KeyExists, KeyUnknown
+from serving.collection.errors import CollectionBusy, CollectionMissing, KeyExists, KeyUnknown
 from serving.collection.interface import AnyCollection
 from serving.collection.opening import create_collection, describe, open_collection
 from serving.collection.records import AddReport, Hit, OnDuplicate, Record
@@ -11,6 +11,7 @@ __all__ = [
     "AnyCollection",
     "Collection",
     "CollectionBusy",
+    "CollectionMissing",
     "Hit",
     "KeyExists",
     "KeyUnknown",

@@ -3,6 +3,7 @@
 LookalikeError
   CollectionBusy        another process writes to the collection
   UsageError
+    CollectionMissing     there is no collection at a place
     KeyExists           a key to be added is there already
     KeyUnknown          a key asked for is not there
 """
@@ -15,6 +16,21 @@ from images.errors import ArtefactError, LookalikeError, UsageError
 
 class CollectionBusy(LookalikeError):  # noqa: N818 - the state it reports
     """Another process is writing; reading is not affected."""
+
+
+class CollectionMissing(UsageError):  # noqa: N818 - the state it reports
+    """There is no collection at a place.
+
+    Attributes:
+        place: the folder or URL.
+    """
+
+    def __init__(self, place: object) -> None:
+        self.place = place
+        super().__init__(
+            f"there is no collection at {place}; make one with: "
+            f"lookalike collection create {place} --encoder ENCODER"
+        )
 
 
 class KeyExists(UsageError):  # noqa: N818 - the state it reports

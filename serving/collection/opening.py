@@ -8,6 +8,7 @@ from typing import Any, overload
 from images.errors import ArtefactError, UsageError
 from images.files import fsync_directory
 from serving.collection.collection import LOCK_SECONDS, Collection
+from serving.collection.errors import CollectionMissing
 from serving.collection.interface import AnyCollection
 from serving.collection.ledger import FILE_NAME, Ledger
 from serving.collection.places import Place, milvus_place
@@ -133,7 +134,7 @@ def open_collection(
         tended: build and renew the index in the background as the collection changes.
 
     Raises:
-        UsageError: there is nothing at the path.
+        CollectionMissing: there is nothing at the path.
         ArtefactError: it is not a collection, damaged, or of another encoder.
     """
     if in_milvus := milvus_place(path):
@@ -142,10 +143,7 @@ def open_collection(
         return open_in_milvus(in_milvus, encoder_digest=encoder_digest)
     folder = Path(path)
     if not folder.exists():
-        raise UsageError(
-            f"there is no collection at {folder}; make one with: "
-            f"lookalike collection create {folder} --encoder ENCODER"
-        )
+        raise CollectionMissing(folder)
     if not (folder / FILE_NAME).is_file():
         raise ArtefactError(f"{folder} is not a collection: it has no {FILE_NAME}")
     collection = Collection(folder, lock_seconds=lock_seconds, tended=tended)

@@ -1,11 +1,14 @@
 """What the tests of extraction and of the commands share."""
 
+import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from export.encoder_file import Encoder, open_encoder
+from serving.collection import create_collection
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +27,22 @@ def mixed_folder(picture_folder: Path, tmp_path: Path) -> Path:
     (folder / "ramps/05-empty.png").write_bytes(b"")
     (folder / "stripes/99-cut.jpg").write_bytes(whole[: len(whole) // 2])
     return folder
+
+
+@pytest.fixture(scope="session")
+def milvus_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file of milvus-lite for many collections, open all the while."""
+    pytest.importorskip("pymilvus", reason="needs the extra milvus")
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    path = tmp_path_factory.mktemp("milvus") / "tests.db"
+    with create_collection(f"milvus+file:{path}#kept_open", "0" * 64, 8):
+        yield path
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def milvus(milvus_file: Path) -> str:
+    """Where a test's collection in Milvus is to be made."""
+    return f"milvus+file:{milvus_file}#test_{next(_numbers)}"

@@ -284,6 +284,7 @@ class MilvusCollection:
             "encoder_sha256": self.encoder_digest,
             "encoder_path": self.encoder_path,
             "created": self._binding.created,
+            "recall": 1.0 if self._index == "FLAT" else None,
             "index": {
                 "kind": self._index.lower(),
                 "exact": self._index == "FLAT",

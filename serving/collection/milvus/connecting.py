@@ -157,6 +157,8 @@ def _secrets(place: MilvusPlace, environ: Mapping[str, str]) -> dict[str, Any]:
         )
         if environ.get(variable)
     }
+    if ("user" in found) != ("password" in found):
+        raise UsageError("set both of MILVUS_USER and MILVUS_PASSWORD, or MILVUS_TOKEN alone")
     certificate = found.get("server_pem_path")
     if certificate is not None and not Path(certificate).is_file():
         raise UsageError(f"MILVUS_CA_FILE is {certificate}; there is no such file")

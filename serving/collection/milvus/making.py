@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from images.errors import LookalikeError, UsageError
+from serving.collection.errors import CollectionMissing
 from serving.collection.milvus.collection import MilvusCollection
 from serving.collection.milvus.connecting import STRONG, Connection
 from serving.collection.milvus.schema import HNSW, PROPERTY, Binding, binding_of, fields
@@ -53,11 +54,11 @@ def open_in_milvus(place: MilvusPlace, *, encoder_digest: str | None) -> MilvusC
     """Open a collection in Milvus and have it loaded.
 
     Raises:
-        UsageError: it is not there.
+        CollectionMissing: it is not there.
         ArtefactError: it is not one of ours, or of another encoder.
     """
     if place.file is not None and not place.file.exists():
-        raise _missing(place)
+        raise CollectionMissing(place.text)
     connection = Connection(place)
     try:
         _refuse(connection, there=False)
@@ -79,14 +80,7 @@ def _refuse(connection: Connection, *, there: bool) -> None:
         return
     if there:
         raise UsageError(f"{place.text} is there already; give the name of a new collection")
-    raise _missing(place)
-
-
-def _missing(place: MilvusPlace) -> UsageError:
-    return UsageError(
-        f"there is no collection at {place.text}; make one with: "
-        f"lookalike collection create {place.text} --encoder ENCODER"
-    )
+    raise CollectionMissing(place.text)
 
 
 def _schema(dim: int, description: str) -> Any:
@@ -113,7 +107,7 @@ def _make_index(connection: Connection, *, exact: bool) -> None:
         metric_type="IP",
         params={} if exact else HNSW,
     )
-    if connection.place.file is None:  # milvus-lite has none for arrays
+    if not connection.version().startswith("milvus_lite"):  # it has none for arrays
         index.add_index("terms", index_type="INVERTED")
     try:
         connection.call("create_index", index_params=index, sync=False)  # it is empty: no waiting

@@ -1,6 +1,5 @@
 """Collections for the tests: small vectors with a known truth."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,25 +25,6 @@ def collection(folder: Path) -> Iterator[Collection]:
     """An empty collection of 8 dimensions."""
     with create_collection(folder, DIGEST, DIM) as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def milvus_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file of milvus-lite for many collections, open all the while."""
-    pytest.importorskip("pymilvus", reason="needs the extra milvus")
-    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
-    path = tmp_path_factory.mktemp("milvus") / "tests.db"
-    with create_collection(f"milvus+file:{path}#kept_open", DIGEST, DIM):
-        yield path
-
-
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def milvus(milvus_file: Path) -> str:
-    """Where a test's collection in Milvus is to be made."""
-    return f"milvus+file:{milvus_file}#test_{next(_numbers)}"
 
 
 @pytest.fixture(params=["folder", "milvus"])

@@ -15,8 +15,8 @@ ITEMS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "b": ("shirt", {"colour": "red", "size": 1.0, "sale": False}),
     "c": (None, {"colour": "blue", "size": "1", "sale": None}),
     "d": ("it's", {'odd "name"': "x", "$.dots": 2, "label": "inner"}),
-    "e": ("shirt", {"colour": ["red"], "size": 2**70}),
-    "f": ("", {"colour": "", "": "empty name"}),
+    "e": ("shirt", {"colour": ["red"], "size": 2**70, "lists": [None, 3]}),
+    "f": ("", {"colour": "", "": "empty name", "lists": [None]}),
 }
 
 
@@ -34,7 +34,6 @@ def like(found: object, value: object) -> bool:
 
 TESTS: dict[str, Callable[[Any, Any], bool]] = {
     "$eq": equal,
-    "$in": lambda found, values: any(equal(found, value) for value in values),
     "$gt": lambda found, value: like(found, value) and found > value,
     "$gte": lambda found, value: like(found, value) and found >= value,
     "$lt": lambda found, value: like(found, value) and found < value,
@@ -60,6 +59,10 @@ def meets(label: str | None, metadata: Mapping[str, Any], condition: Mapping[str
     def field(found: Any, operator: str, wanted: Any) -> bool:
         if operator == "$ne":
             return not field(found, "$eq", wanted)
+        if operator == "$in":
+            return any(field(found, "$eq", one) for one in wanted)
+        if wanted is None:  # a list that holds null is something
+            return found is None
         candidates = [found, *found] if isinstance(found, list) else [found]
         return any(TESTS[operator](one, wanted) for one in candidates)
 
@@ -81,6 +84,8 @@ def expected(condition: Mapping[str, Any]) -> set[str]:
         {"colour": "red"},
         {"colour": ""},
         {"colour": None},
+        {"lists": None},
+        {"lists": {"$in": [None, 3]}},
         {"size": 1},
         {"size": 1.0},
         {"size": "1"},

@@ -1,0 +1,112 @@
+"""Copying a collection from one place to another: a folder, Milvus, either way."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from images.errors import LookalikeError, UsageError
+from serving.collection import (
+    AnyCollection,
+    CollectionMissing,
+    create_collection,
+    open_collection,
+)
+from serving.collection.errors import some
+from serving.collection.places import Place
+from serving.collection.upkeep import DEFAULT_RECALL
+
+ITEMS = 1024  # read and written at a time
+
+Progress = Callable[[int, int], None]
+"""Is called with the items done and all items, each time some are done."""
+
+
+@dataclass(kw_only=True)
+class CopyReport:
+    """What a copy did.
+
+    Attributes:
+        copied: items that were not there, or were there with other content.
+        unchanged: items that an earlier copy had brought already.
+        items: in the copy now, as many as in the original.
+        elapsed: seconds by the clock.
+    """
+
+    copied: int = 0
+    unchanged: int = 0
+    items: int = 0
+    elapsed: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report, ready for JSON."""
+        return asdict(self)
+
+
+def open_target(original: AnyCollection, place: Place, recall: float | None) -> AnyCollection:
+    """The collection to copy to: the one at the place, or a new one of the same encoder.
+
+    Args:
+        original: what will be copied.
+        place: a folder or the URL of a collection in Milvus.
+        recall: what a new one is to promise; None takes over what the original promises.
+    """
+    try:
+        return open_collection(place, load_index=False)
+    except CollectionMissing:
+        return create_collection(
+            place,
+            original.encoder_digest,
+            original.dim,
+            encoder_path=original.encoder_path,
+            recall=recall or original.stats().get("recall") or DEFAULT_RECALL,
+        )
+
+
+def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) -> CopyReport:
+    """Bring every item of a collection into another, vectors and all.
+
+    Interrupted, the same copy brings what is missing: items that are there with the same content
+    are left as they are.
+
+    Raises:
+        ArtefactError: the target is of another encoder.
+        UsageError: the target holds items that the original does not have.
+        LookalikeError: the target has more or fewer items at the end, because one of the two was
+            changed meanwhile.
+    """
+    start = time.perf_counter()
+    target.check_encoder(original.encoder_digest)
+    _refuse_strangers(original, target)
+    report = CopyReport()
+    total = len(original)
+    progress(0, total)
+    after = None
+    while items := original.items(after=after, limit=ITEMS):
+        after = items[-1].key
+        added = target.add(items, "replace")
+        report.copied += added.added + added.replaced
+        report.unchanged += added.unchanged
+        progress(report.copied + report.unchanged, total)
+    report.items, total = len(target), len(original)
+    if report.items != total:
+        raise LookalikeError(
+            f"{target.place} holds {report.items} items and {original.place} {total}: one of them "
+            "was changed during the copy; copy again"
+        )
+    report.elapsed = time.perf_counter() - start
+    return report
+
+
+def _refuse_strangers(original: AnyCollection, target: AnyCollection) -> None:
+    """Whatever is in the target must be the beginning of this copy."""
+    after = None
+    while keys := target.keys(after=after, limit=ITEMS):
+        after = keys[-1]
+        known = set(original.existing(keys))
+        strangers = [key for key in keys if key not in known]
+        if strangers:
+            raise UsageError(
+                f"{target.place} holds items that {original.place} does not have "
+                f"({some(strangers)}): copy to a new place, or remove them first"
+            )
