@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from export.encoder_file import EncoderContract
 
 # pytest --hypothesis-profile long
-settings.register_profile("long", max_examples=5000, deadline=None)
+settings.register_profile("long", max_examples=2000, deadline=None)
 
 TINY_RUN = (  # over the recipe small-cpu: a run of seconds whose encoder has every part
     "data.image_size=32",

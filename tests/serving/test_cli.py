@@ -292,7 +292,7 @@ def test_serve_hands_over_to_the_service(
         "extract",
         "search",
         "serve",
-        *(f"collection {name}" for name in ("create", "add", "remove", "search", "stats")),
+        *(f"collection {name}" for name in ("create", "add", "copy", "remove", "search", "stats")),
     ],
 )
 def test_every_command_explains_itself_with_an_example(command: str) -> None:

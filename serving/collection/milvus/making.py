@@ -63,7 +63,9 @@ def open_in_milvus(place: MilvusPlace, *, encoder_digest: str | None) -> MilvusC
     try:
         _refuse(connection, there=False)
         binding = binding_of(connection.call("describe_collection"), place.text)
-        connection.call("load_collection")
+        # Loaded with several replicas, it would be brought back to one by loading it again.
+        if connection.call("get_load_state")["state"].name != "Loaded":
+            connection.call("load_collection")
         collection = MilvusCollection(connection, binding, _index_kind(connection))
         if encoder_digest is not None:
             collection.check_encoder(encoder_digest)
