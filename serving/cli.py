@@ -1,5 +1,6 @@
 """The commands of the serving room: extract, collection, search, serve."""
 
+from contextlib import ExitStack
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,15 @@ def extract(
     dtype: Annotated[
         Dtype | None, typer.Option(help="How embeddings are stored; default: float32.")
     ] = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Also keep small pictures, as WebP.")
+    ] = False,
+    npy: Annotated[
+        bool, typer.Option("--npy", help="Also write embeddings.npy and keys.parquet.")
+    ] = False,
+    into: Annotated[
+        str | None, typer.Option(help="Also add the images to this collection, shard by shard.")
+    ] = None,
     limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images the encoder gets at once.")] = 32,
     labels: Annotated[
@@ -100,8 +110,8 @@ def extract(
         raise typer.BadParameter(message)
     work: Work = embed
     if engine is Engine.RAY:
-        if isolate:
-            raise typer.BadParameter("--isolate is for this machine; Ray restarts what crashes")
+        if isolate or thumbnails:
+            raise typer.BadParameter("--isolate and --thumbnails do not go with --engine ray")
         from serving.ray_engine import Cluster, ray_embed
 
         cluster = Cluster(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
@@ -109,19 +119,28 @@ def extract(
     # A session of one thread: each core encodes by itself what it has decoded.
     opened = open_encoder(encoder, threads=1)
     images = open_source(source, labels=labels, part=shard)
-    report = _extract(
-        opened,
-        images,
-        out,
-        resume=resume,
-        update=update,
-        limit=limit,
-        batch_size=batch_size,
-        dtype=dtype,
-        max_errors=max_errors,
-        isolate=isolate,
-        engine=work,
-    )
+    with ExitStack() as stack:
+        target = None
+        if into is not None:
+            from serving.collection import open_collection
+
+            target = stack.enter_context(open_collection(into, load_index=False))
+        report = _extract(
+            opened,
+            images,
+            out,
+            thumbnails=thumbnails,
+            npy=npy,
+            into=target,
+            resume=resume,
+            update=update,
+            limit=limit,
+            batch_size=batch_size,
+            dtype=dtype,
+            max_errors=max_errors,
+            isolate=isolate,
+            engine=work,
+        )
     if as_json:
         print_json(report.to_dict())
     if report.refused:

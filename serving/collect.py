@@ -13,6 +13,7 @@ from images.items import Source
 from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
 from serving.embed import BATCH_SIZE, embed, in_batches
 from serving.features import FeatureBlock, Features
+from serving.kept_thumbnails import keep_all, thumbnails_beside
 from serving.outcomes import Embedded, Refused
 
 RECORDS = 1024  # items of one transaction; each costs the disk one wait
@@ -72,7 +73,7 @@ def add_features(
             "lookalike extract … --resume, then add it"
         )
     if on_duplicate == "refuse":
-        _refuse_existing(collection, features.keys())
+        refuse_existing(collection, features.keys())
     records = (record for block in features.blocks() for record in _records(block))
     report = CollectReport()
     _add(
@@ -83,7 +84,32 @@ def add_features(
         report=report,
         progress=progress,
     )
+    _keep_thumbnails(collection, features)
     report.elapsed = time.perf_counter() - start
+    return report
+
+
+def _keep_thumbnails(collection: AnyCollection, features: Features) -> None:
+    place = thumbnails_beside(collection.place)
+    if place is None or not features.manifest.thumbnails:
+        return
+    for shard in features.manifest.shards:
+        names = features.columns(shard, "key", "sha256")
+        keys, digests = names["key"].to_pylist(), names["sha256"].to_pylist()
+        keep_all(place, zip(keys, digests, features.thumbnails(shard), strict=True))
+
+
+def add_block(collection: AnyCollection, block: FeatureBlock) -> CollectReport:
+    """Add the rows of one shard; what is there under the same keys is replaced."""
+    report = CollectReport()
+    _add(
+        collection,
+        _records(block),
+        len(block.keys),
+        on_duplicate="replace",
+        report=report,
+        progress=lambda _done, _total: None,
+    )
     return report
 
 
@@ -106,7 +132,7 @@ def add_source(
     collection.check_encoder(encoder.digest)
     total = len(source) if limit is None else min(limit, len(source))
     if on_duplicate == "refuse":
-        _refuse_existing(collection, (item.key for item in islice(source, total)))
+        refuse_existing(collection, (item.key for item in islice(source, total)))
     report = CollectReport()
     with closing(embed(encoder, in_batches(islice(source, total), BATCH_SIZE))) as batches:
         embedded = _embedded((outcome for batch in batches for outcome in batch), report)
@@ -141,7 +167,7 @@ def _add(
         progress(report.items, total)
 
 
-def _refuse_existing(collection: AnyCollection, keys: Iterable[str]) -> None:
+def refuse_existing(collection: AnyCollection, keys: Iterable[str]) -> None:
     """Before any work is done: the batches before the first duplicate would stay."""
     remaining = iter(keys)
     while some := list(islice(remaining, RECORDS)):

@@ -16,7 +16,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 import PIL
@@ -29,16 +29,22 @@ from images.files import fsync_directory
 from images.isolated import Isolated
 from images.items import Source
 from images.paths import printable
+from serving.arrays import arrays_are_whole, write_arrays
 from serving.embed import BATCH_SIZE, Seconds, embed
 from serving.extract_begin import begin
 from serving.extract_run import FIRST_REFUSED, Engine, Progress, Run, Task
 from serving.feature_manifest import DTYPES, FORMAT_VERSION, Manifest, Shard, SourceNote
 from serving.feature_shards import items_digest, write_shard
 from serving.features import Features
+from serving.kept_thumbnails import kept_thumbnail
 from serving.locks import Locked, folder_lock
 from serving.outcomes import Outcome, Refused
 from serving.tracked import Stamper, Thumbnailer, Tracked
 from serving.update import Changes, Update
+
+if TYPE_CHECKING:
+    from serving.collection import AnyCollection
+    from serving.into import Collected, Into
 
 SHARD_ITEMS = 4096
 
@@ -57,6 +63,7 @@ class ExtractReport:
         images_per_second: items of this run over ``elapsed``.
         seconds: where the time went.
         changes: what an update found; None where there was none.
+        collected: what went into a collection; None where none was given.
         first_refused: the first of the refused.
     """
 
@@ -69,6 +76,7 @@ class ExtractReport:
     images_per_second: float
     seconds: Seconds
     changes: Changes | None = None
+    collected: "Collected | None" = None
     first_refused: list[Refused] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,6 +97,9 @@ def extract(
     dtype: str | None = None,
     max_errors: int | None = None,
     isolate: bool = False,
+    thumbnails: bool = False,
+    npy: bool = False,
+    into: "AnyCollection | None" = None,
     engine: Engine = embed,
     progress: Progress | None = None,
 ) -> ExtractReport:
@@ -109,6 +120,9 @@ def extract(
         dtype: of the embeddings, "float32" or "float16"; None takes the folder's, or float32.
         max_errors: stop when more images than these are refused.
         isolate: decode in processes of their own (``images.isolated``).
+        thumbnails: also keep small pictures of the images.
+        npy: also write all embeddings as one array (``arrays``).
+        into: also add the images to this collection, shard by shard.
         engine: does the work; ``ray_engine.ray_embed`` on a cluster.
         progress: is told how far the work is.
 
@@ -138,21 +152,36 @@ def extract(
         shard_items=shard_items,
         created_with=_versions(),
         dtype=dtype or DTYPES[0],
+        thumbnails=thumbnails,
     )
     try:
         with folder_lock(folder), ExitStack() as stack:
+            target = None if into is None else _open_into(into, folder, encoder)
             manifest = begin(folder, wanted, dtype, resume=resume, update=update)
+            if target is not None:
+                target.begin((item.key for item in islice(source, limit)), update=update)
             elsewhere = engine is not embed
             if isolate:
                 apart = stack.enter_context(Isolated(encoder.preprocess, available_cpus()))
                 engine = partial(engine, load=apart.load)
-            work = _Work(encoder, source, folder, wanted, engine, elsewhere, batch_size)
+            shown = None
+            if manifest.thumbnails:
+                shown = partial(kept_thumbnail, spec=encoder.preprocess)
+            work = _Work(
+                encoder, source, folder, wanted, engine, elsewhere, batch_size, npy, target, shown
+            )
             return work.run(manifest, update=update, max_errors=max_errors, progress=progress)
     except Locked as locked:
         raise LookalikeError(
             f"process {locked.holder or '?'} is extracting into {folder}; give another folder, or "
             "wait until it is done"
         ) from locked
+
+
+def _open_into(collection: "AnyCollection", folder: Path, encoder: Encoder) -> "Into":
+    from serving.into import Into  # which brings the collections' index along
+
+    return Into(collection, folder, encoder.digest)
 
 
 def _versions() -> dict[str, str]:
@@ -174,7 +203,9 @@ class _Work:
     engine: Engine
     elsewhere: bool  # the engine reads on other machines, and tells no stamps
     batch_size: int
-    thumbnail: Thumbnailer | None = None
+    npy: bool
+    into: "Into | None"
+    thumbnail: Thumbnailer | None
 
     def run(
         self,
@@ -212,15 +243,25 @@ class _Work:
             engine=self.engine,
             refused=refused,
             max_errors=max_errors,
+            listener=None if self.into is None else self.into.take,
             progress=progress,
         )
         with closing(tasks):
             run.carry_out(tasks, self.batch_size, done=done, total=total)
-        manifest = run.manifest
-        if manifest.updating:
-            manifest = replace(manifest, updating=False)
-            manifest.write(self.folder)
+        manifest = self._finished(run.manifest)
         return self._report(start, manifest, run, resumed, plan.changes if plan else None)
+
+    def _finished(self, manifest: Manifest) -> Manifest:
+        """What is made of the shards once they are all there."""
+        done = replace(manifest, updating=False)
+        wanted = self.npy or manifest.arrays is not None
+        if wanted and (manifest.updating or not arrays_are_whole(self.folder, manifest)):
+            done = replace(done, arrays=write_arrays(self.folder, done))
+        if done != manifest:
+            done.write(self.folder)
+        if self.into is not None:
+            self.into.finish(done)
+        return done
 
     def _plan(self, manifest: Manifest) -> Update | None:
         """What an update has to do; None where nothing is finished that could be compared."""
@@ -251,6 +292,7 @@ class _Work:
             images_per_second=(total - resumed) / elapsed,
             seconds=run.seconds,
             changes=changes,
+            collected=self.into.collected if self.into else None,
             first_refused=list(islice(Features(self.folder, manifest).errors(), FIRST_REFUSED)),
         )
 

@@ -38,13 +38,23 @@ def begin(
             f"{folder} holds embeddings as {earlier.dtype}, not {dtype}; leave --dtype out, or "
             "extract into another folder"
         )
+    if wanted.thumbnails and not earlier.thumbnails:
+        raise UsageError(
+            f"{folder} was begun without thumbnails; leave --thumbnails out, or extract into "
+            "another folder"
+        )
     if not update:
         _check_resumable(folder, earlier, wanted)
     whole = tuple(shard for shard in earlier.shards if features.is_whole(shard))
     manifest = replace(earlier, shards=whole)
     if not (whole or earlier.updates):
         # Where nothing is left that could be compared with the source, its note is made anew.
-        manifest = replace(wanted, shard_items=earlier.shard_items, dtype=earlier.dtype)
+        manifest = replace(
+            wanted,
+            shard_items=earlier.shard_items,
+            dtype=earlier.dtype,
+            thumbnails=earlier.thumbnails,
+        )
     manifest.write(folder)
     remove_strangers(folder, manifest)
     return manifest

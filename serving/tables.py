@@ -42,6 +42,11 @@ def print_extracted(report: "ExtractReport") -> None:
             f"{found.added} new, {found.changed - found.same} changed, {found.deleted} deleted, "
             f"{found.same} looked at and the same\n"
         )
+    if (into := report.collected) is not None:
+        changes += (
+            f"in the collection: {into.added} added, {into.replaced} replaced, {into.unchanged} "
+            f"unchanged, {into.removed} removed\n"
+        )
     text = (
         f"{changes}{report.rows} of {report.items} images are in {report.out}{before}\n"
         f"{done} items in {report.elapsed:.1f} s, {report.images_per_second:.1f}/s\n"

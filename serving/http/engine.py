@@ -32,7 +32,8 @@ from serving.http.errors import Refusal, no_collection, of_image
 from serving.http.in_flight import BytesInFlight
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
-from serving.http.thumbnails import Thumbnails, thumbnails_beside
+from serving.http.thumbnails import Thumbnails
+from serving.kept_thumbnails import thumbnails_beside
 
 logger = logging.getLogger(__name__)
 

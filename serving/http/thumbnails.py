@@ -1,12 +1,10 @@
 """Small pictures of a collection's items, for the web page.
 
-An item that came from a file or an archive is opened again through its uri. An item that was sent
-over HTTP has no file: its thumbnail is kept when it is added, in the collection's folder under
-
-    thumbnails/ab/cdef….webp        SHA-256 of the key and of the image's content
-
-so that no key, whatever it holds, can name a path. What a client gave as the uri of an item is
-never opened (`CLIENT_SCHEMES`): it would let a client read any picture that the service can.
+An item that came from a file or an archive is opened again through its uri, unless its thumbnail is
+kept in the collection's folder (`serving.kept_thumbnails`): `extract --thumbnails` made it then. An
+item that was sent over HTTP has no file: its thumbnail is kept when it is added. What a client gave
+as the uri of an item is never opened (`CLIENT_SCHEMES`): it would let a client read any picture
+that the service can.
 """
 
 import threading
@@ -16,17 +14,16 @@ from pathlib import Path
 
 from images.decode import decode
 from images.errors import ImageRefused
-from images.files import sha256_bytes, write_bytes_atomic
+from images.files import write_bytes_atomic
 from images.preprocess import PreprocessSpec
 from images.sources import read_uri
 from images.thumbnails import thumbnail, visible
 from serving.collection import Record
-from serving.collection.places import Place, milvus_place
 from serving.http.errors import Refusal
 from serving.http.json_text import show
+from serving.kept_thumbnails import KEPT_SIZE, kept_path
 
-SIZES = (96, 192, 384)
-KEPT_SIZE = SIZES[-1]
+SIZES = (96, 192, KEPT_SIZE)
 MEDIA_TYPE = "image/webp"
 CLIENT_SCHEMES = ("http://", "https://", "upload:")
 REMEMBERED = 2048  # thumbnails of some 5 KB
@@ -66,21 +63,21 @@ class Thumbnails:
         if self._folder is None:
             return
         pixels = visible(content, self._spec, max_pixels=self._max_pixels)
-        path = self._path(self._folder, key, sha256)
+        path = kept_path(self._folder, key, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(path, thumbnail(pixels, KEPT_SIZE))
 
     def forget(self, item: Record) -> None:
         """Removes a kept thumbnail, if there is one."""
         if item.sha256 is not None and self._folder is not None:
-            self._path(self._folder, item.key, item.sha256).unlink(missing_ok=True)
+            kept_path(self._folder, item.key, item.sha256).unlink(missing_ok=True)
         with self._lock:
             for size in SIZES:
                 self._made.pop((item.key, item.sha256, item.uri, size), None)
 
     def _make(self, item: Record, size: int) -> bytes:
         try:
-            if item.uri.startswith(CLIENT_SCHEMES):
+            if item.uri.startswith(CLIENT_SCHEMES) or self._is_kept(item):
                 pixels = decode(self._kept(item))
             else:
                 pixels = visible(read_uri(item.uri), self._spec, max_pixels=self._max_pixels)
@@ -88,20 +85,17 @@ class Thumbnails:
             raise _no_thumbnail(item) from error
         return thumbnail(pixels, size)
 
+    def _is_kept(self, item: Record) -> bool:
+        return (
+            item.sha256 is not None
+            and self._folder is not None
+            and kept_path(self._folder, item.key, item.sha256).is_file()
+        )
+
     def _kept(self, item: Record) -> bytes:
         if item.sha256 is None or self._folder is None:
             raise _no_thumbnail(item)
-        return self._path(self._folder, item.key, item.sha256).read_bytes()
-
-    @staticmethod
-    def _path(folder: Path, key: str, sha256: str) -> Path:
-        name = sha256_bytes(f"{key}\0{sha256}".encode())
-        return folder / name[:2] / f"{name[2:]}.webp"
-
-
-def thumbnails_beside(collection: Place) -> Path | None:
-    """Where a collection's folder has its thumbnails; None for a collection that has no folder."""
-    return None if milvus_place(collection) else Path(collection) / "thumbnails"
+        return kept_path(self._folder, item.key, item.sha256).read_bytes()
 
 
 def _no_thumbnail(item: Record) -> Refusal:

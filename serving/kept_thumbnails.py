@@ -1,0 +1,58 @@
+"""Thumbnails that a collection keeps, because its items have no file, or a far one.
+
+    thumbnails/ab/cdef….webp        SHA-256 of the key and of the image's content
+
+so that no key, whatever it holds, can name a path.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from images.errors import ImageRefused
+from images.files import sha256_bytes
+from images.items import Content
+from images.preprocess import PreprocessSpec
+from images.thumbnails import thumbnail, visible
+
+if TYPE_CHECKING:
+    from serving.collection.places import Place
+
+KEPT_SIZE = 384
+
+
+def thumbnails_beside(collection: "Place") -> Path | None:
+    """Where a collection's folder has its thumbnails; None for a collection that has no folder."""
+    from serving.collection.places import milvus_place  # which brings the collections' index along
+
+    return None if milvus_place(collection) else Path(collection) / "thumbnails"
+
+
+def kept_path(folder: Path, key: str, sha256: str) -> Path:
+    """Where the thumbnail of an item is kept."""
+    name = sha256_bytes(f"{key}\0{sha256}".encode())
+    return folder / name[:2] / f"{name[2:]}.webp"
+
+
+def kept_thumbnail(content: Content, spec: PreprocessSpec) -> bytes | None:
+    """Make the thumbnail that is kept of an image, or None if the image cannot be used."""
+    try:
+        return thumbnail(visible(content, spec), KEPT_SIZE)
+    except ImageRefused:  # its own decoding says why
+        return None
+
+
+def keep_all(folder: Path, items: Iterable[tuple[str, str, bytes | None]]) -> None:
+    """Keep the thumbnails of many items: key, sha256 and picture of each.
+
+    They are renamed into place but not waited for: what a power cut takes can be made again, and
+    two waits for the disk would be most of the time that a million of them take.
+    """
+    for key, sha256, picture in items:
+        path = kept_path(folder, key, sha256)
+        if picture is None or path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(picture)
+        temporary.replace(path)
