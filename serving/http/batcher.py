@@ -3,14 +3,15 @@
 BentoML's own batching waits up to a latency it guesses, runs cancelled requests and fails a whole
 batch for one image. This one:
 
-- never waits: whatever has come while a batch was running is the next batch;
+- never waits: whatever has come while the batches were running is the next batch;
+- runs two batches at once: while one is begun or ended, the other keeps the cores busy;
 - makes batches no larger than pays: `useful_batch` finds out where more at once is no faster;
 - takes one image of each request in turn, so that a large request does not hold up small ones;
 - admits a bounded number of images and refuses the rest at once, before any work;
 - drops images whose request has gone;
 - repeats a failed batch one by one, so that only the image at fault fails.
 
-The encoder runs in one thread of its own. All else happens on the event loop, without locks.
+The encoder is called in threads of its own. All else happens on the event loop, without locks.
 """
 
 import asyncio
@@ -82,12 +83,15 @@ class Batcher:
     """The queue in front of one encoder. Make and use it on one event loop.
 
     Args:
-        encode: uint8 [N, S, S, 3] to float32 [N, E]; called in one thread, never twice at a time.
+        encode: uint8 [N, S, S, 3] to float32 [N, E].
         max_batch: the most images of one call.
         max_admitted: the most images admitted at once.
+        streams: the most calls of `encode` at a time.
     """
 
-    def __init__(self, encode: Encode, *, max_batch: int, max_admitted: int) -> None:
+    def __init__(
+        self, encode: Encode, *, max_batch: int, max_admitted: int, streams: int = 1
+    ) -> None:
         self.max_batch = max_batch
         self.max_admitted = max_admitted
         self.admitted = 0
@@ -95,7 +99,9 @@ class Batcher:
         self._encode = encode
         self._lanes: deque[Lane] = deque()
         self._filled = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._threads = ThreadPoolExecutor(streams, thread_name_prefix="encode")
+        self._free = asyncio.Semaphore(streams)
+        self._running = 0
         self._seconds_per_image = 0.0
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -110,7 +116,7 @@ class Batcher:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
 
     async def stop(self) -> None:
-        """Finishes the running batch and stops; images still waiting are cancelled."""
+        """Finishes the running batches and stops; images still waiting are cancelled."""
         self._stopping = True
         self._filled.set()
         if self._task is not None:
@@ -118,7 +124,7 @@ class Batcher:
         for lane in self._lanes:
             for one in lane.waiting:
                 one.future.cancel()
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._threads.shutdown)
 
     @contextlib.contextmanager
     def admit(self, images: int) -> Iterator[Lane]:
@@ -157,20 +163,32 @@ class Batcher:
         return batch
 
     async def _run(self) -> None:
-        while not self._stopping:
-            await self._filled.wait()
-            batch = self._take()
-            if batch:
-                await self._encode_batch(batch)
-            else:
-                self._filled.clear()
+        async with asyncio.TaskGroup() as batches:
+            while True:
+                await self._filled.wait()
+                await self._free.acquire()
+                if self._stopping:
+                    return
+                if batch := self._take():
+                    batches.create_task(self._run_batch(batch))
+                else:
+                    self._filled.clear()
+                    self._free.release()
+
+    async def _run_batch(self, batch: list[Waiting]) -> None:
+        self._running += 1
+        try:
+            await self._encode_batch(batch)
+        finally:
+            self._running -= 1
+            self._free.release()
 
     async def _encode_batch(self, batch: list[Waiting]) -> None:
         images = [one.image for one in batch]
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
-            vectors = await loop.run_in_executor(self._thread, self._encode_images, images)
+            vectors = await loop.run_in_executor(self._threads, self._encode_images, images)
         except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to these requests
             if len(batch) == 1:
                 _settle(batch[0].future, error)
@@ -192,7 +210,7 @@ class Batcher:
         return vectors
 
     def _note(self, images: int, seconds: float) -> None:
-        newest = seconds / images
+        newest = seconds / images / self._running
         known = self._seconds_per_image or newest
         self._seconds_per_image = (1 - SMOOTHING) * known + SMOOTHING * newest
         self.on_batch(images, seconds)

@@ -1,6 +1,6 @@
 """What one service runs on: the encoder behind its batcher, decoding threads, the collection.
 
-Threads, so that nothing blocks the event loop: as many decoders as CPUs, one for the encoder (the
+Threads, so that nothing blocks the event loop: as many decoders as CPUs, two for the encoder (the
 batcher's), and a few for the collection. All are bounded, and so is what waits for them: the
 batcher admits a request's images before the first is decoded.
 """
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 COLLECTION_THREADS = 4
+STREAMS = 2  # batches at once; they share the session's threads
 WARM_ROUNDS, WARM_SECONDS = 2, 10.0
 
 
@@ -124,7 +125,10 @@ class Engine:
         if settings.access_log:
             access_log.switch_on()
         self._batcher = Batcher(
-            self.encoder.encode, max_batch=settings.max_batch, max_admitted=settings.max_queue
+            self.encoder.encode,
+            max_batch=settings.max_batch,
+            max_admitted=settings.max_queue,
+            streams=STREAMS,
         )
         self._batcher.on_batch = self.metrics.note_batch
         self._batcher.start()

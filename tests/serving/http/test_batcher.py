@@ -26,11 +26,11 @@ class Gated:
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
-        self.at_once = 0
+        self.at_once = self.most_at_once = 0
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.at_once += 1
-        assert self.at_once == 1, "two batches ran at once"
+        self.most_at_once = max(self.most_at_once, self.at_once)
         values = images[:, 0, 0, 0]
         self.batches.append([int(value) for value in values])
         self.entered.release()
@@ -42,12 +42,16 @@ class Gated:
 
 
 def run(
-    scenario: Callable[[Batcher, Gated], Awaitable[None]], *, max_batch: int = 4, places: int = 100
+    scenario: Callable[[Batcher, Gated], Awaitable[None]],
+    *,
+    max_batch: int = 4,
+    places: int = 100,
+    streams: int = 1,
 ) -> Gated:
     encoder = Gated()
 
     async def main() -> None:
-        batcher = Batcher(encoder, max_batch=max_batch, max_admitted=places)
+        batcher = Batcher(encoder, max_batch=max_batch, max_admitted=places, streams=streams)
         batcher.start()
         try:
             await asyncio.wait_for(scenario(batcher, encoder), 20)
@@ -57,6 +61,7 @@ def run(
         assert batcher.admitted == 0
 
     asyncio.run(main())
+    assert encoder.most_at_once <= streams
     return encoder
 
 
@@ -232,3 +237,17 @@ def test_every_picture_gets_its_own_answer(requests: list[list[int]], max_batch:
         assert max(sizes, default=0) <= max_batch
 
     asyncio.run(main())
+
+
+def test_two_streams_run_two_batches_at_once_and_the_rest_waits() -> None:
+    async def scenario(batcher: Batcher, encoder: Gated) -> None:
+        encoder.gate.clear()
+        with batcher.admit(20) as lane:
+            vectors = [asyncio.ensure_future(lane.encode(picture(i))) for i in range(20, 40)]
+            for _ in range(2):
+                assert await asyncio.to_thread(encoder.entered.acquire, timeout=10)
+            assert not await asyncio.to_thread(encoder.entered.acquire, timeout=0.1)
+            encoder.gate.set()
+            assert [int(vector[0]) for vector in await asyncio.gather(*vectors)] == [*range(20, 40)]
+
+    assert run(scenario, streams=2).most_at_once == 2
