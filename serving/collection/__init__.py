@@ -1,7 +1,13 @@
 """Collections: what is searched, kept safe on the disk and bound to one encoder."""
 
 from serving.collection.collection import Collection
-from serving.collection.errors import CollectionBusy, CollectionMissing, KeyExists, KeyUnknown
+from serving.collection.errors import (
+    CollectionBusy,
+    CollectionMissing,
+    CollectionRebuilt,
+    KeyExists,
+    KeyUnknown,
+)
 from serving.collection.interface import AnyCollection
 from serving.collection.opening import create_collection, describe, open_collection
 from serving.collection.records import AddReport, Hit, OnDuplicate, Record
@@ -12,6 +18,7 @@ __all__ = [
     "Collection",
     "CollectionBusy",
     "CollectionMissing",
+    "CollectionRebuilt",
     "Hit",
     "KeyExists",
     "KeyUnknown",

@@ -175,8 +175,8 @@ class Collection(Reader):
         Raises:
             CollectionBusy: another process writes.
         """
-        with self.writing(), self._follower.current() as (_, index):
-            save(self.path, Snapshot(index, self._follower.recall))
+        with self.writing(), self._follower.current() as (view, index):
+            save(self.path, Snapshot(index, self._follower.recall), view.generation)
 
 
 def _add(writing: Writing, rows: list[Row], on_duplicate: OnDuplicate) -> AddReport:

@@ -2,6 +2,7 @@
 
 LookalikeError
   CollectionBusy        another process writes to the collection
+  CollectionRebuilt     it is of another encoder since it was opened
   UsageError
     CollectionMissing     there is no collection at a place
     KeyExists           a key to be added is there already
@@ -31,6 +32,10 @@ class CollectionMissing(UsageError):  # noqa: N818 - the state it reports
             f"there is no collection at {place}; make one with: "
             f"lookalike collection create {place} --encoder ENCODER"
         )
+
+
+class CollectionRebuilt(LookalikeError):  # noqa: N818 - the state it reports
+    """The collection was brought over to another encoder while it was open here."""
 
 
 class KeyExists(UsageError):  # noqa: N818 - the state it reports

@@ -79,7 +79,7 @@ class Follower:
             for ids, vectors in view.vectors_since(since):
                 _check_lengths(view, ids, vectors)
                 flat = flat.added(ids, vectors, sequence=int(ids[-1]))
-            gone = view.removed_since(since) if since else np.empty(0, np.int64)
+            gone = view.removed_since(since, flat.ids) if since else np.empty(0, np.int64)
             self.index = index.with_flat(flat.removed(gone, sequence=view.sequence))
             return self.index
 

@@ -5,21 +5,25 @@ crash each transaction is there as a whole or not at all. Readers work on a snap
 for the writer. The tables are described in ``schema``.
 """
 
+import secrets
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, LifoQueue
+from typing import TypeVar
 
 from images.errors import ArtefactError, LookalikeError
-from serving.collection.errors import CollectionBusy
+from serving.collection.errors import CollectionBusy, CollectionRebuilt
 from serving.collection.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from serving.collection.transactions import View, Writing
 
 FILE_NAME = "ledger.db"
 BUSY_SECONDS = 10.0
+V = TypeVar("V", bound=View)
 WAL_BYTES = 64 * 1024 * 1024  # what the log may keep on disk once its content is in the database
 
 
@@ -32,12 +36,14 @@ class Binding:
         dim: length of a vector.
         encoder_path: where that file was last seen; only a hint.
         created: when the collection was made, UTC, ISO 8601.
+        generation: changes when the numbers in the ledger begin to mean something else.
     """
 
     encoder_sha256: str
     dim: int
     encoder_path: str | None
     created: str
+    generation: str
 
 
 class Ledger:
@@ -62,17 +68,19 @@ class Ledger:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
                 _migrate(connection, 0)
                 connection.execute(
                     "INSERT INTO collection"
-                    " (one, encoder_sha256, dim, encoder_path, recall, created)"
-                    " VALUES (1, ?, ?, ?, ?, ?)",
+                    " (one, encoder_sha256, dim, encoder_path, recall, created, generation)"
+                    " VALUES (1, ?, ?, ?, ?, ?, ?)",
                     (
                         encoder_sha256,
                         dim,
                         encoder_path,
                         recall,
                         datetime.now(UTC).isoformat("T", "seconds"),
+                        new_generation(),
                     ),
                 )
             finally:
@@ -82,15 +90,23 @@ class Ledger:
     def reading(self) -> Iterator[View]:
         """A snapshot: everything read through it is of one moment."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN"):
-            yield View(connection, self.binding.dim)
+            yield self._of_this_generation(View(connection, self.binding.dim))
 
     @contextmanager
     def writing(self) -> Iterator[Writing]:
         """One transaction: durable when the block ends, undone when it raises."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
-            writing = Writing(connection, self.binding.dim)
+            writing = self._of_this_generation(Writing(connection, self.binding.dim))
             yield writing
             writing.finish()
+
+    def _of_this_generation(self, view: V) -> V:
+        if view.generation != self.binding.generation:
+            raise CollectionRebuilt(
+                f"the collection {self.path.parent} was rebuilt with another encoder after this "
+                "process had opened it; open it again (start the service again with that encoder)"
+            )
+        return view
 
     def close(self) -> None:
         """Close the idle connections now and the others when they are given back."""
@@ -138,6 +154,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
     return connection
 
 
@@ -184,11 +201,23 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 def _binding(connection: sqlite3.Connection, path: Path) -> Binding:
     row = connection.execute(
-        "SELECT encoder_sha256, dim, encoder_path, created FROM collection"
+        "SELECT encoder_sha256, dim, encoder_path, created, generation FROM collection"
     ).fetchone()
     if row is None:
         raise _damaged(path, "it does not say which encoder it belongs to")
-    return Binding(encoder_sha256=row[0], dim=row[1], encoder_path=row[2], created=row[3])
+    digest, dim, hint, created, generation = row
+    return Binding(
+        encoder_sha256=digest,
+        dim=dim,
+        encoder_path=hint,
+        created=created,
+        generation=generation,
+    )
+
+
+def new_generation() -> str:
+    """A word that no other ledger has."""
+    return secrets.token_hex(8)
 
 
 _DISK_TROUBLE = (

@@ -5,15 +5,24 @@ number of steps of ``MIGRATIONS`` it has gone through. A new step is appended, a
 changed; opening an older ledger for the first time runs the missing ones in one transaction.
 
 collection   one row: the encoder (SHA-256 of its file, dimension, and where the file was last seen)
-             and ``sequence``, the number of the last change; ``recall``, what searches promise.
+             and ``sequence``, the number of the last change; ``recall``, what searches promise;
+             ``generation``, another random word for each backup and each rebuilding with another
+             encoder, so that numbers are never mistaken for those of another ledger ("" in a
+             ledger that came from version 2); ``pruned``, the last removal that was forgotten.
 items        one row an item. ``sequence`` is the change that added it; replacing an item gives it
              a new one. So an item's content never changes under its number.
 vectors      float32 little-endian, length one, apart from ``items`` so that a look at keys, labels
-             or metadata does not read them.
+             or metadata does not read them. ``crc32`` of the bytes, because SQLite does not notice
+             a flipped bit.
 removals     one row a removal: its own change number and the item's. A process that has the items
-             up to change n reads everything after n and is up to date.
+             up to change n reads everything after n and is up to date. Only the newest are kept;
+             a process that is behind ``pruned`` compares its items with those that are there.
 fields       the metadata once more, to be found by value (``filters``): one row for each field of
              each item and each element of a list. ``kind`` tells 1, "1" and true apart.
+rebuilding   one row while the collection is brought over to another encoder: that encoder.
+rebuilt      the vectors it has made so far, by the item's number, and what it saw of the pictures.
+
+The function ``crc32`` is not SQLite's own; ``ledger`` gives it to each connection.
 """
 
 APPLICATION_ID = 0x4C4B4C44  # "LKLD"
@@ -76,5 +85,26 @@ FROM found
 WHERE type <> 'null';
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+ALTER TABLE collection ADD COLUMN generation TEXT NOT NULL DEFAULT '';
+ALTER TABLE collection ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE vectors ADD COLUMN crc32 INTEGER NOT NULL DEFAULT 0;
+UPDATE vectors SET crc32 = crc32(vector);
+CREATE TABLE rebuilding (
+    one            INTEGER PRIMARY KEY CHECK (one = 1),
+    encoder_sha256 TEXT NOT NULL,
+    dim            INTEGER NOT NULL CHECK (dim > 0),
+    encoder_path   TEXT
+) STRICT;
+CREATE TABLE rebuilt (
+    sequence INTEGER PRIMARY KEY,
+    vector   BLOB NOT NULL,
+    crc32    INTEGER NOT NULL,
+    width    INTEGER,
+    height   INTEGER,
+    sha256   TEXT
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 SCHEMA_VERSION = len(MIGRATIONS)

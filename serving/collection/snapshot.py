@@ -3,9 +3,9 @@
 A snapshot is a cache. The ledger can always replace it, and nothing is lost with it. In the
 collection's folder:
 
-    index/manifest.json       what is below, written last: {"format_version", "sequence", "rows",
-                              "dim", "scale", "effort", "recall", "files": {name: {"file", "bytes",
-                              "sha256"}}}
+    index/manifest.json       what is below, written last: {"format_version", "generation",
+                              "sequence", "rows", "dim", "scale", "effort", "recall",
+                              "files": {name: {"file", "bytes", "sha256"}}}
     index/ids-<sequence>      int64 little-endian [rows]: items' numbers, ascending
     index/vectors-<sequence>  float32 little-endian [rows, dim]: their vectors
     index/nodes-<sequence>    int64 little-endian: the items of the graph in the order of its nodes
@@ -65,12 +65,13 @@ class Snapshot:
     recall: dict[str, Any] | None
 
 
-def save(folder: Path, snapshot: Snapshot) -> None:
+def save(folder: Path, snapshot: Snapshot, generation: str) -> None:
     """Write a snapshot in place of the one before; for one process at a time.
 
     Args:
         folder: the collection's.
         snapshot: what to save.
+        generation: of the ledger.
 
     Raises:
         LookalikeError: it cannot be written; the one before stays.
@@ -87,6 +88,7 @@ def save(folder: Path, snapshot: Snapshot) -> None:
     files = {name: _write(target, f"{name}-{flat.sequence}", part) for name, part in parts.items()}
     manifest = {
         "format_version": FORMAT_VERSION,
+        "generation": generation,
         "sequence": flat.sequence,
         "rows": len(ids),
         "dim": vectors.shape[1],
@@ -108,7 +110,7 @@ def load(folder: Path, view: View) -> Snapshot | None:
     if not (target / MANIFEST).exists():
         return None
     try:
-        return _load(target, view)
+        return read(target, view)
     except (OSError, ValueError, KeyError, TypeError, ArtefactError) as error:
         log.warning(
             "%s is not used (%s): vectors are read from the ledger; make it anew with: "
@@ -120,11 +122,19 @@ def load(folder: Path, view: View) -> Snapshot | None:
         return None
 
 
-def _load(target: Path, view: View) -> Snapshot:
+def read(target: Path, view: View) -> Snapshot:
+    """A snapshot that is believed nothing.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, ArtefactError: saying why it cannot be used.
+    """
     manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
     if manifest["format_version"] != FORMAT_VERSION or manifest["dim"] != view.dim:
         raise ValueError("it is of another format or dimension")
     files, sequence, rows = manifest["files"], manifest["sequence"], manifest["rows"]
+    # a ledger without a generation may have a snapshot of before there were any
+    if manifest.get("generation", "") != view.generation:
+        raise ValueError("it is of another ledger")
     if sequence > view.sequence:
         raise ValueError("it is newer than the ledger")
     ids = _read(target, files["ids"]).view("<i8")
@@ -145,7 +155,11 @@ def _compare(
     view: View, sequence: int, ids: NDArray[np.int64], vectors: NDArray[np.float32]
 ) -> None:
     """That it is a snapshot of this very ledger."""
-    if view.count_at(sequence) != len(ids):
+    if sequence < view.pruned:
+        there = view.ids()
+        if not np.isin(there[there <= sequence], ids, assume_unique=True).all():
+            raise ValueError("the ledger has items of then that it does not have")
+    elif view.count_at(sequence) != len(ids):
         raise ValueError("the ledger had another number of items then")
     for row in np.unique(np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).astype(int)):
         stored = view.vector(int(ids[row]))

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from serving.collection.filters import field_rows, where
 from serving.collection.records import Hit, Record, Row
 
 BLOCK_ROWS = 4096
+# How far behind a reader may be and still be told what was removed; it bounds the ledger's history.
+KEPT_CHANGES = 1_000_000
 MOST_VARIABLES = 500  # SQLite takes at least 999 in one statement, whatever its version
 
 T = TypeVar("T")
@@ -30,8 +33,10 @@ class View:
         self.dim = dim
         self.sequence: int
         self.recall: float  # recall@10 that searches promise; 1: every search is exact
-        self.sequence, self.recall = connection.execute(
-            "SELECT sequence, recall FROM collection"
+        self.pruned: int  # the last removal that is no longer remembered
+        self.generation: str
+        self.sequence, self.recall, self.pruned, self.generation = connection.execute(
+            "SELECT sequence, recall, pruned, generation FROM collection"
         ).fetchone()
 
     def count(self) -> int:
@@ -47,13 +52,18 @@ class View:
         return int(self._one("SELECT count(*) FROM removals"))
 
     def count_at(self, sequence: int) -> int:
-        """How many items there were after a change, as far as the ledger remembers."""
+        """How many items there were after a change; not for changes before ``pruned``."""
         still = self._one(f"SELECT count(*) FROM items WHERE sequence <= {int(sequence)}")  # noqa: S608
         since = self._one(
             "SELECT count(*) FROM removals"  # noqa: S608
             f" WHERE sequence > {int(sequence)} AND item <= {int(sequence)}"
         )
         return int(still) + int(since)
+
+    def ids(self) -> Ids:
+        """Numbers of all items, ascending."""
+        rows = self._connection.execute("SELECT sequence FROM items ORDER BY sequence").fetchall()
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
 
     def vector(self, number: int) -> Vectors | None:
         """The vector float32 [E] of an item, or None if it is no longer there."""
@@ -67,16 +77,31 @@ class View:
 
         Yields:
             their numbers int64 [B] and vectors float32 [B, E].
+
+        Raises:
+            ArtefactError: a vector is not what was written.
         """
         cursor = self._connection.execute(
-            "SELECT sequence, vector FROM vectors WHERE sequence > ? ORDER BY sequence", (sequence,)
+            "SELECT sequence, vector, crc32 FROM vectors WHERE sequence > ? ORDER BY sequence",
+            (sequence,),
         )
         while rows := cursor.fetchmany(BLOCK_ROWS):
             ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-            yield ids, self._matrix([row[1] for row in rows], ids)
+            vectors = self._matrix([row[1] for row in rows], ids)
+            damaged = [row[0] for row in rows if zlib.crc32(row[1]) != row[2]]
+            if damaged:
+                key = self.keys_of(damaged[:1]).get(damaged[0], "?")
+                more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+                raise ArtefactError(
+                    f"the ledger is damaged: the vector of {key!r} is not the one that was "
+                    f"written{more}; restore it from a backup, or remove the item and add it again"
+                )
+            yield ids, vectors
 
-    def removed_since(self, sequence: int) -> Ids:
-        """Numbers of the items removed after a change."""
+    def removed_since(self, sequence: int, known: Ids) -> Ids:
+        """Numbers of the items removed after a change, among those known then or more."""
+        if sequence < self.pruned:  # what is not remembered is seen by what is missing
+            return np.setdiff1d(known, self.ids(), assume_unique=True)
         rows = self._connection.execute(
             "SELECT item FROM removals WHERE sequence > ?", (sequence,)
         ).fetchall()
@@ -214,7 +239,8 @@ class Writing(View):
             ),
         )
         self._connection.execute(
-            "INSERT INTO vectors (sequence, vector) VALUES (?, ?)", (self.sequence, row.vector)
+            "INSERT INTO vectors (sequence, vector, crc32) VALUES (?, ?, ?)",
+            (self.sequence, row.vector, zlib.crc32(row.vector)),
         )
         if row.metadata != "{}":
             self._connection.executemany(
@@ -245,7 +271,18 @@ class Writing(View):
     def finish(self) -> None:
         """Note the last number; to be called before the transaction ends."""
         if self.sequence != self._before:
+            self.forget_removals(self.sequence - KEPT_CHANGES)
             self._connection.execute("UPDATE collection SET sequence = ?", (self.sequence,))
+
+    def forget_removals(self, last: int) -> None:
+        """Forget the removals up to a change; who was not that far compares all items."""
+        (newest,) = self._connection.execute(
+            "SELECT max(sequence) FROM removals WHERE sequence <= ?", (last,)
+        ).fetchone()
+        if newest is not None:
+            self._connection.execute("DELETE FROM removals WHERE sequence <= ?", (newest,))
+            self._connection.execute("UPDATE collection SET pruned = ?", (newest,))
+            self.pruned = newest
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

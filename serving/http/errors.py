@@ -16,7 +16,7 @@ from typing import Any
 from starlette.responses import Response
 
 from images.errors import ArtefactError, ImageRefused, LookalikeError, RefusalReason, UsageError
-from serving.collection.errors import CollectionBusy, KeyExists, KeyUnknown
+from serving.collection.errors import CollectionBusy, CollectionRebuilt, KeyExists, KeyUnknown
 from serving.http.json_text import json_response, show
 
 TOO_LARGE = {RefusalReason.TOO_MANY_BYTES, RefusalReason.TOO_MANY_PIXELS}
@@ -99,6 +99,12 @@ def of_library(error: LookalikeError) -> Refusal | None:
                 "collection-busy",
                 "another process is writing to the collection: try again",
                 headers={"Retry-After": "1"},
+            )
+        case CollectionRebuilt():
+            return Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "collection-rebuilt",
+                "the collection was rebuilt with another encoder: start the service with that one",
             )
         case UsageError() if not isinstance(error, ArtefactError):
             param = "filter" if str(error).startswith("filter:") else None

@@ -240,7 +240,7 @@ def test_a_snapshot_of_another_ledger_is_not_used(
         file.rename(tuned.path / file.name)
     with caplog.at_level(logging.WARNING), open_collection(tuned.path) as again:
         assert again.search(clustered(3000, 9)[:1], 1)[0][0].score == 1
-    assert "another one in the ledger" in caplog.text
+    assert "it is of another ledger" in caplog.text
 
 
 def test_a_new_snapshot_replaces_the_old_one_whole(tuned: Collection) -> None:

@@ -33,7 +33,7 @@ def test_the_ledger_says_what_it_is(collection: Collection, record: Make) -> Non
         }
     assert pragmas == {
         "application_id": 0x4C4B4C44,
-        "user_version": 2,
+        "user_version": 3,
         "journal_mode": "wal",
         "integrity_check": "ok",
     }
@@ -46,11 +46,15 @@ def test_the_ledger_says_what_it_is(collection: Collection, record: Make) -> Non
             "created",
             "sequence",
             "recall",
+            "generation",
+            "pruned",
         ],
         "items": ["sequence", "key", "uri", "label", "width", "height", "sha256", "metadata"],
-        "vectors": ["sequence", "vector"],
+        "vectors": ["sequence", "vector", "crc32"],
         "removals": ["sequence", "item"],
         "fields": ["name", "kind", "value", "item"],
+        "rebuilding": ["one", "encoder_sha256", "dim", "encoder_path"],
+        "rebuilt": ["sequence", "vector", "crc32", "width", "height", "sha256"],
     }
 
 
@@ -79,8 +83,8 @@ def test_a_database_of_another_program_is_refused(folder: Path) -> None:
 
 def test_a_newer_ledger_is_refused(folder: Path, collection: Collection) -> None:
     collection.close()
-    run_sql(folder, "PRAGMA user_version = 3")
-    with pytest.raises(ArtefactError, match=r"version 3.*knows 2.*update"):
+    run_sql(folder, "PRAGMA user_version = 4")
+    with pytest.raises(ArtefactError, match=r"version 4.*knows 3.*update"):
         open_collection(folder)
 
 
@@ -91,11 +95,11 @@ def test_an_older_ledger_is_brought_up(
     collection.close()
     steps = (*schema.MIGRATIONS, "ALTER TABLE items ADD COLUMN note TEXT;")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 4)
     with open_collection(folder) as again:
         assert again.keys() == ["item-001"]
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 4
         assert connection.execute("SELECT note FROM items").fetchone() == (None,)
 
 
@@ -111,7 +115,11 @@ def test_the_first_schema_is_brought_up_with_its_metadata(
     with closing(sqlite3.connect(fresh)) as now, closing(sqlite3.connect(old)) as before:
         now.backup(before)
         before.executescript(
-            "DROP TABLE fields; ALTER TABLE collection DROP COLUMN recall; PRAGMA user_version = 1;"
+            "DROP TABLE fields; ALTER TABLE collection DROP COLUMN recall;"
+            "ALTER TABLE collection DROP COLUMN generation;"
+            "ALTER TABLE collection DROP COLUMN pruned;"
+            "ALTER TABLE vectors DROP COLUMN crc32; DROP TABLE rebuilding; DROP TABLE rebuilt;"
+            "PRAGMA user_version = 1;"
         )
     with open_collection(old.parent) as again:
         assert again.stats()["recall"] == 1
@@ -129,7 +137,7 @@ def test_a_step_that_fails_leaves_the_old_ledger(
     before = (folder / "ledger.db").read_bytes()
     steps = (*schema.MIGRATIONS, "CREATE TABLE extra (x); CREATE TABLE items (x);")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 4)
     with pytest.raises(LookalikeError):
         open_collection(folder)
     assert (folder / "ledger.db").read_bytes() == before
@@ -153,7 +161,7 @@ def test_a_vector_with_a_flipped_bit_is_found_at_opening(
     collection.close()
     assert item is not None
     raw = bytearray(np.asarray(item.vector, "<f4").tobytes())
-    raw[3] ^= 0x40  # the highest bit of an exponent
+    raw[0] ^= 0x01  # the lowest bit of a number
     run_sql(folder, "UPDATE vectors SET vector = ? WHERE sequence = 8", bytes(raw))
     with pytest.raises(ArtefactError, match="'item-007'"):
         open_collection(folder)
