@@ -93,6 +93,9 @@ def info(
     speed: Annotated[
         bool, typer.Option("--speed", help="An encoder: measure it here, in about a second.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Features: compare every file with its SHA-256.")
+    ] = False,
 ) -> None:
     """Say what any artefact of Lookalike is, in words or as JSON.
 
@@ -102,6 +105,10 @@ def info(
     is_encoder = facts.get("kind") == "encoder"
     if (card or speed) and not is_encoder:
         raise UsageError(f"{path} is no encoder file: --card and --speed are for those")
+    if check and facts.get("kind") != "features":
+        raise UsageError(f"{path} is no feature folder: --check is for those")
+    if check:
+        facts["checked"] = importlib.import_module("serving.features").check_files(path)
     if speed:
         facts["speed"] = importlib.import_module("export.card").measure_speed(path)
     if as_json:

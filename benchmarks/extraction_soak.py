@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 SIDE = 16  # px
 BAD_EVERY = 97
 SHARD_ITEMS = 128  # small, so that kills meet every step of many shards
+KILLS_OF_A_RUN = 10  # then it may come through, so that its source can change
 MOST_RESIDENT = 2 * 2**30
 TOLERANCE = 1e-6
 
@@ -249,7 +250,7 @@ def survive_kills(folder: Path, images: int, kills: int, seed: int) -> dict[str,
         ordeal = Ordeal(folder / mode, images, random.Random(seed))
         out = ordeal.folder / "features-0"
         while ordeal.kills < kills // 2:
-            ordeal.run(out, mode, kills // 2 - ordeal.kills)
+            ordeal.run(out, mode, min(KILLS_OF_A_RUN, kills // 2 - ordeal.kills))
             ordeal.check(out, mode)
             if mode == "update":
                 ordeal.change()

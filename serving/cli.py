@@ -14,7 +14,7 @@ from serving.options import EncoderFile, Json, Limit, print_json, said_when_stop
 if TYPE_CHECKING:
     from export.encoder_file import Encoder
     from images.items import Source
-    from serving.extract import ExtractReport
+    from serving.extract_work import ExtractReport
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(collection_cli.app, name="collection")

@@ -215,6 +215,27 @@ def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Fea
     return Features(folder, manifest)
 
 
+def check_files(path: str | Path) -> str:
+    """Compare every file of a feature folder with its SHA-256; returns their number in words.
+
+    Raises:
+        ArtefactError: naming those that are missing or damaged, and the remedy.
+    """
+    features = open_features(path)
+    manifest = features.manifest
+    tables = [table for shard in manifest.shards for table in shard.tables]
+    if manifest.arrays is not None and not manifest.updating:
+        tables += [manifest.arrays.embeddings, manifest.arrays.keys]
+    damaged = [table.file for table in tables if not features.is_intact(table)]
+    if damaged:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise ArtefactError(
+            f"{path}: {len(damaged)} of {len(tables)} files are missing or damaged: "
+            f"{', '.join(damaged[:3])}{more}; {features.remedy}"
+        )
+    return f"all {len(tables)} files are whole"
+
+
 def _block(table: pa.Table) -> FeatureBlock:
     columns = {name: table.column(name) for name in ("key", "uri", "label", "sha256")}
     return FeatureBlock(

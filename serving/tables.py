@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:  # these bring the encoder and Parquet along
     from serving.collect import CollectReport
     from serving.copying import CopyReport
-    from serving.extract import ExtractReport
+    from serving.extract_work import ExtractReport
     from serving.lookup import Answer
     from serving.outcomes import Refused
     from serving.stages import Seconds

@@ -16,7 +16,8 @@ from export.encoder_file import Encoder, open_encoder
 from images.errors import ArtefactError, LookalikeError, UsageError
 from images.items import Item, Source
 from images.sources import open_source
-from serving.extract import ExtractReport, extract
+from serving.extract import extract
+from serving.extract_work import ExtractReport
 from serving.features import Features, open_features
 from serving.locks import folder_lock
 
@@ -106,7 +107,7 @@ KILLED = """
     from export.encoder_file import open_encoder
     from images import files
     from images.sources import open_source
-    from serving import extract, feature_shards
+    from serving import extract, extract_work, feature_shards
 
     encoder, source, out, step, left = *sys.argv[1:5], int(sys.argv[5])
 
@@ -122,7 +123,7 @@ KILLED = """
         setattr(owner, name, wrapped)
 
     if step == "between-file-and-manifest":
-        die_in(extract, "write_shard", after=True)
+        die_in(extract_work, "write_shard", after=True)
     elif step == "between-the-files":
         die_in(feature_shards, "write_bytes_atomic", after=True)
     elif step == "before-a-rename":

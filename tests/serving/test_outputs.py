@@ -18,7 +18,8 @@ from export.encoder_file import Encoder
 from images.errors import ArtefactError, UsageError
 from images.sources import open_source
 from serving.collection import Collection, KeyExists, create_collection, open_collection
-from serving.extract import ExtractReport, extract
+from serving.extract import extract
+from serving.extract_work import ExtractReport
 from serving.features import open_features
 from serving.kept_thumbnails import kept_path
 from tests.serving.test_update import change, check_is_as_new, vectors

@@ -18,8 +18,9 @@ from export.encoder_file import Encoder, open_encoder
 from images import paths
 from images.errors import ArtefactError, UsageError
 from images.sources import open_source
-from serving.extract import ExtractReport, extract
+from serving.extract import extract
 from serving.extract_run import TooManyRefused
+from serving.extract_work import ExtractReport
 from serving.features import Features, open_features
 from tests.serving.test_feature_shards import make_version_1
 
