@@ -12,7 +12,8 @@ from images.errors import LookalikeError, UsageError
 from serving.collection.errors import KeyUnknown, check_encoder, refuse_duplicates
 from serving.collection.milvus import schema
 from serving.collection.milvus.connecting import Connection
-from serving.collection.milvus.expressions import EVERYTHING, condition, facts_of
+from serving.collection.milvus.expressions import EVERYTHING, among
+from serving.collection.milvus.judging import expression_of
 from serving.collection.milvus.schema import Binding
 from serving.collection.milvus.searching import Scored, nearest, nearest_of_all
 from serving.collection.records import (
@@ -29,7 +30,7 @@ from serving.collection.transactions import chunks, is_text, page_start
 IDS = 1000  # in one expression
 PAGE = 1000  # entities read at a time
 BYTES_AT_ONCE = 8 * 1024 * 1024  # of entities in one call; Milvus takes 64 MiB
-MOST_JUDGED = 50_000  # items of one search that only this side can judge
+SEALED_AT = 5000
 LEAST_EFFORT = 128  # ef of HNSW, where the URL does not say
 
 
@@ -47,6 +48,7 @@ class MilvusCollection:
         self._connection = connection
         self._index = index
         self._write_lock = threading.Lock()
+        self._unsealed = 0  # items written since milvus-lite was told to index them
 
     @property
     def place(self) -> str:
@@ -93,7 +95,7 @@ class MilvusCollection:
         """Of those of the keys that are there, what tells their content."""
         found: dict[str, str] = {}
         for part in chunks([schema.id_of(key) for key in keys if _can_be_there(key)], IDS):
-            for one in self._query(_among(part), ["id", "content"], len(part)):
+            for one in self._query(among(part), ["id", "content"], len(part)):
                 found[schema.key_of(one["id"])] = one["content"]
         return found
 
@@ -108,6 +110,11 @@ class MilvusCollection:
                     "again and replace (--on-duplicate replace) to have the others"
                 ) from error
             done += len(part)
+        self._unsealed += len(entities)
+        # milvus-lite compares what it has not sealed row by row in Python; a server sees to it.
+        if self._connection.place.file is not None and self._unsealed >= SEALED_AT:
+            self._connection.call("flush")
+            self._unsealed = 0
 
     def remove(self, keys: Iterable[str]) -> list[str]:
         """Remove items; returns the keys that were there, in the order given."""
@@ -116,7 +123,7 @@ class MilvusCollection:
             there = set(self.existing(wanted))
             removed = [key for key in wanted if key in there]
             for part in chunks([schema.id_of(key) for key in removed], IDS):
-                self._connection.call("delete", filter=_among(part))
+                self._connection.call("delete", filter=among(part))
         return removed
 
     # Searching
@@ -141,7 +148,7 @@ class MilvusCollection:
         queries = unit_vectors(vectors, self.dim, [f"query {q}" for q in range(len(vectors))])
         if not len(queries):
             return []
-        expression = self._expression(filter) if filter else ""
+        expression = expression_of(filter, self._connection) if filter else ""
         if exact and self._index != "FLAT":
             pages = self._connection.pages(expression or EVERYTHING, ["id", "vector"], PAGE)
             return self._looked_up(nearest_of_all(queries, k, min_score, pages))
@@ -171,38 +178,13 @@ class MilvusCollection:
             effort["ef"] = max(effort.get("ef", LEAST_EFFORT), limit)
         return effort
 
-    def _expression(self, wanted: Mapping[str, Any]) -> str:
-        """A filter for Milvus; what Milvus cannot judge is judged here first (``expressions``)."""
-        asked = condition(wanted)
-        if not asked.unsure:
-            return asked.expression
-        both = f"({asked.expression}) and ({asked.any_unsure})"
-        judged = 0
-        passed = []
-        for page in self._connection.pages(both, schema.WITHOUT_VECTOR, PAGE):
-            judged += len(page)
-            if judged > MOST_JUDGED:
-                raise UsageError(
-                    f"filter: more than {MOST_JUDGED} items have lists, long texts or very large "
-                    "numbers in a field that is asked for a range or prefix: too many to judge "
-                    "outside Milvus. Ask for values with $in, or keep a plain field for it"
-                )
-            for one in page:
-                hit = schema.hit(one, 0.0)
-                if asked.holds(facts_of(hit.label, hit.metadata)):
-                    passed.append(str(one["id"]))
-        if not judged:
-            return asked.expression
-        sure = f"({asked.expression}) and not ({asked.any_unsure})"
-        return f"({sure}) or {_among(passed)}" if passed else sure
-
     def _looked_up(self, found: list[list[Scored]]) -> list[list[Hit]]:
         """Hits of entities that only their ids are known of."""
         ids = list(dict.fromkeys(one["id"] for hits in found for _, one in hits))
         there = {
             one["id"]: one
             for part in chunks(ids, IDS)
-            for one in self._query(_among(part), schema.WITHOUT_VECTOR, len(part))
+            for one in self._query(among(part), schema.WITHOUT_VECTOR, len(part))
         }
         return [
             [schema.hit(there[one["id"]], score) for score, one in hits if one["id"] in there]
@@ -232,7 +214,7 @@ class MilvusCollection:
         """One item with its vector, or None."""
         if not _can_be_there(key):
             return None
-        found = self._query(_among([schema.id_of(key)]), schema.ALL_FIELDS, 1)
+        found = self._query(among([schema.id_of(key)]), schema.ALL_FIELDS, 1)
         return schema.record(found[0]) if found else None
 
     def existing(self, keys: Sequence[str]) -> list[str]:
@@ -302,11 +284,6 @@ class MilvusCollection:
 
 def _can_be_there(key: object) -> bool:
     return isinstance(key, str) and is_text(key) and len(key.encode()) <= MAX_KEY_BYTES
-
-
-def _among(ids: Sequence[str]) -> str:
-    """The expression for entities of these ids, which are hexadecimal digits."""
-    return f"id in [{', '.join(f'{chr(34)}{one}{chr(34)}' for one in ids)}]"
 
 
 def _by_size(entities: list[dict[str, Any]], dim: int) -> Iterable[list[dict[str, Any]]]:

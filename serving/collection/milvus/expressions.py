@@ -120,6 +120,11 @@ def _bound(value: float | str) -> float | str:
     return min(max(float(value), -largest), largest)
 
 
+def among(ids: Iterable[str]) -> str:
+    """The expression for the entities of some ids, which are hexadecimal digits."""
+    return f"id in {json.dumps(list(ids))}"
+
+
 # From a filter to a condition
 
 
