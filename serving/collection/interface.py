@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serving.collection.errors import KeyUnknown
 from serving.collection.records import AddReport, Hit, OnDuplicate, Record
 
 
@@ -33,9 +34,11 @@ class AnyCollection(Protocol):
         """What opens it again: its folder, or its URL without any secret."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of it; closing twice is fine."""
@@ -108,7 +111,12 @@ class AnyCollection(Protocol):
         Raises:
             KeyUnknown: the item is not there.
         """
-        ...
+        item = self.get(key)
+        if item is None:
+            raise KeyUnknown(key)
+        options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
+        (found,) = self.search([item.vector], k + 1, **options)
+        return [hit for hit in found if hit.key != key][:k]
 
     def get(self, key: str) -> Record | None:
         """One item with its vector, or None."""
@@ -132,7 +140,8 @@ class AnyCollection(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __contains__(self, key: object) -> bool: ...
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and bool(self.existing([key]))
 
     def stats(self) -> dict[str, Any]:
         """What the collection is and holds, ready for JSON."""

@@ -3,13 +3,14 @@
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from images.errors import LookalikeError, UsageError
-from serving.collection.errors import KeyUnknown, check_encoder, refuse_duplicates
+from serving.collection.errors import check_encoder, refuse_duplicates
+from serving.collection.interface import AnyCollection
 from serving.collection.milvus import schema
 from serving.collection.milvus.connecting import Connection
 from serving.collection.milvus.expressions import EVERYTHING, among
@@ -34,7 +35,7 @@ SEALED_AT = 5000
 LEAST_EFFORT = 128  # ef of HNSW, where the URL does not say
 
 
-class MilvusCollection:
+class MilvusCollection(AnyCollection):
     """An open collection in Milvus; see ``interface.AnyCollection``.
 
     All methods raise LookalikeError where Milvus fails or cannot be reached.
@@ -54,12 +55,6 @@ class MilvusCollection:
     def place(self) -> str:
         """Its URL."""
         return self._connection.place.text
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
@@ -191,23 +186,6 @@ class MilvusCollection:
             for hits in found
         ]
 
-    def similar(
-        self,
-        key: str,
-        k: int = 10,
-        *,
-        min_score: float | None = None,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
-        exact: bool = False,
-    ) -> list[Hit]:
-        """The nearest items of an item, without itself; see ``AnyCollection``."""
-        item = self.get(key)
-        if item is None:
-            raise KeyUnknown(key)
-        options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
-        (found,) = self.search([item.vector], k + 1, **options)
-        return [hit for hit in found if hit.key != key][:k]
-
     # Reading
 
     def get(self, key: str) -> Record | None:
@@ -252,9 +230,6 @@ class MilvusCollection:
 
     def __len__(self) -> int:
         return int(self._query("", ["count(*)"], None)[0]["count(*)"])
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and bool(self.existing([key]))
 
     def stats(self) -> dict[str, Any]:
         """What the collection is and holds, ready for JSON."""
