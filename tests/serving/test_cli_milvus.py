@@ -1,11 +1,18 @@
 """The commands and the service with a collection in Milvus, from an empty place to a search."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from images.errors import UsageError
 from serving.http.settings import Settings
 from tests.serving.http.conftest import started
 from tests.serving.test_cli import answer, refusal, run
+
+pytest.importorskip("pymilvus", reason="needs the extra milvus")
+pytest.importorskip("milvus_lite", reason="needs the extra milvus")
 
 
 def test_a_collection_in_milvus_from_the_command_line(
@@ -69,3 +76,45 @@ def test_the_service_searches_and_writes_in_milvus(
         running.client.post("/items", files={"image": content}, data={"key": "new"})
         assert running.client.get("/items/new/thumbnail").status_code == 404
         assert running.client.get("/items/discs%2F00.jpg/thumbnail").status_code == 200
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server of milvus-lite."""
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    running, database, port = start_server_in_thread(str(tmp_path / "server.db"))
+    yield f"milvus://127.0.0.1:{port}"
+    running.stop(0).wait()
+    database.close()
+
+
+def test_two_services_share_a_collection(
+    tiny_encoder: Path, picture_folder: Path, server: str
+) -> None:
+    shop = f"{server}/shop"
+    answer("collection", "create", shop, "--encoder", tiny_encoder)
+    settings = Settings(encoder=tiny_encoder, collection=shop)
+    pictures = sorted(picture_folder.rglob("*.png"))
+    with started(settings) as one, started(settings) as two:
+
+        def add_and_find(number: int) -> None:
+            """What one service has taken is found by the other at once, and gone at once."""
+            content = pictures[number].read_bytes()
+            writer, reader = (one, two) if number % 2 else (two, one)
+            path = f"/items/{number}"
+            added = writer.client.post(
+                "/items", files={"image": content}, data={"key": str(number)}
+            )
+            assert added.status_code == 201
+            assert reader.client.get(path).status_code == 200
+            found = reader.client.post("/search", files={"image": content}, data={"k": "1"})
+            assert found.json()["neighbours"][0]["key"] == str(number)
+            if number % 3 == 0:
+                assert reader.client.delete(path).status_code == 200
+                assert writer.client.get(path).status_code == 404
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(add_and_find, range(len(pictures))))
+        left = sum(1 for number in range(len(pictures)) if number % 3)
+        assert one.client.get("/items").json()["count"] == left
