@@ -17,10 +17,13 @@ from PIL import Image
 from export.encoder_file import Encoder
 from images.errors import ArtefactError, UsageError
 from images.sources import open_source
+from serving.collect import add_features
 from serving.collection import Collection, KeyExists, create_collection, open_collection
 from serving.extract import extract
 from serving.extract_work import ExtractReport
 from serving.features import open_features
+from serving.http.errors import Refusal
+from serving.http.thumbnails import Thumbnails
 from serving.kept_thumbnails import kept_path
 from tests.serving.test_update import change, check_is_as_new, vectors
 
@@ -137,6 +140,24 @@ def test_a_collection_gets_what_the_folder_has(
     assert report.collected is not None
     assert (report.collected.added, report.collected.removed) == (12, 2)
     check_holds(shop, out)
+
+
+def test_a_collection_shows_the_thumbnails_of_features_that_are_added(
+    encoder: Encoder, mixed_folder: Path, tmp_path: Path, shop: Collection
+) -> None:
+    run(encoder, mixed_folder, tmp_path / "out", thumbnails=True)
+    features = open_features(tmp_path / "out")
+    add_features(shop, features, on_duplicate="refuse", progress=lambda _done, _total: None)
+    item = shop.get("discs/01.png")
+    assert item is not None
+    shown = Thumbnails(shop.path / "thumbnails", encoder.preprocess, max_pixels=10**6)
+    at_hand = shown.of(item, 384)
+    (mixed_folder / "discs/01.png").unlink()
+    again = Thumbnails(shop.path / "thumbnails", encoder.preprocess, max_pixels=10**6)
+    assert again.of(item, 384) == at_hand
+    nowhere = Thumbnails(None, encoder.preprocess, max_pixels=10**6)
+    with pytest.raises(Refusal):
+        nowhere.of(item, 384)
 
 
 def test_what_a_collection_has_already_or_cannot_take_is_told_before_any_work(
