@@ -188,10 +188,12 @@ class Update:
         noted: dict[str, Item],
         manifest: Manifest,
         outcomes: list[Outcome],
-    ) -> tuple[Manifest, Shard, Shard]:
+    ) -> tuple[Manifest, Shard, Shard | None]:
         """Write a shard anew with what has become of its items."""
         fresh = {entry.key: (entry, out) for entry, out in zip(tracked, outcomes, strict=True)}
         features = Features(self._features.path, manifest)
+        if self._is_as_it_was(features, shard, fresh):
+            return manifest, shard, None
         deleted = [row for row in features.deleted(shard) if row.key not in fresh]
         back = [row.key for row in features.deleted(shard) if row.key in fresh]
         entries: list[Entry] = []
@@ -205,6 +207,18 @@ class Update:
                 entries.append(_noted(old, noted.get(key)))
         entries += [fresh[key][0].entry(fresh[key][1]) for key in back]
         return self._exchange(manifest, shard, entries, deleted)
+
+    def _is_as_it_was(
+        self, features: Features, shard: Shard, fresh: dict[str, tuple[Tracked, Outcome]]
+    ) -> bool:
+        """Whether all there was to do was to try unreadable images again, in vain."""
+        number = self._features.manifest.shards.index(shard)
+        first = self._known.starts[number]
+        states = self._known.states[first : first + shard.items]
+        if any(state in (State.GONE, State.NOTE, State.COMPARE) for state in states):
+            return False
+        refused = {entry.outcome.key: entry for entry in features.refused(shard)}
+        return all(refused.get(key) == tried.entry(out) for key, (tried, out) in fresh.items())
 
     def _renewed(self, old: Entry, tracked: Tracked, outcome: Outcome) -> Entry:
         if not tracked.unchanged:

@@ -151,6 +151,21 @@ def test_a_few_new_images_every_night_fill_up_the_last_shard(
     assert [shard.items for shard in features.manifest.shards] == [8, 8, 8, 8, 8, 6, 6, 6]
 
 
+def test_what_stays_unreadable_is_tried_and_nothing_written(
+    encoder: Encoder, mixed_folder: Path, tmp_path: Path
+) -> None:
+    out, source = tmp_path / "out", tmp_path / "list.txt"
+    source.write_text(f"{mixed_folder}/discs/00.jpg\n{mixed_folder}/missing.jpg\n")
+    run(encoder, source, out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
+    report = run(encoder, source, out)
+    assert (report.rows, report.refused) == (1, 1)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
+    (mixed_folder / "missing.jpg").write_bytes((mixed_folder / "discs/02.jpg").read_bytes())
+    assert run(encoder, source, out).refused == 0
+    check_is_as_new(encoder, source, out, tmp_path / "fresh")
+
+
 def test_new_labels_need_no_reading(
     encoder: Encoder, mixed_folder: Path, done: Path, read: set[str], tmp_path: Path
 ) -> None:
