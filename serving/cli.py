@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving import collection_cli
+from serving import collection_cli, maintenance_cli
 from serving.options import EncoderFile, Json, Limit, print_json, said_when_stopped
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from serving.extract_work import ExtractReport
 
 app = typer.Typer(no_args_is_help=True)
+maintenance_cli.register(collection_cli.app)
 app.add_typer(collection_cli.app, name="collection")
 app.command()(collection_cli.search)
 

@@ -11,6 +11,7 @@ from export.encoder_file import Encoder
 from images.errors import ArtefactError
 from images.items import Source
 from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
+from serving.collection.exporting import count_and_keys, read_export
 from serving.embed import BATCH_SIZE, embed, in_batches
 from serving.features import FeatureBlock, Features
 from serving.kept_thumbnails import keep_all, thumbnails_beside
@@ -190,6 +191,33 @@ def _embedded(outcomes: Iterable[Embedded | Refused], report: CollectReport) -> 
             height=outcome.height,
             sha256=outcome.sha256,
         )
+
+
+def add_export(
+    collection: AnyCollection, path: str, *, on_duplicate: OnDuplicate, progress: Progress
+) -> CollectReport:
+    """Add what was exported from a collection; otherwise as ``add_features``.
+
+    Raises:
+        ArtefactError: it is of another encoder, or damaged.
+        KeyExists: ``on_duplicate`` is "refuse" and keys are there; nothing has been added then.
+    """
+    start = time.perf_counter()
+    blocks = read_export(path, collection.encoder_digest)
+    items, keys = count_and_keys(path)
+    if on_duplicate == "refuse":
+        refuse_existing(collection, iter(keys))
+    report = CollectReport()
+    _add(
+        collection,
+        (record for block in blocks for record in block),
+        items,
+        on_duplicate=on_duplicate,
+        report=report,
+        progress=progress,
+    )
+    report.elapsed = time.perf_counter() - start
+    return report
 
 
 def _records(block: FeatureBlock) -> Iterator[Record]:

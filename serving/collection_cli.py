@@ -73,7 +73,7 @@ def create(
 def add(
     *,
     directory: AnyPlace,
-    source: Annotated[str, typer.Argument(help="A feature folder, or images to embed.")],
+    source: Annotated[str, typer.Argument(help="A feature folder, an export, or images to embed.")],
     encoder: OwnEncoder = None,
     on_duplicate: Annotated[
         OnDuplicate, typer.Option(help="If a key is there already.")
@@ -85,7 +85,9 @@ def add(
 
     Example: lookalike collection add shop/ features/
     """
+    from serving.collect import add_export
     from serving.collection import open_collection
+    from serving.collection.exporting import is_export
     from serving.feature_shards import is_feature_folder
     from serving.progress import progress_bar
     from serving.tables import print_added, print_refused
@@ -104,6 +106,12 @@ def add(
             features = open_features(source)
             report = add_features(
                 collection, features, on_duplicate=on_duplicate.value, progress=progress
+            )
+        elif is_export(source):
+            if limit is not None:
+                raise typer.BadParameter("--limit is for images; an export is added as a whole")
+            report = add_export(
+                collection, source, on_duplicate=on_duplicate.value, progress=progress
             )
         else:
             from images.sources import open_source

@@ -22,6 +22,8 @@ from typing import Any
 from images.cpus import available_cpus
 from images.errors import UsageError
 from serving.collection.errors import CollectionBusy, refuse_duplicates
+from serving.collection.ledger import FILE_NAME
+from serving.collection.new_folder import new_folder
 from serving.collection.reading import Reader
 from serving.collection.records import AddReport, OnDuplicate, Record, Row, checked_rows
 from serving.collection.snapshot import Snapshot, save
@@ -177,6 +179,48 @@ class Collection(Reader):
         """
         with self.writing(), self._follower.current() as (view, index):
             save(self.path, Snapshot(index, self._follower.recall), view.generation)
+
+    def compact(
+        self, *, threads: int | None = None, on_progress: Progress | None = None
+    ) -> dict[str, int]:
+        """Give back the space of removed items, on the disk and in memory.
+
+        Others may search meanwhile, and write but for the first part. Killed at any moment it
+        leaves the collection as it was, or compact.
+
+        Returns:
+            bytes of the ledger ``before`` and ``after``, and removals ``forgotten``.
+
+        Raises:
+            CollectionBusy: another process writes.
+        """
+        before = self._ledger_bytes()
+        with self.writing():
+            with self._ledger.writing() as writing:
+                forgotten = writing.count_removals()
+                writing.forget_removals(writing.sequence)
+            self._ledger.vacuum()
+        build(self._follower, threads or available_cpus(), on_progress)
+        self.save()
+        return {"before": before, "after": self._ledger_bytes(), "forgotten": forgotten}
+
+    def _ledger_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.path.glob(f"{FILE_NAME}*"))
+
+    def back_up(self, folder: str | Path) -> None:
+        """Write a copy of what the collection holds now, while others search and write.
+
+        The copy is a collection of its own, without an index: it makes one when it is first used.
+
+        Args:
+            folder: new, or empty.
+
+        Raises:
+            UsageError: there is something already.
+            LookalikeError: it cannot be written; then nothing is left there.
+        """
+        with new_folder(Path(folder)) as unfinished:
+            self._ledger.copy_to(unfinished / FILE_NAME)
 
 
 def _add(writing: Writing, rows: list[Row], on_duplicate: OnDuplicate) -> AddReport:

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from images.errors import ArtefactError
 from serving.collection.graph import Graph
 from serving.collection.index import FlatIndex, Ids
+from serving.collection.inspection import LENGTH_TOLERANCE
 from serving.collection.ledger import Ledger
 from serving.collection.mixed import Index
 from serving.collection.snapshot import Snapshot, load
 from serving.collection.transactions import View
-
-LENGTH_TOLERANCE = 1e-3  # a stored vector further from length one was not written by us
 
 
 class Follower:

@@ -5,11 +5,12 @@ crash each transaction is there as a whole or not at all. Readers work on a snap
 for the writer. The tables are described in ``schema``.
 """
 
+import os
 import secrets
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TypeVar
 
 from images.errors import ArtefactError, LookalikeError
 from serving.collection.errors import CollectionBusy, CollectionRebuilt
+from serving.collection.inspection import Inspection
 from serving.collection.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from serving.collection.transactions import View, Writing
 
@@ -93,12 +95,40 @@ class Ledger:
             yield self._of_this_generation(View(connection, self.binding.dim))
 
     @contextmanager
+    def inspecting(self) -> Iterator[Inspection]:
+        """A snapshot, to look for faults in."""
+        with self._borrowed() as connection, _transaction(connection, "BEGIN"):
+            yield self._of_this_generation(Inspection(connection, self.binding.dim))
+
+    @contextmanager
     def writing(self) -> Iterator[Writing]:
         """One transaction: durable when the block ends, undone when it raises."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
             writing = self._of_this_generation(Writing(connection, self.binding.dim))
             yield writing
             writing.finish()
+
+    def vacuum(self) -> None:
+        """Give back the space of what is gone; on the disk when this returns."""
+        with self._borrowed() as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def copy_to(self, path: Path) -> None:
+        """Write what the ledger holds now, compacted, as another one; writers go on meanwhile.
+
+        Args:
+            path: the new file; on the disk when this returns.
+        """
+        with self._borrowed() as connection:
+            connection.execute("VACUUM INTO ?", (str(path),))
+        with _translated(path), closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            copy.execute("PRAGMA journal_mode = WAL")
+            copy.execute("PRAGMA synchronous = FULL")
+            copy.execute("UPDATE collection SET generation = ?", (new_generation(),))
+            copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def _of_this_generation(self, view: V) -> V:
         if view.generation != self.binding.generation:

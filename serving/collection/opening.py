@@ -1,16 +1,14 @@
 """Making a collection's folder, and opening one that is there."""
 
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any, overload
 
 from images.errors import ArtefactError, UsageError
-from images.files import fsync_directory
 from serving.collection.collection import LOCK_SECONDS, Collection
 from serving.collection.errors import CollectionMissing
 from serving.collection.interface import AnyCollection
 from serving.collection.ledger import FILE_NAME, Ledger
+from serving.collection.new_folder import new_folder
 from serving.collection.places import Place, milvus_place
 from serving.collection.upkeep import DEFAULT_RECALL, check_recall
 
@@ -69,12 +67,7 @@ def create_collection(
 
         return create(in_milvus, encoder_digest, dim, encoder_path=hint, recall=recall)
     folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
-    # Made beside its place and renamed there: a half-made collection is never seen.
-    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
-    try:
-        unfinished.mkdir(parents=True)
+    with new_folder(folder) as unfinished:
         Ledger.create(
             unfinished / FILE_NAME,
             encoder_sha256=encoder_digest,
@@ -82,13 +75,6 @@ def create_collection(
             encoder_path=hint,
             recall=recall,
         )
-        fsync_directory(unfinished)
-        unfinished.replace(folder)
-        fsync_directory(folder.parent)
-    except OSError as error:
-        raise UsageError(f"cannot make {folder}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return Collection(folder)
 
 
@@ -141,11 +127,7 @@ def open_collection(
         from serving.collection.milvus import open_in_milvus
 
         return open_in_milvus(in_milvus, encoder_digest=encoder_digest)
-    folder = Path(path)
-    if not folder.exists():
-        raise CollectionMissing(folder)
-    if not (folder / FILE_NAME).is_file():
-        raise ArtefactError(f"{folder} is not a collection: it has no {FILE_NAME}")
+    folder = check_folder(path)
     collection = Collection(folder, lock_seconds=lock_seconds, tended=tended)
     try:
         if encoder_digest is not None:
@@ -156,6 +138,21 @@ def open_collection(
         collection.close()
         raise
     return collection
+
+
+def check_folder(path: str | Path) -> Path:
+    """The folder of a collection that is kept in one.
+
+    Raises:
+        CollectionMissing: there is nothing.
+        ArtefactError: it is something else.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise CollectionMissing(folder)
+    if not (folder / FILE_NAME).is_file():
+        raise ArtefactError(f"{folder} is not a collection: it has no {FILE_NAME}")
+    return folder
 
 
 def describe(path: Place) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Near-duplicates of a whole collection: the same picture again, resized, cropped or recompressed.
+
+Each item is searched for with its own vector, so the time grows with the number of items and not
+with their pairs. Items as similar as the threshold are linked, and linked ones form a group, also
+through others. The item to keep is the largest picture, of equal ones the first key. "Similar" is
+far below "duplicate": the threshold is its own.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from images.errors import UsageError
+from serving.collection.interface import AnyCollection
+from serving.collection.records import Hit, Record
+
+BLOCK_ITEMS = 1024
+NEIGHBOURS = 16  # asked for first; more only where all of them are duplicates
+MOST_NEIGHBOURS = 1024  # of one item; larger groups hold together through their other members
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """An item that another one makes superfluous.
+
+    Attributes:
+        key: of the item.
+        uri: where its picture is.
+        score: cosine similarity to the one that is kept; it may be below the threshold where other
+            members of the group link the two.
+    """
+
+    key: str
+    uri: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Items that show the same picture.
+
+    Attributes:
+        key: of the one to keep.
+        uri: where its picture is.
+        duplicates: the others, the most similar first.
+    """
+
+    key: str
+    uri: str
+    duplicates: tuple[Duplicate, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def find_duplicates(
+    collection: AnyCollection, threshold: float, on_progress: Progress | None = None
+) -> list[Group]:
+    """The groups of a collection's near-duplicates, the largest first.
+
+    Args:
+        collection: of any kind; it is read while others may write.
+        threshold: cosine similarity from which two items are the same picture, above 0, up to 1.
+        on_progress: told how many items of how many have been searched for.
+
+    Raises:
+        UsageError: the threshold is unusable.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(f"threshold is {threshold}; a cosine above 0 and up to 1 is needed")
+    parents: dict[str, str] = {}
+    done = 0
+    for records in _blocks(collection):
+        for record, hits in zip(records, _near(collection, records, threshold), strict=True):
+            for hit in hits:
+                if hit.key != record.key:
+                    _link(parents, record.key, hit.key)
+        done += len(records)
+        if on_progress:
+            on_progress(done, len(collection))
+    members: dict[str, list[str]] = {}
+    for key in parents:
+        members.setdefault(_root(parents, key), []).append(key)
+    groups = [group for keys in members.values() if (group := _group(collection, keys))]
+    return sorted(groups, key=lambda group: (-len(group.duplicates), group.key))
+
+
+def _blocks(collection: AnyCollection) -> Iterator[list[Record]]:
+    after: str | None = None
+    while records := collection.items(after=after, limit=BLOCK_ITEMS):
+        yield records
+        after = records[-1].key
+
+
+def _near(collection: AnyCollection, records: list[Record], threshold: float) -> list[list[Hit]]:
+    """For each item what is as similar as the threshold, itself among it."""
+    found: list[list[Hit]] = [[] for _ in records]
+    wanted, k = list(range(len(records))), NEIGHBOURS
+    while wanted:
+        vectors = np.stack([np.asarray(records[i].vector, np.float32) for i in wanted])
+        for i, hits in zip(wanted, collection.search(vectors, k, min_score=threshold), strict=True):
+            found[i] = hits
+        wanted = [i for i in wanted if len(found[i]) == k] if k < MOST_NEIGHBOURS else []
+        k *= 8
+    return found
+
+
+def _link(parents: dict[str, str], one: str, other: str) -> None:
+    parents.setdefault(one, one)
+    parents.setdefault(other, other)
+    parents[_root(parents, one)] = _root(parents, other)
+
+
+def _root(parents: dict[str, str], key: str) -> str:
+    while parents[key] != key:
+        parents[key] = key = parents[parents[key]]  # halves the way for the next one
+    return key
+
+
+def _group(collection: AnyCollection, keys: list[str]) -> Group | None:
+    records = [record for key in keys if (record := collection.get(key))]
+    if len(records) < 2:  # the others have gone meanwhile
+        return None
+    best = min(records, key=lambda record: (-_pixels(record), record.key))
+    kept = np.asarray(best.vector, np.float64)
+    duplicates = [
+        Duplicate(key=one.key, uri=one.uri, score=round(float(kept @ np.asarray(one.vector)), 7))
+        for one in records
+        if one is not best
+    ]
+    duplicates.sort(key=lambda one: (-one.score, one.key))
+    return Group(key=best.key, uri=best.uri, duplicates=tuple(duplicates))
+
+
+def _pixels(record: Record) -> int:
+    return (record.width or 0) * (record.height or 0)

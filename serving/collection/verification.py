@@ -1,0 +1,127 @@
+"""``verify``: proves that a collection is whole, that its index holds what its ledger holds.
+
+In this order: SQLite's own check of the file; every item with a vector of length one that has the
+checksum it was written with; every field of its metadata findable and no other; the snapshot's
+files by their SHA-256; then the index as a search would use it (the snapshot and what came since),
+each item in it exactly once, with the same bytes as in the ledger, and none else.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from images.errors import ArtefactError
+from serving.collection.following import Follower
+from serving.collection.index import FlatIndex
+from serving.collection.ledger import FILE_NAME, Ledger
+from serving.collection.mixed import Index
+from serving.collection.opening import check_folder
+from serving.collection.snapshot import FOLDER, MANIFEST, read
+from serving.collection.transactions import View
+
+MOST_TOLD = 20
+PROGRESS_ITEMS = 4096
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        items: in the ledger.
+        faults: how many.
+        told: the first of them, each a line.
+        snapshot: "none", "whole" or "damaged".
+        remedy: what to do about the faults; None if there are none.
+    """
+
+    items: int
+    faults: int
+    told: tuple[str, ...]
+    snapshot: str
+    remedy: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**asdict(self), "told": list(self.told)}
+
+
+def verify(path: str | Path, on_progress: Progress | None = None) -> Verification:
+    """Look at all of a collection in a folder; others may search and write meanwhile.
+
+    Args:
+        path: its folder.
+        on_progress: told how many items of how many have been looked at.
+
+    Raises:
+        CollectionMissing: there is none.
+        ArtefactError: it is no collection, or too damaged to be read at all.
+    """
+    folder = check_folder(path)
+    with closing(Ledger(folder / FILE_NAME)) as ledger:
+        with ledger.inspecting() as view:
+            items = view.count()
+            faults = [*view.database_faults(), *view.stray_faults()]
+            for done, found in enumerate(view.item_faults(), 1):
+                faults += found
+                if on_progress and (done % PROGRESS_ITEMS == 0 or done == items):
+                    on_progress(done, items)
+            snapshot, damage = _snapshot(folder, view)
+        remedy = "restore it from a backup, or remove the items named and add them again"
+        if not faults:
+            remedy = f"make the index anew: lookalike collection tune {folder}"
+            faults += damage
+            faults += _index_faults(ledger)
+    return Verification(
+        items=items,
+        faults=len(faults),
+        told=tuple(faults[:MOST_TOLD]),
+        snapshot=snapshot,
+        remedy=remedy if faults else None,
+    )
+
+
+def _snapshot(folder: Path, view: View) -> tuple[str, list[str]]:
+    if not (folder / FOLDER / MANIFEST).exists():
+        return "none", []
+    try:
+        read(folder / FOLDER, view)
+    except (OSError, ValueError, KeyError, TypeError, ArtefactError) as error:
+        return "damaged", [f"the index that is kept on the disk cannot be used: {error}"]
+    return "whole", []
+
+
+def _index_faults(ledger: Ledger) -> Iterator[str]:
+    with Follower(ledger).current() as (view, index):
+        flat = index.flat
+        ids = flat.ids if flat.live is None else flat.ids[flat.live]
+        if not np.array_equal(ids, view.ids()):
+            yield f"the index holds {len(ids)} items, the ledger {view.count()}: not the same ones"
+        elif other := _different(view, flat):
+            yield f"the index holds other vectors of {other} items than the ledger"
+        yield from _graph_faults(index)
+
+
+def _different(view: View, flat: FlatIndex) -> int:
+    """Items whose vector in the index is not byte for byte the ledger's."""
+    return sum(
+        int((flat.vectors[flat.rows_of(ids)] != vectors).any(axis=1).sum())
+        for ids, vectors in view.vectors_since(0)
+    )
+
+
+def _graph_faults(index: Index) -> Iterator[str]:
+    if (graph := index.graph) is None:
+        return
+    flat = index.flat
+    ids = flat.ids if flat.live is None else flat.ids[flat.live]
+    if len(np.unique(graph.ids)) != len(graph.ids):
+        yield "the graph holds items twice"
+    if missing := np.setdiff1d(ids[ids <= graph.last], graph.ids, assume_unique=True).size:
+        yield f"the graph does not hold {missing} items that it should"
