@@ -153,7 +153,7 @@ def test_an_export_is_read_by_others_and_taken_back(
         wanted = content(collection)
     result = CliRunner().invoke(app, ["collection", "export", str(place), "--out", str(out)])
     assert result.exit_code == 0, result.output
-    rows = duckdb.sql(
+    rows = duckdb.execute(
         "SELECT count(*), sum((metadata->>'$.number')::int), len(any_value(embedding))"
         f" FROM '{out}'"
     )
