@@ -38,4 +38,6 @@ def test_reasons_are_stable() -> None:
         "too-small",
         "unreadable",
         "unsupported",
+        "crashed",
+        "timed-out",
     }
