@@ -1,4 +1,4 @@
-"""The commands that look after a collection: verify, compact, backup, export, duplicates."""
+"""The commands that look after a collection: verify, compact, backup and others."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ DUPLICATE = 0.99
 
 def register(app: typer.Typer) -> None:
     """Make them commands of ``lookalike collection``."""
-    for command in (verify, compact, backup, export, duplicates):
+    for command in (verify, compact, backup, export, duplicates, rebuild):
         app.command()(command)
 
 
@@ -156,6 +156,44 @@ def duplicates(
         _write_rows(text, rows)
         write_bytes_atomic(out, text.getvalue().encode())
     typer.echo(f"{superfluous} duplicates in {len(groups)} groups", err=True)
+
+
+def rebuild(
+    directory: Directory,
+    encoder: Annotated[Path, typer.Option(help="The new encoder file.")],
+    drop_unreadable: Annotated[
+        bool, typer.Option("--drop-unreadable", help="Remove items whose picture cannot be read.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a collection over to another encoder: embed the picture of every item again.
+
+    Searches go on with the old vectors until all new ones are there; interrupted, the same command
+    goes on. If pictures cannot be read, nothing is brought over, unless --drop-unreadable is given.
+
+    Example: lookalike collection rebuild shop/ --encoder better.onnx
+    """
+    from export.encoder_file import open_encoder
+    from serving.progress import progress_bar
+    from serving.rebuild import rebuild as run
+    from serving.tables import print_refused
+
+    with (
+        said_when_stopped("what is embedded stays; continue with the same command"),
+        progress_bar("embedding") as progress,
+    ):
+        report = run(
+            directory, open_encoder(encoder), drop_unreadable=drop_unreadable, progress=progress
+        )
+    if as_json:
+        print_json(report.to_dict())
+    elif report.done:
+        typer.echo(f"{report.items - report.refused} items are of {encoder} now")
+    if report.refused:
+        print_refused(report.refused, report.first_refused)
+        if not report.done:
+            typer.echo("nothing was brought over; remove them, or use --drop-unreadable", err=True)
+        raise typer.Exit(1)
 
 
 def _write_rows(file: TextIO, rows: list[tuple[str, str, float, str]]) -> None:

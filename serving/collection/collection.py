@@ -25,6 +25,7 @@ from serving.collection.errors import CollectionBusy, refuse_duplicates
 from serving.collection.ledger import FILE_NAME
 from serving.collection.new_folder import new_folder
 from serving.collection.reading import Reader
+from serving.collection.rebuilding import NewEncoder, Rebuilder
 from serving.collection.records import AddReport, OnDuplicate, Record, Row, checked_rows
 from serving.collection.snapshot import Snapshot, save
 from serving.collection.transactions import Writing
@@ -206,6 +207,16 @@ class Collection(Reader):
 
     def _ledger_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.path.glob(f"{FILE_NAME}*"))
+
+    @contextmanager
+    def rebuilding(self, encoder: NewEncoder) -> Iterator[Rebuilder]:
+        """Bring the collection over to another encoder; other writers are kept out meanwhile.
+
+        Raises:
+            CollectionBusy: another process writes.
+        """
+        with self.writing():
+            yield Rebuilder(self._ledger, encoder)
 
     def back_up(self, folder: str | Path) -> None:
         """Write a copy of what the collection holds now, while others search and write.

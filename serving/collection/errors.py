@@ -75,7 +75,7 @@ def check_encoder(place: object, own: str, given: str) -> None:
         raise ArtefactError(
             f"the collection {place} was made with the encoder {own[:12]}…, this is "
             f"{given[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
-            "or make a new collection with this one"
+            "or bring it over: lookalike collection rebuild … --encoder NEW"
         )
 
 

@@ -26,6 +26,7 @@ from serving.collection.transactions import View, Writing
 FILE_NAME = "ledger.db"
 BUSY_SECONDS = 10.0
 V = TypeVar("V", bound=View)
+W = TypeVar("W", bound=Writing)
 WAL_BYTES = 64 * 1024 * 1024  # what the log may keep on disk once its content is in the database
 
 
@@ -103,8 +104,14 @@ class Ledger:
     @contextmanager
     def writing(self) -> Iterator[Writing]:
         """One transaction: durable when the block ends, undone when it raises."""
+        with self.changing(Writing) as writing:
+            yield writing
+
+    @contextmanager
+    def changing(self, kind: type[W]) -> Iterator[W]:
+        """``writing`` with other statements."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
-            writing = self._of_this_generation(Writing(connection, self.binding.dim))
+            writing = self._of_this_generation(kind(connection, self.binding.dim))
             yield writing
             writing.finish()
 

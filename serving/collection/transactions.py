@@ -142,6 +142,14 @@ class View:
         )
         return [row[0] for row in rows]
 
+    def without_rebuilt(self, after: int, limit: int) -> list[tuple[int, str, str, str | None]]:
+        """Number, key, uri and label of the next items that ``rebuilt`` does not have."""
+        return self._connection.execute(
+            "SELECT sequence, key, uri, label FROM items WHERE sequence > ?"
+            " AND sequence NOT IN (SELECT sequence FROM rebuilt) ORDER BY sequence LIMIT ?",
+            (after, limit),
+        ).fetchall()
+
     def find(self, keys: Sequence[str]) -> dict[str, tuple[int, Row]]:
         """Those of the keys that are there, with their numbers and content."""
         found = {}

@@ -1,0 +1,154 @@
+"""A collection is brought over to another encoder: whole, or not at all, and it goes on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from export.encoder_file import Encoder, open_encoder
+from images.errors import UsageError
+from images.sources import open_source
+from serving.cli import app
+from serving.collect import add_source
+from serving.collection import Collection, create_collection, open_collection
+from serving.collection.errors import CollectionBusy, CollectionRebuilt
+from serving.collection.verification import verify
+from serving.rebuild import rebuild
+
+
+@pytest.fixture
+def new(other_encoder: Path) -> Encoder:
+    return open_encoder(other_encoder, provider="cpu")
+
+
+@pytest.fixture
+def pictures(picture_folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(picture_folder, tmp_path / "pictures")
+    return tmp_path / "pictures"
+
+
+def fill(place: Path, encoder: Encoder, pictures: Path) -> Collection:
+    made = create_collection(place, encoder.digest, encoder.embedding_dim)
+    source = open_source(pictures)
+    add_source(made, encoder, source, on_duplicate="refuse", progress=lambda *_: None)
+    return made
+
+
+def vectors(place: Path) -> dict[str, bytes]:
+    with open_collection(place) as collection:
+        return {one.key: np.asarray(one.vector).tobytes() for one in collection.items(limit=1000)}
+
+
+def test_it_becomes_what_the_new_encoder_would_have_made(
+    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path
+) -> None:
+    old = fill(tmp_path / "shop", encoder, pictures)
+    old.save()
+    fill(tmp_path / "wanted", new, pictures).close()
+    query = [next(iter(old.items(limit=1))).vector]
+    report = rebuild(tmp_path / "shop", new)
+    assert report.done
+    assert (report.refused, report.resumed, report.items) == (0, 0, len(vectors(tmp_path / "shop")))
+    ours, wanted = vectors(tmp_path / "shop"), vectors(tmp_path / "wanted")
+    assert ours.keys() == wanted.keys()
+    for key, vector in ours.items():
+        np.testing.assert_allclose(
+            np.frombuffer(vector, "<f4"), np.frombuffer(wanted[key], "<f4"), atol=1e-6
+        )
+    assert verify(tmp_path / "shop").faults == 0
+    with pytest.raises(CollectionRebuilt, match="open it again"):
+        old.search(query)
+    old.close()
+    with pytest.raises(UsageError, match="already"):
+        rebuild(tmp_path / "shop", new)
+
+
+def test_pictures_that_are_gone_hold_it_up_until_they_are_given_up(
+    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path
+) -> None:
+    shop = tmp_path / "shop"
+    fill(shop, encoder, pictures).close()
+    before = vectors(shop)
+    lost = sorted(before)[3]
+    (pictures / lost).unlink()
+    command = ["collection", "rebuild", str(shop), "--encoder", str(new.path)]
+    held = CliRunner().invoke(app, command)
+    assert held.exit_code == 1
+    assert lost in held.output
+    assert "nothing was brought over" in held.output
+    assert vectors(shop) == before
+    report = rebuild(shop, new, drop_unreadable=True)
+    assert (report.resumed, report.refused) == (len(before) - 1, 1)
+    assert sorted(vectors(shop)) == sorted(before.keys() - {lost})
+    assert verify(shop).faults == 0
+
+
+KILLED = """
+    import os, signal, sys
+    from export.encoder_file import open_encoder
+    import serving.rebuild
+    from serving.collection.rebuilding import Rebuilder
+
+    serving.rebuild.RECORDS = 7
+    step, left = sys.argv[3], [3]
+    for name in ("store", "finish"):
+        def killing(self, *arguments, name=name, real=getattr(Rebuilder, name)):
+            real(self, *arguments)
+            left[0] -= name == "store"
+            if name == step and (name == "finish" or not left[0]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        setattr(Rebuilder, name, killing)
+    serving.rebuild.rebuild(sys.argv[1], open_encoder(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("step", ["store", "finish"])
+def test_killed_it_goes_on(
+    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path, step: str
+) -> None:
+    shop = tmp_path / "shop"
+    collection = fill(shop, encoder, pictures)
+    collection.save()
+    items = len(collection)
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(shop), str(new.path), step],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    if step == "store":
+        assert collection.search([next(iter(collection.items(limit=1))).vector])
+        assert rebuild(shop, new).resumed == 21
+    with pytest.raises(CollectionRebuilt):
+        len(collection)
+    collection.close()
+    with open_collection(shop, encoder_digest=new.digest) as now:
+        assert len(now) == items
+    # killed before the old snapshot was removed: it is known to be of no use
+    assert verify(shop).snapshot == ("whole" if step == "store" else "damaged")
+    CliRunner().invoke(app, ["collection", "tune", str(shop)])
+    assert verify(shop).faults == 0
+
+
+def test_nobody_writes_meanwhile(
+    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path
+) -> None:
+    fill(tmp_path / "shop", encoder, pictures).close()
+    refused: list[str] = []
+
+    def try_to_write(_done: int, _total: int) -> None:
+        with open_collection(tmp_path / "shop", lock_seconds=0) as other:
+            try:
+                other.remove(["x"])
+            except CollectionBusy as busy:
+                refused.append(str(busy))
+
+    rebuild(tmp_path / "shop", new, progress=try_to_write)
+    assert refused
