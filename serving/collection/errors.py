@@ -75,7 +75,8 @@ def check_encoder(place: object, own: str, given: str) -> None:
         raise ArtefactError(
             f"the collection {place} was made with the encoder {own[:12]}…, this is "
             f"{given[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
-            "or bring it over: lookalike collection rebuild … --encoder NEW"
+            "make a new collection with this one, or bring a folder over: "
+            "lookalike collection rebuild … --encoder NEW"
         )
 
 
