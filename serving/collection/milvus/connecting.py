@@ -21,6 +21,9 @@ from serving.collection.places import MilvusPlace
 
 TIMEOUT = 30
 STRONG = "Strong"
+# To the server of a file, in this very process. It hangs up on a client that asks every 10 seconds
+# whether it is there, as pymilvus does by default (gRPC: "Too many pings").
+NO_PINGS = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": False}
 
 _files: Counter[Path] = Counter()
 _files_lock = threading.Lock()
@@ -41,6 +44,7 @@ class Connection:
         self._errors = (milvus.MilvusException,)
         arguments = {"uri": place.uri, "db_name": place.database, **_secrets(place, environ)}
         if place.file is not None:
+            arguments["grpc_options"] = NO_PINGS
             _hold(place.file)
         try:
             self._client: Any = milvus.MilvusClient(timeout=self._timeout, **arguments)
