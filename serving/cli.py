@@ -183,7 +183,13 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 3000,
-    api_key: Annotated[str | None, typer.Option(help="Key that every request must carry.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="Key that every request must carry. Shown by ps: better in a file."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File of such keys, one a line; read again when it changes.")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on a public address without a key.")
     ] = False,
@@ -207,4 +213,5 @@ def serve(
         api_key=api_key,
         insecure=insecure,
         threads=threads,
+        api_key_file=api_key_file,
     )

@@ -31,7 +31,7 @@ OPEN_PREFIX = "/web/"
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 READING_POSTS = frozenset(("/embed", "/search", "/v1/embeddings"))
 INFERENCE = ("/v2/models/", "/infer")
-REMEDY = "set LOOKALIKE_API_KEY (lookalike serve --api-key), or --insecure if all may use it"
+REMEDY = "set LOOKALIKE_API_KEY (lookalike serve --api-key-file), or --insecure if all may use it"
 
 
 class Need(Enum):

@@ -18,6 +18,7 @@ from images.errors import LookalikeError, UsageError
 from serving.collection.places import Place
 from serving.http.auth import is_loopback
 from serving.http.engine import Engine
+from serving.http.keys import KeyFile
 from serving.http.service import make_service
 from serving.http.settings import Settings, from_environment
 
@@ -32,6 +33,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 3000,
     api_key: str | None = None,
+    api_key_file: Path | None = None,
     insecure: bool = False,
     threads: int | None = None,
 ) -> None:
@@ -43,6 +45,7 @@ def serve(
         host: the address to listen on.
         port: the port; 0 takes a free one.
         api_key: asked of every client; it reads and writes. None takes the environment's keys.
+        api_key_file: a file of such keys; the environment's count as well.
         insecure: listen on a public address without a key.
         threads: of the encoder; None takes the environment's, else the CPUs this process may use.
 
@@ -52,7 +55,12 @@ def serve(
         ArtefactError: the encoder or the collection is damaged, or they do not belong together.
     """
     settings = settings_for(
-        encoder, collection, api_key=api_key, insecure=insecure, threads=threads
+        encoder,
+        collection,
+        api_key=api_key,
+        api_key_file=api_key_file,
+        insecure=insecure,
+        threads=threads,
     )
     check_exposure(host, settings)
     listener = listen(host, port)
@@ -73,6 +81,7 @@ def settings_for(
     *,
     api_key: str | None,
     insecure: bool,
+    api_key_file: Path | None = None,
     threads: int | None = None,
 ) -> Settings:
     """The environment's settings with the arguments laid over them."""
@@ -82,6 +91,7 @@ def settings_for(
         encoder=Path(encoder),
         collection=collection if collection is not None else settings.collection,
         write_key=api_key or settings.write_key,
+        api_key_file=KeyFile(api_key_file) if api_key_file else settings.api_key_file,
         insecure=insecure or settings.insecure,
         threads=threads or settings.threads,
     )
@@ -96,8 +106,8 @@ def check_exposure(host: str, settings: Settings) -> None:
     if is_loopback(host) or settings.has_keys or settings.insecure:
         return
     raise UsageError(
-        f"{host} can be reached from other machines: set a key with --api-key or "
-        "LOOKALIKE_API_KEY, listen on 127.0.0.1, or give --insecure if everyone may use it"
+        f"{host} can be reached from other machines: set a key with --api-key-file "
+        "or LOOKALIKE_API_KEY, listen on 127.0.0.1, or give --insecure if everyone may use it"
     )
 
 

@@ -1,9 +1,9 @@
 """The one place that reads the service's environment.
 
 Every field of `Settings` is read from `LOOKALIKE_` and its name in capitals: `max_images` from
-`LOOKALIKE_MAX_IMAGES`. `LOOKALIKE_API_KEY` is short for one key that reads and writes. A variable
-that begins with `LOOKALIKE_` and names no setting is refused, because a mistyped key or limit
-would otherwise be a silent hole.
+`LOOKALIKE_MAX_IMAGES`. `LOOKALIKE_API_KEY` is short for one key that reads and writes; keys may
+stand in files too (`keys`), and all that are given count. A variable that begins with `LOOKALIKE_`
+and names no setting is refused, because a mistyped key or limit would otherwise be a silent hole.
 """
 
 import difflib
@@ -15,10 +15,10 @@ from typing import Any
 from images.decode import DEFAULT_MAX_PIXELS
 from images.errors import UsageError
 from serving.collection.places import Place, place_of
+from serving.http.keys import KeyFile, check_key, split_keys
 
 PREFIX = "LOOKALIKE_"
 MEBIBYTE = 2**20
-MIN_KEY_CHARACTERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,9 @@ class Settings:
             collection's folder, and not at all for a collection in Milvus.
         read_key: keys that may embed and search, separated by commas.
         write_key: keys that may also add and delete, separated by commas.
+        api_key_file: a file of keys that read and write, one a line.
+        read_key_file: a file of keys that may embed and search.
+        write_key_file: the same as `api_key_file`, for the pair with `read_key_file`.
         insecure: serve without a key although others than this machine can connect.
         access_log: write a line of JSON on standard error for each request.
         threads: of the encoder's session; None takes the CPUs this process may use.
@@ -52,6 +55,9 @@ class Settings:
     thumbnails: Path | None = None
     read_key: str = field(default="", repr=False)
     write_key: str = field(default="", repr=False)
+    api_key_file: KeyFile | None = None
+    read_key_file: KeyFile | None = None
+    write_key_file: KeyFile | None = None
     insecure: bool = False
     access_log: bool = False
     threads: int | None = None
@@ -81,23 +87,19 @@ class Settings:
                 f"max_images is {self.max_images}, more than max_queue {self.max_queue}: "
                 "such a request would never be admitted"
             )
-        for key in (*self.read_keys, *self.write_keys):
-            if len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
-                raise UsageError(
-                    f"an API key of {len(key)} characters: give at least {MIN_KEY_CHARACTERS}, "
-                    'printable ASCII, such as: python -c "import secrets; '
-                    'print(secrets.token_urlsafe())"'
-                )
+        for key in (*split_keys(self.read_key), *split_keys(self.write_key)):
+            check_key(key)
 
     @property
     def read_keys(self) -> tuple[str, ...]:
         """Keys that may embed and search."""
-        return _split(self.read_key)
+        return (*split_keys(self.read_key), *_keys_in(self.read_key_file))
 
     @property
     def write_keys(self) -> tuple[str, ...]:
         """Keys that may also add and delete."""
-        return _split(self.write_key)
+        files = (self.api_key_file, self.write_key_file)
+        return (*split_keys(self.write_key), *(key for one in files for key in _keys_in(one)))
 
     @property
     def has_keys(self) -> bool:
@@ -139,13 +141,14 @@ def _parse(variable: str, text: str, kind: Any) -> object:
         raise UsageError(f"{variable} is {text!r}: {word} is needed") from error
 
 
-def _split(keys: str) -> tuple[str, ...]:
-    return tuple(key.strip() for key in keys.split(",") if key.strip())
+def _keys_in(file: KeyFile | None) -> tuple[str, ...]:
+    return file.keys if file is not None else ()
 
 
 PARSERS: dict[Any, Callable[[str], object]] = {
     Path | None: Path,
     Place | None: place_of,
+    KeyFile | None: lambda text: KeyFile(Path(text)),
     str: str,
     int: int,
     int | None: int,

@@ -109,7 +109,7 @@ def test_addresses_that_cannot_be_had(host: str, port: int, message: str) -> Non
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
 def test_a_public_address_needs_a_key(host: str, tiny_encoder: Path) -> None:
-    with pytest.raises(UsageError, match="--api-key or LOOKALIKE_API_KEY"):
+    with pytest.raises(UsageError, match="--api-key-file or LOOKALIKE_API_KEY"):
         serve(tiny_encoder, host=host, port=0)
     check_exposure(host, Settings(read_key="some-read-key"))
     check_exposure(host, Settings(write_key="some-write-key"))
