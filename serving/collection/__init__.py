@@ -11,6 +11,7 @@ from serving.collection.errors import (
 from serving.collection.interface import AnyCollection
 from serving.collection.opening import create_collection, describe, open_collection
 from serving.collection.records import AddReport, Hit, OnDuplicate, Record
+from serving.collection.voting import LabelShare, Suggestion
 
 __all__ = [
     "AddReport",
@@ -22,8 +23,10 @@ __all__ = [
     "Hit",
     "KeyExists",
     "KeyUnknown",
+    "LabelShare",
     "OnDuplicate",
     "Record",
+    "Suggestion",
     "create_collection",
     "describe",
     "open_collection",

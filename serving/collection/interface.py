@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serving.collection.errors import KeyUnknown
-from serving.collection.records import AddReport, Hit, OnDuplicate, Record
+from serving.collection.mixing import NEGATIVE_WEIGHT, mixed_query
+from serving.collection.records import AddReport, Hit, OnDuplicate, Record, unit_vectors
+from serving.collection.voting import VOTERS, Suggestion, suggestion_of
 
 
 class AnyCollection(Protocol):
@@ -74,7 +76,7 @@ class AnyCollection(Protocol):
     def search(
         self,
         vectors: Sequence[ArrayLike] | NDArray[np.float32],
-        k: int = 10,
+        k: int | None = 10,
         *,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
@@ -84,7 +86,7 @@ class AnyCollection(Protocol):
 
         Args:
             vectors: queries [Q, E] of any length but zero.
-            k: the most hits for a query.
+            k: the most hits for a query; None: everything that is as similar as min_score, exactly.
             min_score: leave out what is less similar; cosine in [-1, 1].
             filter: what a hit must have (``filters``); k is counted after it.
             exact: miss nothing, and take the time it needs.
@@ -100,7 +102,7 @@ class AnyCollection(Protocol):
     def similar(
         self,
         key: str,
-        k: int = 10,
+        k: int | None = 10,
         *,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002
@@ -111,12 +113,77 @@ class AnyCollection(Protocol):
         Raises:
             KeyUnknown: the item is not there.
         """
+        options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
+        return self._others([self._item(key).vector], {key}, k, options)
+
+    def search_mixed(
+        self,
+        positive: Sequence[str | ArrayLike],
+        negative: Sequence[str | ArrayLike] = (),
+        k: int | None = 10,
+        *,
+        negative_weight: float = NEGATIVE_WEIGHT,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        exact: bool = False,
+    ) -> list[Hit]:
+        """What is like some examples and unlike others (``mixing``), without the examples' items.
+
+        Args:
+            positive: keys of items (texts) and vectors [E], at least one.
+            negative: likewise.
+            k: as in ``search``.
+            negative_weight: how much the mean of the negatives counts beside that of the positives.
+            min_score: of the mixture; as in ``search``.
+            filter: as in ``search``.
+            exact: as in ``search``.
+
+        Raises:
+            KeyUnknown: an example's item is not there.
+            UsageError: naming the example and what is wrong, or examples that cancel out.
+        """
+        units = [
+            unit_vectors(
+                [self._item(one).vector if isinstance(one, str) else one for one in examples],
+                self.dim,
+                [f"{name} {number}" for number in range(len(examples))],
+            )
+            for name, examples in (("positive", positive), ("negative", negative))
+        ]
+        query = mixed_query(units[0], units[1], negative_weight)
+        keys = {one for one in (*positive, *negative) if isinstance(one, str)}
+        options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
+        return self._others([query], keys, k, options)
+
+    def suggest_labels(
+        self,
+        vectors: Sequence[ArrayLike] | NDArray[np.float32],
+        k: int = VOTERS,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        exact: bool = False,
+    ) -> list[Suggestion]:
+        """For each query [Q, E] the labels of its k nearest items, by weighted vote (``voting``).
+
+        Raises:
+            UsageError: as ``search``.
+        """
+        return [suggestion_of(hits) for hits in self.search(vectors, k, filter=filter, exact=exact)]
+
+    def _item(self, key: str) -> Record:
         item = self.get(key)
         if item is None:
             raise KeyUnknown(key)
-        options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
-        (found,) = self.search([item.vector], k + 1, **options)
-        return [hit for hit in found if hit.key != key][:k]
+        return item
+
+    def _others(
+        self, query: Sequence[ArrayLike], keys: set[str], k: int | None, options: dict[str, Any]
+    ) -> list[Hit]:
+        """The neighbours of one query [1, E] but for some items."""
+        if k is None or k < 1:  # without an end, or to be refused
+            return [hit for hit in self.search(query, k, **options)[0] if hit.key not in keys]
+        found = self.search(query, k + len(keys), **options)[0]
+        return [hit for hit in found if hit.key not in keys][:k]
 
     def get(self, key: str) -> Record | None:
         """One item with its vector, or None."""

@@ -1,19 +1,19 @@
 """What can be asked of a collection: everything but changing it."""
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from images.errors import UsageError
-from serving.collection.errors import KeyUnknown, check_encoder
+from serving.collection.bounds import check_bounds, everything
+from serving.collection.errors import check_encoder
 from serving.collection.following import Follower
 from serving.collection.index import Ids, Scores
+from serving.collection.interface import AnyCollection
 from serving.collection.ledger import FILE_NAME, Ledger
 from serving.collection.records import Hit, Record, unit_vectors
 from serving.collection.transactions import View
@@ -21,7 +21,7 @@ from serving.collection.transactions import View
 SAMPLED_KEYS = 100_000
 
 
-class Reader:
+class Reader(AnyCollection):
     """The half of a ``Collection`` that only reads.
 
     Attributes:
@@ -45,12 +45,6 @@ class Reader:
         """What opens it again: its folder."""
         return str(self.path)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the ledger and let go of the index; closing twice is fine."""
         self._ledger.close()
@@ -67,7 +61,7 @@ class Reader:
     def search(
         self,
         vectors: Sequence[ArrayLike] | NDArray[np.float32],
-        k: int = 10,
+        k: int | None = 10,
         *,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
@@ -77,7 +71,7 @@ class Reader:
 
         Args:
             vectors: queries [Q, E] of any length but zero.
-            k: the most hits for a query.
+            k: the most hits for a query; None: everything that is as similar as min_score, exactly.
             min_score: leave out what is less similar; cosine in [-1, 1].
             filter: what a hit must have (``filters``); k is counted after it.
             exact: miss nothing, whatever the collection promises, and take the time it needs.
@@ -88,11 +82,10 @@ class Reader:
         Raises:
             UsageError: naming the query and what is wrong, or an unusable k or filter.
         """
-        if k < 1:
-            raise UsageError(f"k is {k}; at least 1 is needed")
-        if min_score is not None and math.isnan(min_score):
-            raise UsageError("min_score is nan; a number from -1 to 1 is needed")
+        check_bounds(k, min_score)
         queries = unit_vectors(vectors, self.dim, [f"query {q}" for q in range(len(vectors))])
+        if k is None:
+            return [self._everything(query, min_score, filter) for query in queries]
         with self._follower.current() as (view, index):
             allowed = view.matching(filter) if filter else None
             return [
@@ -100,27 +93,13 @@ class Reader:
                 for ids, scores in index.search(queries, k, allowed, exact=exact)
             ]
 
-    def similar(
-        self,
-        key: str,
-        k: int = 10,
-        *,
-        min_score: float | None = None,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
-        exact: bool = False,
+    def _everything(
+        self, query: NDArray[np.float32], min_score: float | None, condition: Any
     ) -> list[Hit]:
-        """The nearest items of an item, without itself; otherwise as ``search``.
+        def nearest(k: int) -> list[Hit]:
+            return self.search([query], k, min_score=min_score, filter=condition, exact=True)[0]
 
-        Raises:
-            KeyUnknown: the item is not there.
-        """
-        item = self.get(key)
-        if item is None:
-            raise KeyUnknown(key)
-        found = self.search([item.vector], k + 1, min_score=min_score, filter=filter, exact=exact)[
-            0
-        ]
-        return [hit for hit in found if hit.key != key][:k]
+        return everything(nearest)
 
     def get(self, key: str) -> Record | None:
         """One item with its vector, or None."""
@@ -153,9 +132,6 @@ class Reader:
     def __len__(self) -> int:
         with self._ledger.reading() as view:
             return view.count()
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and bool(self.existing([key]))
 
     def stats(self) -> dict[str, Any]:
         """What the collection is and holds, ready for JSON."""

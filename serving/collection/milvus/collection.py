@@ -1,6 +1,6 @@
 """A collection in Milvus; how it differs from one in a folder stands in the package."""
 
-import math
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from images.errors import LookalikeError, UsageError
+from serving.collection.bounds import check_bounds
 from serving.collection.errors import check_encoder, refuse_duplicates
 from serving.collection.interface import AnyCollection
 from serving.collection.milvus import schema
@@ -126,7 +127,7 @@ class MilvusCollection(AnyCollection):
     def search(
         self,
         vectors: Sequence[ArrayLike] | NDArray[np.float32],
-        k: int = 10,
+        k: int | None = 10,
         *,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
@@ -134,19 +135,17 @@ class MilvusCollection(AnyCollection):
     ) -> list[list[Hit]]:
         """The nearest items of each query; see ``AnyCollection``.
 
-        ``exact`` fetches the vectors of all items from Milvus unless its index is FLAT.
+        ``exact`` fetches the vectors of all items from Milvus unless its index is FLAT, and a k of
+        None always does.
         """
-        if k < 1:
-            raise UsageError(f"k is {k}; at least 1 is needed")
-        if min_score is not None and math.isnan(min_score):
-            raise UsageError("min_score is nan; a number from -1 to 1 is needed")
+        check_bounds(k, min_score)
         queries = unit_vectors(vectors, self.dim, [f"query {q}" for q in range(len(vectors))])
         if not len(queries):
             return []
         expression = expression_of(filter, self._connection) if filter else ""
-        if exact and self._index != "FLAT":
+        if k is None or (exact and self._index != "FLAT"):
             pages = self._connection.pages(expression or EVERYTHING, ["id", "vector"], PAGE)
-            return self._looked_up(nearest_of_all(queries, k, min_score, pages))
+            return self._looked_up(nearest_of_all(queries, k or sys.maxsize, min_score, pages))
 
         def ask(queries: NDArray[np.float32], limit: int) -> list[list[dict[str, Any]]]:
             return list(

@@ -22,10 +22,12 @@ from hypothesis.stateful import (
 )
 from numpy.typing import NDArray
 
+from images.errors import UsageError
 from serving.collection import (
     AddReport,
     AnyCollection,
     KeyExists,
+    KeyUnknown,
     Record,
     create_collection,
     open_collection,
@@ -166,13 +168,8 @@ class CollectionMachine(RuleBasedStateMachine):
     def search(
         self, query: Any, k: int, condition: dict[str, Any] | None, floor: float | None, exact: bool
     ) -> None:
-        wide = unit(query).astype(np.float64)
-        scored = sorted(
-            (-float(np.clip((unit(record.vector) * wide).sum().round(7), -1, 1)), key)
-            for key, record in self.model.items()
-            if meets(record.label, record.metadata, condition or {})
-        )
-        expected = [(key, -score) for score, key in scored if floor is None or -score >= floor][:k]
+        scored = self.scored(unit(query), condition)
+        expected = [(key, score) for key, score in scored if floor is None or score >= floor][:k]
         for searched in (self.collection, self.reader):
             hits = searched.search([query], k, min_score=floor, filter=condition, exact=exact)[0]
             assert [(hit.key, hit.score) for hit in hits] == expected
@@ -183,6 +180,67 @@ class CollectionMachine(RuleBasedStateMachine):
                     record.label,
                     record.metadata,
                 )
+
+    def scored(
+        self, query: NDArray[np.float32], condition: dict[str, Any] | None
+    ) -> list[tuple[str, float]]:
+        """Every item that meets the filter with its score, in the order of an answer."""
+        wide = query.astype(np.float64)
+        scored = sorted(
+            (-float(np.clip((unit(record.vector) * wide).sum().round(7), -1, 1)), key)
+            for key, record in self.model.items()
+            if meets(record.label, record.metadata, condition or {})
+        )
+        return [(key, -score) for score, key in scored]
+
+    @rule(query=VECTORS, condition=FILTERS, floor=st.sampled_from([-1.0, 0.0, 0.5, 1.0]))
+    def search_everything(self, query: Any, condition: dict[str, Any] | None, floor: float) -> None:
+        expected = [one for one in self.scored(unit(query), condition) if one[1] >= floor]
+        hits = self.reader.search([query], None, min_score=floor, filter=condition)[0]
+        assert [(hit.key, hit.score) for hit in hits] == expected
+
+    @rule(
+        positive=st.lists(KEYS | VECTORS, min_size=1, max_size=3),
+        negative=st.lists(KEYS | VECTORS, max_size=2),
+        weight=st.sampled_from([0.0, 0.5, 1.0]),
+        k=st.integers(1, 8),
+    )
+    def search_mixed(self, positive: list[Any], negative: list[Any], weight: float, k: int) -> None:
+        keys = {one for one in (*positive, *negative) if isinstance(one, str)}
+
+        def asked() -> list[tuple[str, float]]:
+            hits = self.reader.search_mixed(positive, negative, k, negative_weight=weight)
+            return [(hit.key, hit.score) for hit in hits]
+
+        if not keys <= self.model.keys():
+            with pytest.raises(KeyUnknown):
+                asked()
+            return
+        parts = [
+            [unit(self.model[one].vector if isinstance(one, str) else one) for one in examples]
+            for examples in (positive, negative)
+        ]
+        means = [np.mean(part, 0, np.float64) if part else np.zeros(DIM) for part in parts]
+        mixture = means[0] - weight * means[1]
+        length = float(np.linalg.norm(mixture))
+        if length < 1e-3:  # else it is a thousandth at least: examples are whole numbers
+            with pytest.raises(UsageError, match="cancel"):
+                asked()
+            return
+        query: NDArray[np.float32] = np.asarray(mixture / length, np.float32)
+        expected = [one for one in self.scored(query, None) if one[0] not in keys]
+        assert asked() == expected[:k]
+
+    @rule(query=VECTORS, k=st.integers(1, 8))
+    def suggest_labels(self, query: Any, k: int) -> None:
+        nearest = [(self.model[key].label, s) for key, s in self.scored(unit(query), None)[:k]]
+        votes = [(label, np.exp(score / 0.1)) for label, score in nearest if label is not None]
+        (suggestion,) = self.reader.suggest_labels([query], k)
+        assert suggestion.unlabelled == len(nearest) - len(votes)
+        assert {one.label for one in suggestion.labels} == {label for label, _ in votes}
+        for one in suggestion.labels:
+            own = sum(weight for label, weight in votes if label == one.label)
+            assert one.share == pytest.approx(own / sum(weight for _, weight in votes))
 
     @invariant()
     def holds_the_same(self) -> None:
