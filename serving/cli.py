@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving import collection_cli, maintenance_cli
+from serving import collection_cli, maintenance_cli, search_cli
 from serving.options import EncoderFile, Json, Limit, print_json, said_when_stopped
 
 if TYPE_CHECKING:
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 maintenance_cli.register(collection_cli.app)
+collection_cli.app.command()(search_cli.search)
+collection_cli.app.command()(search_cli.label)
 app.add_typer(collection_cli.app, name="collection")
-app.command()(collection_cli.search)
+app.command()(search_cli.search)
 
 
 class Engine(StrEnum):
@@ -211,7 +213,7 @@ def serve(
         host=host,
         port=port,
         api_key=api_key,
+        api_key_file=api_key_file,
         insecure=insecure,
         threads=threads,
-        api_key_file=api_key_file,
     )

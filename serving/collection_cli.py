@@ -1,6 +1,5 @@
-"""The commands on a collection, and `search`."""
+"""The commands that make and fill a collection."""
 
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -230,54 +229,6 @@ def tune(
         print_json(facts)
     else:
         print_facts(facts)
-
-
-@app.command()
-def search(
-    *,
-    directory: AnyPlace,
-    images: Annotated[list[Path] | None, typer.Argument(help="Image files to search with.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours for each query.")] = 10,
-    min_score: Annotated[
-        float | None, typer.Option(help="Leave out what is less similar (cosine, -1 to 1).")
-    ] = None,
-    key: Annotated[
-        list[str] | None, typer.Option(help="Search with an item of the collection instead.")
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Compare every item, whatever recall is promised.")
-    ] = False,
-    encoder: OwnEncoder = None,
-    as_json: Json = False,
-) -> None:
-    """Find the items of a collection most similar to images, or to items by --key.
-
-    Example: lookalike search shop/ photo.jpg -k 5
-    """
-    from serving.collection import open_collection
-    from serving.lookup import search_images, search_keys
-    from serving.tables import print_answers, print_refused
-
-    if not images and not key:
-        raise typer.BadParameter("give at least one image file, or --key KEY")
-    with open_collection(directory) as collection:
-        answers = search_keys(collection, key or [], k=k, min_score=min_score, exact=exact)
-        found, refused = search_images(
-            collection, images or [], k=k, min_score=min_score, exact=exact, encoder=encoder
-        )
-    answers += found
-    if as_json:
-        print_json(
-            {
-                "queries": [answer.to_dict() for answer in answers],
-                "refused": [asdict(entry) for entry in refused],
-            }
-        )
-    else:
-        print_answers(answers)
-    if refused:
-        print_refused(len(refused), refused)
-        raise typer.Exit(1)
 
 
 @app.command()

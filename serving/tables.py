@@ -10,6 +10,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # these bring the encoder and Parquet along
     from serving.collect import CollectReport
+    from serving.collection import Suggestion
     from serving.copying import CopyReport
     from serving.extract_work import ExtractReport
     from serving.lookup import Answer
@@ -99,6 +100,20 @@ def print_answers(answers: "Sequence[Answer]") -> None:
             cells = (f"{hit.score:.4f}", hit.key, hit.label or "", hit.uri)
             table.add_row(*map(Text, cells))
         console.print(table)
+
+
+def print_suggestions(suggested: "Sequence[tuple[str, Suggestion]]") -> None:
+    """For each image the labels its neighbours vote for, on stdout."""
+    console = Console()
+    for query, suggestion in suggested:
+        table = Table("share", "label", "neighbours", title=Text(query))
+        for one in suggestion.labels:
+            table.add_row(*map(Text, (f"{one.share:.3f}", one.label, str(one.neighbours))))
+        console.print(table)
+        if suggestion.unlabelled:
+            voters = suggestion.labelled + suggestion.unlabelled
+            text = f"{suggestion.unlabelled} of {voters} neighbours have no label and do not vote"
+            console.print(Text(text))
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

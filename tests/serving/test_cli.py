@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,6 +185,78 @@ def test_searching_by_key_image_and_score(
     assert run("search", shop).exit_code == 2
 
 
+def test_searching_with_several_examples_at_once(
+    features: Path, shop: Path, picture_folder: Path, mixed_folder: Path
+) -> None:
+    answer("collection", "add", shop, features)
+    disc, square = picture_folder / "discs/00.jpg", picture_folder / "squares/03.png"
+    key, other = "ramps/02.jpg", "discs/01.png"
+    command = ("search", shop, disc, square, "--key", key, "-k", 5)
+    (both,) = answer(*command, "--together")["queries"]
+    assert both["query"] == f"{key} + {disc} + {square}"
+    with open_collection(shop) as collection:
+        pictures = [collection.get(name) for name in ("discs/00.jpg", "squares/03.png")]
+        examples = [key, *(item.vector for item in pictures if item is not None)]
+        wanted = [hit.key for hit in collection.search_mixed(examples, k=5)]
+        unlike = [
+            hit.key
+            for hit in collection.search_mixed(examples, [other, examples[2]], 5, negative_weight=2)
+        ]
+    assert [hit["key"] for hit in both["neighbours"]] == wanted
+    less = ("--not", square, "--not-key", other, "--negative-weight", 2)
+    (found,) = answer(*command, *less)["queries"]
+    assert [hit["key"] for hit in found["neighbours"]] == unlike != wanted
+    text = mixed_folder / "discs/00-text.jpg"
+    refused = answer(*command, "--not", text, code=1)
+    assert refused["queries"] == []
+    assert [entry["key"] for entry in refused["refused"]] == [str(text)]
+    assert "cancel" in str(refusal("search", shop, disc, "--not", disc, "--negative-weight", 1))
+    assert isinstance(refusal("search", shop, disc, "--not-key", "nobody"), KeyUnknown)
+
+
+def test_searching_for_everything_that_passes(features: Path, shop: Path) -> None:
+    answer("collection", "add", shop, features)
+    command = ("search", shop, "--key", "discs/00.jpg", "--all")
+    (query,) = answer(*command, "--min-score", -1)["queries"]
+    assert len(query["neighbours"]) == 39
+    chosen = ("--filter", '{"label": {"$in": ["discs", "ramps"]}}')
+    (query,) = answer(*command, "--min-score", -1, *chosen)["queries"]
+    assert len(query["neighbours"]) == 19
+    (few,) = answer("search", shop, "--key", "discs/00.jpg", "-k", 3, *chosen)["queries"]
+    assert few["neighbours"] == query["neighbours"][:3]
+    for wrong in (
+        command,
+        (*command, "--min-score", 0, "-k", 5),
+        (*command, "--min-score", 0, "--filter", "label=discs"),
+        (*command, "--min-score", 0, "--filter", "[1]"),
+    ):
+        assert run(*wrong).exit_code == 2
+
+
+def test_labels_are_suggested(
+    features: Path, shop: Path, picture_folder: Path, mixed_folder: Path
+) -> None:
+    answer("collection", "add", shop, features)
+    picture, text = picture_folder / "squares/03.png", mixed_folder / "discs/00-text.jpg"
+    with open_collection(shop) as collection:
+        item = collection.get("squares/03.png")
+        assert item is not None
+        bare = replace(item, key="bare", label=None)
+        collection.add([bare])
+        (wanted,) = collection.suggest_labels([item.vector], 6)
+    command = ("collection", "label", shop, picture, text)
+    found = answer(*command, "-k", 6, code=1)
+    assert [entry["key"] for entry in found["refused"]] == [str(text)]
+    (one,) = found["images"]
+    assert one["query"] == str(picture)
+    assert (one["labelled"], one["unlabelled"]) == (5, 1)
+    assert sum(label["share"] for label in one["labels"]) == pytest.approx(1)
+    assert [label["label"] for label in one["labels"]] == [label.label for label in wanted.labels]
+    words = run("collection", "label", shop, picture, "-k", 6).stdout
+    assert "squares" in words
+    assert "1 of 6 neighbours have no label" in words
+
+
 def test_results_for_people_are_tables(features: Path, shop: Path, picture_folder: Path) -> None:
     result = run("collection", "add", shop, features)
     assert "40 added" in result.stderr
@@ -292,7 +365,10 @@ def test_serve_hands_over_to_the_service(
         "extract",
         "search",
         "serve",
-        *(f"collection {name}" for name in ("create", "add", "copy", "remove", "search", "stats")),
+        *(
+            f"collection {name}"
+            for name in ("create", "add", "copy", "remove", "search", "label", "stats")
+        ),
     ],
 )
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
