@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from serving.collection import Hit, Record
+from serving.collection import Hit, Record, Suggestion
 from serving.http.engine import Embedded
 from serving.http.errors import Refusal
 from serving.http.fields import Fields
@@ -136,9 +136,12 @@ def public_uri(uri: str) -> str | None:
 
 
 def neighbours_answer(
-    hits: Sequence[Hit], encoder_digest: str, query: Mapping[str, Any]
+    hits: Sequence[Hit],
+    encoder_digest: str,
+    query: Mapping[str, Any],
+    suggestion: Suggestion | None = None,
 ) -> Response:
-    """The answer to a search, the most similar first."""
+    """The answer to a search, the most similar first, with the labels they vote for if asked."""
     neighbours = [
         {
             "key": hit.key,
@@ -150,7 +153,9 @@ def neighbours_answer(
         }
         for hit in hits
     ]
-    content = {"encoder": encoder_digest, "query": query, "neighbours": neighbours}
+    content: dict[str, Any] = {"encoder": encoder_digest, "query": query, "neighbours": neighbours}
+    if suggestion is not None:
+        content["suggestion"] = suggestion.to_dict()
     return json_response(content, headers={ENCODER_HEADER: encoder_digest})
 
 

@@ -283,15 +283,19 @@ class Engine:
         *,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
+        exact: bool = False,
     ) -> list[Hit]:
         """The nearest items of one vector."""
-        search = self.collection.search
-        begun = time.perf_counter()
-        hits = await self.in_reader(
-            partial(search, vector[None], k, min_score=min_score, filter=filter)
-        )
-        timing.note("search", time.perf_counter() - begun)
+        options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
+        hits = await self.searching(partial(self.collection.search, vector[None], k, **options))
         return hits[0]
+
+    async def searching(self, work: Callable[[], T]) -> T:
+        """Runs a search in one of the collection's threads and notes its time."""
+        begun = time.perf_counter()
+        found = await self.in_reader(work)
+        timing.note("search", time.perf_counter() - begun)
+        return found
 
     async def in_decoder(self, work: Callable[..., T], *args: Any) -> T:
         """Runs work that decodes or encodes pictures in one of the decoding threads."""

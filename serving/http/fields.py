@@ -101,6 +101,13 @@ class Fields:
             return value
         raise invalid(name, f"{name} is {show(value)}: a JSON object is needed")
 
+    def json_list(self, name: str) -> list[Any] | None:
+        """A JSON list."""
+        value = self._parsed(name)
+        if value is None or isinstance(value, list):
+            return value
+        raise invalid(name, f"{name} is {show(value)}: a JSON list is needed")
+
     def vector(self, name: str, dim: int) -> NDArray[np.float32] | None:
         """A list of dim numbers as float32 [dim]: finite, and not all zero."""
         value = self._parsed(name)

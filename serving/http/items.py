@@ -19,7 +19,7 @@ from serving.http.engine import Engine
 from serving.http.errors import Refusal, malformed, unknown_key
 from serving.http.fields import Fields
 from serving.http.json_text import json_response
-from serving.http.queries import SEARCH_FIELDS, search_options, similar
+from serving.http.queries import SEARCH_FIELDS, read_wanted, similar
 from serving.http.thumbnails import MEDIA_TYPE
 
 DEFAULT_PAGE, LARGEST_PAGE, LARGEST_SAMPLE = 100, 1000, 100
@@ -64,7 +64,7 @@ async def one_item(engine: Engine, request: Request) -> Response:
     known = {"": ("vector",), "similar": SEARCH_FIELDS, "thumbnail": ("size",)}[view]
     fields = Fields((await read_body(request, engine.settings)).fields, known)
     if view == "similar":
-        return await similar(engine, key, search_options(fields, engine))
+        return await similar(engine, key, read_wanted(fields, engine))
     item = await _get(engine, key)
     if view == "thumbnail":
         return await _thumbnail(engine, request, item, fields.integer("size", 192, 1, 4096))

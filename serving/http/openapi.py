@@ -102,9 +102,20 @@ def _extend_search(operation: Spec) -> None:
     content = operation["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]["properties"]
     form["image"] = BINARY
+    vector = {"type": "array", "items": {"type": "number"}}
+    example = {
+        "oneOf": [_object(key={"type": "string"}), _object(vector=vector), _object(image=BASE64)]
+    }
+    examples = {
+        "positive": "what neighbours are like",
+        "negative": "what they are unlike; images, vector and key beside these are positive",
+    }
+    for name, description in examples.items():
+        form[name] = {"type": "array", "description": description, "items": example}
     content.update(_raw_image())
     content["application/json"] = {"schema": _object(**{**form, "image": BASE64})}
-    operation["parameters"] = _search_parameters()
+    weight = "how much the mean of the negative examples counts; 0.5"
+    operation["parameters"] = [*_search_parameters(), _query("negative_weight", "number", weight)]
 
 
 def _own_paths() -> Spec:
@@ -231,6 +242,8 @@ def _search_parameters() -> list[Spec]:
         _query("k", "integer", "the most neighbours"),
         _query("min_score", "number", "the least cosine similarity"),
         _query("filter", "string", "a JSON object: label or metadata fields"),
+        _query("all", "boolean", "all that is as similar as min_score, exactly; without k"),
+        _query("suggest_label", "boolean", "also the labels that the neighbours vote for"),
     ]
 
 

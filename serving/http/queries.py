@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -12,16 +14,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.collection import Hit
+from serving.collection.voting import VOTERS, suggestion_of
 from serving.http.answers import chosen_encoding, embeddings_answer, neighbours_answer
 from serving.http.bodies import Body, read_body
 from serving.http.engine import Embedded, Engine
-from serving.http.errors import CLIENT_GONE, Refusal
+from serving.http.errors import CLIENT_GONE, Refusal, invalid
+from serving.http.examples import EXAMPLE_FIELDS, Examples
 from serving.http.fields import Fields
 
 T = TypeVar("T")
 DEFAULT_K = 10
 MANY = 4  # embeddings: about a millisecond
-SEARCH_FIELDS = ("k", "min_score", "filter")
+SEARCH_FIELDS = ("k", "min_score", "filter", "all", "suggest_label")
 
 
 async def embed(engine: Engine, request: Request) -> Response:
@@ -39,42 +43,96 @@ async def embed(engine: Engine, request: Request) -> Response:
     return embeddings_answer(outcomes, encoding, digest)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of a search.
+
+    Attributes:
+        options: of the collection's search.
+        most: refuse more neighbours than these; None where ``k`` cuts them off.
+        suggest: also say which labels the neighbours vote for.
+    """
+
+    options: dict[str, Any]
+    most: int | None
+    suggest: bool
+
+    def answer(self, engine: Engine, hits: list[Hit], query: dict[str, Any]) -> Response:
+        """The answer; raises Refusal where there is more than may be sent."""
+        if self.most is not None and len(hits) > self.most:
+            raise Refusal(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "too-many-neighbours",
+                f"more than {self.most} items are as similar as {self.options['min_score']}: "
+                "raise min_score or narrow the filter",
+                param="all",
+            )
+        suggestion = suggestion_of(hits) if self.suggest else None
+        return neighbours_answer(hits, engine.encoder.digest, query, suggestion)
+
+
 async def search(engine: Engine, request: Request) -> Response:
-    """Finds the neighbours of an image, a vector or an item."""
+    """Finds the neighbours of an image, a vector, an item, or of several examples."""
     collection = engine.collection
     body = await read_body(request, engine.settings)
-    fields = Fields(body.fields, ("vector", "key", *SEARCH_FIELDS))
-    options = search_options(fields, engine)
+    fields = Fields(body.fields, ("vector", "key", *SEARCH_FIELDS, *EXAMPLE_FIELDS))
+    wanted = read_wanted(fields, engine)
+    if "positive" in fields or "negative" in fields:
+        return await _search_mixed(engine, request, Examples(body, fields, engine), wanted)
     _check_single_query(body, fields)
     if key := fields.text("key"):
-        return await similar(engine, key, options)
+        return await similar(engine, key, wanted)
     vector = fields.vector("vector", collection.dim)
     if vector is not None:
         query: dict[str, Any] = {"vector": True}
     else:
         vector, query = await _image_query(engine, request, body)
-    hits = await engine.search(vector, **options)
-    return neighbours_answer(hits, engine.encoder.digest, query)
+    return wanted.answer(engine, await engine.search(vector, **wanted.options), query)
 
 
-async def similar(engine: Engine, key: str, options: dict[str, Any]) -> Response:
+async def similar(engine: Engine, key: str, wanted: Wanted) -> Response:
     """Finds the neighbours of an item by its stored vector, without the item itself."""
-    collection = engine.collection
-
-    def find() -> list[Hit]:
-        return collection.similar(key, **options)
-
-    hits = await engine.in_reader(find)
-    return neighbours_answer(hits, engine.encoder.digest, {"key": key})
+    find = partial(engine.collection.similar, key, **wanted.options)
+    return wanted.answer(engine, await engine.in_reader(find), {"key": key})
 
 
-def search_options(fields: Fields, engine: Engine) -> dict[str, Any]:
-    """`k`, `min_score` and `filter`, checked."""
-    return {
-        "k": fields.integer("k", DEFAULT_K, 1, engine.settings.max_neighbours),
-        "min_score": fields.number("min_score", -1, 1),
+async def _search_mixed(
+    engine: Engine, request: Request, examples: Examples, wanted: Wanted
+) -> Response:
+    uploads, outcomes = examples.uploads, []
+    if uploads:
+        outcomes = await while_connected(request, engine.embed(uploads))
+    for outcome, upload in zip(outcomes, uploads, strict=True):
+        if isinstance(outcome, Embedded):
+            check_direction(outcome, upload.param)
+    positive, negative = examples.with_vectors(outcomes)
+    find = partial(
+        engine.collection.search_mixed,
+        positive,
+        negative,
+        negative_weight=examples.weight,
+        **wanted.options,
+    )
+    query = {"positive": len(positive), "negative": len(negative)}
+    return wanted.answer(engine, await engine.searching(find), query)
+
+
+def read_wanted(fields: Fields, engine: Engine) -> Wanted:
+    """`k`, `min_score`, `filter`, `all` and `suggest_label`, checked."""
+    most, suggest = engine.settings.max_neighbours, fields.flag("suggest_label")
+    min_score, everything = fields.number("min_score", -1, 1), fields.flag("all")
+    if everything and min_score is None:
+        raise invalid("min_score", "all is true: give min_score, the similarity to stop at")
+    if everything and "k" in fields:
+        raise invalid("k", "all is true: leave k out, or all")
+    k = fields.integer("k", VOTERS if suggest else DEFAULT_K, 1, most)
+    options = {
+        "k": most + 1 if everything else min(k, most),
+        "min_score": min_score,
         "filter": fields.json_object("filter"),
+        "exact": everything,
     }
+    return Wanted(options, most if everything else None, suggest)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -107,7 +165,8 @@ def _check_single_query(body: Body, fields: Fields) -> None:
         raise Refusal(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "several-queries",
-            f"{' and '.join(given[:3])}: send one image, one vector or one key",
+            f"{' and '.join(given[:3])}: send one image, one vector or one key, "
+            "or several as positive and negative",
             param=given[1],
         )
 

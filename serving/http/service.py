@@ -64,7 +64,7 @@ class EmbedOutput(bentoml.IODescriptor):  # type: ignore[misc]
 
 
 class SearchInput(_Unparsed):
-    """One image, one vector or one key to search for."""
+    """One image, one vector or one key to search for, or several as examples."""
 
     # BentoML finds no file in an optional path, and its client would not send one.
     image: list[Path] = bentoml.Field(default_factory=list, description="one image, as a file")
@@ -77,6 +77,11 @@ class SearchInput(_Unparsed):
     filter: dict[str, Any] | None = bentoml.Field(
         None, description="what a neighbour must have: label or metadata fields"
     )
+    positive: list[dict[str, Any]] | None = bentoml.Field(None, description="examples to be like")
+    negative: list[dict[str, Any]] | None = bentoml.Field(None, description="to be unlike")
+    negative_weight: float | None = bentoml.Field(None, description="of the negative ones", ge=0)
+    all: bool | None = bentoml.Field(None, description="everything as similar as min_score")
+    suggest_label: bool | None = bentoml.Field(None, description="also suggest labels")
 
 
 class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,31 @@ NUMBERS = [0.5] * 24
         ({"vector": NUMBERS, "filter": {"a": [1]}}, (422, "invalid-parameter", "filter")),
         ({"vector": NUMBERS, "filter": {"\ud800": 1}}, (422, "invalid-parameter", "filter")),
         ({"vector": NUMBERS, "kk": 3}, (422, "unknown-parameter", "kk")),
+        ({"vector": NUMBERS, "all": True}, (422, "invalid-parameter", "min_score")),
+        ({"vector": NUMBERS, "all": True, "min_score": 0, "k": 3}, (422, "invalid-parameter", "k")),
+        ({"vector": NUMBERS, "all": 1}, (422, "invalid-parameter", "all")),
+        ({"positive": []}, (422, "invalid-parameter", None)),
+        ({"negative": [{"key": "discs/00.jpg"}]}, (422, "invalid-parameter", None)),
+        ({"positive": {"key": "a"}}, (422, "invalid-parameter", "positive")),
+        ({"positive": ["a"]}, (422, "invalid-parameter", "positive[0]")),
+        ({"positive": [{"key": "discs/00.jpg", "vector": NUMBERS}]},
+         (422, "invalid-parameter", "positive[0]")),
+        ({"positive": [{"url": "x"}]}, (422, "invalid-parameter", "positive[0]")),
+        ({"positive": [{"key": None}]}, (422, "invalid-parameter", "positive[0].key")),
+        ({"positive": [{"key": "\ud800"}]}, (422, "invalid-parameter", "positive[0].key")),
+        ({"positive": [{"key": "nobody"}]}, (404, "unknown-key", "key")),
+        ({"positive": [{"vector": NUMBERS[1:]}]}, (422, "invalid-parameter", "positive[0].vector")),
+        ({"positive": [{"vector": NUMBERS}, {"image": "aGVsbG8="}]},
+         (422, "not-an-image", "positive[1].image")),
+        ({"positive": [{"vector": NUMBERS}], "negative": [{"image": "%"}]},
+         (400, "malformed-base64", "negative[0].image")),
+        ({"positive": [{"vector": NUMBERS}] * 65}, (422, "invalid-parameter", "positive")),
+        ({"positive": [{"vector": NUMBERS}], "negative": [{"vector": NUMBERS}],
+          "negative_weight": 1}, (422, "invalid-parameter", None)),
+        ({"vector": NUMBERS, "positive": [{"vector": [-0.5] * 24}]},
+         (422, "invalid-parameter", None)),
+        ({"positive": [{"vector": NUMBERS}], "negative_weight": -1},
+         (422, "invalid-parameter", "negative_weight")),
         ({"image": "%%%"}, (400, "malformed-base64", "image")),
         ({"image": "aGVsbG8="}, (422, "not-an-image", "image")),
         ({"images": ["aGVsbG8=", "aGVsbG8="]}, (422, "several-queries", "image")),
@@ -154,6 +180,77 @@ def test_refusals(service: Running, query: dict[str, Any], wanted: tuple[int, st
     headers = {"Content-Type": "application/json"}
     answer = service.client.post("/search", content=json.dumps(query), headers=headers)
     assert service.error(answer) == wanted
+
+
+def test_several_examples(service: Running, pictures: dict[str, bytes], encode: Encode) -> None:
+    keys = list(pictures)
+    matrix = np.stack([encode(content) for content in pictures.values()])
+    query = matrix[[0, 15, 22]].mean(0) - 0.7 * matrix[[31, 9]].mean(0)
+    scores = matrix @ (query / np.linalg.norm(query))
+    wanted = [keys[row] for row in np.argsort(-scores) if row not in (15, 31)][:6]
+    image = {"image": base64.b64encode(pictures[keys[0]]).decode()}
+    vector = {"vector": (3 * matrix[22]).tolist()}
+    body = {
+        "positive": [image, {"key": keys[15]}, vector],
+        "negative": [{"key": keys[31]}, {"vector": matrix[9].tolist()}],
+        "negative_weight": 0.7,
+        "k": 6,
+    }
+    answer = service.client.post("/search", json=body)
+    assert found(answer) == wanted
+    assert answer.json()["query"] == {"positive": 3, "negative": 2}
+    assert "search" in answer.headers["server-timing"]
+    top = answer.json()["neighbours"][0]["score"]
+    assert top == pytest.approx(scores[keys.index(wanted[0])], abs=1e-5)
+    # the same as a form: files, a key and a vector beside the lists are positive
+    form = {
+        "key": keys[15],
+        "vector": json.dumps(vector["vector"]),
+        "negative": json.dumps(body["negative"]),
+        "negative_weight": "0.7",
+        "k": "6",
+    }
+    answer = service.client.post("/search", files={"image": pictures[keys[0]]}, data=form)
+    assert found(answer) == wanted
+    two = [("image", pictures[keys[0]]), ("image", pictures[keys[1]])]
+    both = service.client.post("/search", files=two, data={"positive": "[]", "k": "3"})
+    query = matrix[:2].mean(0)
+    assert found(both) == [keys[row] for row in np.argsort(-(matrix @ query))[:3]]
+
+
+def test_everything_that_is_similar_enough(
+    service: Running, pictures: dict[str, bytes], oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, content = list(pictures.items())[20]
+    wanted = oracle(content)
+    least = (wanted[24][1] + wanted[25][1]) / 2
+    query = {"image": base64.b64encode(content).decode(), "all": True, "min_score": least}
+    assert found(service.client.post("/search", json=query)) == [k for k, _ in wanted[:25]]
+    path = f"/items/{key}/similar?all=true&min_score={least}"
+    assert len(found(service.client.get(path))) == 24
+    few = replace(service.engine.settings, max_neighbours=24)
+    monkeypatch.setitem(service.engine.__dict__, "settings", few)
+    assert len(found(service.client.get(path))) == 24
+    refused = service.client.post("/search", json=query)
+    assert service.error(refused) == (422, "too-many-neighbours", "all")
+    assert "more than 24 items" in refused.json()["error"]["message"]
+
+
+def test_labels_are_suggested(service: Running, pictures: dict[str, bytes], oracle: Any) -> None:
+    content = list(pictures.values())[5]
+    body = {"image": base64.b64encode(content).decode(), "suggest_label": True}
+    answer = service.client.post("/search", json=body).json()
+    votes = [(key.partition("/")[0], np.exp(score / 0.1)) for key, score in oracle(content)[:20]]
+    assert len(answer["neighbours"]) == 20
+    suggestion = answer["suggestion"]
+    assert (suggestion["labelled"], suggestion["unlabelled"]) == (20, 0)
+    for one in suggestion["labels"]:
+        own = [weight for label, weight in votes if label == one["label"]]
+        assert one["neighbours"] == len(own)
+        share = sum(own) / sum(weight for _, weight in votes)
+        assert one["share"] == pytest.approx(share, abs=1e-4)
+    assert {one["label"] for one in suggestion["labels"]} == {label for label, _ in votes}
+    assert "suggestion" not in service.client.post("/search", json={"key": "discs/00.jpg"}).json()
 
 
 def test_an_image_in_which_the_encoder_sees_nothing(service: Running) -> None:
