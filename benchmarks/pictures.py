@@ -1,4 +1,4 @@
-"""What several benchmarks measure on: real photos where they are at hand, and a ResNet-18."""
+"""What several benchmarks measure on: real photos where they are at hand, and ResNets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from training.encoders import EncoderModule
 
 CLOTHING = Path(__file__).parents[2] / "shared/data/clothing-small"
 
@@ -32,31 +36,23 @@ def _drawn(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def random_resnet18(path: Path) -> Path:
+def random_resnet(path: Path, network: str = "resnet18") -> Path:
     """Writes an encoder file for 224 px with random weights, in a process of its own.
 
     Torch and its threads stay out of the process that measures.
     """
-    program = (
-        "from benchmarks.pictures import export_random; import sys; export_random(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True)
+    _apart("export_random", path, network)
     return path
 
 
-def export_random(path: str) -> None:
-    """As `random_resnet18`, here."""
-    import torch
-
+def export_random(path: str, network: str) -> None:
+    """As `random_resnet`, here."""
     from export.onnx_graph import export_trained
     from images.preprocess import PreprocessSpec
     from training.checkpoint import TrainedEncoder
-    from training.encoders import build_encoder
 
-    torch.manual_seed(0)
-    module = build_encoder("resnet18", zero_init_residual=False).eval()
     trained = TrainedEncoder(
-        module=module,
+        module=_drawn_network(network),
         preprocess=PreprocessSpec(size=224, resize_to=256),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
@@ -67,20 +63,22 @@ def export_random(path: str) -> None:
     export_trained(trained, path)
 
 
-def quantise_random(pictures: list[bytes], folder: Path, path: Path) -> str | None:
+def quantise_random(
+    pictures: list[bytes], folder: Path, path: Path, network: str = "resnet18"
+) -> str | None:
     """Writes the int8 file of the same network with `lookalike export`; or says why there is none.
 
     Args:
         pictures: to calibrate on.
         folder: for what it takes: the weights and the pictures as files.
         path: where the encoder file goes.
+        network: as in `random_resnet`.
     """
-    calibration, weights = folder / "calibration", folder / "resnet18.pth"
-    calibration.mkdir()
+    calibration, weights = folder / "calibration", folder / f"{network}.pth"
+    calibration.mkdir(exist_ok=True)
     for number, picture in enumerate(pictures):
         (calibration / f"{number:04}.jpg").write_bytes(picture)
-    program = "from benchmarks.pictures import save_random; import sys; save_random(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", program, str(weights)], check=True, capture_output=True)
+    _apart("save_random", weights, network)
     options = ["--precision", "int8", "--calibrate", str(calibration), "--out", str(path)]
     command = [sys.executable, "-m", "lookalike", "export", str(weights), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -89,11 +87,24 @@ def quantise_random(pictures: list[bytes], folder: Path, path: Path) -> str | No
     return f"lookalike export --precision int8 ended with {done.returncode}: {done.stderr[-300:]}"
 
 
-def save_random(path: str) -> None:
+def save_random(path: str, network: str) -> None:
     """Saves the weights of `export_random`'s network as torchvision names them."""
+    import torch
+
+    torch.save(_drawn_network(network).state_dict(), path)
+
+
+def _drawn_network(network: str) -> EncoderModule:
     import torch
 
     from training.encoders import build_encoder
 
     torch.manual_seed(0)
-    torch.save(build_encoder("resnet18", zero_init_residual=False).state_dict(), path)
+    return build_encoder(network, zero_init_residual=False).eval()
+
+
+def _apart(function: str, *arguments: object) -> None:
+    """Calls a function of this module in a process of its own."""
+    program = f"from benchmarks.pictures import {function}; import sys; {function}(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True)

@@ -32,7 +32,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.pictures import photos, quantise_random, random_resnet18
+from benchmarks.pictures import photos, quantise_random, random_resnet
 from benchmarks.report import publish
 from benchmarks.servers import Target, load, started, write_bodies
 from benchmarks.timing import ratio
@@ -238,7 +238,7 @@ def main() -> None:
     found: dict[str, Found] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = {"fp32": None if options.no_fp32 else random_resnet18(folder / "fp32.onnx")}
+        files = {"fp32": None if options.no_fp32 else random_resnet(folder / "fp32.onnx")}
         files["int8"] = options.int8
         if options.int8 is None:
             made = folder / "int8.onnx"

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.pictures import photos, random_resnet18
+from benchmarks.pictures import photos, random_resnet
 from benchmarks.servers import started
 
 CLIENTS = 8
@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     pictures, _ = photos(256)
     with tempfile.TemporaryDirectory() as name:
-        encoder = random_resnet18(Path(name) / "encoder.onnx")
+        encoder = random_resnet(Path(name) / "encoder.onnx")
         with started("lookalike", encoder, Path(name), pictures[0]) as target, target.awake():
             soak = Soak(
                 f"http://127.0.0.1:{target.port}", pictures, options.seconds, options.requests
