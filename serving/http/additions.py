@@ -18,16 +18,15 @@ from starlette.responses import Response
 
 from serving.collection import OnDuplicate, Record
 from serving.http.answers import whole_refusal
-from serving.http.bodies import Body, Upload, decode_upload, read_body
+from serving.http.bodies import LINKS, Body, Upload, decode_upload, read_body
 from serving.http.engine import Embedded, Engine
 from serving.http.errors import Refusal, invalid
 from serving.http.fields import Fields
 from serving.http.json_text import json_response, show
-from serving.http.queries import check_direction, while_connected
+from serving.http.queries import check_direction, fetched, while_connected
 
 logger = logging.getLogger(__name__)
 
-LINKS = ("http://", "https://")
 ITEM_FIELDS = ("key", "label", "metadata", "uri", "vector")
 
 Requested = tuple[Record, Upload | None]
@@ -40,11 +39,13 @@ async def add_items(engine: Engine, request: Request) -> Response:
     body = await read_body(request, engine.settings)
     on_duplicate = _on_duplicate(body)
     requested = _list_of(body, engine, dim) if "items" in body.fields else _single(body, dim)
-    uploads = [upload for _, upload in requested if upload is not None]
+    uploads = await fetched(
+        engine, request, [upload for _, upload in requested if upload is not None]
+    )
     outcomes = await while_connected(request, engine.embed(uploads)) if uploads else []
     if any(isinstance(outcome, Refusal) for outcome in outcomes):
         raise whole_refusal(outcomes)
-    items = _with_vectors(requested, outcomes)
+    items = _with_vectors(requested, uploads, outcomes)
     # Once begun it is finished, even if the client goes: what is in the ledger has its thumbnail.
     answer = await asyncio.shield(engine.in_writer(_write, engine, items, on_duplicate))
     return json_response(answer, HTTPStatus.CREATED if answer["added"] else HTTPStatus.OK)
@@ -119,16 +120,18 @@ def _requested(fields: Fields, key: str | None, dim: int, uploads: list[Upload])
 
 
 def _with_vectors(
-    requested: Sequence[Requested], outcomes: Sequence[Embedded | Refusal]
+    requested: Sequence[Requested],
+    uploads: Sequence[Upload],
+    outcomes: Sequence[Embedded | Refusal],
 ) -> list[Requested]:
-    """The same items with what was found out about their images."""
-    embedded = iter(outcomes)
+    """The same items with their images and what was found out about them."""
+    embedded = zip(uploads, outcomes, strict=True)
     items: list[Requested] = []
-    for record, upload in requested:
-        if upload is None:
+    for record, named in requested:
+        if named is None:
             items.append((record, None))
             continue
-        outcome = next(embedded)
+        upload, outcome = next(embedded)
         assert isinstance(outcome, Embedded)
         assert isinstance(upload.content, bytes)
         check_direction(outcome, upload.param)

@@ -31,6 +31,7 @@ MAX_FIELDS = 100
 LARGE_JSON = 2**18  # bytes: about a millisecond
 FORM = "application/x-www-form-urlencoded"
 IMAGE_FIELDS = ("images", "image")
+LINKS = ("http://", "https://")
 HINT = (
     "send an image as multipart/form-data, as image/* or application/octet-stream, "
     "or base64 in application/json"
@@ -45,11 +46,13 @@ class Upload:
         content: the encoded image, or why there is none.
         param: what to call it in a refusal.
         filename: as the client named it; never used as a path.
+        url: where the image is, if it was not sent; `fetching` may put it in.
     """
 
     content: bytes | Refusal
     param: str
     filename: str | None = None
+    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """The body's chunks; a client that announced too much is refused before anything is read."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
+        raise body_too_large(limit)
     share: Share = request.scope[SHARE_KEY]
     share.check(int(announced) if announced.isdigit() else 0)
     received = 0
@@ -136,7 +139,7 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         received += len(chunk)
         share.take(len(chunk))
         if received > limit:
-            raise _too_large(limit)
+            raise body_too_large(limit)
         yield chunk
 
 
@@ -246,11 +249,8 @@ def decode_upload(text: object, param: str) -> Upload:
     if not isinstance(text, str):
         message = f"{param} is {show(text)}: base64 text or a data URI is needed"
         return Upload(invalid(param, message), param)
-    if text.startswith(("http://", "https://", "file:", "ftp:")):
-        message = f"{param} is a URL: URLs are not opened here, send the image itself"
-        return Upload(
-            Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message, param=param), param
-        )
+    if text.startswith((*LINKS, "file:", "ftp:")):
+        return named_by_url(text, param)
     payload = text
     if text.startswith("data:"):
         head, comma, payload = text.partition(",")
@@ -262,6 +262,13 @@ def decode_upload(text: object, param: str) -> Upload:
     except (binascii.Error, ValueError) as error:
         message = f"{param} is not base64: {error}"
         return Upload(malformed("base64", message, param), param)
+
+
+def named_by_url(url: str, param: str) -> Upload:
+    """An image that was not sent; refused unless `fetching` puts it in."""
+    message = f"{param} is a URL: URLs are not opened here, send the image itself"
+    refusal = Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message, param=param)
+    return Upload(refusal, param, url=url if url.startswith(LINKS) else None)
 
 
 def _check_encoding(encoding: str) -> None:
@@ -281,7 +288,8 @@ def _set(fields: dict[str, Any], name: str, value: Text) -> None:
     fields[name] = value
 
 
-def _too_large(limit: int) -> Refusal:
+def body_too_large(limit: int) -> Refusal:
+    """More bytes than one request may have: 413."""
     return Refusal(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "body-too-large",

@@ -29,6 +29,7 @@ from serving.http.batcher import Batcher, Lane, useful_batch
 from serving.http.bento import stored_encoder
 from serving.http.bodies import Upload
 from serving.http.errors import Refusal, no_collection, of_image
+from serving.http.fetching import Fetcher
 from serving.http.in_flight import BytesInFlight
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
@@ -69,6 +70,7 @@ class Engine:
         self._batcher: Batcher | None = None
         self._collection: AnyCollection | None = None
         self._thumbnails: Thumbnails | None = None
+        self.fetcher: Fetcher | None = None
         self._decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
         self._readers = ThreadPoolExecutor(COLLECTION_THREADS, thread_name_prefix="collection")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -124,6 +126,8 @@ class Engine:
         settings = self.settings
         if settings.access_log:
             access_log.switch_on()
+        if settings.url_prefixes:
+            self.fetcher = Fetcher(settings)
         self._batcher = Batcher(
             self.encoder.encode,
             max_batch=settings.max_batch,
@@ -142,6 +146,8 @@ class Engine:
             await asyncio.wait([self._warming])
         if self._batcher is not None:
             await self._batcher.stop()
+        if self.fetcher is not None:
+            self.fetcher.close()
         for pool in (self._decoders, self._readers, self._writer):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         if self._collection is not None:

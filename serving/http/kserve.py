@@ -3,7 +3,7 @@
 One model, `lookalike`, one version, `1`. Exactly one input, either
 
     images   UINT8 [N, S, S, 3]   pictures that the client has preprocessed as the encoder asks
-    encoded  BYTES [N]            image files as they are; base64 in JSON
+    encoded  BYTES [N]            image files as they are; base64 in JSON; or their URLs
 
 and one output, `embeddings` FP32 [N, E]. Tensors stand in JSON, or binary behind it: the header
 Inference-Header-Content-Length says where JSON ends, `binary_data_size` how long each tensor is.
@@ -22,13 +22,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.http.answers import ENCODER_HEADER, whole_refusal
-from serving.http.bodies import LARGE_JSON, Upload, read_raw, too_many_images
+from serving.http.bodies import (
+    LARGE_JSON,
+    LINKS,
+    Upload,
+    named_by_url,
+    read_raw,
+    too_many_images,
+)
 from serving.http.engine import Embedded, Engine
 from serving.http.errors import Refusal, invalid, malformed
 from serving.http.fields import Fields
 from serving.http.json_text import json_bytes, json_response, parse_json, show
 from serving.http.openai import MODEL, check_model
-from serving.http.queries import while_connected
+from serving.http.queries import fetched, while_connected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +99,8 @@ async def infer(engine: Engine, request: Request) -> Response:
     tensor = await asyncio.to_thread(_tensor, head.get("inputs"), content[at:], engine)
     outcomes: Sequence[Embedded | Refusal]
     if isinstance(tensor, list):
-        outcomes = await while_connected(request, engine.embed(tensor))
+        uploads = await fetched(engine, request, tensor)
+        outcomes = await while_connected(request, engine.embed(uploads))
     else:
         outcomes = await while_connected(request, engine.embed_pixels(tensor))
     if any(isinstance(outcome, Refusal) for outcome in outcomes):
@@ -167,10 +175,11 @@ def _tensor(inputs: object, binary: bytes, engine: Engine) -> list[Upload] | NDA
         raise invalid(name, f"{len(binary)} bytes follow the JSON: give {BINARY_SIZE}")
     if datatype == "UINT8":
         return _pixels(tensor, binary if size is not None else None, (count, *rest))
+    elements: Sequence[bytes | str]
     elements = _split(binary) if size is not None else _from_base64(tensor.get("data"))
     if len(elements) != count:
         raise invalid(name, f"{name} has {len(elements)} elements, its shape says {count}")
-    return [Upload(content, f"{name}[{at}]") for at, content in enumerate(elements)]
+    return [_upload(content, f"{name}[{at}]") for at, content in enumerate(elements)]
 
 
 def _count(tensor: dict[str, Any], wanted: tuple[str, str, list[int]], engine: Engine) -> int:
@@ -224,11 +233,22 @@ def _split(binary: bytes) -> list[bytes]:
     return elements
 
 
-def _from_base64(data: object) -> list[bytes]:
+def _upload(element: bytes | str, param: str) -> Upload:
+    """An element of `encoded`; no image file begins as a URL does."""
+    if isinstance(element, bytes) and not element.startswith(tuple(map(str.encode, LINKS))):
+        return Upload(element, param)
+    url = element if isinstance(element, str) else element.decode("latin-1")
+    return named_by_url(url, param)
+
+
+def _from_base64(data: object) -> list[bytes | str]:
+    """Image files, or URLs as they are."""
     if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
         raise invalid("encoded", f"data is {show(data)}: a list of base64 texts is needed")
     try:
-        return [base64.b64decode(one, validate=True) for one in data]
+        return [
+            one if one.startswith(LINKS) else base64.b64decode(one, validate=True) for one in data
+        ]
     except (binascii.Error, ValueError) as error:
         raise malformed("base64", f"encoded is not base64: {error}", "encoded") from error
 

@@ -1,8 +1,9 @@
 """/v1/embeddings and /v1/models: what OpenAI's clients send, for images.
 
-`input` is an image or a list of images: data URIs or base64 text, or `{"image_url": {"url": …}}` as
-in OpenAI's messages. `dimensions` keeps the first numbers of each embedding and brings it back to
-length one. An answer has no place for refused images, so one refuses all.
+`input` is an image or a list of images: data URIs, base64 text or URLs, or
+`{"image_url": {"url": …}}` as in OpenAI's messages. `dimensions` keeps the first numbers of each
+embedding and brings it back to length one. An answer has no place for refused images, so one
+refuses all.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from serving.http.engine import Embedded, Engine
 from serving.http.errors import Refusal, invalid
 from serving.http.fields import Fields
 from serving.http.json_text import json_response, show
-from serving.http.queries import while_connected
+from serving.http.queries import fetched, while_connected
 
 MODEL = "lookalike"
 FIELDS = ("input", "model", "encoding_format", "dimensions", "user")
@@ -36,7 +37,7 @@ async def embeddings(engine: Engine, request: Request) -> Response:
     encoding = fields.choice("encoding_format", ENCODINGS) or "float"
     full = engine.encoder.embedding_dim
     dimensions = fields.integer("dimensions", full, 1, full)
-    uploads = _uploads(given, engine)
+    uploads = await fetched(engine, request, _uploads(given, engine))
     outcomes = await while_connected(request, engine.embed(uploads))
     if any(isinstance(outcome, Refusal) for outcome in outcomes):
         raise whole_refusal(outcomes)

@@ -53,7 +53,7 @@ REFUSALS = {
     "503": "Not ready, or given up; see Retry-After",
 }
 BINARY: Spec = {"type": "string", "format": "binary"}
-BASE64: Spec = {"type": "string", "description": "base64, or a data URI"}
+BASE64: Spec = {"type": "string", "description": "base64, a data URI or a URL"}
 
 
 def complete(spec: Spec) -> Spec:

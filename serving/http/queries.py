@@ -16,11 +16,12 @@ from starlette.responses import Response
 from serving.collection import Hit
 from serving.collection.voting import VOTERS, suggestion_of
 from serving.http.answers import chosen_encoding, embeddings_answer, neighbours_answer
-from serving.http.bodies import Body, read_body
+from serving.http.bodies import Body, Upload, read_body
 from serving.http.engine import Embedded, Engine
 from serving.http.errors import CLIENT_GONE, Refusal, invalid
 from serving.http.examples import EXAMPLE_FIELDS, Examples
 from serving.http.fields import Fields
+from serving.http.in_flight import KEY as SHARE_KEY
 
 T = TypeVar("T")
 DEFAULT_K = 10
@@ -36,7 +37,8 @@ async def embed(engine: Engine, request: Request) -> Response:
     encoding = chosen_encoding(request.headers, fields)
     if not body.uploads:
         raise _missing("images", "there is no image in the request")
-    outcomes = await while_connected(request, engine.embed(body.uploads))
+    uploads = await fetched(engine, request, body.uploads)
+    outcomes = await while_connected(request, engine.embed(uploads))
     digest = engine.encoder.digest
     if len(outcomes) > MANY:  # thousands of numbers as text would hold up all other requests
         return await asyncio.to_thread(embeddings_answer, outcomes, encoding, digest)
@@ -99,7 +101,8 @@ async def similar(engine: Engine, key: str, wanted: Wanted) -> Response:
 async def _search_mixed(
     engine: Engine, request: Request, examples: Examples, wanted: Wanted
 ) -> Response:
-    uploads, outcomes = examples.uploads, []
+    uploads = await fetched(engine, request, examples.uploads)
+    outcomes: list[Embedded | Refusal] = []
     if uploads:
         outcomes = await while_connected(request, engine.embed(uploads))
     for outcome, upload in zip(outcomes, uploads, strict=True):
@@ -156,6 +159,17 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
+async def fetched(engine: Engine, request: Request, uploads: list[Upload]) -> list[Upload]:
+    """The uploads with the images that URLs stand for, where the service fetches any.
+
+    Before they are admitted to decoding: a slow server takes no places from other requests.
+    """
+    if engine.fetcher is None or not any(one.url for one in uploads):
+        return uploads
+    share = request.scope[SHARE_KEY]
+    return await while_connected(request, engine.fetcher.fill(uploads, share))
+
+
 def _check_single_query(body: Body, fields: Fields) -> None:
     given = ["image"] * len(body.uploads)
     given += [name for name in ("vector", "key") if name in fields]
@@ -174,7 +188,8 @@ def _check_single_query(body: Body, fields: Fields) -> None:
 async def _image_query(
     engine: Engine, request: Request, body: Body
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    (outcome,) = await while_connected(request, engine.embed(body.uploads))
+    uploads = await fetched(engine, request, body.uploads)
+    (outcome,) = await while_connected(request, engine.embed(uploads))
     if isinstance(outcome, Refusal):
         raise outcome
     check_direction(outcome, body.uploads[0].param)

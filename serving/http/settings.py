@@ -16,6 +16,7 @@ from images.decode import DEFAULT_MAX_PIXELS
 from images.errors import UsageError
 from serving.collection.places import Place, place_of
 from serving.http.keys import KeyFile, check_key, split_keys
+from serving.http.links import read_prefixes
 
 PREFIX = "LOOKALIKE_"
 MEBIBYTE = 2**20
@@ -36,6 +37,8 @@ class Settings:
         read_key_file: a file of keys that may embed and search.
         write_key_file: the same as `api_key_file`, for the pair with `read_key_file`.
         insecure: serve without a key although others than this machine can connect.
+        url_prefixes: where images may be fetched from that are named by URL, separated by commas;
+            empty fetches none.
         access_log: write a line of JSON on standard error for each request.
         threads: of the encoder's session; None takes the CPUs this process may use.
         max_body_bytes: of one request, before it is read.
@@ -46,6 +49,7 @@ class Settings:
         max_neighbours: the largest `k`.
         max_batch: images the encoder sees at once.
         max_queue: images admitted at once over all requests; more are answered 429.
+        url_seconds: how long an image may take to come from its URL, redirects and all.
         body_seconds: how long a client may take to send its request.
         request_seconds: how long one request may take altogether.
     """
@@ -59,6 +63,7 @@ class Settings:
     read_key_file: KeyFile | None = None
     write_key_file: KeyFile | None = None
     insecure: bool = False
+    url_prefixes: str = ""
     access_log: bool = False
     threads: int | None = None
     max_body_bytes: int = 64 * MEBIBYTE
@@ -69,6 +74,7 @@ class Settings:
     max_neighbours: int = 1000
     max_batch: int = 32
     max_queue: int = 256
+    url_seconds: float = 10.0
     body_seconds: float = 30.0
     request_seconds: float = 60.0
 
@@ -86,6 +92,11 @@ class Settings:
             raise UsageError(
                 f"max_images is {self.max_images}, more than max_queue {self.max_queue}: "
                 "such a request would never be admitted"
+            )
+        if read_prefixes(self.url_prefixes) and self.url_seconds >= self.request_seconds:
+            raise UsageError(
+                f"url_seconds is {self.url_seconds:g}, request_seconds {self.request_seconds:g}: "
+                "leave a request more time than an image of it"
             )
         for key in (*split_keys(self.read_key), *split_keys(self.write_key)):
             check_key(key)

@@ -1,14 +1,15 @@
 """Where the time of one request went, for its `Server-Timing` header (W3C Server Timing).
 
-`queue` is the longest wait of one of its images for a batch, `decode` and `inference` the longest
-of one of them, `search` the collection's; in milliseconds. What a request did not need is absent.
+`fetch` is how long images named by URL took to come, `queue` the longest wait of one of its images
+for a batch, `decode` and `inference` the longest of one of them, `search` the collection's; in
+milliseconds. What a request did not need is absent.
 """
 
 from collections.abc import Mapping
 from contextvars import ContextVar
 
 HEADER = "Server-Timing"
-STAGES = ("queue", "decode", "inference", "search")
+STAGES = ("fetch", "queue", "decode", "inference", "search")
 
 _seconds: ContextVar[dict[str, float]] = ContextVar("seconds")
 
