@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
 
+# Stands for a vector until its numbers are put in; nobody can send a text that is taken for it.
+_MARK = secrets.token_hex(16)
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 _short.maxlevel = 2
@@ -43,19 +45,18 @@ def json_bytes(content: Any) -> bytes:
     Python's floats it would take three times as long and half as much space again.
     """
     vectors: list[str] = []
-    mark = secrets.token_hex(16)  # nobody can send a text that is taken for a vector
 
     def stand_in(value: object) -> str:
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{type(value).__name__} is not JSON")
         vectors.append(_numbers(value))
-        return mark
+        return _MARK
 
     text = json.dumps(
         content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=stand_in
     )
     if vectors:
-        first, *others = text.split(f'"{mark}"')
+        first, *others = text.split(f'"{_MARK}"')
         pairs = zip(vectors, others, strict=True)
         text = first + "".join([vector + other for vector, other in pairs])
     return text.encode("utf-8", errors="replace")
