@@ -8,7 +8,8 @@ Without keys: only connections over this machine's loopback are served, whatever
 service listens on, and only under a loopback name, so that a web site cannot reach it through a
 name it controls (DNS rebinding). `insecure` lifts both.
 
-Always: a browser may change things only from the service's own page.
+Always: a browser may change things only from the service's own page, or from a site that the
+service names (`cors`).
 """
 
 import hmac
@@ -61,7 +62,7 @@ def check(scope: Scope, headers: Headers, settings: Settings) -> None:
     elif not settings.insecure and need is not Need.NOTHING:
         _check_loopback(scope, headers)
     if scope["method"] not in SAFE_METHODS:
-        _check_site(headers)
+        _check_site(headers, settings)
 
 
 @lru_cache  # every request asks, mostly for the same few
@@ -118,8 +119,10 @@ def _check_loopback(scope: Scope, headers: Headers) -> None:
         raise Refusal(HTTPStatus.FORBIDDEN, "foreign-host", message, param="Host")
 
 
-def _check_site(headers: Headers) -> None:
+def _check_site(headers: Headers, settings: Settings) -> None:
     """Browsers say where a request comes from; other programs say nothing and pass."""
+    if settings.origins.may_write(headers.get("origin")):
+        return
     site = headers.get("sec-fetch-site")
     if site is not None:
         foreign = site not in ("same-origin", "none")
@@ -127,7 +130,10 @@ def _check_site(headers: Headers) -> None:
         origin = headers.get("origin")
         foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
     if foreign:
-        message = "another web site sent this: only the service's own page and programs may"
+        message = (
+            "another web site sent this: only the service's own page, programs and the sites in "
+            "LOOKALIKE_CORS_ORIGINS may"
+        )
         raise Refusal(HTTPStatus.FORBIDDEN, "cross-site", message, param="Origin")
 
 

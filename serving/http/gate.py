@@ -98,13 +98,17 @@ class Gate:
             return
         headers = Headers(scope=scope)
         scope["lookalike.id"] = _request_id(headers)
-        passage = _Passage(scope, send, timing.begin())
+        origins = self.engine.settings.origins
+        passage = _Passage(scope, send, timing.begin(), origins.headers(headers.get("origin")))
         if self.engine.opened:
             passage.encoder = self.engine.encoder.digest
         share = self.engine.bytes_in_flight.open()
         scope[in_flight.KEY] = share
         started = time.perf_counter()
         try:
+            if preflight := origins.preflight(scope["method"], headers):
+                await preflight(scope, receive, passage.send)
+                return
             auth.check(scope, headers, self.engine.settings)
             _refuse_pickle(headers)
             async with asyncio.timeout(self.engine.settings.request_seconds):
@@ -128,8 +132,11 @@ class Gate:
 class _Passage:
     """One answer on its way out: headers are added, foreign refusals replaced."""
 
-    def __init__(self, scope: Scope, send: Send, seconds: dict[str, float]) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, seconds: dict[str, float], cors: dict[str, str]
+    ) -> None:
         self.scope = scope
+        self.cors = cors
         self.encoder = ""
         self.seconds = seconds
         self.started = False
@@ -159,6 +166,8 @@ class _Passage:
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
         del headers["server"]
+        for name, value in self.cors.items():
+            headers[name] = value
         headers[REQUEST_ID] = self.scope["lookalike.id"]
         if self.encoder:
             headers[ENCODER_HEADER] = self.encoder

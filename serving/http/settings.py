@@ -9,12 +9,14 @@ and names no setting is refused, because a mistyped key or limit would otherwise
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from images.decode import DEFAULT_MAX_PIXELS
 from images.errors import UsageError
 from serving.collection.places import Place, place_of
+from serving.http.cors import Origins, read_origins
 from serving.http.keys import KeyFile, check_key, split_keys
 from serving.http.links import read_prefixes
 
@@ -39,6 +41,8 @@ class Settings:
         insecure: serve without a key although others than this machine can connect.
         url_prefixes: where images may be fetched from that are named by URL, separated by commas;
             empty fetches none.
+        cors_origins: other web sites whose scripts may call the service, separated by commas; `*`
+            lets every site read, where there is no key and `insecure`.
         access_log: write a line of JSON on standard error for each request.
         threads: of the encoder's session; None takes the CPUs this process may use.
         max_body_bytes: of one request, before it is read.
@@ -64,6 +68,7 @@ class Settings:
     write_key_file: KeyFile | None = None
     insecure: bool = False
     url_prefixes: str = ""
+    cors_origins: str = ""
     access_log: bool = False
     threads: int | None = None
     max_body_bytes: int = 64 * MEBIBYTE
@@ -98,8 +103,18 @@ class Settings:
                 f"url_seconds is {self.url_seconds:g}, request_seconds {self.request_seconds:g}: "
                 "leave a request more time than an image of it"
             )
+        if self.origins.any_may_read and (self.has_keys or not self.insecure):
+            raise UsageError(
+                "cors_origins has *: every site may read only from a service without keys that is "
+                "open to all (--insecure); name the sites, such as https://www.example.com"
+            )
         for key in (*split_keys(self.read_key), *split_keys(self.write_key)):
             check_key(key)
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Other web sites that may call the service."""
+        return read_origins(self.cors_origins)
 
     @property
     def read_keys(self) -> tuple[str, ...]:
