@@ -183,7 +183,9 @@ class Features:
                 f"{path} is damaged: its SHA-256 is not the manifest's; {self.remedy}"
             )
         try:
-            found = pq.read_table(pa.BufferReader(content))
+            # pq.read_table's threads may let go of `content` after Python's end, and abort it.
+            with pq.ParquetFile(pa.BufferReader(content)) as file:
+                found = file.read(use_threads=False)
         except pa.ArrowException as error:
             raise ArtefactError(f"{path} is not a Parquet file: {error}; {self.remedy}") from error
         fits = any(found.schema.equals(schema, check_metadata=True) for schema in schemas)

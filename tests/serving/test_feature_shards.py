@@ -1,6 +1,8 @@
 """The format of a feature folder, field by field, and what a reader refuses."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +177,18 @@ def test_a_reader_gets_every_row_in_order(folder: Path) -> None:
     assert list(features.keys()) == ["k0", "k2", "k3", "k4"]
     assert [error.key for error in features.errors()] == ["k1"]
     assert len(features) == 4
+
+
+def test_reading_begins_no_threads_that_outlive_python(folder: Path) -> None:
+    """Those of pyarrow's datasets may hold the file's bytes, and abort the process at its end."""
+    program = (
+        "import sys; from serving.features import open_features; "
+        "features = open_features(sys.argv[1]); print(len(list(features.blocks())), "
+        "len(list(features.errors())), 'pyarrow.dataset' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 1 False\n"
 
 
 def test_a_shard_of_refused_images_only_is_fine(tmp_path: Path, folder: Path) -> None:
