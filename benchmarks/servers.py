@@ -62,8 +62,17 @@ def _signal_tree(pid: int, number: signal.Signals) -> None:
 
 
 @contextmanager
-def started(name: str, encoder: Path, folder: Path, picture: bytes) -> Iterator[Target]:
+def started(
+    name: str, encoder: Path, folder: Path, picture: bytes, collection: Path | None = None
+) -> Iterator[Target]:
     """Starts a server, waits for its first good answer, and stops it in its tracks until `awake`.
+
+    Args:
+        name: `lookalike` or a rival's.
+        encoder: what it serves.
+        folder: for its log and the first request.
+        picture: the first request's.
+        collection: what ours also serves.
 
     Raises:
         RuntimeError: it does not answer; the message ends with its log.
@@ -72,6 +81,7 @@ def started(name: str, encoder: Path, folder: Path, picture: bytes) -> Iterator[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ours = [sys.executable, "-m", "lookalike", "serve", str(encoder), "--port", str(port)]
+    ours += [] if collection is None else [str(collection)]
     command = ours if name == "lookalike" else rivals.command(name, port)
     log = folder / f"{name}.log"
     with log.open("wb") as output:

@@ -1,10 +1,12 @@
-"""Keeps a service busy with mixed requests and watches its memory.
+"""Keeps a service busy with mixed requests and watches its memory and its collection.
 
-    python -m benchmarks.soak [--seconds 1800] [--requests 200000]
+    python -m benchmarks.soak [--seconds 1800] [--requests 200000] [--encoder FILE]
 
-Ends after whichever comes first. Single pictures, batches, refused files and a public protocol,
-from 8 clients. Prints one JSON object: requests, unexpected answers, and by how much the resident
-memory grew after the first tenth. Exit code 1: an unexpected answer, or growth of 5 % or more.
+Ends after whichever comes first. Eight clients send single pictures, batches, refused files,
+OpenAI's and KServe's protocols, searches by picture and by key, thumbnails, and items that they add
+and remove again. Prints one JSON object: requests, answers by status, unexpected ones, by how much
+the resident memory grew after the first tenth, and whether the collection holds at the end what it
+was told to. Exit code 1: an unexpected answer, a lost item, or growth of 5 % or more.
 """
 
 from __future__ import annotations
@@ -17,16 +19,26 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from benchmarks.pictures import photos, random_resnet
-from benchmarks.servers import started
+from benchmarks.servers import Target, started
+from export.encoder_file import describe
+from serving.collection import create_collection, open_collection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 CLIENTS = 8
 MOST_GROWTH = 0.05
+KEPT = 200  # items a client leaves in the collection before it removes the oldest
+JSON = {"Content-Type": "application/json"}
+
+Request = tuple[int, str, str, dict[str, Any]]  # status wanted, method, path, what httpx takes
 
 
 class Soak:
@@ -39,36 +51,98 @@ class Soak:
         self.requests = requests
         self.done = itertools.count()
         self.count = 0
+        self.statuses: Counter[int] = Counter()
         self.unexpected: list[str] = []
 
-    def client(self, number: int) -> None:
-        """Sends mixed requests until the end."""
-        with httpx.Client(base_url=self.url, timeout=120) as http:
-            while time.monotonic() < self.end and self.count < self.requests:
-                self.count = next(self.done) + 1
-                wanted, request = self.mixed(number + self.count)
-                try:
-                    status = http.post(**request).status_code
-                except httpx.TransportError as error:
-                    self.unexpected.append(repr(error))
-                    continue
-                if status not in (wanted, 429):
-                    self.unexpected.append(f"{request['url']}: {status}")
+    def run(self, process: int, every: float) -> list[int]:
+        """Runs all clients; returns the process' resident KiB, sampled every so many seconds."""
+        clients = [Client(self, number) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        samples = []
+        while any(client.is_alive() for client in clients):
+            time.sleep(every)
+            samples.append(resident(process))
+        self.keys = {key for client in clients for key in client.keys}
+        return samples
 
-    def mixed(self, number: int) -> tuple[int, dict[str, Any]]:
-        """The status that one of five kinds of request should get, and the request."""
-        picture = self.pictures[number % len(self.pictures)]
-        match number % 5:
-            case 0:
-                batch = [("images", one) for one in self.pictures[number % 100 :][:8]]
-                return 200, {"url": "/embed", "files": batch}
-            case 1:
-                return 422, {"url": "/embed", "files": {"images": picture[: len(picture) // 2]}}
-            case 2:
-                text = base64.b64encode(picture).decode()
-                return 200, {"url": "/v1/embeddings", "json": {"input": text}}
-            case _:
-                return 200, {"url": "/embed", "files": {"images": picture}}
+    @property
+    def over(self) -> bool:
+        """Whether it is time to end."""
+        return time.monotonic() > self.end or self.count >= self.requests
+
+
+class Client(threading.Thread):
+    """Sends mixed requests, one after the other, and keeps account of its items."""
+
+    def __init__(self, soak: Soak, number: int) -> None:
+        super().__init__()
+        self.soak = soak
+        self.number = number
+        self.keys: list[str] = []
+
+    def run(self) -> None:
+        """Until the soak is over."""
+        with httpx.Client(base_url=self.soak.url, timeout=120) as http:
+            for request in self.requests():
+                if self.soak.over:
+                    return
+                self.soak.count = next(self.soak.done) + 1
+                self._send(http, request)
+
+    def _send(self, http: httpx.Client, request: Request) -> None:
+        wanted, method, path, content = request
+        while True:
+            try:
+                status = http.request(method, path, **content).status_code
+            except httpx.TransportError as error:
+                self.soak.unexpected.append(f"{method} {path}: {error!r}")
+                return
+            self.soak.statuses[status] += 1
+            if status != 429:
+                break
+            time.sleep(0.05)
+        if status != wanted:
+            self.soak.unexpected.append(f"{method} {path}: {status}")
+
+    def requests(self) -> Iterator[Request]:
+        """All kinds of request in turn, over and over."""
+        for round_ in itertools.count(self.number):
+            picture = self.soak.pictures[round_ % len(self.soak.pictures)]
+            yield from embeddings(picture, self.soak.pictures[round_ % 100 :][:8])
+            key = f"client-{self.number}/{round_:07}"
+            fields = {"key": key, "label": "soak", "metadata": json.dumps({"round": round_})}
+            yield 201, "POST", "/items", {"files": {"image": picture}, "data": fields}
+            self.keys.append(key)
+            place = f"/items/{key.replace('/', '%2F')}"
+            yield from searches(picture, key, place)
+            if len(self.keys) > KEPT:
+                oldest = self.keys.pop(0)
+                yield 200, "DELETE", f"/items/{oldest.replace('/', '%2F')}", {}
+
+
+def embeddings(picture: bytes, several: list[bytes]) -> Iterable[Request]:
+    """Good and bad pictures, in every protocol."""
+    yield 200, "POST", "/embed", {"files": {"images": picture}}
+    yield 200, "POST", "/embed", {"files": [("images", one) for one in several]}
+    yield 422, "POST", "/embed", {"files": {"images": picture[: len(picture) // 2]}}
+    yield 200, "POST", "/embed", {"content": picture, "headers": {"Content-Type": "image/jpeg"}}
+    text = base64.b64encode(picture).decode()
+    yield 200, "POST", "/v1/embeddings", {"json": {"model": "lookalike", "input": text}}
+    encoded = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [text]}
+    yield 200, "POST", "/v2/models/lookalike/infer", {"json": {"inputs": [encoded]}}
+    yield 400, "POST", "/embed", {"content": b"{", "headers": JSON}
+
+
+def searches(picture: bytes, key: str, place: str) -> Iterable[Request]:
+    """Of an item that has just been added."""
+    yield 200, "POST", "/search", {"files": {"image": picture}, "data": {"k": 20}}
+    yield 200, "POST", "/search", {"json": {"key": key, "filter": {"label": "soak"}}}
+    yield 409, "POST", "/items", {"files": {"image": picture}, "data": {"key": key}}
+    yield 200, "GET", f"{place}/thumbnail", {}
+    yield 200, "GET", f"{place}/similar?k=5", {}
+    yield 404, "GET", "/items/nobody", {}
+    yield 200, "GET", "/metrics", {}
 
 
 def resident(process: int) -> int:
@@ -77,39 +151,56 @@ def resident(process: int) -> int:
     return int(fields.split()[0])
 
 
+def held(collection: Path) -> set[str]:
+    """The keys of a collection."""
+    keys: set[str] = set()
+    with open_collection(collection, load_index=False) as opened:
+        after = None
+        while page := opened.keys(after=after):
+            keys.update(page)
+            after = page[-1]
+    return keys
+
+
+def soak(target: Target, pictures: list[bytes], options: argparse.Namespace) -> dict[str, Any]:
+    """Soaks a service; returns what came of it, but for the collection."""
+    work = Soak(f"http://127.0.0.1:{target.port}", pictures, options.seconds, options.requests)
+    begun = time.monotonic()
+    samples = work.run(target.process.pid, options.seconds / 200)
+    base = max(samples[: max(1, len(samples) // 10)])
+    return {
+        "requests": work.count,
+        "seconds": round(time.monotonic() - begun, 1),
+        "statuses": dict(sorted(work.statuses.items())),
+        "unexpected": work.unexpected[:20],
+        "resident_mib_after_a_tenth": round(base / 1024, 1),
+        "resident_mib_at_most_later": round(max(samples) / 1024, 1),
+        "growth": round(max(samples[len(samples) // 10 :]) / base - 1, 4),
+        "keys": work.keys,
+    }
+
+
 def main() -> None:
     """Soaks and prints what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--requests", type=int, default=200_000)
+    parser.add_argument("--encoder", type=Path, help="instead of a ResNet-18 with random weights")
     options = parser.parse_args()
     pictures, _ = photos(256)
     with tempfile.TemporaryDirectory() as name:
-        encoder = random_resnet(Path(name) / "encoder.onnx")
-        with started("lookalike", encoder, Path(name), pictures[0]) as target, target.awake():
-            soak = Soak(
-                f"http://127.0.0.1:{target.port}", pictures, options.seconds, options.requests
-            )
-            clients = [threading.Thread(target=soak.client, args=(n,)) for n in range(CLIENTS)]
-            for client in clients:
-                client.start()
-            samples = []
-            while any(client.is_alive() for client in clients):
-                time.sleep(options.seconds / 200)
-                samples.append(resident(target.process.pid))
-            for client in clients:
-                client.join()
-    base = max(samples[: max(1, len(samples) // 10)])
-    growth = max(samples[len(samples) // 10 :]) / base - 1
-    result = {
-        "requests": soak.count,
-        "unexpected": soak.unexpected[:20],
-        "resident_mib_after_a_tenth": round(base / 1024, 1),
-        "resident_mib_at_most_later": round(max(samples) / 1024, 1),
-        "growth": round(growth, 4),
-    }
+        folder = Path(name)
+        encoder = options.encoder or random_resnet(folder / "encoder.onnx")
+        facts = describe(encoder)
+        shop = folder / "shop"
+        create_collection(shop, facts["sha256"], facts["contract"]["embedding_dim"]).close()
+        with started("lookalike", encoder, folder, pictures[0], shop) as target, target.awake():
+            result = soak(target, pictures, options)
+        wanted, there = result.pop("keys"), held(shop)
+    result |= {"items": len(there), "lost": len(wanted - there), "back": len(there - wanted)}
     print(json.dumps(result))
-    sys.exit(bool(soak.unexpected) or growth >= MOST_GROWTH)
+    bad = result["unexpected"] or result["growth"] >= MOST_GROWTH or wanted != there
+    sys.exit(bool(bad))
 
 
 if __name__ == "__main__":
