@@ -6,6 +6,7 @@ connection until BentoML's timeout, so none does.
 """
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
@@ -44,6 +45,7 @@ FOREIGN_TYPES = {
     HTTPStatus.SERVICE_UNAVAILABLE: "not-ready",
 }
 ANY_ITEM = "/items/-"
+EMBEDDING_ROUTES = ("/embed", "/v1/embeddings")
 PICKLE = "application/vnd.bentoml+pickle"
 REQUEST_ID = "X-Request-ID"
 MAX_ID_CHARACTERS = 64
@@ -90,6 +92,7 @@ class Gate:
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self.app = app
         self.engine = engine
+        self._run, self._numbers = secrets.token_hex(4), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -97,7 +100,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        scope["lookalike.id"] = _request_id(headers)
+        scope["lookalike.id"] = _given_id(headers) or f"{self._run}{next(self._numbers):08x}"
         origins = self.engine.settings.origins
         passage = _Passage(scope, send, timing.begin(), origins.headers(headers.get("origin")))
         if self.engine.opened:
@@ -111,6 +114,8 @@ class Gate:
                 return
             auth.check(scope, headers, self.engine.settings)
             _refuse_pickle(headers)
+            if _embeds(scope):  # here, before routing: under overload most work is refusing
+                self.engine.check_room()
             async with asyncio.timeout(self.engine.settings.request_seconds):
                 await self.app(_routed(scope), receive, passage.send)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
@@ -225,11 +230,18 @@ def _refuse_pickle(headers: Headers) -> None:
         )
 
 
-def _request_id(headers: Headers) -> str:
-    """The client's own, if it is one word; else a new one."""
+def _embeds(scope: Scope) -> bool:
+    """Whether a request is there to have images embedded."""
+    path: str = scope["path"]
+    known = path in EMBEDDING_ROUTES or (path.startswith("/v2/") and path.endswith("/infer"))
+    return known and scope["method"] == "POST"
+
+
+def _given_id(headers: Headers) -> str | None:
+    """The client's own, if it is one word."""
     given = headers.get(REQUEST_ID, "")
     usable = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
-    return given if usable and len(given) <= MAX_ID_CHARACTERS else secrets.token_hex(8)
+    return given if usable and len(given) <= MAX_ID_CHARACTERS else None
 
 
 def _too_slow() -> Refusal:

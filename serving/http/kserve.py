@@ -87,7 +87,6 @@ async def metadata(engine: Engine, request: Request) -> Response:
 async def infer(engine: Engine, request: Request) -> Response:
     """POST /v2/models/{model}/infer."""
     _check(engine, request)
-    engine.check_room()
     content = await read_raw(request, engine.settings)
     at = _header_length(request, len(content))
     if at > LARGE_JSON:

@@ -28,7 +28,6 @@ ENCODINGS = ("float", "base64")
 
 async def embeddings(engine: Engine, request: Request) -> Response:
     """POST /v1/embeddings."""
-    engine.check_room()
     body = await read_body(request, engine.settings)
     values = dict(body.fields)
     given = values.pop("input", None)

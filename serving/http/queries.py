@@ -31,7 +31,6 @@ SEARCH_FIELDS = ("k", "min_score", "filter", "all", "suggest_label")
 
 async def embed(engine: Engine, request: Request) -> Response:
     """Embeds the images of a request."""
-    engine.check_room()
     body = await read_body(request, engine.settings)
     fields = Fields(body.fields, ("encoding_format",))
     encoding = chosen_encoding(request.headers, fields)
