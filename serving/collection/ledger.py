@@ -18,16 +18,15 @@ from queue import Empty, LifoQueue
 from typing import TypeVar
 
 from images.errors import ArtefactError, LookalikeError
+from serving.collection.connecting import BUSY_SECONDS, connect, is_writable, read_unwritable
 from serving.collection.errors import CollectionBusy, CollectionRebuilt
 from serving.collection.inspection import Inspection
 from serving.collection.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from serving.collection.transactions import View, Writing
 
 FILE_NAME = "ledger.db"
-BUSY_SECONDS = 10.0
 V = TypeVar("V", bound=View)
 W = TypeVar("W", bound=Writing)
-WAL_BYTES = 64 * 1024 * 1024  # what the log may keep on disk once its content is in the database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,7 @@ class Ledger:
         Args:
             path: the new file; on the disk when this returns.
         """
-        with self._borrowed() as connection:
+        with self._borrowed() as connection, _translated(path):
             connection.execute("VACUUM INTO ?", (str(path),))
         with _translated(path), closing(sqlite3.connect(path, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = WAL")
@@ -160,10 +159,14 @@ class Ledger:
         if self._closed:
             raise LookalikeError(f"the collection {self.path.parent} is closed")
         with _translated(self.path):
+            if not is_writable(self.path) and self.path.exists():
+                with read_unwritable(self.path) as connection:
+                    yield connection
+                return
             try:
                 connection = self._idle.get_nowait()
             except Empty:
-                connection = _connect(self.path)
+                connection = connect(self.path)
             try:
                 yield connection
             except sqlite3.Error:
@@ -178,21 +181,6 @@ class Ledger:
         self._idle.put(connection)
         if self._closed:
             self.close()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # mode=rw: a file that vanished is an error, not a new empty database.
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=rw",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-    connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
-    return connection
 
 
 @contextmanager
