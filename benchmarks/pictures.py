@@ -6,12 +6,14 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from training.encoders import EncoderModule
 
 CLOTHING = Path(__file__).parents[2] / "shared/data/clothing-small"
@@ -85,6 +87,30 @@ def quantise_random(
     if done.returncode == 0 and path.exists():
         return None
     return f"lookalike export --precision int8 ended with {done.returncode}: {done.stderr[-300:]}"
+
+
+def random_encoders(
+    folder: Path, networks: Sequence[str], calibration: int, details: dict[str, Any]
+) -> dict[str, Path]:
+    """The encoder files of several networks in fp32 and int8, by name; those there are are taken.
+
+    Args:
+        folder: where they are, or are put.
+        networks: as in `random_resnet`.
+        calibration: photos that int8 is calibrated on.
+        details: of the report; says why one could not be made.
+    """
+    pictures, _ = photos(calibration)
+    made: dict[str, Path] = {}
+    for network in networks:
+        fp32, int8 = (folder / f"{network}-{precision}.onnx" for precision in ("fp32", "int8"))
+        made[f"{network} fp32"] = fp32 if fp32.exists() else random_resnet(fp32, network)
+        why = None if int8.exists() else quantise_random(pictures, folder, int8, network)
+        if why is None:
+            made[f"{network} int8"] = int8
+        else:
+            details[f"{network} int8"] = f"not measured: {why}"
+    return made
 
 
 def save_random(path: str, network: str) -> None:

@@ -11,26 +11,27 @@ if TYPE_CHECKING:
 
 
 def in_turns(
-    ways: Mapping[str, Callable[[], int | tuple[int, float]]], rounds: int
+    ways: Mapping[str, Callable[[], int | tuple[int, float]]], rounds: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Call each way once per round and measure its rate.
 
     Args:
         ways: each does some work and returns how many units of it, and the seconds where it has
             timed itself; units must be the same for all.
-        rounds: measured ones, after one for warming up.
+        rounds: measured ones.
+        warm_up: begin with one that is not measured.
 
     Returns:
         For each way, units per second of wall time in each round.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
+    for turn in range(rounds + warm_up):
         for name, way in ways.items():
             start = time.perf_counter()
             done = way()
             seconds = time.perf_counter() - start
             units, seconds = done if isinstance(done, tuple) else (done, seconds)
-            if turn:
+            if turn or not warm_up:
                 rates[name].append(units / seconds)
     return rates
 
