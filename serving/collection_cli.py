@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,14 +27,45 @@ AnyPlace = Annotated[
         metavar="COLLECTION", help="Its folder, or milvus://host:19530/name if it is in Milvus."
     ),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="The most that the index may hold in memory: 500MB, 2GiB, none."),
+]
+Latency = Annotated[
+    str | None,
+    typer.Option(help="What half of the searches must not exceed: 2ms, 0.5ms, none."),
+]
+IndexKind = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="auto|flat|FACTORY",
+        help="auto: whatever keeps the promise; flat: exact; else FAISS's words, IVF1024,SQ8.",
+    ),
+]
 OwnEncoder = Annotated[
     Path | None,
     typer.Option(help="The collection's encoder file; by default where it was last seen."),
 ]
 
 
+def _limits(memory: str | None, latency: str | None, index: str | None) -> dict[str, Any]:
+    """The options that were given."""
+    from serving.collection.promise import parse_latency, parse_memory
+
+    given: dict[str, Any] = {}
+    if memory is not None:
+        given["memory"] = parse_memory(memory)
+    if latency is not None:
+        given["latency"] = parse_latency(latency)
+    if index is not None:
+        given["index"] = index
+    return given
+
+
 @app.command()
 def create(
+    *,
     directory: Annotated[
         str,
         typer.Argument(
@@ -46,6 +77,9 @@ def create(
     recall: Annotated[
         float, typer.Option(help="Share of the 10 nearest that searches must find; 1: all, always.")
     ] = 0.99,
+    memory: Memory = None,
+    latency: Latency = None,
+    index: IndexKind = None,
     as_json: Json = False,
 ) -> None:
     """Make an empty collection, bound to an encoder.
@@ -58,8 +92,9 @@ def create(
 
     facts = describe(encoder)
     dim = facts["contract"]["embedding_dim"]
+    limits = _limits(memory, latency, index)
     with create_collection(
-        directory, facts["sha256"], dim, encoder_path=encoder, recall=recall
+        directory, facts["sha256"], dim, encoder_path=encoder, recall=recall, **limits
     ) as collection:
         stats = collection.stats()
     if as_json:
@@ -203,14 +238,18 @@ def remove(
 
 @app.command()
 def tune(
+    *,
     directory: Directory,
     recall: Annotated[
         float | None,
         typer.Option(help="Promise this recall@10 from now on; 1: every search is exact."),
     ] = None,
+    memory: Memory = None,
+    latency: Latency = None,
+    index: IndexKind = None,
     as_json: Json = False,
 ) -> None:
-    """Build the index that keeps the promised recall, measure it on held-out items, and save it.
+    """Build the fastest index that keeps what is promised, measure it on held-out items, save it.
 
     Small collections are searched exactly, whatever they promise. `lookalike serve` tunes by
     itself; others can search meanwhile.
@@ -223,8 +262,9 @@ def tune(
 
     with open_collection(directory) as collection:
         with progress_bar("building") as progress:
-            index = collection.tune(recall, on_progress=progress)
-        facts = {"recall asked": collection.stats()["recall"], **index}
+            limits = _limits(memory, latency, index)
+            described = collection.tune(recall, on_progress=progress, **limits)
+        facts = {"promise": collection.stats()["promise"], **described}
     if as_json:
         print_json(facts)
     else:

@@ -13,8 +13,8 @@ from serving.collection import (
     open_collection,
 )
 from serving.collection.errors import some
-from serving.collection.places import Place
-from serving.collection.upkeep import DEFAULT_RECALL
+from serving.collection.places import Place, milvus_place
+from serving.collection.promise import DEFAULT_RECALL
 
 ITEMS = 1024  # read and written at a time
 
@@ -49,18 +49,27 @@ def open_target(original: AnyCollection, place: Place, recall: float | None) -> 
     Args:
         original: what will be copied.
         place: a folder or the URL of a collection in Milvus.
-        recall: what a new one is to promise; None takes over what the original promises.
+        recall: what a new one is to promise; None takes over what the original promises. Its
+            limits and its index are taken over too, from folder to folder.
     """
     try:
         return open_collection(place, load_index=False)
     except CollectionMissing:
+        limits = {} if milvus_place(place) else _limits(original)
         return create_collection(
             place,
             original.encoder_digest,
             original.dim,
             encoder_path=original.encoder_path,
             recall=recall or original.stats().get("recall") or DEFAULT_RECALL,
+            **limits,
         )
+
+
+def _limits(original: AnyCollection) -> dict[str, Any]:
+    """What a collection in a folder promises beside its recall."""
+    promise: dict[str, Any] = original.stats().get("promise", {})
+    return {name: value for name, value in promise.items() if name != "recall"}
 
 
 def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) -> CopyReport:

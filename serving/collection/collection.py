@@ -21,6 +21,7 @@ from typing import Any
 
 from images.cpus import available_cpus
 from images.errors import UsageError
+from serving.collection.choosing import Progress, build, check_enough
 from serving.collection.errors import CollectionBusy, refuse_duplicates
 from serving.collection.ledger import FILE_NAME
 from serving.collection.new_folder import new_folder
@@ -29,7 +30,7 @@ from serving.collection.rebuilding import NewEncoder, Rebuilder
 from serving.collection.records import AddReport, OnDuplicate, Record, Row, checked_rows
 from serving.collection.snapshot import Snapshot, save
 from serving.collection.transactions import Writing
-from serving.collection.upkeep import Progress, Tender, build, check_recall, renew
+from serving.collection.upkeep import Tender, renew
 from serving.locks import Locked, folder_lock
 
 LOCK_SECONDS = 5.0
@@ -135,8 +136,9 @@ class Collection(Reader):
         *,
         threads: int | None = None,
         on_progress: Progress | None = None,
+        **changes: Any,
     ) -> dict[str, Any]:
-        """Build the index that keeps the promised recall, measure it, and save it.
+        """Build the index that keeps what is promised, measure it, and save it.
 
         Searches go on meanwhile with the index there was. Below some ten thousand items, and for a
         recall of 1, that is the exact one.
@@ -144,22 +146,29 @@ class Collection(Reader):
         Args:
             recall: promise this recall@10 from now on; None keeps what is promised.
             threads: of the processor, all of them by default.
-            on_progress: told how many items of how many are in the graph.
+            on_progress: told how many items of how many are in the index.
+            changes: ``memory``, ``latency`` and ``index`` from now on (``promise.Promise``).
 
         Returns:
             what ``stats`` says of the index then.
 
         Raises:
-            UsageError: a recall that is not in (0, 1].
+            UsageError: a promise that cannot be made, or an index that more items are needed for.
             CollectionBusy: another process writes.
         """
         if recall is not None:
-            check_recall(recall)
+            changes["recall"] = recall
+        with self._ledger.reading() as view:
+            promise, items = view.promise.changed(changes), view.count()
+        promise.check(self.dim)
+        check_enough(promise, items, self.dim)
+        if changes:
             with self.writing(), self._ledger.writing() as writing:
-                writing.promise(recall)
+                writing.promise_from_now(writing.promise.changed(changes))
         build(self._follower, threads or available_cpus(), on_progress)
         self.save()
-        return self._describe_index()
+        described: dict[str, Any] = self.stats()["index"]
+        return described
 
     def tend(self, threads: int = 1) -> bool:
         """Renew the index if it needs it; returns whether it did. Searches go on meanwhile.
@@ -179,7 +188,9 @@ class Collection(Reader):
             CollectionBusy: another process writes.
         """
         with self.writing(), self._follower.current() as (view, index):
-            save(self.path, Snapshot(index, self._follower.recall), view.generation)
+            snapshot = Snapshot(index, self._follower.measured, self._follower.in_file)
+            if (flat := save(self.path, snapshot, view.generation)) is not None:
+                self._follower.moved(flat)
 
     def compact(
         self, *, threads: int | None = None, on_progress: Progress | None = None

@@ -8,18 +8,19 @@ with another process are one and the same.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from images.errors import ArtefactError
-from serving.collection.graph import Graph
 from serving.collection.index import FlatIndex, Ids
 from serving.collection.inspection import LENGTH_TOLERANCE
 from serving.collection.ledger import Ledger
 from serving.collection.mixed import Index
+from serving.collection.proposer import Proposer
 from serving.collection.snapshot import Snapshot, load
 from serving.collection.transactions import View
 
@@ -29,12 +30,14 @@ class Follower:
 
     Attributes:
         index: the newest one, or None while nobody has asked for it.
-        recall: what was measured of its graph, None without one.
+        measured: what was measured of it (``choosing``); None if nothing was.
+        in_file: whether its vectors are to stay in the snapshot's file.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self.index: Index | None = None
-        self.recall: dict[str, Any] | None = None
+        self.measured: dict[str, Any] | None = None
+        self.in_file = False
         self._ledger = ledger
         self._lock = threading.Lock()
 
@@ -61,12 +64,26 @@ class Follower:
                     return
             # Another thread's view was newer, and so is the index: look at the ledger again.
 
-    def attach(self, graph: Graph | None, recall: dict[str, Any] | None) -> Snapshot:
-        """Search with another graph from now on; returns what is searched now."""
+    def attach(
+        self, proposer: Proposer | None, measured: dict[str, Any], *, in_file: bool = False
+    ) -> None:
+        """Search with another proposer from now on."""
         with self.current(), self._lock:
             assert self.index is not None
-            self.index, self.recall = Index(self.index.flat, graph), recall
-            return Snapshot(self.index, recall)
+            self.index, self.measured = Index(self.index.flat, proposer), measured
+            self.in_file = in_file
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is to be saved of it; it must have been asked for."""
+        assert self.index is not None
+        return Snapshot(self.index, self.measured, self.in_file)
+
+    def moved(self, flat: FlatIndex) -> None:
+        """Read vectors from elsewhere from now on: those of a moment that was, as they were."""
+        with self._lock:
+            if self.index is not None:  # what came since is read from the ledger once more
+                self.index = Index(flat, self.index.proposer)
 
     def _caught_up(self, view: View) -> Index:
         """The index of the view's moment, or a newer one."""
@@ -84,10 +101,19 @@ class Follower:
 
     def _first(self, view: View) -> Index:
         snapshot = load(self._ledger.path.parent, view)
-        if snapshot is None:
-            return Index(FlatIndex.empty(view.dim, reserve=view.count()))
-        self.recall = snapshot.recall
-        return snapshot.index
+        if snapshot is not None:
+            self.measured, self.in_file = snapshot.measured, snapshot.in_file
+            return snapshot.index
+        return Index(_room(view, self._ledger.path.parent))
+
+
+def _room(view: View, folder: Path) -> FlatIndex:
+    """For all vectors of the ledger; in a file, where the memory promised would not hold them."""
+    count, limit = view.count(), view.promise.memory
+    if limit is not None and 4 * view.dim * count > limit:
+        with suppress(OSError):  # nobody may write there: better more memory than no answer
+            return FlatIndex.empty(view.dim, reserve=count, scratch=folder)
+    return FlatIndex.empty(view.dim, reserve=count)
 
 
 def _check_lengths(view: View, ids: Ids, vectors: NDArray[np.float32]) -> None:

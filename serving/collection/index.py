@@ -8,6 +8,8 @@ only swaps a pointer. Two properties make that cheap:
   where no older index looks. A full buffer is copied into one half as large again.
 - a removed row is masked. Its memory is taken back when most rows are masked.
 
+Vectors that were saved may stay in their file (``mapped``): nothing else changes.
+
 Rows are in the order of the items' numbers, so a number is found by bisection. That is all FAISS's
 IDMap2 would do, without its traps: it accepts an id twice and rebuilds its map at each removal.
 
@@ -18,13 +20,16 @@ is stored twice must get the same score twice, and a query the same answer alone
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Self
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO, Self
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from images.cpus import available_cpus
+from serving.collection.mapped import mapped_rows
 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -37,6 +42,7 @@ ROUNDING = 1e-5
 SCORE_DIGITS = 7  # float32 vectors hold no more
 GROWTH = 1.5
 SCORED_ROWS = 16384  # rows brought to float64 at a time
+MAPPED_ROOM = 1_000_000  # rows that may be added behind those in a file, and as many as there are
 
 
 @cache
@@ -45,12 +51,25 @@ def _cpus() -> int:
 
 
 class _Buffer:
-    """Rows that several indexes share; each row is written once."""
+    """Rows that several indexes share; each row is written once.
 
-    def __init__(self, capacity: int, dim: int) -> None:
-        self.rows = np.empty((capacity, dim), np.float32)
+    Attributes:
+        in_file: how many rows, the first ones, are in a file and take no memory.
+    """
+
+    def __init__(self, capacity: int, dim: int, rows: Vectors | None = None) -> None:
+        self.rows = np.empty((capacity, dim), np.float32) if rows is None else rows
         self.ids = np.empty(capacity, np.int64)
         self.used = 0
+        self.in_file = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        if not self.in_file:
+            return self.rows.nbytes + self.ids.nbytes
+        in_memory = max(self.used - self.in_file, 0)
+        return in_memory * self.rows.itemsize * len(self.rows[0]) + 8 * self.used
 
 
 @dataclass(frozen=True)
@@ -73,9 +92,23 @@ class FlatIndex:
     _buffer: _Buffer
 
     @classmethod
-    def empty(cls, dim: int, *, reserve: int = 0) -> Self:
-        """An index of nothing, with room for ``reserve`` vectors."""
-        return cls(0, 0, None, 0, object(), _Buffer(max(reserve, 64), dim))
+    def empty(cls, dim: int, *, reserve: int = 0, scratch: Path | None = None) -> Self:
+        """An index of nothing, with room for ``reserve`` vectors.
+
+        Args:
+            dim: length of a vector.
+            reserve: how many vectors.
+            scratch: a folder; the room is in a file there, which goes when nobody needs it.
+        """
+        capacity = max(reserve, 64)
+        if scratch is None:
+            return cls(0, 0, None, 0, object(), _Buffer(capacity, dim))
+        with TemporaryFile(dir=scratch) as file:
+            buffer = _Buffer(
+                capacity, dim, np.memmap(file, np.float32, "w+", shape=(capacity, dim))
+            )
+        buffer.in_file = capacity
+        return cls(0, 0, None, 0, object(), buffer)
 
     @classmethod
     def of(cls, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
@@ -84,14 +117,37 @@ class FlatIndex:
         buffer.rows, buffer.ids, buffer.used = vectors, ids, len(ids)
         return cls(sequence, len(ids), None, len(ids), object(), buffer)
 
+    @classmethod
+    def mapped(cls, ids: Ids, file: BinaryIO, dim: int, *, sequence: int) -> Self:
+        """As ``of``, with vectors that stay in a file: float32 little-endian [n, dim], n >= 1."""
+        capacity = 2 * len(ids) + MAPPED_ROOM
+        buffer = _Buffer(capacity, dim, mapped_rows(file, len(ids), capacity, dim))
+        buffer.ids[: len(ids)] = ids
+        buffer.used = buffer.in_file = len(ids)
+        return cls(sequence, len(ids), None, len(ids), object(), buffer)
+
     def __len__(self) -> int:
         return self.size
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        mask = 0 if self.live is None else self.live.nbytes
-        return self._buffer.rows.nbytes + self._buffer.ids.nbytes + mask
+        return self._buffer.nbytes + (0 if self.live is None else self.live.nbytes)
+
+    @property
+    def in_file(self) -> bool:
+        """Whether vectors are in a file and not in memory."""
+        return self._buffer.in_file > 0
+
+    @property
+    def in_memory(self) -> int:
+        """How many vectors are in memory."""
+        return max(self.count - self._buffer.in_file, 0)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector, E."""
+        return int(self._buffer.rows.shape[1])
 
     @property
     def vectors(self) -> Vectors:
@@ -102,6 +158,11 @@ class FlatIndex:
     def ids(self) -> Ids:
         """int64 [count], ascending."""
         return self._buffer.ids[: self.count]
+
+    @property
+    def living_ids(self) -> Ids:
+        """int64 [size], ascending: of the rows that are not masked."""
+        return self.ids if self.live is None else self.ids[self.live]
 
     def added(self, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
         """With more items; their numbers must be above all there are.
@@ -135,7 +196,7 @@ class FlatIndex:
         left = int(np.count_nonzero(live))
         if left == self.count:
             return replace(self, sequence=sequence, live=None, size=left)
-        if left < self.count // 2:
+        if left < self.count // 2 and not self.in_file:  # a file is written anew when it is saved
             dense = self.empty(self.vectors.shape[1], reserve=left)
             return dense.added(self.ids[live], self.vectors[live], sequence=sequence)
         return replace(self, sequence=sequence, live=live, size=left)

@@ -21,6 +21,7 @@ from images.errors import ArtefactError, LookalikeError
 from serving.collection.connecting import BUSY_SECONDS, connect, is_writable, read_unwritable
 from serving.collection.errors import CollectionBusy, CollectionRebuilt
 from serving.collection.inspection import Inspection
+from serving.collection.promise import Promise
 from serving.collection.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from serving.collection.transactions import View, Writing
 
@@ -61,7 +62,13 @@ class Ledger:
 
     @classmethod
     def create(
-        cls, path: Path, *, encoder_sha256: str, dim: int, encoder_path: str | None, recall: float
+        cls,
+        path: Path,
+        *,
+        encoder_sha256: str,
+        dim: int,
+        encoder_path: str | None,
+        promise: Promise,
     ) -> None:
         """Write a new, empty ledger at ``path``, which must not exist."""
         with _translated(path):
@@ -74,15 +81,18 @@ class Ledger:
                 _migrate(connection, 0)
                 connection.execute(
                     "INSERT INTO collection"
-                    " (one, encoder_sha256, dim, encoder_path, recall, created, generation)"
-                    " VALUES (1, ?, ?, ?, ?, ?, ?)",
+                    " (one, encoder_sha256, dim, encoder_path, created, generation, recall,"
+                    " memory_bytes, latency_ms, index_kind) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         encoder_sha256,
                         dim,
                         encoder_path,
-                        recall,
                         datetime.now(UTC).isoformat("T", "seconds"),
                         new_generation(),
+                        promise.recall,
+                        promise.memory,
+                        promise.latency,
+                        promise.index,
                     ),
                 )
             finally:

@@ -1,8 +1,8 @@
-"""The index that a collection searches: exact, or a graph's proposals scored exactly.
+"""The index that a collection searches: exact, or proposals scored exactly.
 
-A graph covers the items up to some number. What is newer is compared with the query one by one,
-what was removed is left out: so an answer is always of the ledger's newest state, however old the
-graph is.
+A proposer (``proposer``) covers the items up to some number. What is newer is compared with the
+query one by one, what was removed is left out: so an answer is always of the ledger's newest state,
+however old the proposer is.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.collection.proposer import SPARE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from serving.collection.graph import Graph
     from serving.collection.index import FlatIndex, Ids, Scores, Vectors
-
-SPARE = 16  # proposals beyond k: the graph's order is that of rounded vectors
-# What a step of effort costs, in vectors compared one by one. Measured on Zen 3 with 128 and 512
-# numbers, 200,000 to 1,000,000 vectors: 20 to 40.
-EFFORT_COST = 30
-TUNED_NEIGHBOURS = 10  # recall@10
+    from serving.collection.proposer import Proposer
 
 
 @dataclass(frozen=True)
@@ -35,15 +31,15 @@ class Index:
 
     Attributes:
         flat: all vectors.
-        graph: some of them, searched faster; None: every search is exact.
+        proposer: some of them, searched faster; None: every search is exact.
     """
 
     flat: FlatIndex
-    graph: Graph | None = None
-    _rows: Ids = field(init=False, repr=False)  # of the graph's nodes; -1: no longer there
+    proposer: Proposer | None = None
+    _rows: Ids = field(init=False, repr=False)  # of the proposer's nodes; -1: no longer there
 
     def __post_init__(self) -> None:
-        nodes = np.empty(0, np.int64) if self.graph is None else self.graph.ids
+        nodes = np.empty(0, np.int64) if self.proposer is None else self.proposer.ids
         object.__setattr__(self, "_rows", _rows_of_nodes(self.flat, nodes))
 
     def __len__(self) -> int:
@@ -57,17 +53,19 @@ class Index:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self.flat.nbytes + (0 if self.graph is None else self.graph.nbytes)
+        return self.flat.nbytes + (
+            0 if self.proposer is None else self.proposer.nbytes + 2 * self._rows.nbytes
+        )
 
     @property
     def uncovered(self) -> int:
-        """How many items the graph does not have and each search looks at one by one."""
+        """How many items the proposer does not have and each search looks at one by one."""
         return self.flat.count - self._newer
 
     def with_flat(self, flat: FlatIndex) -> Index:
-        """The same graph, newer vectors."""
+        """The same proposer, newer vectors."""
         if flat.layout is not self.flat.layout:
-            return Index(flat, self.graph)
+            return Index(flat, self.proposer)
         newer = copy(self)  # without looking a million nodes up at each write
         newer.__dict__.pop("_newer", None)
         object.__setattr__(newer, "flat", flat)
@@ -82,7 +80,7 @@ class Index:
             queries: float32 [Q, E], of length one.
             k: at least 1.
             allowed: numbers of the items that may be found, ascending; None for all.
-            exact: compare every vector; else the graph's recall holds, if there is a graph.
+            exact: compare every vector; else the proposer's recall holds, if there is one.
         """
         rows = None if allowed is None else self.flat.living(allowed)
         available = len(self) if rows is None else len(rows)
@@ -108,19 +106,15 @@ class Index:
         return results
 
     def _worth(self, k: int, count: int, available: int) -> bool:
-        """Whether asking the graph for so many is cheaper than comparing all that may be found."""
-        enough = k + SPARE <= available // 2
-        return self.graph is not None and enough and self._effort(count) * EFFORT_COST < available
-
-    def _effort(self, count: int) -> int:
-        assert self.graph is not None
-        return -(-self.graph.effort * count // (TUNED_NEIGHBOURS + SPARE))
+        """Whether asking for so many is cheaper than comparing all that may be found."""
+        if self.proposer is None or k + SPARE > available // 2:
+            return False
+        return self.proposer.cost(count) < available
 
     def _proposed(self, queries: Vectors, count: int) -> Ids:
-        """Rows int64 [Q, count]; -1 where there is none."""
-        assert self.graph is not None
-        nodes = self.graph.propose(queries, count, effort=self._effort(count))
-        return self._rows.take(nodes)
+        """Rows int64 [Q, count or more]; -1 where there is none."""
+        assert self.proposer is not None
+        return self._rows.take(self.proposer.propose(queries, count))
 
     def _best(self, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Scores]:
         """The k best of these rows and what ties with the k-th."""
@@ -137,8 +131,8 @@ class Index:
 
     @cached_property
     def _newer(self) -> int:
-        """The first row that the graph does not know."""
-        last = 0 if self.graph is None else self.graph.last
+        """The first row that the proposer does not know."""
+        last = 0 if self.proposer is None else self.proposer.last
         return int(np.searchsorted(self.flat.ids, last, side="right"))
 
     def _nearest_newer(

@@ -10,7 +10,7 @@ from serving.collection.interface import AnyCollection
 from serving.collection.ledger import FILE_NAME, Ledger
 from serving.collection.new_folder import new_folder
 from serving.collection.places import Place, milvus_place
-from serving.collection.upkeep import DEFAULT_RECALL, check_recall
+from serving.collection.promise import AUTO, DEFAULT_RECALL, Promise
 
 
 @overload
@@ -21,6 +21,9 @@ def create_collection(
     *,
     encoder_path: str | Path | None = None,
     recall: float = DEFAULT_RECALL,
+    memory: int | None = None,
+    latency: float | None = None,
+    index: str = AUTO,
 ) -> Collection: ...
 
 
@@ -32,6 +35,9 @@ def create_collection(
     *,
     encoder_path: str | Path | None = None,
     recall: float = DEFAULT_RECALL,
+    memory: int | None = None,
+    latency: float | None = None,
+    index: str = AUTO,
 ) -> AnyCollection: ...
 
 
@@ -42,6 +48,9 @@ def create_collection(
     *,
     encoder_path: str | Path | None = None,
     recall: float = DEFAULT_RECALL,
+    memory: int | None = None,
+    latency: float | None = None,
+    index: str = AUTO,
 ) -> AnyCollection:
     """Make a new, empty collection and open it.
 
@@ -53,18 +62,27 @@ def create_collection(
         encoder_path: where that file is; only remembered as a hint.
         recall: recall@10 that searches promise once there are many items; 1: always exact. Milvus
             promises nothing but that (``milvus``).
+        memory: the most bytes the index may hold; None: as many as it needs.
+        latency: milliseconds that half of the searches must not exceed; None: no matter.
+        index: "auto": whatever keeps the promise; "flat"; or a FAISS factory string.
 
     Raises:
-        UsageError: there is something already, or an impossible dim or recall.
+        UsageError: there is something already, or an impossible dim or promise.
         LookalikeError: it cannot be written.
     """
     if dim < 1:
         raise UsageError(f"dim is {dim}; a vector needs at least one number")
-    check_recall(recall)
+    promise = Promise(recall=recall, memory=memory, latency=latency, index=index)
+    promise.check(dim)
     hint = None if encoder_path is None else str(Path(encoder_path).resolve())
     if in_milvus := milvus_place(path):
         from serving.collection.milvus import create
 
+        if promise != Promise(recall=recall):
+            raise UsageError(
+                f"{path}: memory, latency and index are for a collection in a folder; Milvus keeps "
+                "its own index"
+            )
         return create(in_milvus, encoder_digest, dim, encoder_path=hint, recall=recall)
     folder = Path(path)
     with new_folder(folder) as unfinished:
@@ -73,7 +91,7 @@ def create_collection(
             encoder_sha256=encoder_digest,
             dim=dim,
             encoder_path=hint,
-            recall=recall,
+            promise=promise,
         )
     return Collection(folder)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serving.collection.bounds import check_bounds, everything
+from serving.collection.describing import describe_index
 from serving.collection.errors import check_encoder
 from serving.collection.following import Follower
 from serving.collection.index import Ids, Scores
@@ -148,22 +149,10 @@ class Reader(AnyCollection):
                 "encoder_path": self.encoder_path,
                 "created": self._ledger.binding.created,
                 "bytes_on_disk": _bytes_on_disk(self.path),
-                "recall": view.recall,
-                "index": self._describe_index(),
+                "recall": view.promise.recall,
+                "promise": view.promise.to_dict(),
+                "index": describe_index(self.path, self._follower, view.promise),
             }
-
-    def _describe_index(self) -> dict[str, Any]:
-        index = self._follower.index
-        graph = None if index is None else index.graph
-        return {
-            "kind": "flat" if graph is None else "hnsw",
-            "exact": graph is None,
-            "loaded": index is not None,
-            "vectors": 0 if index is None else len(index),
-            "outside_graph": 0 if index is None or graph is None else index.uncovered,
-            "bytes": 0 if index is None else index.nbytes,
-            "measured": self._follower.recall,
-        }
 
     def refresh(self) -> None:
         """Bring the index in memory up to the ledger now instead of at the next search."""

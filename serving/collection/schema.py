@@ -8,7 +8,9 @@ collection   one row: the encoder (SHA-256 of its file, dimension, and where the
              and ``sequence``, the number of the last change; ``recall``, what searches promise;
              ``generation``, another random word for each backup and each rebuilding with another
              encoder, so that numbers are never mistaken for those of another ledger ("" in a
-             ledger that came from version 2); ``pruned``, the last removal that was forgotten.
+             ledger that came from version 2); ``pruned``, the last removal that was forgotten;
+             ``memory_bytes``, ``latency_ms`` and ``index_kind``: the rest of what is promised
+             (``promise``), null where there is no limit.
 items        one row an item. ``sequence`` is the change that added it; replacing an item gives it
              a new one. So an item's content never changes under its number.
 vectors      float32 little-endian, length one, apart from ``items`` so that a look at keys, labels
@@ -106,5 +108,11 @@ CREATE TABLE rebuilt (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4 = """
+ALTER TABLE collection ADD COLUMN memory_bytes INTEGER CHECK (memory_bytes > 0);
+ALTER TABLE collection ADD COLUMN latency_ms REAL CHECK (latency_ms > 0);
+ALTER TABLE collection ADD COLUMN index_kind TEXT NOT NULL DEFAULT 'auto';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -4,20 +4,23 @@ A snapshot is a cache. The ledger can always replace it, and nothing is lost wit
 collection's folder:
 
     index/manifest.json       what is below, written last: {"format_version", "generation",
-                              "sequence", "rows", "dim", "scale", "effort", "recall",
+                              "sequence", "rows", "dim", "kind", "scale", "effort", "spread",
+                              "tuned_items", "in_file", "bytes_held", "recall",
                               "files": {name: {"file", "bytes", "sha256"}}}
     index/ids-<sequence>      int64 little-endian [rows]: items' numbers, ascending
     index/vectors-<sequence>  float32 little-endian [rows, dim]: their vectors
-    index/nodes-<sequence>    int64 little-endian: the items of the graph in the order of its nodes
-    index/graph-<sequence>    FAISS's serialisation of the graph
+    index/nodes-<sequence>    int64 little-endian: the proposer's items in the order of its nodes
+    index/graph-<sequence>    FAISS's serialisation of the proposer, a graph or what "kind" names
 
-The last two are there if the collection has a graph. Saving: (1) each file is written under a
-temporary name, synced and renamed, (2) then the manifest, atomically, (3) then files that it does
-not name are deleted. A crash leaves the old snapshot or the new one. Loading believes nothing: the
-sizes and SHA-256 of all files are checked (FAISS itself loads a flipped bit without a word), and a
-sample of the vectors and the number of items are compared with the ledger, so a snapshot of another
-ledger or of a later state than a restored backup is noticed. What does not hold is not used, and a
-warning says why.
+The last two are there if the collection has a proposer. "recall" is what was measured of it, as
+``choosing`` has it. With "in_file" the vectors are not read into memory but mapped (``mapped``).
+
+Saving: (1) each file is written under a temporary name, synced and renamed, (2) then the manifest,
+atomically, (3) then files that it does not name are deleted. A crash leaves the old snapshot or the
+new one. Loading believes nothing: the sizes and SHA-256 of all files are checked (FAISS itself
+loads a flipped bit without a word), and a sample of the vectors and the number of items are
+compared with the ledger, so a snapshot of another ledger or of a later state than a restored backup
+is noticed. What does not hold is not used, and a warning says why.
 """
 
 from __future__ import annotations
@@ -32,15 +35,19 @@ import numpy as np
 
 from images.errors import ArtefactError
 from images.files import atomic_write, write_json_atomic
+from serving.collection.factory import Factory
 from serving.collection.graph import Graph
 from serving.collection.index import FlatIndex
 from serving.collection.mixed import Index
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
+    from serving.collection.proposer import Proposer
     from serving.collection.transactions import View
 
 FOLDER = "index"
@@ -58,14 +65,16 @@ class Snapshot:
 
     Attributes:
         index: of the moment it was saved.
-        recall: what was measured of its graph, as ``tuning.Recall.to_dict`` gives it; None without.
+        measured: what was measured of it (``choosing``), None if nothing was.
+        in_file: whether the vectors are to stay in their file.
     """
 
     index: Index
-    recall: dict[str, Any] | None
+    measured: dict[str, Any] | None
+    in_file: bool = False
 
 
-def save(folder: Path, snapshot: Snapshot, generation: str) -> None:
+def save(folder: Path, snapshot: Snapshot, generation: str) -> FlatIndex | None:
     """Write a snapshot in place of the one before; for one process at a time.
 
     Args:
@@ -73,28 +82,36 @@ def save(folder: Path, snapshot: Snapshot, generation: str) -> None:
         snapshot: what to save.
         generation: of the ledger.
 
+    Returns:
+        the vectors that were saved, if they are to be read from another place now: from this
+        snapshot's file, or from memory.
+
     Raises:
         LookalikeError: it cannot be written; the one before stays.
     """
     index, target = snapshot.index, folder / FOLDER
     target.mkdir(exist_ok=True)
-    flat, graph = index.flat, index.graph
-    ids, vectors = flat.ids, flat.vectors
-    if flat.live is not None:
-        ids, vectors = ids[flat.live], vectors[flat.live]
-    parts = {"ids": ids.astype("<i8", copy=False), "vectors": vectors.astype("<f4", copy=False)}
-    if graph is not None:
-        parts |= {"nodes": graph.ids.astype("<i8", copy=False), "graph": graph.to_bytes()}
+    flat, proposer = index.flat, index.proposer
+    ids = flat.living_ids
+    parts = {"ids": _blocks(ids.astype("<i8", copy=False)), "vectors": _living_blocks(flat)}
+    if proposer is not None:
+        parts["nodes"] = _blocks(proposer.ids.astype("<i8", copy=False))
+        parts["graph"] = _blocks(proposer.to_bytes())
     files = {name: _write(target, f"{name}-{flat.sequence}", part) for name, part in parts.items()}
     manifest = {
         "format_version": FORMAT_VERSION,
         "generation": generation,
         "sequence": flat.sequence,
         "rows": len(ids),
-        "dim": vectors.shape[1],
-        "scale": graph and graph.scale,
-        "effort": graph and graph.effort,
-        "recall": snapshot.recall,
+        "dim": flat.vectors.shape[1],
+        "kind": proposer and proposer.kind,
+        "scale": proposer.scale if isinstance(proposer, Graph) else None,
+        "effort": proposer and proposer.effort,
+        "spread": proposer and proposer.spread,
+        "tuned_items": proposer.tuned_items if isinstance(proposer, Factory) else None,
+        "in_file": snapshot.in_file,
+        "bytes_held": index.nbytes,
+        "recall": snapshot.measured,
         "files": files,
     }
     write_json_atomic(target / MANIFEST, manifest)
@@ -102,6 +119,13 @@ def save(folder: Path, snapshot: Snapshot, generation: str) -> None:
     for file in target.iterdir():
         if file.name not in named:
             file.unlink(missing_ok=True)
+    if not len(ids) or (snapshot.in_file == flat.in_file and not (flat.in_file and flat.in_memory)):
+        return None
+    with (target / files["vectors"]["file"]).open("rb") as opened:
+        if snapshot.in_file:
+            return FlatIndex.mapped(ids, opened, flat.vectors.shape[1], sequence=flat.sequence)
+    vectors = flat.vectors if flat.live is None else flat.vectors[flat.live]
+    return FlatIndex.of(np.array(ids), np.array(vectors), sequence=flat.sequence)
 
 
 def load(folder: Path, view: View) -> Snapshot | None:
@@ -138,17 +162,45 @@ def read(target: Path, view: View) -> Snapshot:
     if sequence > view.sequence:
         raise ValueError("it is newer than the ledger")
     ids = _read(target, files["ids"]).view("<i8")
-    vectors = _read(target, files["vectors"]).view("<f4").reshape(rows, view.dim)
     if len(ids) != rows or (np.diff(ids) <= 0).any():
         raise ValueError("its numbers are not in order")
-    _compare(view, sequence, ids, vectors)
-    flat = FlatIndex.of(ids, vectors, sequence=sequence)
-    graph = None
-    if "graph" in files:
-        nodes = _read(target, files["nodes"]).view("<i8")
-        data = _read(target, files["graph"])
-        graph = Graph.from_bytes(data, nodes, manifest["scale"], manifest["effort"])
-    return Snapshot(Index(flat, graph), manifest["recall"])
+    in_file = bool(manifest.get("in_file")) and rows > 0
+    with _opened(target, files["vectors"]) as file:
+        if in_file:
+            _check(file, files["vectors"], None)
+            flat = FlatIndex.mapped(ids, file, view.dim, sequence=sequence)
+        else:
+            data = np.empty(files["vectors"]["bytes"], np.uint8)
+            _check(file, files["vectors"], data)
+            vectors = data.view("<f4").reshape(rows, view.dim)
+            flat = FlatIndex.of(ids, vectors, sequence=sequence)
+    _compare(view, sequence, ids, flat.vectors)
+    measured = manifest["recall"]
+    if measured is not None and "kind" not in measured:  # of before there were kinds: measure anew
+        measured = None
+    return Snapshot(Index(flat, _proposer(target, manifest)), measured, in_file)
+
+
+def saved_facts(folder: Path) -> dict[str, Any]:
+    """What the manifest says of the index, without looking at it; nothing if there is none."""
+    try:
+        manifest = json.loads((folder / FOLDER / MANIFEST).read_text(encoding="utf-8"))
+        names = ("kind", "in_file", "bytes_held", "rows", "recall")
+        return {name: manifest.get(name) for name in names}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _proposer(target: Path, manifest: dict[str, Any]) -> Proposer | None:
+    files = manifest["files"]
+    if "graph" not in files:
+        return None
+    nodes, data = _read(target, files["nodes"]).view("<i8"), _read(target, files["graph"])
+    effort = int(manifest["effort"])
+    if manifest["scale"] is not None:
+        return Graph.from_bytes(data, nodes, manifest["scale"], effort)
+    tuned = (effort, int(manifest["spread"]), int(manifest["tuned_items"]))
+    return Factory.from_bytes(data, nodes, manifest["kind"], dim=manifest["dim"], tuned=tuned)
 
 
 def _compare(
@@ -167,27 +219,57 @@ def _compare(
             raise ValueError(f"the vector of item {ids[row]} is another one in the ledger")
 
 
-def _write(target: Path, name: str, part: NDArray[Any]) -> dict[str, Any]:
+def _blocks(part: NDArray[Any]) -> Iterator[memoryview]:
     data = np.ascontiguousarray(part).data.cast("B") if part.size else memoryview(b"")
-    digest = hashlib.sha256()
+    for start in range(0, len(data), BLOCK):
+        yield data[start : start + BLOCK]
+
+
+def _living_blocks(flat: FlatIndex) -> Iterator[memoryview]:
+    """Vectors of the rows that are not masked, never all of them in memory."""
+    rows = max(1, BLOCK // (4 * flat.vectors.shape[1]))
+    for start in range(0, flat.count, rows):
+        part = flat.vectors[start : start + rows]
+        if flat.live is not None:
+            part = part[flat.live[start : start + rows]]
+        yield from _blocks(part.astype("<f4", copy=False))
+
+
+def _write(target: Path, name: str, blocks: Iterator[memoryview]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
     with atomic_write(target / name) as file:
-        for start in range(0, len(data), BLOCK):
-            digest.update(data[start : start + BLOCK])
-            file.write(data[start : start + BLOCK])
-    return {"file": name, "bytes": len(data), "sha256": digest.hexdigest()}
+        for block in blocks:
+            digest.update(block)
+            file.write(block)
+            size += len(block)
+    return {"file": name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _opened(target: Path, entry: dict[str, Any]) -> BinaryIO:
+    if "/" in entry["file"] or entry["file"].startswith("."):
+        raise ValueError(f"it names {entry['file']!r}, which is not in its folder")
+    file: BinaryIO = (target / entry["file"]).open("rb")
+    return file
 
 
 def _read(target: Path, entry: dict[str, Any]) -> NDArray[np.uint8]:
     """A file's bytes, checked."""
-    if "/" in entry["file"] or entry["file"].startswith("."):
-        raise ValueError(f"it names {entry['file']!r}, which is not in its folder")
     data = np.empty(entry["bytes"], np.uint8)
-    digest, filled, room = hashlib.sha256(), 0, data.data
-    with (target / entry["file"]).open("rb") as file:
-        while count := file.readinto(room[filled : filled + BLOCK]):
-            digest.update(room[filled : filled + count])
-            filled += count
-        longer = bool(file.read(1))
-    if filled != len(data) or longer or digest.hexdigest() != entry["sha256"]:
-        raise ValueError(f"{entry['file']} is damaged")
+    with _opened(target, entry) as file:
+        _check(file, entry, data)
     return data
+
+
+def _check(file: BinaryIO, entry: dict[str, Any], data: NDArray[np.uint8] | None) -> None:
+    """Compare a file with its checksum; its bytes are read into ``data`` on the way."""
+    digest, filled, size = hashlib.sha256(), 0, int(entry["bytes"])
+    block = np.empty(BLOCK, np.uint8)
+    while filled < size:
+        room = (block if data is None else data[filled:])[: min(BLOCK, size - filled)].data
+        count = file.readinto(room)  # type: ignore[attr-defined]
+        if not count:
+            break
+        digest.update(room[:count])
+        filled += count
+    if filled != size or file.read(1) or digest.hexdigest() != entry["sha256"]:
+        raise ValueError(f"{entry['file']} is damaged")

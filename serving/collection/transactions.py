@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from images.errors import ArtefactError, UsageError
 from serving.collection.filters import field_rows, where
+from serving.collection.promise import Promise
 from serving.collection.records import Hit, Record, Row
 
 BLOCK_ROWS = 4096
@@ -32,12 +33,13 @@ class View:
         self._connection = connection
         self.dim = dim
         self.sequence: int
-        self.recall: float  # recall@10 that searches promise; 1: every search is exact
         self.pruned: int  # the last removal that is no longer remembered
         self.generation: str
-        self.sequence, self.recall, self.pruned, self.generation = connection.execute(
-            "SELECT sequence, recall, pruned, generation FROM collection"
+        self.sequence, self.pruned, self.generation, recall, *rest = connection.execute(
+            "SELECT sequence, pruned, generation, recall, memory_bytes, latency_ms, index_kind"
+            " FROM collection"
         ).fetchone()
+        self.promise = Promise(recall=recall, memory=rest[0], latency=rest[1], index=rest[2])
 
     def count(self) -> int:
         """How many items there are."""
@@ -271,10 +273,13 @@ class Writing(View):
             "INSERT INTO removals (sequence, item) VALUES (?, ?)", (self.sequence, item)
         )
 
-    def promise(self, recall: float) -> None:
-        """Set the recall that searches promise."""
-        self.recall = recall
-        self._connection.execute("UPDATE collection SET recall = ?", (recall,))
+    def promise_from_now(self, promise: Promise) -> None:
+        """Set what searches promise."""
+        self.promise = promise
+        self._connection.execute(
+            "UPDATE collection SET recall = ?, memory_bytes = ?, latency_ms = ?, index_kind = ?",
+            (promise.recall, promise.memory, promise.latency, promise.index),
+        )
 
     def finish(self) -> None:
         """Note the last number; to be called before the transaction ends."""

@@ -100,12 +100,12 @@ def _snapshot(folder: Path, view: View) -> tuple[str, list[str]]:
 def _index_faults(ledger: Ledger) -> Iterator[str]:
     with Follower(ledger).current() as (view, index):
         flat = index.flat
-        ids = flat.ids if flat.live is None else flat.ids[flat.live]
+        ids = flat.living_ids
         if not np.array_equal(ids, view.ids()):
             yield f"the index holds {len(ids)} items, the ledger {view.count()}: not the same ones"
         elif other := _different(view, flat):
             yield f"the index holds other vectors of {other} items than the ledger"
-        yield from _graph_faults(index)
+        yield from _proposer_faults(index)
 
 
 def _different(view: View, flat: FlatIndex) -> int:
@@ -116,12 +116,11 @@ def _different(view: View, flat: FlatIndex) -> int:
     )
 
 
-def _graph_faults(index: Index) -> Iterator[str]:
-    if (graph := index.graph) is None:
+def _proposer_faults(index: Index) -> Iterator[str]:
+    if (proposer := index.proposer) is None:
         return
-    flat = index.flat
-    ids = flat.ids if flat.live is None else flat.ids[flat.live]
-    if len(np.unique(graph.ids)) != len(graph.ids):
-        yield "the graph holds items twice"
-    if missing := np.setdiff1d(ids[ids <= graph.last], graph.ids, assume_unique=True).size:
-        yield f"the graph does not hold {missing} items that it should"
+    ids = index.flat.living_ids
+    if len(np.unique(proposer.ids)) != len(proposer.ids):
+        yield f"the index {proposer.kind} holds items twice"
+    if missing := np.setdiff1d(ids[ids <= proposer.last], proposer.ids, assume_unique=True).size:
+        yield f"the index {proposer.kind} does not hold {missing} items that it should"

@@ -33,7 +33,7 @@ def test_the_ledger_says_what_it_is(collection: Collection, record: Make) -> Non
         }
     assert pragmas == {
         "application_id": 0x4C4B4C44,
-        "user_version": 3,
+        "user_version": 4,
         "journal_mode": "wal",
         "integrity_check": "ok",
     }
@@ -48,6 +48,9 @@ def test_the_ledger_says_what_it_is(collection: Collection, record: Make) -> Non
             "recall",
             "generation",
             "pruned",
+            "memory_bytes",
+            "latency_ms",
+            "index_kind",
         ],
         "items": ["sequence", "key", "uri", "label", "width", "height", "sha256", "metadata"],
         "vectors": ["sequence", "vector", "crc32"],
@@ -83,8 +86,8 @@ def test_a_database_of_another_program_is_refused(folder: Path) -> None:
 
 def test_a_newer_ledger_is_refused(folder: Path, collection: Collection) -> None:
     collection.close()
-    run_sql(folder, "PRAGMA user_version = 4")
-    with pytest.raises(ArtefactError, match=r"version 4.*knows 3.*update"):
+    run_sql(folder, "PRAGMA user_version = 5")
+    with pytest.raises(ArtefactError, match=r"version 5.*knows 4.*update"):
         open_collection(folder)
 
 
@@ -95,11 +98,11 @@ def test_an_older_ledger_is_brought_up(
     collection.close()
     steps = (*schema.MIGRATIONS, "ALTER TABLE items ADD COLUMN note TEXT;")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 5)
     with open_collection(folder) as again:
         assert again.keys() == ["item-001"]
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 4
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 5
         assert connection.execute("SELECT note FROM items").fetchone() == (None,)
 
 
@@ -118,6 +121,9 @@ def test_the_first_schema_is_brought_up_with_its_metadata(
             "DROP TABLE fields; ALTER TABLE collection DROP COLUMN recall;"
             "ALTER TABLE collection DROP COLUMN generation;"
             "ALTER TABLE collection DROP COLUMN pruned;"
+            "ALTER TABLE collection DROP COLUMN memory_bytes;"
+            "ALTER TABLE collection DROP COLUMN latency_ms;"
+            "ALTER TABLE collection DROP COLUMN index_kind;"
             "ALTER TABLE vectors DROP COLUMN crc32; DROP TABLE rebuilding; DROP TABLE rebuilt;"
             "PRAGMA user_version = 1;"
         )
@@ -137,7 +143,7 @@ def test_a_step_that_fails_leaves_the_old_ledger(
     before = (folder / "ledger.db").read_bytes()
     steps = (*schema.MIGRATIONS, "CREATE TABLE extra (x); CREATE TABLE items (x);")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 5)
     with pytest.raises(LookalikeError):
         open_collection(folder)
     assert (folder / "ledger.db").read_bytes() == before

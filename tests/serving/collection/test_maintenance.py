@@ -19,7 +19,7 @@ from serving.cli import app
 from serving.collection import AnyCollection, Collection, Record, create_collection, open_collection
 from serving.collection.duplicates import find_duplicates
 from serving.collection.places import Place
-from serving.collection.upkeep import SMALL
+from serving.collection.planning import SMALL
 from serving.collection.verification import verify
 from tests.serving.collection.conftest import DIGEST, DIM
 
