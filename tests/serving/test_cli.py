@@ -382,7 +382,7 @@ def test_a_promise_is_made_and_changed(tiny_encoder: Path, tmp_path: Path) -> No
     made = answer("collection", "create", shop, "--encoder", tiny_encoder, "--recall", 0.95)
     assert made["recall"] == 0.95
     tuned = answer("collection", "tune", shop, "--recall", 1)
-    assert (tuned["recall asked"], tuned["exact"]) == (1, True)
+    assert (tuned["promise"]["recall"], tuned["exact"]) == (1, True)
     assert answer("collection", "stats", shop)["recall"] == 1
     assert (shop / "index" / "manifest.json").is_file()
     assert "recall is 2" in str(refusal("collection", "tune", shop, "--recall", 2))
