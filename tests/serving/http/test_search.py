@@ -218,6 +218,16 @@ def test_several_examples(service: Running, pictures: dict[str, bytes], encode: 
     assert found(both) == [keys[row] for row in np.argsort(-(matrix @ query))[:3]]
 
 
+def test_examples_are_described(service: Running) -> None:
+    operation = service.client.get("/docs.json").json()["paths"]["/search"]["post"]
+    fields = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    for name in ("positive", "negative"):
+        kinds = [set(one["properties"]) for one in fields[name]["items"]["oneOf"]]
+        assert kinds == [{"key"}, {"vector"}, {"image"}]
+    named = {parameter["name"] for parameter in operation["parameters"]}
+    assert {"all", "suggest_label", "negative_weight"} <= named
+
+
 def test_everything_that_is_similar_enough(
     service: Running, pictures: dict[str, bytes], oracle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
