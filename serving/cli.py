@@ -195,9 +195,12 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on a public address without a key.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the work; default: 1.")
+    ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of the encoder; default: all CPUs."),
+        typer.Option(min=1, help="Threads of each worker's encoder; default: its share of CPUs."),
     ] = None,
 ) -> None:
     """Serve embeddings and search over HTTP, with a web page.
@@ -215,5 +218,6 @@ def serve(
         api_key=api_key,
         api_key_file=api_key_file,
         insecure=insecure,
+        workers=workers,
         threads=threads,
     )

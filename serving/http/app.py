@@ -112,10 +112,5 @@ async def status(engine: Engine, _request: Request) -> Response:
 
 async def show_metrics(engine: Engine, _request: Request) -> Response:
     """Figures for Prometheus."""
-    now: dict[str, float] = {
-        "lookalike_images_admitted": engine.batcher.admitted,
-        "lookalike_body_bytes": engine.bytes_in_flight.held,
-    }
-    if (items := await engine.count_items()) is not None:
-        now["lookalike_items"] = items
-    return PlainTextResponse(engine.metrics.text(now), media_type=metrics.CONTENT_TYPE)
+    text = engine.metrics.text(await engine.count_items())
+    return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)

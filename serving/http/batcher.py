@@ -95,6 +95,7 @@ class Batcher:
         self.max_batch = max_batch
         self.max_admitted = max_admitted
         self.admitted = 0
+        self.on_admitted: Callable[[int], None] = lambda _images: None
         self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
         self._encode = encode
         self._lanes: deque[Lane] = deque()
@@ -136,10 +137,12 @@ class Batcher:
         if self.admitted + images > self.max_admitted:
             raise Overloaded(self._retry_after())
         self.admitted += images
+        self.on_admitted(self.admitted)
         try:
             yield Lane(self)
         finally:
             self.admitted -= images
+            self.on_admitted(self.admitted)
 
     def enter(self, lane: Lane) -> None:
         """Puts a lane in the round, if it is not in it."""

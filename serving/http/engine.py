@@ -18,22 +18,25 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from export.encoder_file import Encoder, open_encoder, read_contract
+from export.encoder_file import Encoder, describe, open_encoder
 from images.cpus import available_cpus
 from images.errors import ImageRefused, RefusalReason
 from images.items import Pixels
 from images.preprocess import load_image
-from serving.collection import AnyCollection, Hit, open_collection
+from serving.collection import AnyCollection, Collection, Hit, open_collection
 from serving.http import access_log, timing
 from serving.http.batcher import Batcher, Lane, useful_batch
 from serving.http.bento import stored_encoder
 from serving.http.bodies import Upload
 from serving.http.errors import Refusal, no_collection, of_image
 from serving.http.fetching import Fetcher
+from serving.http.figures import OwnFigures
 from serving.http.in_flight import BytesInFlight
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
 from serving.http.thumbnails import Thumbnails
+from serving.http.upkeep import Upkeep
+from serving.http.worker import Worker
 from serving.kept_thumbnails import thumbnails_beside
 
 logger = logging.getLogger(__name__)
@@ -62,16 +65,19 @@ class Embedded:
 class Engine:
     """Opened in three steps: made, `open` (may take seconds, any thread), `start` (on the loop)."""
 
-    def __init__(self, read_settings: Callable[[], Settings]) -> None:
+    def __init__(self, read_settings: Callable[[], Settings], worker: Worker | None = None) -> None:
         self._read_settings = read_settings
-        self.metrics = Metrics()
+        self._worker = worker
+        self.metrics = Metrics(worker.figures() if worker else OwnFigures())
         self.warm = False
         self._encoder: Encoder | None = None
         self._batcher: Batcher | None = None
         self._collection: AnyCollection | None = None
         self._thumbnails: Thumbnails | None = None
         self.fetcher: Fetcher | None = None
-        self._decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
+        self._upkeep: Upkeep | None = None
+        cpus = worker.cpus if worker else available_cpus()
+        self._decoders = ThreadPoolExecutor(cpus, thread_name_prefix="decode")
         self._readers = ThreadPoolExecutor(COLLECTION_THREADS, thread_name_prefix="collection")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._warming: asyncio.Task[None] | None = None
@@ -84,20 +90,22 @@ class Engine:
     @cached_property
     def bytes_in_flight(self) -> BytesInFlight:
         """What all requests' bodies hold together."""
-        return BytesInFlight(self.settings.max_bytes_in_flight)
+        total = BytesInFlight(self.settings.max_bytes_in_flight)
+        total.on_change = self.metrics.body_bytes.put
+        return total
 
     def check(self) -> None:
         """Looks at what the settings name, without keeping anything open.
 
         Raises:
             UsageError: a setting or a path is wrong.
-            ArtefactError: a file is damaged.
+            ArtefactError: a file is damaged, or the collection belongs to another encoder.
         """
-        settings = self.settings
+        settings, digest = self.settings, None
         if settings.encoder is not None:  # one in a bento cannot be wrong, nor be seen from here
-            read_contract(settings.encoder)
+            digest = describe(settings.encoder)["sha256"]
         if settings.collection is not None:
-            open_collection(settings.collection, load_index=False).close()
+            open_collection(settings.collection, encoder_digest=digest, load_index=False).close()
 
     def open(self) -> None:
         """Opens the encoder and the collection; opening twice is fine.
@@ -112,8 +120,16 @@ class Engine:
         encoder = open_encoder(settings.encoder or stored_encoder(), threads=settings.threads)
         if settings.collection is not None:
             self._collection = open_collection(
-                settings.collection, encoder_digest=encoder.digest, tended=True
+                settings.collection, encoder_digest=encoder.digest, tended=self._worker is None
             )
+            if self._worker is not None and isinstance(self._collection, Collection):
+                self._upkeep = Upkeep(
+                    self._collection,
+                    encoder.digest,
+                    tends=self._worker.place == 0,
+                    on_newer=self._take,
+                    grace=settings.request_seconds,
+                )
             self._thumbnails = Thumbnails(
                 settings.thumbnails or thumbnails_beside(settings.collection),
                 encoder.preprocess,
@@ -135,6 +151,9 @@ class Engine:
             streams=STREAMS,
         )
         self._batcher.on_batch = self.metrics.note_batch
+        self._batcher.on_admitted = self.metrics.admitted.put
+        if self._upkeep is not None:
+            self._upkeep.start()
         self._batcher.start()
         self._warming = asyncio.get_running_loop().create_task(self._warm_up(), name="warm-up")
 
@@ -150,8 +169,14 @@ class Engine:
             self.fetcher.close()
         for pool in (self._decoders, self._readers, self._writer):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        if self._upkeep is not None:
+            self._upkeep.close()
         if self._collection is not None:
             self._collection.close()
+
+    def _take(self, collection: Collection) -> None:
+        """Searches the same collection with a newer index from now on."""
+        self._collection = collection
 
     async def _warm_up(self) -> None:
         """Runs batches of every size: buffers and kernels are made, the useful size is found."""

@@ -4,9 +4,15 @@ Each request is limited by `max_body_bytes`; many large ones at once would still
 body's bytes count from when they arrive until its request is answered.
 """
 
+from __future__ import annotations
+
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from serving.http.errors import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY = "lookalike.bytes"  # in the ASGI scope
 
@@ -17,8 +23,9 @@ class BytesInFlight:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self.on_change: Callable[[int], None] = lambda _held: None
 
-    def open(self) -> "Share":
+    def open(self) -> Share:
         """The share of one request."""
         return Share(self)
 
@@ -43,10 +50,13 @@ class Share:
     def take(self, received: int) -> None:
         """Counts bytes that have arrived; refuses them where they are too many."""
         self.check(received)
-        self._held += received
-        self._total.held += received
+        self._change(received)
 
     def close(self) -> None:
         """Gives all back."""
-        self._total.held -= self._held
-        self._held = 0
+        self._change(-self._held)
+
+    def _change(self, count: int) -> None:
+        self._held += count
+        self._total.held += count
+        self._total.on_change(self._total.held)

@@ -7,6 +7,9 @@ values: `route_of` maps any path to a route of this service or to `other`.
 
 import bisect
 from collections.abc import Mapping, Sequence
+from functools import partial
+
+from serving.http.figures import Figures, Key, Labels
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -26,14 +29,6 @@ OPEN_ROUTES = {
     "/v1/models/": ("{model}",),
     "/v2/models/": ("{model}", "/infer", "/ready"),
 }
-
-GAUGES = {
-    "lookalike_images_admitted": "Images being decoded or embedded.",
-    "lookalike_body_bytes": "Bytes of the bodies of all requests under way.",
-    "lookalike_items": "Items in the collection.",
-}
-
-Labels = tuple[tuple[str, str], ...]
 
 
 def route_of(path: str) -> str:
@@ -56,19 +51,29 @@ class Counter:
 
     kind = "counter"
 
-    def __init__(self, name: str, help_text: str) -> None:
+    def __init__(self, figures: Figures, name: str, help_text: str) -> None:
         self.name = name
         self.help_text = help_text
-        self._values: dict[Labels, float] = {}
+        self._figures = figures
 
     def add(self, amount: float = 1, **labels: str) -> None:
         """Adds to the number under these labels."""
-        key = tuple(labels.items())
-        self._values[key] = self._values.get(key, 0) + amount
+        self._figures.add((self.name, tuple(labels.items())), amount)
 
-    def lines(self) -> list[str]:
+    def lines(self, values: Mapping[Key, float]) -> list[str]:
         """The samples."""
-        return [_sample(self.name, labels, value) for labels, value in self._values.items()]
+        own = [(labels, value) for (name, labels), value in values.items() if name == self.name]
+        return [_sample(self.name, labels, value) for labels, value in own]
+
+
+class Gauge(Counter):
+    """A number that goes up and down."""
+
+    kind = "gauge"
+
+    def put(self, value: float) -> None:
+        """Sets the number of this process."""
+        self._figures.put((self.name, ()), value)
 
 
 class Histogram:
@@ -76,54 +81,70 @@ class Histogram:
 
     kind = "histogram"
 
-    def __init__(self, name: str, help_text: str, bounds: Sequence[float]) -> None:
+    def __init__(
+        self, figures: Figures, name: str, help_text: str, bounds: Sequence[float]
+    ) -> None:
         self.name = name
         self.help_text = help_text
         self._bounds = tuple(bounds)
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = {}
+        self._names = (*map(str, self._bounds), "+Inf")
+        self._figures = figures
 
     def observe(self, value: float, **labels: str) -> None:
         """Notes one value."""
         key = tuple(labels.items())
-        counts = self._counts.setdefault(key, [0] * (len(self._bounds) + 1))
-        counts[bisect.bisect_left(self._bounds, value)] += 1
-        self._sums[key] = self._sums.get(key, 0.0) + value
+        bound = self._names[bisect.bisect_left(self._bounds, value)]
+        self._figures.add((f"{self.name}_bucket", (*key, ("le", bound))), 1)
+        self._figures.add((f"{self.name}_sum", key), value)
 
-    def lines(self) -> list[str]:
+    def lines(self, values: Mapping[Key, float]) -> list[str]:
         """The samples: cumulative buckets, sum and count."""
         lines: list[str] = []
-        for labels, counts in self._counts.items():
-            total = 0
-            for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=True):
-                total += count
-                lines.append(_sample(f"{self.name}_bucket", (*labels, ("le", bound)), total))
-            lines.append(_sample(f"{self.name}_sum", labels, self._sums[labels]))
+        bucket = f"{self.name}_bucket"
+        for labels in [labels for name, labels in values if name == f"{self.name}_sum"]:
+            total = 0.0
+            for bound in self._names:
+                key = (*labels, ("le", bound))
+                total += values.get((bucket, key), 0.0)
+                lines.append(_sample(bucket, key, total))
+            lines.append(_sample(f"{self.name}_sum", labels, values[f"{self.name}_sum", labels]))
             lines.append(_sample(f"{self.name}_count", labels, total))
         return lines
 
 
 class Metrics:
-    """All figures of one service. `note_…` is called on the event loop only."""
+    """All figures of one service. `note_…` is called on the event loop only.
 
-    def __init__(self) -> None:
-        self.requests = Counter("lookalike_requests_total", "Requests by route and answer.")
-        self.seconds = Histogram(
+    Args:
+        figures: where they are kept.
+    """
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        counter, histogram = partial(Counter, figures), partial(Histogram, figures)
+        gauge = partial(Gauge, figures)
+        self.requests = counter("lookalike_requests_total", "Requests by route and answer.")
+        self.seconds = histogram(
             "lookalike_request_seconds", "Seconds from a request's head to its answer.", SECONDS
         )
-        self.refused = Counter("lookalike_refused_total", "Refused requests by error type.")
-        self.images = Counter("lookalike_images_total", "Images by outcome: embedded or refused.")
-        self.batch_images = Histogram("lookalike_batch_images", "Images in a batch.", BATCHES)
-        self.batch_seconds = Histogram(
+        self.refused = counter("lookalike_refused_total", "Refused requests by error type.")
+        self.images = counter("lookalike_images_total", "Images by outcome: embedded or refused.")
+        self.batch_images = histogram("lookalike_batch_images", "Images in a batch.", BATCHES)
+        self.batch_seconds = histogram(
             "lookalike_batch_seconds", "Seconds of the encoder for a batch.", SECONDS
         )
-
-        self.queue_seconds = Histogram(
+        self.queue_seconds = histogram(
             "lookalike_queue_seconds", "Longest wait of a request's images for a batch.", SECONDS
         )
-        self.decode_seconds = Histogram(
+        self.decode_seconds = histogram(
             "lookalike_decode_seconds", "Seconds to decode and resize an image.", SECONDS
         )
+        self.admitted = gauge("lookalike_images_admitted", "Images being decoded or embedded.")
+        self.body_bytes = gauge(
+            "lookalike_body_bytes", "Bytes of the bodies of all requests under way."
+        )
+        for one in (self.admitted, self.body_bytes):
+            one.put(0)  # whatever a worker before this one was at
 
     def note_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Notes an answered request."""
@@ -142,21 +163,24 @@ class Metrics:
         self.images.add(refused, outcome="refused")
         self.images.add(len(outcomes) - refused, outcome="embedded")
 
-    def text(self, now: Mapping[str, float]) -> str:
-        """All figures as Prometheus reads them, with those of `GAUGES` that are known now."""
+    def text(self, items: int | None) -> str:
+        """All figures as Prometheus reads them; `items` of the collection, None without one."""
+        values = self._figures.all()
         lines: list[str] = []
         for metric in (
             *(self.requests, self.seconds, self.refused, self.images),
             *(self.batch_images, self.batch_seconds, self.queue_seconds, self.decode_seconds),
+            *(self.admitted, self.body_bytes),
         ):
             lines += [f"# HELP {metric.name} {metric.help_text}"]
-            lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines()]
-        for name, value in now.items():
-            lines += [f"# HELP {name} {GAUGES[name]}", f"# TYPE {name} gauge"]
-            lines += [_sample(name, (), value)]
+            lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines(values)]
+        if items is not None:
+            lines += ["# HELP lookalike_items Items in the collection."]
+            lines += ["# TYPE lookalike_items gauge", _sample("lookalike_items", (), items)]
         return "\n".join(lines) + "\n"
 
 
 def _sample(name: str, labels: Labels, value: float) -> str:
     named = ",".join(f'{label}="{text}"' for label, text in labels)
-    return f"{name}{{{named}}} {value:g}" if named else f"{name} {value:g}"
+    number = f"{value:.0f}" if float(value).is_integer() else repr(float(value))
+    return f"{name}{{{named}}} {number}" if named else f"{name} {number}"

@@ -1,13 +1,13 @@
-"""Starts the service in this process: one worker, uvloop and httptools, an orderly end.
+"""Starts the service in this process: uvloop and httptools, an orderly end.
 
-This is what `lookalike serve` runs. `bentoml serve` runs the same service from a bento, in worker
-processes that BentoML watches over.
+This is what `lookalike serve` runs; of several workers each does (`workers`). `bentoml serve` runs
+the same service from a bento, in a worker process that BentoML watches over.
 """
 
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ def serve(
     api_key: str | None = None,
     api_key_file: Path | None = None,
     insecure: bool = False,
+    workers: int | None = None,
     threads: int | None = None,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; requests that have begun are finished first.
@@ -47,7 +48,9 @@ def serve(
         api_key: asked of every client; it reads and writes. None takes the environment's keys.
         api_key_file: a file of such keys; the environment's count as well.
         insecure: listen on a public address without a key.
-        threads: of the encoder; None takes the environment's, else the CPUs this process may use.
+        workers: processes that share the work; None takes the environment's, else 1.
+        threads: of the encoder in each of them; None takes the environment's, else the CPUs this
+            process may use, or a worker's share of them.
 
     Raises:
         UsageError: a public address without a key, a port in use, a wrong path, or a variable of
@@ -60,14 +63,20 @@ def serve(
         api_key=api_key,
         api_key_file=api_key_file,
         insecure=insecure,
+        workers=workers,
         threads=threads,
     )
     check_exposure(host, settings)
     listener = listen(host, port)
     try:
+        if settings.workers > 1:
+            from serving.http.workers import serve_with_workers
+
+            serve_with_workers(settings, listener)
+            return
         engine = Engine(lambda: settings)
         engine.open()
-        server = make_server(engine, listener)
+        server = make_server(engine, on_started=lambda: say_listening(listener))
         server.run(sockets=[listener])
     finally:
         listener.close()
@@ -82,6 +91,7 @@ def settings_for(
     api_key: str | None,
     insecure: bool,
     api_key_file: Path | None = None,
+    workers: int | None = None,
     threads: int | None = None,
 ) -> Settings:
     """The environment's settings with the arguments laid over them."""
@@ -93,6 +103,7 @@ def settings_for(
         write_key=api_key or settings.write_key,
         api_key_file=KeyFile(api_key_file) if api_key_file else settings.api_key_file,
         insecure=insecure or settings.insecure,
+        workers=workers or settings.workers,
         threads=threads or settings.threads,
     )
 
@@ -132,8 +143,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(message) from error
 
 
-def make_server(engine: Engine, listener: socket.socket) -> "Server":
-    """A server for an engine, announced on standard output when it listens."""
+def make_server(engine: Engine, on_started: Callable[[], None]) -> "Server":
+    """A server for an engine; `on_started` is called when it listens."""
     config = uvicorn.Config(
         make_service(engine).to_asgi(),
         lifespan="on",
@@ -143,7 +154,12 @@ def make_server(engine: Engine, listener: socket.socket) -> "Server":
         backlog=BACKLOG,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    return Server(config, url_of(listener))
+    return Server(config, on_started)
+
+
+def say_listening(listener: socket.socket, how: str = "") -> None:
+    """Says on standard output where the service is."""
+    print(f"Lookalike listens on {url_of(listener)}{how} (Ctrl-C stops it)", flush=True)
 
 
 def url_of(listener: socket.socket) -> str:
@@ -155,17 +171,17 @@ def url_of(listener: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, and takes Ctrl-C and SIGTERM as an orderly end, not as a failure."""
+    """Tells when it listens, and takes Ctrl-C and SIGTERM as an orderly end, not as a failure."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
-        self.url = url
+        self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen and says so."""
+        """Starts to listen and tells so."""
         await super().startup(sockets)
         if self.started:
-            print(f"Lookalike listens on {self.url} (Ctrl-C stops it)", flush=True)
+            self._on_started()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

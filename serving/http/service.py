@@ -18,7 +18,7 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import Response
 
-from images.errors import LookalikeError
+from images.errors import LookalikeError, UsageError
 from serving.http.app import make_app
 from serving.http.engine import Engine
 from serving.http.gate import Gate, answering
@@ -173,8 +173,18 @@ def traced(environ: Mapping[str, str]) -> bool:
 
 
 def read_environment() -> Settings:
-    """The settings of a service that BentoML starts."""
-    return from_environment(os.environ)
+    """The settings of a service that BentoML starts.
+
+    Raises:
+        UsageError: what is set is wrong, or only `lookalike serve` can do it.
+    """
+    settings = from_environment(os.environ)
+    if settings.workers > 1:
+        raise UsageError(
+            f"LOOKALIKE_WORKERS is {settings.workers}: a bento is served by one worker; use "
+            "lookalike serve --workers, or several replicas"
+        )
+    return settings
 
 
 service = make_service(Engine(read_environment))

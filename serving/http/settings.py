@@ -44,7 +44,9 @@ class Settings:
         cors_origins: other web sites whose scripts may call the service, separated by commas; `*`
             lets every site read, where there is no key and `insecure`.
         access_log: write a line of JSON on standard error for each request.
-        threads: of the encoder's session; None takes the CPUs this process may use.
+        workers: processes that share the work; `lookalike serve` alone starts several.
+        threads: of the encoder's session, in each worker; None takes the CPUs this process may use,
+            or a worker's share of them.
         max_body_bytes: of one request, before it is read.
         max_bytes_in_flight: of all requests' bodies together; more are answered 429.
         max_image_bytes: of one encoded image.
@@ -70,6 +72,7 @@ class Settings:
     url_prefixes: str = ""
     cors_origins: str = ""
     access_log: bool = False
+    workers: int = 1
     threads: int | None = None
     max_body_bytes: int = 64 * MEBIBYTE
     max_bytes_in_flight: int = 512 * MEBIBYTE

@@ -352,7 +352,8 @@ def test_serve_hands_over_to_the_service(
     monkeypatch.setitem(sys.modules, "serving.http.server", SimpleNamespace(serve=serve))
     assert run("serve", tiny_encoder, shop, "--port", 1234, "--api-key", "k").exit_code == 0
     assert run("serve", tiny_encoder).exit_code == 0
-    options = {"host": "127.0.0.1", "insecure": False, "threads": None, "api_key_file": None}
+    options: dict[str, Any] = {"host": "127.0.0.1", "insecure": False}
+    options |= dict.fromkeys(("threads", "workers", "api_key_file"))
     assert calls == [
         ((tiny_encoder, shop), {**options, "port": 1234, "api_key": "k"}),
         ((tiny_encoder, None), {**options, "port": 3000, "api_key": None}),

@@ -1,0 +1,220 @@
+"""Several processes that share one listening socket, and the one that watches over them.
+
+The parent starts the workers, replaces one that ends, and says when all listen. SIGTERM or Ctrl-C
+to it ends all in order: the socket is closed, what has begun is answered, and the exit code is one.
+Workers do not hear Ctrl-C, which a terminal sends to all processes, and end if the parent is gone.
+
+Uvicorn's own supervisor is not used: it kills a worker that takes more than some seconds to import
+what it needs, looks every half second, and leaves workers behind where it is killed itself.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from images.cpus import available_cpus
+from images.errors import LookalikeError, UsageError
+from serving.http.engine import Engine
+from serving.http.server import DRAIN_SECONDS, make_server, say_listening
+from serving.http.settings import Settings
+from serving.http.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT = 30.0  # seconds, before a worker that cannot start is tried again
+MARGIN = 5.0  # seconds over those for draining, before a worker is killed
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A worker's place, and who has it.
+
+    Attributes:
+        failures: workers in a row that ended before they listened.
+        again_at: when to start another one, by the monotonic clock.
+    """
+
+    worker: Worker
+    process: SpawnProcess | None = None
+    said: Connection | None = None
+    listens: bool = False
+    failures: int = 0
+    again_at: float = 0.0
+
+
+def serve_with_workers(settings: Settings, listener: socket.socket) -> None:
+    """Serves with `settings.workers` processes until Ctrl-C or SIGTERM.
+
+    Raises:
+        UsageError: this system cannot share a socket, or what the settings name is wrong.
+        ArtefactError: a file is damaged, or encoder and collection do not belong together.
+        LookalikeError: no worker can start.
+    """
+    if sys.platform == "win32":
+        raise UsageError(f"workers is {settings.workers}: on Windows there is one")
+    Engine(lambda: settings).check()
+    share = max(1, available_cpus() // settings.workers)
+    settings = replace(settings, threads=settings.threads or share)
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        places = [Place(Worker(number, share, Path(folder))) for number in range(settings.workers)]
+        Supervisor(settings, listener, places).run()
+
+
+class Supervisor:
+    """Starts workers, replaces them and ends them; in the main thread."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, places: list[Place]) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._places = places
+        self._announced = False
+
+    def run(self) -> None:
+        """Until a signal; raises LookalikeError where no worker can start."""
+        with _signals() as signalled:
+            try:
+                while not self._watch(signalled):
+                    pass
+            finally:
+                self._listener.close()
+                self._end(signalled)
+
+    def _watch(self, signalled: int) -> bool:
+        """Waits for what happens next and does what is due; returns whether a signal came."""
+        now = time.monotonic()
+        for place in self._places:
+            if place.process is None and place.again_at <= now:
+                self._start(place)
+        later = [place.again_at - now for place in self._places if place.process is None]
+        said = [place.said for place in self._places if place.said is not None]
+        running = [place for place in self._places if place.process is not None]
+        ends = [place.process.sentinel for place in running if place.process is not None]
+        happened = wait([signalled, *said, *ends], min(later) if later else None)
+        if signalled in happened:
+            return True
+        for place in running:
+            if place.said in happened:
+                self._listening(place)
+            if place.process is not None and place.process.sentinel in happened:
+                self._ended(place)
+        return False
+
+    def _start(self, place: Place) -> None:
+        said, say = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        arguments = (self._settings, self._listener, place.worker, say)
+        process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+        # A blocked signal stays blocked in the new process: Ctrl-C is the parent's to hear.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        say.close()
+        place.process, place.said, place.listens = process, said, False
+
+    def _listening(self, place: Place) -> None:
+        assert place.said is not None
+        with contextlib.suppress(EOFError):  # it ended instead
+            place.listens = place.said.recv()
+            place.failures = 0
+        place.said.close()
+        place.said = None
+        if not self._announced and all(one.listens for one in self._places):
+            self._announced = True
+            say_listening(self._listener, f" with {len(self._places)} workers")
+
+    def _ended(self, place: Place) -> None:
+        assert place.process is not None
+        process, place.process = place.process, None
+        process.join()
+        if place.said is not None:
+            self._listening(place)
+        how = _how_it_ended(process.exitcode)
+        place.failures = 0 if place.listens else place.failures + 1
+        place.listens = False
+        if place.failures and not (self._announced and any(one.process for one in self._places)):
+            raise LookalikeError(f"a worker {how} before it listened; the lines above say why")
+        wait_seconds = min(2.0**place.failures, LONGEST_WAIT) if place.failures else 0.0
+        place.again_at = time.monotonic() + wait_seconds
+        logger.warning("worker %s %s: another one is started", process.pid, how)
+
+    def _end(self, signalled: int) -> None:
+        """Asks all to end, and kills those that do not in time or at a second signal."""
+        running = [place.process for place in self._places if place.process is not None]
+        for process in running:
+            process.terminate()
+        end = time.monotonic() + DRAIN_SECONDS + MARGIN
+        os.set_blocking(signalled, False)
+        _emptied(signalled)
+        while alive := [process for process in running if process.is_alive()]:
+            sentinels = [process.sentinel for process in alive]
+            happened = wait([signalled, *sentinels], max(0.0, end - time.monotonic()))
+            if not happened or signalled in happened:
+                for process in alive:
+                    process.kill()
+        for process in running:
+            process.join()
+
+
+def work(settings: Settings, listener: socket.socket, worker: Worker, say: Connection) -> None:
+    """What a worker does: serves until it is told to end."""
+    engine = Engine(lambda: settings, worker)
+    try:
+        engine.open()
+    except LookalikeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    server = make_server(engine, on_started=lambda: say.send(True))
+
+    def end_with_the_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        server.should_exit = True
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    server.run(sockets=[listener])
+    sys.exit(0 if server.started else LookalikeError.exit_code)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A file descriptor that can be read once SIGTERM or SIGINT has come."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def note(*_: object) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(write, b"!")
+
+    before = {one: signal.signal(one, note) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield read
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        os.close(read)
+        os.close(write)
+
+
+def _emptied(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(descriptor, 1024)
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
