@@ -20,6 +20,13 @@ class OnDuplicate(StrEnum):
     REPLACE = "replace"
 
 
+class Dtype(StrEnum):
+    """How a ledger stores vectors."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 Directory = Annotated[Path, typer.Argument(help="The collection's folder.")]
 AnyPlace = Annotated[
     str,
@@ -80,6 +87,9 @@ def create(
     memory: Memory = None,
     latency: Latency = None,
     index: IndexKind = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="How vectors are stored; float16 takes half the space.")
+    ] = Dtype.FLOAT32,
     as_json: Json = False,
 ) -> None:
     """Make an empty collection, bound to an encoder.
@@ -94,7 +104,13 @@ def create(
     dim = facts["contract"]["embedding_dim"]
     limits = _limits(memory, latency, index)
     with create_collection(
-        directory, facts["sha256"], dim, encoder_path=encoder, recall=recall, **limits
+        directory,
+        facts["sha256"],
+        dim,
+        encoder_path=encoder,
+        recall=recall,
+        dtype=dtype.value,
+        **limits,
     ) as collection:
         stats = collection.stats()
     if as_json:

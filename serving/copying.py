@@ -50,7 +50,7 @@ def open_target(original: AnyCollection, place: Place, recall: float | None) -> 
         original: what will be copied.
         place: a folder or the URL of a collection in Milvus.
         recall: what a new one is to promise; None takes over what the original promises. Its
-            limits and its index are taken over too, from folder to folder.
+            limits, its index and its dtype are taken over too, from folder to folder.
     """
     try:
         return open_collection(place, load_index=False)
@@ -67,9 +67,11 @@ def open_target(original: AnyCollection, place: Place, recall: float | None) -> 
 
 
 def _limits(original: AnyCollection) -> dict[str, Any]:
-    """What a collection in a folder promises beside its recall."""
-    promise: dict[str, Any] = original.stats().get("promise", {})
-    return {name: value for name, value in promise.items() if name != "recall"}
+    """What a collection in a folder promises beside its recall, and how it stores vectors."""
+    stats = original.stats()
+    promise: dict[str, Any] = stats.get("promise", {})
+    limits = {name: value for name, value in promise.items() if name != "recall"}
+    return {**limits, "dtype": stats.get("dtype", "float32")}
 
 
 def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) -> CopyReport:

@@ -75,7 +75,7 @@ class Collection(Reader):
         """
         if on_duplicate not in ("refuse", "replace"):
             raise UsageError(f"on_duplicate is {on_duplicate!r}; choose refuse or replace")
-        rows = checked_rows(records, self.dim)
+        rows = checked_rows(records, self.dim, self._ledger.binding.dtype)
         with self.writing():
             with self._ledger.writing() as writing:
                 report = _add(writing, rows, on_duplicate)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from serving.collection.filters import field_rows
+from serving.collection.stored_vectors import Dtype, bytes_of, loaded
 from serving.collection.transactions import BLOCK_ROWS, View
 
 LENGTH_TOLERANCE = 1e-3  # a stored vector further from length one was not written by us
@@ -59,7 +60,7 @@ class Inspection(View):
                 yield [
                     f"{key!r}: {fault}"
                     for fault in (
-                        _vector_fault(vector, crc32, self.dim),
+                        _vector_fault(vector, crc32, self.dim, self.dtype),
                         _metadata_fault(metadata, found),
                     )
                     if fault
@@ -71,14 +72,14 @@ class Inspection(View):
             yield item, {tuple(row[1:]) for row in group}
 
 
-def _vector_fault(vector: bytes | None, crc32: int | None, dim: int) -> str | None:
+def _vector_fault(vector: bytes | None, crc32: int | None, dim: int, dtype: Dtype) -> str | None:
     if vector is None:
         return "it has no vector"
-    if len(vector) != 4 * dim:
-        return f"its vector has {len(vector)} bytes, {4 * dim} are right"
+    if len(vector) != bytes_of(dim, dtype):
+        return f"its vector has {len(vector)} bytes, {bytes_of(dim, dtype)} are right"
     if zlib.crc32(vector) != crc32:
         return "its vector is not the one that was written"
-    length = np.linalg.norm(np.frombuffer(vector, "<f4").astype(np.float64))
+    length = np.linalg.norm(loaded([vector], dim, dtype).astype(np.float64))
     if not abs(length - 1) < LENGTH_TOLERANCE:
         return f"its vector has length {length:.4g}, not one"
     return None

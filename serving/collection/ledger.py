@@ -23,6 +23,7 @@ from serving.collection.errors import CollectionBusy, CollectionRebuilt
 from serving.collection.inspection import Inspection
 from serving.collection.promise import Promise
 from serving.collection.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from serving.collection.stored_vectors import Dtype
 from serving.collection.transactions import View, Writing
 
 FILE_NAME = "ledger.db"
@@ -39,6 +40,7 @@ class Binding:
         dim: length of a vector.
         encoder_path: where that file was last seen; only a hint.
         created: when the collection was made, UTC, ISO 8601.
+        dtype: how it stores their numbers.
         generation: changes when the numbers in the ledger begin to mean something else.
     """
 
@@ -46,6 +48,7 @@ class Binding:
     dim: int
     encoder_path: str | None
     created: str
+    dtype: Dtype
     generation: str
 
 
@@ -69,6 +72,7 @@ class Ledger:
         dim: int,
         encoder_path: str | None,
         promise: Promise,
+        dtype: Dtype = "float32",
     ) -> None:
         """Write a new, empty ledger at ``path``, which must not exist."""
         with _translated(path):
@@ -95,6 +99,7 @@ class Ledger:
                         promise.index,
                     ),
                 )
+                connection.execute("UPDATE collection SET dtype = ?", (dtype,))
             finally:
                 connection.close()
 
@@ -102,13 +107,15 @@ class Ledger:
     def reading(self) -> Iterator[View]:
         """A snapshot: everything read through it is of one moment."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN"):
-            yield self._of_this_generation(View(connection, self.binding.dim))
+            yield self._of_this_generation(View(connection, self.binding.dim, self.binding.dtype))
 
     @contextmanager
     def inspecting(self) -> Iterator[Inspection]:
         """A snapshot, to look for faults in."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN"):
-            yield self._of_this_generation(Inspection(connection, self.binding.dim))
+            yield self._of_this_generation(
+                Inspection(connection, self.binding.dim, self.binding.dtype)
+            )
 
     @contextmanager
     def writing(self) -> Iterator[Writing]:
@@ -120,7 +127,9 @@ class Ledger:
     def changing(self, kind: type[W]) -> Iterator[W]:
         """``writing`` with other statements."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
-            writing = self._of_this_generation(kind(connection, self.binding.dim))
+            writing = self._of_this_generation(
+                kind(connection, self.binding.dim, self.binding.dtype)
+            )
             yield writing
             writing.finish()
 
@@ -236,16 +245,17 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 def _binding(connection: sqlite3.Connection, path: Path) -> Binding:
     row = connection.execute(
-        "SELECT encoder_sha256, dim, encoder_path, created, generation FROM collection"
+        "SELECT encoder_sha256, dim, encoder_path, created, dtype, generation FROM collection"
     ).fetchone()
     if row is None:
         raise _damaged(path, "it does not say which encoder it belongs to")
-    digest, dim, hint, created, generation = row
+    digest, dim, hint, created, dtype, generation = row
     return Binding(
         encoder_sha256=digest,
         dim=dim,
         encoder_path=hint,
         created=created,
+        dtype=dtype,
         generation=generation,
     )
 

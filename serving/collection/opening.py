@@ -11,6 +11,7 @@ from serving.collection.ledger import FILE_NAME, Ledger
 from serving.collection.new_folder import new_folder
 from serving.collection.places import Place, milvus_place
 from serving.collection.promise import AUTO, DEFAULT_RECALL, Promise
+from serving.collection.stored_vectors import Dtype, check_dtype
 
 
 @overload
@@ -24,6 +25,7 @@ def create_collection(
     memory: int | None = None,
     latency: float | None = None,
     index: str = AUTO,
+    dtype: Dtype = "float32",
 ) -> Collection: ...
 
 
@@ -38,6 +40,7 @@ def create_collection(
     memory: int | None = None,
     latency: float | None = None,
     index: str = AUTO,
+    dtype: Dtype = "float32",
 ) -> AnyCollection: ...
 
 
@@ -51,6 +54,7 @@ def create_collection(
     memory: int | None = None,
     latency: float | None = None,
     index: str = AUTO,
+    dtype: Dtype = "float32",
 ) -> AnyCollection:
     """Make a new, empty collection and open it.
 
@@ -65,6 +69,8 @@ def create_collection(
         memory: the most bytes the index may hold; None: as many as it needs.
         latency: milliseconds that half of the searches must not exceed; None: no matter.
         index: "auto": whatever keeps the promise; "flat"; or a FAISS factory string.
+        dtype: how vectors are stored, only in a folder; float16 takes half the space on the disk
+            and scores are off by less than 0.0005 (``stored_vectors``).
 
     Raises:
         UsageError: there is something already, or an impossible dim or promise.
@@ -74,6 +80,7 @@ def create_collection(
         raise UsageError(f"dim is {dim}; a vector needs at least one number")
     promise = Promise(recall=recall, memory=memory, latency=latency, index=index)
     promise.check(dim)
+    check_dtype(dtype)
     hint = None if encoder_path is None else str(Path(encoder_path).resolve())
     if in_milvus := milvus_place(path):
         from serving.collection.milvus import create
@@ -83,6 +90,9 @@ def create_collection(
                 f"{path}: memory, latency and index are for a collection in a folder; Milvus keeps "
                 "its own index"
             )
+        if dtype != "float32":
+            raise UsageError(f"{path}: dtype is {dtype}; a collection in Milvus holds float32")
+
         return create(in_milvus, encoder_digest, dim, encoder_path=hint, recall=recall)
     folder = Path(path)
     with new_folder(folder) as unfinished:
@@ -92,6 +102,7 @@ def create_collection(
             dim=dim,
             encoder_path=hint,
             promise=promise,
+            dtype=dtype,
         )
     return Collection(folder)
 

@@ -145,6 +145,7 @@ class Reader(AnyCollection):
                 "removals": view.count_removals(),
                 "sequence": view.sequence,
                 "dim": self.dim,
+                "dtype": view.dtype,
                 "encoder_sha256": self.encoder_digest,
                 "encoder_path": self.encoder_path,
                 "created": self._ledger.binding.created,

@@ -65,7 +65,8 @@ class Rebuilder:
 
     def store(self, records: Sequence[tuple[int, Record]]) -> None:
         """Keep new vectors, and what was seen of the pictures on the way."""
-        rows = checked_rows([record for _, record in records], self._encoder.dim)
+        dim, dtype = self._encoder.dim, self._ledger.binding.dtype
+        rows = checked_rows([record for _, record in records], dim, dtype)
         with self._ledger.changing(_Change) as change:
             for (number, _), row in zip(records, rows, strict=True):
                 change.store(number, row.vector, row.width, row.height, row.sha256)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from images.errors import UsageError
+from serving.collection.stored_vectors import Dtype, kept_by_half, stored
 
 OnDuplicate = Literal["refuse", "replace"]
 
@@ -85,8 +86,8 @@ class Row:
     metadata: str
 
 
-def checked_rows(records: Iterable[Record], dim: int) -> list[Row]:
-    """Check a batch and bring its vectors to length one.
+def checked_rows(records: Iterable[Record], dim: int, dtype: Dtype = "float32") -> list[Row]:
+    """Check a batch and bring its vectors to length one, as a ledger of this dtype holds them.
 
     Raises:
         UsageError: naming the key and the value, for an empty or over-long key, a text that is
@@ -95,17 +96,22 @@ def checked_rows(records: Iterable[Record], dim: int) -> list[Row]:
     """
     batch = list(records)
     names = [f"item {_checked_key(record.key, number)!r}" for number, record in enumerate(batch)]
-    vectors = unit_vectors([record.vector for record in batch], dim, names)
+    vectors = unit_vectors([record.vector for record in batch], dim, names, dtype)
     return [
-        _row(record, vector.tobytes(), name)
-        for record, vector, name in zip(batch, vectors, names, strict=True)
+        _row(record, vector, name)
+        for record, vector, name in zip(batch, stored(vectors, dtype), names, strict=True)
     ]
 
 
 def unit_vectors(
-    vectors: Sequence[ArrayLike] | ArrayLike, dim: int, names: Sequence[str]
+    vectors: Sequence[ArrayLike] | ArrayLike,
+    dim: int,
+    names: Sequence[str],
+    dtype: Dtype = "float32",
 ) -> NDArray[np.float32]:
     """Vectors of length one, float32 little-endian [N, dim]; the names are for messages.
+
+    Those that were read from a ledger of this dtype are kept bit for bit.
 
     Raises:
         UsageError: for another shape, NaN, infinity or a zero vector.
@@ -118,6 +124,8 @@ def unit_vectors(
     if len(bad):
         raise UsageError(f"{names[bad[0]]}: {_what_is_wrong(matrix[bad[0]])}")
     off = np.abs(lengths - 1) > UNIT_TOLERANCE
+    if dtype == "float16":
+        off &= ~kept_by_half(matrix, lengths)
     matrix[off] = matrix[off].astype(np.float64) / lengths[off, None]
     return matrix
 

@@ -10,12 +10,13 @@ collection   one row: the encoder (SHA-256 of its file, dimension, and where the
              encoder, so that numbers are never mistaken for those of another ledger ("" in a
              ledger that came from version 2); ``pruned``, the last removal that was forgotten;
              ``memory_bytes``, ``latency_ms`` and ``index_kind``: the rest of what is promised
-             (``promise``), null where there is no limit.
+             (``promise``), null where there is no limit;
+             ``dtype``, how vectors are stored.
 items        one row an item. ``sequence`` is the change that added it; replacing an item gives it
              a new one. So an item's content never changes under its number.
-vectors      float32 little-endian, length one, apart from ``items`` so that a look at keys, labels
-             or metadata does not read them. ``crc32`` of the bytes, because SQLite does not notice
-             a flipped bit.
+vectors      little-endian, length one (``stored_vectors``), apart from ``items`` so that a look at
+             keys, labels or metadata does not read them. ``crc32`` of the bytes, because SQLite
+             does not notice a flipped bit.
 removals     one row a removal: its own change number and the item's. A process that has the items
              up to change n reads everything after n and is up to date. Only the newest are kept;
              a process that is behind ``pruned`` compares its items with those that are there.
@@ -114,5 +115,10 @@ ALTER TABLE collection ADD COLUMN latency_ms REAL CHECK (latency_ms > 0);
 ALTER TABLE collection ADD COLUMN index_kind TEXT NOT NULL DEFAULT 'auto';
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5 = """
+ALTER TABLE collection ADD COLUMN dtype TEXT NOT NULL DEFAULT 'float32'
+    CHECK (dtype IN ('float32', 'float16'));
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 SCHEMA_VERSION = len(MIGRATIONS)

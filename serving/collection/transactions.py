@@ -13,6 +13,7 @@ from images.errors import ArtefactError, UsageError
 from serving.collection.filters import field_rows, where
 from serving.collection.promise import Promise
 from serving.collection.records import Hit, Record, Row
+from serving.collection.stored_vectors import Dtype, bytes_of, loaded
 
 BLOCK_ROWS = 4096
 # How far behind a reader may be and still be told what was removed; it bounds the ledger's history.
@@ -29,9 +30,10 @@ _FIELDS = "key, uri, label, width, height, sha256, metadata"
 class View:
     """Reads the ledger as it was at one moment."""
 
-    def __init__(self, connection: sqlite3.Connection, dim: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, dim: int, dtype: Dtype) -> None:
         self._connection = connection
         self.dim = dim
+        self.dtype = dtype
         self.sequence: int
         self.pruned: int  # the last removal that is no longer remembered
         self.generation: str
@@ -211,15 +213,15 @@ class View:
         return Record(key, values, uri, label, width, height, sha256, json.loads(metadata))
 
     def _matrix(self, blobs: list[bytes], ids: Ids) -> Vectors:
-        wrong = [i for i, blob in enumerate(blobs) if len(blob) != self.dim * 4]
+        right = bytes_of(self.dim, self.dtype)
+        wrong = [i for i, blob in enumerate(blobs) if len(blob) != right]
         if wrong:
             raise ArtefactError(
                 f"the ledger is damaged: item {ids[wrong[0]]} has {len(blobs[wrong[0]])} bytes of "
-                f"vector, {self.dim * 4} are right; restore it from a backup, or make the "
+                f"vector, {right} are right; restore it from a backup, or make the "
                 "collection anew from its features"
             )
-        matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self.dim)
-        return matrix.astype(np.float32, copy=False)
+        return loaded(blobs, self.dim, self.dtype)
 
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
@@ -228,8 +230,8 @@ class View:
 class Writing(View):
     """Changes the ledger; every change has its own number, one more than the one before."""
 
-    def __init__(self, connection: sqlite3.Connection, dim: int) -> None:
-        super().__init__(connection, dim)
+    def __init__(self, connection: sqlite3.Connection, dim: int, dtype: Dtype) -> None:
+        super().__init__(connection, dim, dtype)
         self._before = self.sequence
 
     def insert(self, row: Row) -> None:

@@ -389,6 +389,20 @@ def test_a_promise_is_made_and_changed(tiny_encoder: Path, tmp_path: Path) -> No
     assert "recall is 2" in str(refusal("collection", "tune", shop, "--recall", 2))
 
 
+def test_vectors_can_be_stored_as_float16(
+    tiny_encoder: Path, features: Path, tmp_path: Path
+) -> None:
+    shop = tmp_path / "half"
+    command = ("collection", "create", shop, "--encoder", tiny_encoder)
+    assert answer(*command, "--dtype", "float16")["dtype"] == "float16"
+    answer("collection", "add", shop, features)
+    again = answer("collection", "add", shop, features, "--on-duplicate", "replace")
+    assert again["unchanged"] == 40
+    answer("collection", "copy", shop, tmp_path / "copy")
+    assert answer("collection", "stats", tmp_path / "copy")["dtype"] == "float16"
+    assert run(*command[:2], tmp_path / "x", *command[3:], "--dtype", "int8").exit_code == 2
+
+
 def test_a_search_can_be_exact(features: Path, shop: Path) -> None:
     answer("collection", "add", shop, features)
     key = open_collection(shop).keys(limit=1)[0]

@@ -33,7 +33,7 @@ def test_the_ledger_says_what_it_is(collection: Collection, record: Make) -> Non
         }
     assert pragmas == {
         "application_id": 0x4C4B4C44,
-        "user_version": 4,
+        "user_version": 5,
         "journal_mode": "wal",
         "integrity_check": "ok",
     }
@@ -51,6 +51,7 @@ def test_the_ledger_says_what_it_is(collection: Collection, record: Make) -> Non
             "memory_bytes",
             "latency_ms",
             "index_kind",
+            "dtype",
         ],
         "items": ["sequence", "key", "uri", "label", "width", "height", "sha256", "metadata"],
         "vectors": ["sequence", "vector", "crc32"],
@@ -86,8 +87,8 @@ def test_a_database_of_another_program_is_refused(folder: Path) -> None:
 
 def test_a_newer_ledger_is_refused(folder: Path, collection: Collection) -> None:
     collection.close()
-    run_sql(folder, "PRAGMA user_version = 5")
-    with pytest.raises(ArtefactError, match=r"version 5.*knows 4.*update"):
+    run_sql(folder, "PRAGMA user_version = 6")
+    with pytest.raises(ArtefactError, match=r"version 6.*knows 5.*update"):
         open_collection(folder)
 
 
@@ -98,11 +99,11 @@ def test_an_older_ledger_is_brought_up(
     collection.close()
     steps = (*schema.MIGRATIONS, "ALTER TABLE items ADD COLUMN note TEXT;")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 5)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 6)
     with open_collection(folder) as again:
         assert again.keys() == ["item-001"]
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 5
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 6
         assert connection.execute("SELECT note FROM items").fetchone() == (None,)
 
 
@@ -124,6 +125,7 @@ def test_the_first_schema_is_brought_up_with_its_metadata(
             "ALTER TABLE collection DROP COLUMN memory_bytes;"
             "ALTER TABLE collection DROP COLUMN latency_ms;"
             "ALTER TABLE collection DROP COLUMN index_kind;"
+            "ALTER TABLE collection DROP COLUMN dtype;"
             "ALTER TABLE vectors DROP COLUMN crc32; DROP TABLE rebuilding; DROP TABLE rebuilt;"
             "PRAGMA user_version = 1;"
         )
@@ -143,7 +145,7 @@ def test_a_step_that_fails_leaves_the_old_ledger(
     before = (folder / "ledger.db").read_bytes()
     steps = (*schema.MIGRATIONS, "CREATE TABLE extra (x); CREATE TABLE items (x);")
     monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 5)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 6)
     with pytest.raises(LookalikeError):
         open_collection(folder)
     assert (folder / "ledger.db").read_bytes() == before

@@ -63,10 +63,11 @@ def test_a_ledger_of_version_2_is_brought_up(old: Path) -> None:
             "between"
         ]
         assert collection.stats()["recall"] == 0.99
+        assert collection.stats()["dtype"] == "float32"
         assert collection.stats()["removals"] == 1
         collection.remove(["up"])
     with closing(sqlite3.connect(old / "ledger.db")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
         rows = connection.execute("SELECT sequence, vector, crc32 FROM vectors").fetchall()
     assert [row[0] for row in rows] == [1, 5]
     assert all(zlib.crc32(vector) == checksum for _, vector, checksum in rows)
