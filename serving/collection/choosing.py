@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from images.errors import UsageError
-from serving.collection.factory import Factory, training_points
+from serving.collection.factory import Factory
+from serving.collection.factory_strings import training_points
 from serving.collection.graph import KIND as GRAPH
 from serving.collection.graph import Graph
 from serving.collection.mixed import Index

@@ -71,12 +71,14 @@ def plan(count: int, dim: int, promise: Promise) -> list[Candidate]:
     if promise.index != AUTO:
         return [Candidate(promise.index, in_file=last.in_file, nbytes=None), last]
     found: list[Candidate] = []
+    frugal: list[tuple[int, Candidate]] = []
     for kind, codes in kinds(count, dim).items():
         rows = 3 * NUMBER * count  # of the vectors, of the nodes, and from these to those
         here = Candidate(kind, in_file=False, nbytes=codes + rows + 4 * dim * count)
         there = Candidate(kind, in_file=True, nbytes=codes + rows)
         found += [one for one in (here, there) if one.fits(promise.memory)][:1]
-    return [*(found or [there]), last]
+        frugal.append((codes, there))
+    return [*(found or [min(frugal, key=lambda pair: pair[0])[1]]), last]
 
 
 def is_small(count: int, promise: Promise) -> bool:
@@ -88,15 +90,14 @@ def kinds(count: int, dim: int) -> dict[str, int]:
     """Factory strings for so many items, the fastest first, and the bytes of each but the rows."""
     lists = list_count(count)
     finding = lists * dim * 4
-    inverted = {
-        f"IVF{lists},SQ8": dim + NUMBER,
-        f"IVF{lists},PQ{dim // 2}x4fs": dim // 4 + NUMBER,
-        f"IVF{lists},RaBitQ": -(-dim // 8) + 8 + NUMBER,
+    padded = max(32 * lists, count + 16 * lists)  # codes for PQ are in blocks of 32
+    sizes = {
+        GRAPH: count * (dim + LINKS),
+        f"IVF{lists},SQ8": count * (dim + NUMBER) + finding,
+        f"IVF{lists},PQ{dim // 2}x4fs": padded * (dim // 4) + count * NUMBER + finding + 64 * dim,
+        f"IVF{lists},RaBitQ": count * (-(-dim // 8) + 8 + NUMBER) + finding,
     }
-    if dim % 2:
-        del inverted[f"IVF{lists},PQ{dim // 2}x4fs"]
-    sizes = {kind: count * code + finding for kind, code in inverted.items()}
-    return {GRAPH: count * (dim + LINKS)} | sizes
+    return {kind: size for kind, size in sizes.items() if dim % 2 == 0 or "PQ" not in kind}
 
 
 def list_count(count: int) -> int:

@@ -62,7 +62,7 @@ class Promise:
         if self.latency is not None and not 0 < self.latency < float("inf"):
             raise UsageError(f"latency is {self.latency} ms; write 2ms or 0.5ms, or none")
         if self.index not in (AUTO, FLAT):
-            from serving.collection.factory import check_factory
+            from serving.collection.factory_strings import check_factory
 
             check_factory(self.index, dim)
 
