@@ -12,6 +12,7 @@ from functools import partial
 
 from images.items import Item
 from images.uris import read_uri
+from serving.collection import snapshot
 from serving.collection.ledger import Ledger, new_generation
 from serving.collection.records import Record, checked_rows
 from serving.collection.transactions import Writing
@@ -74,9 +75,12 @@ class Rebuilder:
     def finish(self, drop: Iterable[int]) -> None:
         """Put the new vectors in place of the old ones; the ledger must be opened anew then.
 
+        The index that was saved goes first, so that whoever is killed leaves none of old vectors.
+
         Args:
             drop: numbers of the items that have none; they are removed.
         """
+        snapshot.drop(self._ledger.path.parent)
         with self._ledger.changing(_Change) as change:
             for number in drop:
                 change.remove(number)

@@ -128,6 +128,11 @@ def save(folder: Path, snapshot: Snapshot, generation: str) -> FlatIndex | None:
     return FlatIndex.of(np.array(ids), np.array(vectors), sequence=flat.sequence)
 
 
+def drop(folder: Path) -> None:
+    """Take a snapshot out of use: its ledger is about to become another one."""
+    (folder / FOLDER / MANIFEST).unlink(missing_ok=True)
+
+
 def load(folder: Path, view: View) -> Snapshot | None:
     """The snapshot, if there is one and it fits the ledger; a warning says why one is not used."""
     target = folder / FOLDER

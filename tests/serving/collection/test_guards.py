@@ -117,6 +117,22 @@ def test_a_full_disk_changes_nothing(folder: Path, tmp_path: Path, write: str) -
         WRITES[write](again, out)
 
 
+def test_a_rebuilding_that_is_killed_at_its_end_leaves_no_index_of_old_vectors(
+    collection: Collection, record: Make
+) -> None:
+    collection.add(map(record, range(50)))
+    collection.save()
+    encoder = NewEncoder(sha256="cd" * 32, dim=DIM, path="/new")
+    with collection.rebuilding(encoder) as rebuilder:
+        rebuilder.begin()
+        pending = rebuilder.pending(0, 100)
+        assert verify(collection.path).snapshot == "whole"
+        rebuilder.store([(one.number, record(100 + one.number)) for one in pending])
+        rebuilder.finish([])
+    found = verify(collection.path)
+    assert (found.faults, found.snapshot) == (0, "none"), found.told
+
+
 # A folder that may only be read
 
 
