@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from images.errors import ArtefactError, UsageError
-from serving.collection.filters import field_rows, where
+from serving.collection.filters import field_rows, selection
 from serving.collection.promise import Promise
 from serving.collection.records import Hit, Record, Row
 from serving.collection.stored_vectors import Dtype, bytes_of, loaded
@@ -113,12 +113,13 @@ class View:
 
     def matching(self, condition: Mapping[str, Any]) -> Ids:
         """Numbers of the items that meet a filter, ascending."""
-        clause, values = where(condition)
-        rows = self._connection.execute(
-            f"SELECT sequence FROM items WHERE {clause} ORDER BY sequence",  # noqa: S608
-            values,
-        ).fetchall()
-        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+        statement, values, _ = selection(condition)
+        # as one text: as rows, each number would take three times as long
+        text = self._one(f"SELECT group_concat(sequence) FROM ({statement})", values)  # noqa: S608
+        ids = np.fromstring(text or "", np.int64, sep=",")
+        ids.sort()
+        # not np.unique: it hashes, which takes twenty times as long as sorting what is sorted
+        return ids[np.diff(ids, prepend=-1) > 0]
 
     def get(self, key: str) -> Record | None:
         """One item with its vector."""
@@ -223,8 +224,8 @@ class View:
             )
         return loaded(blobs, self.dim, self.dtype)
 
-    def _one(self, query: str) -> Any:
-        return self._connection.execute(query).fetchone()[0]
+    def _one(self, query: str, values: Sequence[Any] = ()) -> Any:
+        return self._connection.execute(query, values).fetchone()[0]
 
 
 class Writing(View):
