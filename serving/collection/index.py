@@ -120,8 +120,8 @@ class FlatIndex:
     @classmethod
     def mapped(cls, ids: Ids, file: BinaryIO, dim: int, *, sequence: int) -> Self:
         """As ``of``, with vectors that stay in a file: float32 little-endian [n, dim], n >= 1."""
-        capacity = 2 * len(ids) + MAPPED_ROOM
-        buffer = _Buffer(capacity, dim, mapped_rows(file, len(ids), capacity, dim))
+        rows = mapped_rows(file, len(ids), 2 * len(ids) + MAPPED_ROOM, dim)
+        buffer = _Buffer(len(rows), dim, rows)
         buffer.ids[: len(ids)] = ids
         buffer.used = buffer.in_file = len(ids)
         return cls(sequence, len(ids), None, len(ids), object(), buffer)

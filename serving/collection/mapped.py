@@ -5,7 +5,8 @@ only once they are written. So what was saved costs no memory, what came since d
 reads the rows sees a difference. Writing never reaches the file (it is mapped privately).
 
 The address space behind the file is reserved first and the file laid over its beginning; Python's
-own mmap cannot do that. Where the system has no mmap, the file is read into memory instead.
+own mmap cannot do that. A system that does not let us reserve so much maps the file alone. Where
+there is no mmap, the file is read into memory instead.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def mapped_rows(file: BinaryIO, rows: int, capacity: int, dim: int) -> Vectors:
         dim: length of a row.
 
     Returns:
-        float32 [capacity, dim], writable.
+        float32 [capacity, dim], writable; [rows, dim] where no room could be reserved.
 
     Raises:
         OSError: the system does not map it.
@@ -53,7 +54,10 @@ def mapped_rows(file: BinaryIO, rows: int, capacity: int, dim: int) -> Vectors:
         return found
     size, behind = 4 * rows * dim, 4 * capacity * dim
     access, private = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
-    start = _map(None, behind, access, private | mmap.MAP_ANONYMOUS | NORESERVE, -1)
+    try:
+        start = _map(None, behind, access, private | mmap.MAP_ANONYMOUS | NORESERVE, -1)
+    except OSError:
+        return np.memmap(file, "<f4", "r", shape=(rows, dim))
     try:
         _map(start, size, access, private | NORESERVE | FIXED, file.fileno())
     except OSError:

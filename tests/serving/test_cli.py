@@ -389,6 +389,21 @@ def test_a_promise_is_made_and_changed(tiny_encoder: Path, tmp_path: Path) -> No
     assert "recall is 2" in str(refusal("collection", "tune", shop, "--recall", 2))
 
 
+def test_limits_and_an_index_are_part_of_the_promise(tiny_encoder: Path, tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    command = ("collection", "create", shop, "--encoder", tiny_encoder)
+    limits = ("--memory", "2GiB", "--latency", "1.5ms", "--index", "IVF64,SQ8")
+    promise = {"recall": 0.99, "memory": 2**31, "latency": 1.5, "index": "IVF64,SQ8"}
+    assert answer(*command, *limits)["promise"] == promise
+    assert "learned from at least 64 items" in str(refusal("collection", "tune", shop))
+    lifted = ("--memory", "none", "--latency", "none", "--index", "auto")
+    tuned = answer("collection", "tune", shop, *lifted)
+    assert tuned["promise"] == {"recall": 0.99, "memory": None, "latency": None, "index": "auto"}
+    assert (tuned["kind"], tuned["kept"]) == ("Flat", {"recall": True})
+    assert "leave RFlat out" in str(refusal("collection", "tune", shop, "--index", "SQ8,RFlat"))
+    assert "memory is 'big'" in str(refusal("collection", "tune", shop, "--memory", "big"))
+
+
 def test_vectors_can_be_stored_as_float16(
     tiny_encoder: Path, features: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from serving.collection import (
     Collection,
     Record,
     create_collection,
+    index,
     open_collection,
     planning,
     upkeep,
@@ -128,10 +129,10 @@ def collection_promise(collection: Collection) -> Promise:
 def test_an_index_too_weak_would_be_noticed(tmp_path: Path) -> None:
     """Else the tests of recall could not fail."""
     with made(tmp_path / "c", index="RaBitQ") as collection:
-        index = collection._follower.index
-        assert index is not None
-        assert index.proposer is not None
-        weak = index.proposer.tuned(1, 1)
+        searched = collection._follower.index
+        assert searched is not None
+        assert searched.proposer is not None
+        weak = searched.proposer.tuned(1, 1)
         collection._follower.attach(weak, collection._follower.measured or {})
         assert recall(collection) < RECALL
 
@@ -150,9 +151,9 @@ def test_mapped_vectors_answer_as_those_in_memory(tmp_path: Path) -> None:
             answers.append(collection.search(queries, 7))
             collection.save()
         with open_collection(tmp_path / name) as again:
-            index = again._follower.index
-            assert index is not None
-            assert index.flat.in_memory == (905 if memory is None else 0)
+            searched = again._follower.index
+            assert searched is not None
+            assert searched.flat.in_memory == (905 if memory is None else 0)
             assert again.search(queries, 7) == answers[-1]
     assert answers[0] == answers[1]
 
@@ -172,10 +173,25 @@ def test_what_is_written_behind_a_mapping_stays_out_of_its_file(tmp_path: Path) 
     assert more.nbytes == 100 * DIM * 4 + 400 * 8
 
 
+def test_where_no_room_can_be_reserved_the_file_is_mapped_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system never promises more memory than it has."""
+    monkeypatch.setattr(index, "MAPPED_ROOM", 2**50)
+    path = tmp_path / "vectors"
+    path.write_bytes(clustered(100, 1).tobytes())
+    with path.open("rb") as file:
+        flat = FlatIndex.mapped(np.arange(1, 101), file, DIM, sequence=100)
+    assert len(flat._buffer.rows) == 100
+    more = flat.added(np.arange(101, 103), clustered(2, 2), sequence=102)
+    np.testing.assert_array_equal(more.vectors[:100], flat.vectors)
+    assert (flat.in_memory, more.in_memory) == (0, 102)
+
+
 def test_a_limit_that_is_lifted_brings_the_vectors_back(tmp_path: Path) -> None:
     with made(tmp_path / "c", memory=1) as collection:
-        index = collection.tune(threads=1, memory=None)
-        assert (index["kind"], index["in_file"], index["kept"]) == (
+        tuned = collection.tune(threads=1, memory=None)
+        assert (tuned["kind"], tuned["in_file"], tuned["kept"]) == (
             "HNSW16,SQ8",
             False,
             {"recall": True},
@@ -230,9 +246,9 @@ def flip(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "bit in the index": lambda index: flip(next(index.glob("graph-*"))),
-    "bit in the vectors": lambda index: flip(next(index.glob("vectors-*"))),
-    "missing": lambda index: next(index.glob("nodes-*")).unlink(),
+    "bit in the index": lambda folder: flip(next(folder.glob("graph-*"))),
+    "bit in the vectors": lambda folder: flip(next(folder.glob("vectors-*"))),
+    "missing": lambda folder: next(folder.glob("nodes-*")).unlink(),
 }
 
 
@@ -270,23 +286,23 @@ def test_stats_say_what_was_saved_without_loading_it(tmp_path: Path) -> None:
 
 def test_a_factory_index_survives_its_bytes() -> None:
     vectors = clustered(600, 1)
-    index = Factory.build("IVF16,RaBitQ", np.arange(5, 605), vectors, threads=1).tuned(3, 2)
-    data = index.to_bytes()
-    again = Factory.from_bytes(data, index.ids, index.kind, dim=DIM, tuned=(3, 2, 600))
+    built = Factory.build("IVF16,RaBitQ", np.arange(5, 605), vectors, threads=1).tuned(3, 2)
+    data = built.to_bytes()
+    again = Factory.from_bytes(data, built.ids, built.kind, dim=DIM, tuned=(3, 2, 600))
     queries = clustered(10, 2)
-    np.testing.assert_array_equal(index.propose(queries, 5), again.propose(queries, 5))
-    assert index.propose(queries, 5).shape == (10, 10)
+    np.testing.assert_array_equal(built.propose(queries, 5), again.propose(queries, 5))
+    assert built.propose(queries, 5).shape == (10, 10)
     with pytest.raises(ValueError, match="599"):
-        Factory.from_bytes(data, index.ids[1:], index.kind, dim=DIM, tuned=(3, 2, 600))
+        Factory.from_bytes(data, built.ids[1:], built.kind, dim=DIM, tuned=(3, 2, 600))
     with pytest.raises(ValueError, match="cannot read"):
-        Factory.from_bytes(data[:100], index.ids, index.kind, dim=DIM, tuned=(3, 2, 600))
+        Factory.from_bytes(data[:100], built.ids, built.kind, dim=DIM, tuned=(3, 2, 600))
 
 
 def test_more_items_take_more_proposals() -> None:
     vectors = clustered(900, 1)
-    index = Factory.build("SQ4", np.arange(600), vectors[:600], threads=1).tuned(1, 2)
-    grown = index.extended(np.arange(600, 900), vectors[600:], threads=1)
-    assert index.propose(vectors[:1], 10).shape == (1, 20)
+    built = Factory.build("SQ4", np.arange(600), vectors[:600], threads=1).tuned(1, 2)
+    grown = built.extended(np.arange(600, 900), vectors[600:], threads=1)
+    assert built.propose(vectors[:1], 10).shape == (1, 20)
     assert grown.propose(vectors[:1], 10).shape == (1, 30)
 
 
