@@ -2,7 +2,9 @@
 
 import json
 import tarfile
+import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,16 @@ from images.errors import SourceError, UsageError
 from serving.cli import app
 from serving.features import open_features
 
+Rows = dict[str, tuple[str | None, NDArray[np.float32]]]
 
-def extracted(
-    encoder: Path, source: object, out: Path, *options: object
-) -> dict[str, tuple[str | None, NDArray[np.float32]]]:
+
+def extracted(encoder: Path, source: object, out: Path, *options: object) -> Rows:
     """Label and vector of each key."""
     words = ["extract", encoder, source, "--out", out, *options]
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exception is not None:
         raise done.exception
-    rows: dict[str, tuple[str | None, NDArray[np.float32]]] = {}
+    rows: Rows = {}
     for file in sorted((out / "shards").glob("*.parquet")):
         table = pq.read_table(file)
         vectors = np.asarray(table["embedding"].to_pylist(), np.float32)
@@ -54,17 +56,54 @@ def forms(picture_folder: Path, tmp_path: Path) -> dict[str, Path]:
     return {kind: tmp_path / f"photos.{kind}" for kind in ("tar", "zip", "parquet")}
 
 
+@pytest.fixture
+def remote(picture_folder: Path, forms: dict[str, Path]) -> Iterator[str]:
+    """The folder and its forms in fsspec's memory."""
+    fsspec = pytest.importorskip("fsspec", reason="needs the extra remote")
+    memory, url = fsspec.filesystem("memory"), f"memory://{uuid.uuid4().hex}"
+    memory.put(f"{picture_folder}/", f"{url}/photos/", recursive=True)
+    for form in forms.values():
+        memory.put(str(form), f"{url}/{form.name}")
+    yield url
+    memory.rm(url, recursive=True)
+
+
+def same(found: Rows, expected: Rows) -> None:
+    """The same keys in the same order, with the same labels and vectors."""
+    assert list(found) == list(expected)
+    for key, (label, vector) in expected.items():
+        assert found[key][0] == label
+        np.testing.assert_array_equal(found[key][1], vector)
+
+
 def test_every_form_gives_the_vectors_of_the_folder(
-    tiny_encoder: Path, picture_folder: Path, forms: dict[str, Path], tmp_path: Path
+    tiny_encoder: Path, picture_folder: Path, forms: dict[str, Path], remote: str, tmp_path: Path
 ) -> None:
     expected = extracted(tiny_encoder, picture_folder, tmp_path / "folder")
     assert len(expected) == 40
-    for kind, source in forms.items():
-        found = extracted(tiny_encoder, source, tmp_path / kind)
-        assert list(found) == list(expected)
-        for key, (label, vector) in expected.items():
-            assert found[key][0] == label
-            np.testing.assert_array_equal(found[key][1], vector)
+    sources = [*forms.values(), picture_folder.as_uri(), forms["tar"].as_uri()]
+    sources += [f"{remote}/{name}" for name in ("photos", *(path.name for path in forms.values()))]
+    for number, source in enumerate(sources):
+        same(extracted(tiny_encoder, source, tmp_path / f"out-{number}"), expected)
+
+
+def test_what_is_behind_a_url_is_resumed_and_brought_up_to_date(
+    tiny_encoder: Path, picture_folder: Path, remote: str, tmp_path: Path
+) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="needs the extra remote")
+    expected = extracted(tiny_encoder, picture_folder, tmp_path / "folder")
+    out = tmp_path / "out"
+    extracted(tiny_encoder, f"{remote}/photos", out)
+    same(extracted(tiny_encoder, f"{remote}/photos", out, "--resume"), expected)
+    gone = next(iter(expected))
+    fsspec.filesystem("memory").rm(f"{remote}/photos/{gone}")
+    del expected[gone]
+    extracted(tiny_encoder, f"{remote}/photos", out, "--update")
+    found = {key: vector for block in open_features(out).blocks()
+             for key, vector in zip(block.keys, block.embeddings, strict=True)}  # fmt: skip
+    assert found.keys() == expected.keys()
+    features = open_features(out)
+    assert [row.key for row in features.deleted(features.manifest.shards[0])] == [gone]
 
 
 def test_job_arrays_cover_each_item_once(
