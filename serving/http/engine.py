@@ -2,7 +2,8 @@
 
 Threads, so that nothing blocks the event loop: as many decoders as CPUs, two for the encoder (the
 batcher's), and a few for the collection. All are bounded, and so is what waits for them: the
-batcher admits a request's images before the first is decoded.
+batcher admits a request's images before the first is decoded, and a request has no more of them in
+the decoders' queue than there are decoders, so that a large one does not hold up small ones.
 """
 
 import asyncio
@@ -76,8 +77,8 @@ class Engine:
         self._thumbnails: Thumbnails | None = None
         self.fetcher: Fetcher | None = None
         self._upkeep: Upkeep | None = None
-        cpus = worker.cpus if worker else available_cpus()
-        self._decoders = ThreadPoolExecutor(cpus, thread_name_prefix="decode")
+        self._cpus = worker.cpus if worker else available_cpus()
+        self._decoders = ThreadPoolExecutor(self._cpus, thread_name_prefix="decode")
         self._readers = ThreadPoolExecutor(COLLECTION_THREADS, thread_name_prefix="collection")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._warming: asyncio.Task[None] | None = None
@@ -261,8 +262,9 @@ class Engine:
         Raises:
             Overloaded: there is no place for them now; nothing was done.
         """
+        turns = asyncio.Semaphore(self._cpus + 1)  # one waits, so that no decoder does
         with self.batcher.admit(len(uploads)) as lane:
-            outcomes = await asyncio.gather(*(self._embed_one(lane, one) for one in uploads))
+            outcomes = await asyncio.gather(*(self._embed_one(lane, turns, one) for one in uploads))
         self._note(lane)
         self.metrics.note_images(outcomes)
         return outcomes
@@ -282,13 +284,17 @@ class Engine:
         timing.note("queue", lane.queued)
         timing.note("inference", lane.encoding)
 
-    async def _embed_one(self, lane: Lane, upload: Upload) -> Embedded | Refusal:
+    async def _embed_one(
+        self, lane: Lane, turns: asyncio.Semaphore, upload: Upload
+    ) -> Embedded | Refusal:
         if isinstance(upload.content, Refusal):
             return upload.content
         try:
-            pixels, (width, height), seconds = await self.in_decoder(self._decode, upload.content)
+            async with turns:
+                decoded = await self.in_decoder(self._decode, upload.content)
         except ImageRefused as refused:
             return of_image(refused, upload.param)
+        pixels, (width, height), seconds = decoded
         self.metrics.decode_seconds.observe(seconds)
         timing.note("decode", seconds)
         vector = await lane.encode(pixels)

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from images.cpus import available_cpus
 from images.errors import ArtefactError
 from serving.collection import CollectionBusy
 from serving.http.engine import Engine
@@ -106,6 +108,42 @@ def test_not_ready_until_warm(tiny_encoder: Path) -> None:
         assert running.client.get("/livez").status_code == 200
         running.engine.warm = True
         assert running.client.get("/readyz").status_code == 200
+
+
+def test_a_large_request_does_not_hold_up_a_small_one(
+    tiny_encoder: Path, picture_bytes: bytes, pictures: dict[str, bytes]
+) -> None:
+    """The picture of a request of one is decoded long before the last of a request of 64."""
+    single = pictures["squares/01.png"]
+    assert single != picture_bytes
+    gate, entered = threading.Event(), threading.Event()
+    begun: list[bytes] = []
+    with started(Settings(encoder=tiny_encoder)) as running:
+        decode = running.engine._decode
+
+        def gated(content: bytes) -> Any:
+            begun.append(content)
+            entered.set()
+            assert gate.wait(20)
+            return decode(content)
+
+        running.engine._decode = gated  # type: ignore[method-assign]
+
+        def embed(images: list[bytes]) -> int:
+            files = [("images", image) for image in images]
+            return httpx.post(f"{running.url}/embed", files=files, timeout=30).status_code
+
+        with ThreadPoolExecutor(2) as clients:
+            large = clients.submit(embed, [picture_bytes] * 64)
+            assert entered.wait(20)
+            small = clients.submit(embed, [single])
+            while running.engine.batcher.admitted != 65:
+                running.client.get("/livez")
+            running.client.get("/livez")  # by now it stands in the queue
+            gate.set()
+            assert (large.result(), small.result()) == (200, 200)
+    assert len(begun) == 65
+    assert begun.index(single) <= 2 * (available_cpus() + 1)
 
 
 # Faults
