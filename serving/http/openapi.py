@@ -44,6 +44,7 @@ REFUSALS = {
     "401": "No key, or an unknown one",
     "403": "Not allowed with this key, from this host or site",
     "404": "Unknown route or key, or no collection",
+    "406": "Accept allows nothing that can be sent",
     "408": "The request came too slowly",
     "409": "The key is in the collection already",
     "413": "Too many bytes, pixels, images or items",
@@ -53,6 +54,7 @@ REFUSALS = {
     "503": "Not ready, or given up; see Retry-After",
 }
 BINARY: Spec = {"type": "string", "format": "binary"}
+JSON_OBJECT: Spec = {"application/json": {"schema": {"type": "object"}}}
 BASE64: Spec = {"type": "string", "description": "base64, a data URI or a URL"}
 
 
@@ -153,6 +155,10 @@ def _own_paths() -> Spec:
                     _query("on_duplicate", "string", "refuse or replace"),
                 ),
                 "requestBody": {"required": True, "content": bodies},
+                "responses": {
+                    status: {"description": text, "content": JSON_OBJECT}
+                    for status, text in (("200", "Replaced or there already"), ("201", "Added"))
+                },
             },
         },
         "/items/{key}": {
@@ -198,10 +204,10 @@ def _public_paths() -> Spec:
         "/v1/models": {"get": _operation("OpenAI's list of models: one.")},
         "/v1/models/{model}": {"get": _operation("One model.", model)},
         "/v2": {"get": _operation("The open inference protocol: the server.")},
-        "/v2/health/live": {"get": _operation("200 while the service works.")},
-        "/v2/health/ready": {"get": _operation("200 when it is warm.")},
+        "/v2/health/live": {"get": _probe("200 while the service works.")},
+        "/v2/health/ready": {"get": _probe("200 when it is warm.")},
         "/v2/models/{model}": {"get": _operation("Inputs and outputs of the model.", model)},
-        "/v2/models/{model}/ready": {"get": _operation("200 when it is warm.", model)},
+        "/v2/models/{model}/ready": {"get": _probe("200 when it is warm.", model)},
         "/v2/models/{model}/infer": {"post": _posting("Tensors to tensors.", inference, model)},
     }
 
@@ -220,7 +226,7 @@ def _set_refusals(operation: Spec, path: str) -> None:
     """Every route but the probes may refuse, all in one shape."""
     if path in ("/livez", "/readyz", "/healthz", "/metrics"):
         return
-    good = {status: answer for status, answer in operation["responses"].items() if status == "200"}
+    good = {status: answer for status, answer in operation["responses"].items() if status[0] == "2"}
     shape = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
     refusals = {
         status: {"description": text, "content": shape} for status, text in REFUSALS.items()
@@ -229,12 +235,18 @@ def _set_refusals(operation: Spec, path: str) -> None:
 
 
 def _operation(description: str, *parameters: Spec) -> Spec:
-    answer = {"description": "Good", "content": {"application/json": {"schema": _object()}}}
+    answer = {"description": "Good", "content": JSON_OBJECT}
     return {
         "description": description,
         "parameters": list(parameters),
         "responses": {"200": answer},
     }
+
+
+def _probe(description: str, *parameters: Spec) -> Spec:
+    """A route whose answer is its status."""
+    operation = _operation(description, *parameters)
+    return {**operation, "responses": {"200": {"description": "Good, without a body"}}}
 
 
 def _search_parameters() -> list[Spec]:
