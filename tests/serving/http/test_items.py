@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -361,3 +363,29 @@ def test_kept_thumbnails_have_names_made_of_digits(
     (kept,) = [path for path in folder.rglob("*") if path.is_file()]
     name = kept.relative_to(folder).as_posix()
     assert set(name.removesuffix(".webp")) <= set("0123456789abcdef/")
+
+
+def test_what_another_process_changes_is_found_without_a_restart(
+    fresh: Running, pictures: dict[str, bytes]
+) -> None:
+    image = pictures["discs/00.jpg"]
+    program = """
+import sys
+from serving.collection import Record, open_collection
+with open_collection(sys.argv[1]) as collection:
+    vector = collection.get("discs/00.jpg").vector
+    collection.add([Record("theirs", vector, "/theirs")])
+    collection.remove(["discs/00.jpg"])
+"""
+
+    def found() -> list[str]:
+        answer = fresh.client.post("/search", files={"image": image}, data={"k": 1})
+        return [neighbour["key"] for neighbour in answer.json()["neighbours"]]
+
+    assert found() == ["discs/00.jpg"]
+    folder = str(fresh.engine.collection.place)
+    command = [sys.executable, "-W", "ignore", "-c", program, folder]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[3])
+    assert found() == ["theirs"]
+    assert fresh.client.get("/items/theirs").status_code == 200
+    assert fresh.client.get("/items/discs%2F00.jpg").status_code == 404

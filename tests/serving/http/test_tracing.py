@@ -1,5 +1,10 @@
 """Spans cost more than the rest of an answer: there are none unless somebody wants traces."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from opentelemetry.sdk.trace import Tracer
 
@@ -34,3 +39,47 @@ def test_no_span_is_made_where_nobody_asked_for_traces(
 )
 def test_traces_stay_possible(environ: dict[str, str], wanted: bool) -> None:
     assert traced(environ) is wanted
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from starlette.testclient import TestClient
+from bentoml._internal.configuration.containers import BentoMLContainer
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from serving.http.engine import Engine
+from serving.http.service import make_service
+from serving.http.settings import Settings
+
+kept = InMemorySpanExporter()
+BentoMLContainer.tracer_provider.get().add_span_processor(SimpleSpanProcessor(kept))
+settings = Settings(encoder=Path(sys.argv[1]), insecure=True)
+with TestClient(make_service(Engine(lambda: settings)).to_asgi()) as client:
+    for path in sys.argv[3:]:
+        client.get(path, headers={"traceparent": sys.argv[2]})
+for span in kept.get_finished_spans():
+    if span.kind.name == "SERVER":
+        print(f"{span.context.trace_id:032x}", span.name, span.attributes["http.status_code"])
+"""
+
+
+def test_a_service_that_was_asked_for_traces_makes_them(tiny_encoder: Path) -> None:
+    """Of BentoML's own routes and ours, as part of the trace that the client has begun."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "-c", PROGRAM, str(tiny_encoder)),
+            *(f"00-{trace}-b7ad6b7169203331-01", "/v1/models", "/items", "/livez"),
+        ],
+        env={**os.environ, "BENTOML_CONFIG_OPTIONS": "tracing.sample_rate=1.0"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        f"{trace} GET /v1/models 200",
+        f"{trace} GET /items 404",
+        f"{trace} GET /livez 200",
+    ]
