@@ -196,7 +196,7 @@ DATA_SETS = [
     DataSet(name="uniform", source=uniform(8), dim=8, size=50_000),
     DataSet(name="uniform", source=uniform(24), dim=24, size=30_000, asked=0.9),
     DataSet(name="decaying spectrum", source=decaying(256, 1.0), dim=256, size=25_000),
-    DataSet(name="surface", source=surface(200, 6), dim=200, size=30_000, asked=0.999),
+    DataSet(name="surface", source=surface(200, 6), dim=200, size=40_000, asked=0.998),
     DataSet(name="exact copies", source=copies(64, 2000, 0.0), dim=64, size=40_000),
     DataSet(name="near copies", source=copies(64, 2000, 0.02), dim=64, size=40_000, bytes_each=100),
     DataSet(name="rectified", source=rectified(128), dim=128, size=30_000),

@@ -92,12 +92,9 @@ class Index:
         usable = self.flat.live if rows is None else _mask(rows, self.flat.count)
         newer = self._nearest_newer(queries, k + SPARE, rows)
         results = []
-        for q, proposed in enumerate(self._proposed(queries, count)):
-            found, more = _kept(proposed, usable), 4 * count
-            while len(found) < k + SPARE // 2 and self._worth(k, more, available):
-                found = _kept(self._proposed(queries[q : q + 1], more)[0], usable)
-                more *= 4
-            if len(found) < k + SPARE // 2:
+        for q, nodes in enumerate(self._proposed(queries, count)):
+            found = self._living(queries[q : q + 1], nodes, usable, k=k, available=available)
+            if found is None:
                 results += self.flat.nearest(queries[q : q + 1], k, rows)
                 continue
             if newer is not None:
@@ -112,9 +109,49 @@ class Index:
         return self.proposer.cost(count) < available
 
     def _proposed(self, queries: Vectors, count: int) -> Ids:
-        """Rows int64 [Q, count or more]; -1 where there is none."""
+        """Nodes int64 [Q, count or more]; -1 where there is none."""
         assert self.proposer is not None
-        return self._rows.take(self.proposer.propose(queries, count))
+        return self.proposer.propose(queries, count)
+
+    def _living(
+        self,
+        query: Vectors,
+        nodes: Ids,
+        usable: NDArray[np.bool_] | None,
+        *,
+        k: int,
+        available: int,
+    ) -> Ids | None:
+        """Rows of proposals that may be found, of more and more; None: comparing all is cheaper."""
+        assert self.proposer is not None
+        count = -(-len(nodes) // self.proposer.spread)
+        found = self._kept(nodes, usable)
+        while len(found) < self._enough(nodes, k, count):
+            count *= 4
+            if not self._worth(k, count, available):
+                return None
+            nodes = self._proposed(query, count)[0]
+            found = self._kept(nodes, usable)
+        return found
+
+    def _kept(self, nodes: Ids, usable: NDArray[np.bool_] | None) -> Ids:
+        """Rows without those that are no longer there or may not be found."""
+        rows = self._rows.take(nodes)
+        if rows.item(rows.argmin()) < 0:
+            rows = rows[rows >= 0]
+        return rows if usable is None else rows[usable[rows]]
+
+    def _enough(self, nodes: Ids, k: int, count: int) -> int:
+        """How many of the proposals must be left, or more are asked for.
+
+        Of the items near a query more may be gone than of all. Where a proposer makes many for each
+        that is asked for, because its codes are coarse, as many more of them must be left.
+        """
+        assert self.proposer is not None
+        least = k + SPARE // 2
+        if self.proposer.spread == 1:
+            return least
+        return max(least, int(np.count_nonzero(nodes >= 0)) * least // count)
 
     def _best(self, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Scores]:
         """The k best of these rows and what ties with the k-th."""
@@ -149,13 +186,6 @@ def _mask(rows: Ids, count: int) -> NDArray[np.bool_]:
     mask = np.zeros(count, np.bool_)
     mask[rows] = True
     return mask
-
-
-def _kept(rows: Ids, usable: NDArray[np.bool_] | None) -> Ids:
-    """Without those that are no longer there or may not be found."""
-    if rows.item(rows.argmin()) < 0:
-        rows = rows[rows >= 0]
-    return rows if usable is None else rows[usable[rows]]
 
 
 def _rows_of_nodes(flat: FlatIndex, nodes: Ids) -> Ids:
