@@ -155,7 +155,7 @@ def rectified(dim: int) -> Source:
 
 
 AROUND_50, AROUND_200 = clusters(32, 50, 0.5), clusters(64, 200, 0.5)
-OWN: dict[str, Any] = {"index": "OPQ32,IVF512,PQ32x4fs"}
+OWN: dict[str, Any] = {"index": "PCA64,IVF512,SQ8"}
 ELSEWHERE: dict[str, Any] = {"grown": 0.4, "drift": True}
 EMPTIED: dict[str, Any] = {"removed": 0.3, "near": True}
 CHURN: dict[str, Any] = {"grown": 0.3, "removed": 0.2, "index": "IVF512,RaBitQ"}
@@ -202,7 +202,7 @@ DATA_SETS = [
     DataSet(name="rectified", source=rectified(128), dim=128, size=30_000),
     DataSet(
         name="decaying spectrum",
-        source=decaying(128, 0.7),
+        source=decaying(128, 1.2),
         dim=128,
         size=40_000,
         **OWN,
