@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from serving.collection.index import Ids, Vectors
 
 NEIGHBOURS = 16  # M: links of a node, twice that in the lowest layer
-BUILD_EFFORT = 60  # efConstruction
+# efConstruction. At 1,000,000 x 128 on two cores of Zen 4 a search has a recall@10 of 0.996 with an
+# effort of 120 (0.15 ms) after 85 s of building with 120, with 80 (0.13 ms) after 135 s with 200.
+BUILD_EFFORT = 200
 CLUSTER = 256  # items of a cluster, on average,
 MOST_CLUSTERS = 1024  # but no more clusters than that: they would cost more than they save
 TRAINING_SAMPLE = 40  # vectors a cluster is learned from
