@@ -35,6 +35,7 @@ except ModuleNotFoundError as error:
 
 Image = bytes | Path
 Vector = Sequence[float] | NDArray[np.float32]
+Example = str | Image | Vector  # a text is the key of an item
 AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds
 
@@ -144,14 +145,31 @@ class Client(_Base):
         image: Image | None = None,
         vector: Vector | None = None,
         key: str | None = None,
+        positive: Sequence[Example] = (),
+        negative: Sequence[Example] = (),
         k: int = 10,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
     ) -> list[Neighbour]:
-        """Finds the items most similar to an image, an embedding or an item; raises as `embed`."""
-        return _neighbours(
-            self._ask(_search_call(image, vector, key=key, k=k, min_score=min_score, filter=filter))
+        """Finds the items most similar to an image, an embedding, an item or several of them.
+
+        Args:
+            image: encoded, or a path.
+            vector: [E].
+            key: of an item, which is not found itself.
+            positive: instead of these three, examples of what is looked for.
+            negative: examples of what is not.
+            k: the most neighbours.
+            min_score: leave out what is less similar; cosine in [-1, 1].
+            filter: what a neighbour must have.
+
+        Raises:
+            ServiceError, httpx.TransportError: as `embed`.
+        """
+        call = _search_call(
+            *(image, vector, positive, negative), key=key, k=k, min_score=min_score, filter=filter
         )
+        return _neighbours(self._ask(call))
 
     def _ask(self, call: _Call) -> dict[str, Any]:
         pauses = self._pauses()
@@ -204,12 +222,16 @@ class AsyncClient(_Base):
         image: Image | None = None,
         vector: Vector | None = None,
         key: str | None = None,
+        positive: Sequence[Example] = (),
+        negative: Sequence[Example] = (),
         k: int = 10,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
     ) -> list[Neighbour]:
         """As `Client.search`."""
-        call = _search_call(image, vector, key=key, k=k, min_score=min_score, filter=filter)
+        call = _search_call(
+            *(image, vector, positive, negative), key=key, k=k, min_score=min_score, filter=filter
+        )
         return _neighbours(await self._ask(call))
 
     async def _ask(self, call: _Call) -> dict[str, Any]:
@@ -238,12 +260,26 @@ def _embed_calls(images: Sequence[Image], batch: int) -> Iterator[_Call]:
         yield _Call("/embed", {"encoding_format": "base64"}, files)
 
 
-def _search_call(image: Image | None, vector: Vector | None, **fields: Any) -> _Call:
-    if vector is not None:
-        fields["vector"] = np.asarray(vector, np.float32).tolist()
-    if image is not None:
-        fields["image"] = base64.b64encode(_file(image)[1]).decode()
+def _search_call(
+    image: Image | None,
+    vector: Vector | None,
+    positive: Sequence[Example],
+    negative: Sequence[Example],
+    **fields: Any,
+) -> _Call:
+    for one in (image, vector):
+        fields |= {} if one is None else _example(one)
+    for name, examples in (("positive", positive), ("negative", negative)):
+        fields[name] = [_example(one) for one in examples] or None
     return _Call("/search", json={name: v for name, v in fields.items() if v is not None})
+
+
+def _example(one: Example) -> dict[str, Any]:
+    if isinstance(one, str):
+        return {"key": one}
+    if isinstance(one, bytes | Path):
+        return {"image": base64.b64encode(_file(one)[1]).decode()}
+    return {"vector": np.asarray(one, np.float32).tolist()}
 
 
 def _file(image: Image) -> tuple[str, bytes]:

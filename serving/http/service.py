@@ -92,6 +92,9 @@ class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]
     neighbours: list[dict[str, Any]] = bentoml.Field(
         description="key, score, uri, label, metadata and thumbnail of each"
     )
+    suggestion: dict[str, Any] | None = bentoml.Field(
+        None, description="labels by vote, where they were asked for"
+    )
 
 
 def make_service(engine: Engine) -> bentoml.Service[Any]:

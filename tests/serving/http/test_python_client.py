@@ -58,6 +58,25 @@ def test_searches(service: Running, pictures: dict[str, bytes], encode: Encode) 
     assert asyncio.run(with_asyncio()) == "discs/00.jpg"
 
 
+def test_searches_with_several_examples(
+    service: Running, pictures: dict[str, bytes], encode: Encode
+) -> None:
+    liked, unlike = pictures["discs/00.jpg"], pictures["ramps/00.jpg"]
+    mean = (encode(liked) + encode(pictures["discs/01.png"])) / 2
+    mixture = (mean - encode(unlike) / 2).astype(np.float32)
+
+    async def with_asyncio() -> list[str]:
+        async with AsyncClient(service.url) as client:
+            found = await client.search(positive=[liked, "discs/01.png"], negative=[encode(unlike)])
+            return [hit.key for hit in found]
+
+    with Client(service.url) as client:
+        found = client.search(positive=[encode(liked), "discs/01.png"], negative=[unlike])
+        wanted = [hit.key for hit in client.search(vector=mixture, k=11)]
+    assert [hit.key for hit in found] == [key for key in wanted if key != "discs/01.png"][:10]
+    assert asyncio.run(with_asyncio()) == [hit.key for hit in found]
+
+
 def test_says_what_was_refused(service: Running, picture_bytes: bytes) -> None:
     with Client(service.url) as client:
         with pytest.raises(ServiceError, match="not-an-image") as refused:
