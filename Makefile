@@ -36,7 +36,7 @@ format: $(READY) ## format the code and apply safe fixes
 	$(BIN)/ruff format .
 
 bench: $(READY) demo-packages ## run every benchmark in its short form (ARGS="--full" for the long one)
-	@set -e; for file in benchmarks/*_*.py; do \
+	@set -e; for file in $$(grep -l -e '"--short"' benchmarks/*.py); do \
 	  name=$$(basename $$file .py); echo "== $$name"; \
 	  $(BIN)/python -m benchmarks.$$name $(if $(filter --full,$(ARGS)),,--short); done
 
