@@ -4,8 +4,7 @@ BentoML's own batching waits up to a latency it guesses, runs cancelled requests
 batch for one image. This one:
 
 - never waits: whatever has come while the batches were running is the next batch;
-- may run two batches at once: while one is begun or ended, the other keeps the cores busy; where
-  that is slower, because both want the same caches, one (the engine measures it);
+- runs two batches at once: while one is begun or ended, the other keeps the cores busy;
 - makes batches no larger than pays: `useful_batch` finds out where more at once is no faster;
 - takes one image of each request in turn, so that a large request does not hold up small ones;
 - admits a bounded number of images and refuses the rest at once, before any work;
@@ -103,7 +102,6 @@ class Batcher:
         self._filled = asyncio.Event()
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="encode")
         self._free = asyncio.Semaphore(streams)
-        self._streams = streams
         self._running = 0
         self._seconds_per_image = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -128,15 +126,6 @@ class Batcher:
             for one in lane.waiting:
                 one.future.cancel()
         await asyncio.to_thread(self._threads.shutdown)
-
-    async def use_streams(self, streams: int) -> None:
-        """Makes so many calls at a time from now on, at most those it was made for."""
-        while self._streams > streams:
-            await self._free.acquire()
-            self._streams -= 1
-        while self._streams < streams:
-            self._free.release()
-            self._streams += 1
 
     @contextlib.contextmanager
     def admit(self, images: int) -> Iterator[Lane]:

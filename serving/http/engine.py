@@ -44,8 +44,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 COLLECTION_THREADS = 4
-STREAMS = 2  # the most batches at once; they share the session's threads
-STREAMED = 4  # batches that find out whether several at once are faster
+STREAMS = 2  # batches at once; they share the session's threads
 WARM_ROUNDS, WARM_SECONDS = 2, 10.0
 
 
@@ -181,7 +180,7 @@ class Engine:
         self._collection = collection
 
     async def _warm_up(self) -> None:
-        """Runs batches of every size: buffers and kernels are made, what is fastest is found."""
+        """Runs batches of every size: buffers and kernels are made, the useful size is found."""
         spec = self.encoder.preprocess
         blank = np.zeros((spec.size, spec.size, spec.channels), np.uint8)
         largest = min(self.settings.max_batch, self.settings.max_queue)
@@ -192,31 +191,15 @@ class Engine:
             for images in (size for size in sizes for _ in range(WARM_ROUNDS)):
                 if seconds and time.perf_counter() - begun > WARM_SECONDS:
                     break  # a slow encoder: larger batches would only make everyone wait
-                lane = await self._encode(blank, images)
+                with self.batcher.admit(images) as lane:
+                    await asyncio.gather(*(lane.encode(blank) for _ in range(images)))
                 seconds[images] = min(seconds.get(images, math.inf), lane.encoding)
-            self.batcher.max_batch = useful_batch(seconds)
-            await self._choose_streams(blank)
         except Exception:
             logger.exception("warming up failed: the service stays unready")
             return
+        self.batcher.max_batch = useful_batch(seconds)
         logger.info("batches of up to %d images", self.batcher.max_batch)
         self.warm = True
-
-    async def _encode(self, image: Pixels, images: int) -> Lane:
-        with self.batcher.admit(images) as lane:
-            await asyncio.gather(*(lane.encode(image) for _ in range(images)))
-        return lane
-
-    async def _choose_streams(self, image: Pixels) -> None:
-        """One batch at a time or several, whichever was faster in the best of some rounds."""
-        images = min(STREAMED * self.batcher.max_batch, self.settings.max_queue)
-        seconds = dict.fromkeys(range(1, STREAMS + 1), math.inf)
-        for streams in (*seconds,) * WARM_ROUNDS:
-            await self.batcher.use_streams(streams)
-            begun = time.perf_counter()
-            await self._encode(image, images)
-            seconds[streams] = min(seconds[streams], time.perf_counter() - begun)
-        await self.batcher.use_streams(min(seconds, key=lambda streams: seconds[streams]))
 
     @property
     def alive(self) -> bool:

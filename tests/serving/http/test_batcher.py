@@ -239,24 +239,6 @@ def test_every_picture_gets_its_own_answer(requests: list[list[int]], max_batch:
     asyncio.run(main())
 
 
-def test_streams_are_closed_and_opened_again() -> None:
-    async def scenario(batcher: Batcher, encoder: Gated) -> None:
-        for streams in (1, 2):
-            await batcher.use_streams(streams)
-            encoder.gate.clear()
-            with batcher.admit(20) as lane:
-                vectors = [asyncio.ensure_future(lane.encode(picture(i))) for i in range(20, 40)]
-                for _ in range(streams):
-                    assert await asyncio.to_thread(encoder.entered.acquire, timeout=10)
-                assert not await asyncio.to_thread(encoder.entered.acquire, timeout=0.1)
-                encoder.gate.set()
-                await asyncio.gather(*vectors)
-            while encoder.entered.acquire(blocking=False):
-                pass  # what entered after the gate was opened
-
-    assert run(scenario, streams=2).most_at_once == 2
-
-
 def test_two_streams_run_two_batches_at_once_and_the_rest_waits() -> None:
     async def scenario(batcher: Batcher, encoder: Gated) -> None:
         encoder.gate.clear()
