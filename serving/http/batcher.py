@@ -4,7 +4,9 @@ BentoML's own batching waits up to a latency it guesses, runs cancelled requests
 batch for one image. This one:
 
 - never waits: whatever has come while the batches were running is the next batch;
-- runs two batches at once: while one is begun or ended, the other keeps the cores busy;
+- runs several batches at once, each on a core of its own, and deals the images out evenly: cores
+  that share one batch wait for each other. Where fewer images wait than there are cores, and none
+  is being embedded, all cores do share it;
 - makes batches no larger than pays: `useful_batch` finds out where more at once is no faster;
 - takes one image of each request in turn, so that a large request does not hold up small ones;
 - admits a bounded number of images and refuses the rest at once, before any work;
@@ -83,14 +85,21 @@ class Batcher:
     """The queue in front of one encoder. Make and use it on one event loop.
 
     Args:
-        encode: uint8 [N, S, S, 3] to float32 [N, E].
+        encode: uint8 [N, S, S, 3] to float32 [N, E]; called from several threads at a time.
         max_batch: the most images of one call.
         max_admitted: the most images admitted at once.
-        streams: the most calls of `encode` at a time.
+        streams: the most calls at a time.
+        alone: the same, faster for a call that is the only one; None: there is no such thing.
     """
 
     def __init__(
-        self, encode: Encode, *, max_batch: int, max_admitted: int, streams: int = 1
+        self,
+        encode: Encode,
+        *,
+        max_batch: int,
+        max_admitted: int,
+        streams: int = 1,
+        alone: Encode | None = None,
     ) -> None:
         self.max_batch = max_batch
         self.max_admitted = max_admitted
@@ -98,6 +107,8 @@ class Batcher:
         self.on_admitted: Callable[[int], None] = lambda _images: None
         self.on_batch: Callable[[int, float], None] = lambda _images, _seconds: None
         self._encode = encode
+        self._alone = alone
+        self._streams = streams
         self._lanes: deque[Lane] = deque()
         self._filled = asyncio.Event()
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="encode")
@@ -153,10 +164,10 @@ class Batcher:
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY, max(1, math.ceil(self.admitted * self._seconds_per_image)))
 
-    def _take(self) -> list[Waiting]:
+    def _take(self, most: int) -> list[Waiting]:
         """The next batch: one image of each lane in turn, skipping those given up."""
         batch: list[Waiting] = []
-        while self._lanes and len(batch) < self.max_batch:
+        while self._lanes and len(batch) < most:
             lane = self._lanes.popleft()
             one = lane.waiting.popleft()
             if lane.waiting:
@@ -172,32 +183,36 @@ class Batcher:
                 await self._free.acquire()
                 if self._stopping:
                     return
-                if batch := self._take():
-                    batches.create_task(self._run_batch(batch))
+                waiting = sum(len(lane.waiting) for lane in self._lanes)
+                encode, share = self._encode, -(-waiting // (self._streams - self._running))
+                if self._alone is not None and not self._running and waiting < self._streams:
+                    encode, share = self._alone, waiting
+                if batch := self._take(min(share, self.max_batch)):
+                    self._running += 1
+                    batches.create_task(self._run_batch(batch, encode))
                 else:
                     self._filled.clear()
                     self._free.release()
 
-    async def _run_batch(self, batch: list[Waiting]) -> None:
-        self._running += 1
+    async def _run_batch(self, batch: list[Waiting], encode: Encode) -> None:
         try:
-            await self._encode_batch(batch)
+            await self._encode_batch(batch, encode)
         finally:
             self._running -= 1
             self._free.release()
 
-    async def _encode_batch(self, batch: list[Waiting]) -> None:
+    async def _encode_batch(self, batch: list[Waiting], encode: Encode) -> None:
         images = [one.image for one in batch]
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
-            vectors = await loop.run_in_executor(self._threads, self._encode_images, images)
+            vectors = await loop.run_in_executor(self._threads, _encoded, encode, images)
         except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to these requests
             if len(batch) == 1:
                 _settle(batch[0].future, error)
                 return
             for one in batch:
-                await self._encode_batch([one])
+                await self._encode_batch([one], encode)
             return
         seconds = time.perf_counter() - started
         self._note(len(batch), seconds)
@@ -206,17 +221,18 @@ class Batcher:
             one.lane.encoding = max(one.lane.encoding, seconds)
             _settle(one.future, vector)
 
-    def _encode_images(self, images: list[Image]) -> NDArray[np.float32]:
-        vectors = self._encode(np.stack(images))
-        if len(vectors) != len(images):
-            raise ValueError(f"the encoder made {len(vectors)} embeddings of {len(images)} images")
-        return vectors
-
     def _note(self, images: int, seconds: float) -> None:
         newest = seconds / images / self._running
         known = self._seconds_per_image or newest
         self._seconds_per_image = (1 - SMOOTHING) * known + SMOOTHING * newest
         self.on_batch(images, seconds)
+
+
+def _encoded(encode: Encode, images: list[Image]) -> NDArray[np.float32]:
+    vectors = encode(np.stack(images))
+    if len(vectors) != len(images):
+        raise ValueError(f"the encoder made {len(vectors)} embeddings of {len(images)} images")
+    return vectors
 
 
 def useful_batch(seconds: Mapping[int, float]) -> int:

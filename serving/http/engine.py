@@ -1,7 +1,7 @@
 """What one service runs on: the encoder behind its batcher, decoding threads, the collection.
 
-Threads, so that nothing blocks the event loop: as many decoders as CPUs, two for the encoder (the
-batcher's), and a few for the collection. All are bounded, and so is what waits for them: the
+Threads, so that nothing blocks the event loop: as many decoders as CPUs, as many for the encoder
+(the batcher's), and a few for the collection. All are bounded, and so is what waits for them: the
 batcher admits a request's images before the first is decoded, and a request has no more of them in
 the decoders' queue than there are decoders, so that a large one does not hold up small ones.
 """
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 COLLECTION_THREADS = 4
-STREAMS = 2  # batches at once; they share the session's threads
+STREAMS = 2  # batches at once on a GPU: while one is copied, the other is computed
 WARM_ROUNDS, WARM_SECONDS = 2, 10.0
 
 
@@ -72,6 +72,7 @@ class Engine:
         self.metrics = Metrics(worker.figures() if worker else OwnFigures())
         self.warm = False
         self._encoder: Encoder | None = None
+        self._single: Encoder | None = None  # the same with one thread, for several batches at once
         self._batcher: Batcher | None = None
         self._collection: AnyCollection | None = None
         self._thumbnails: Thumbnails | None = None
@@ -118,7 +119,10 @@ class Engine:
         if self._encoder is not None:
             return
         settings = self.settings
-        encoder = open_encoder(settings.encoder or stored_encoder(), threads=settings.threads)
+        path = settings.encoder or stored_encoder()
+        encoder = open_encoder(path, threads=settings.threads)
+        if encoder.provider == "cpu" and encoder.threads > 1:
+            self._single = open_encoder(path, threads=1)
         if settings.collection is not None:
             self._collection = open_collection(
                 settings.collection, encoder_digest=encoder.digest, tended=self._worker is None
@@ -145,18 +149,27 @@ class Engine:
             access_log.switch_on()
         if settings.url_prefixes:
             self.fetcher = Fetcher(settings)
-        self._batcher = Batcher(
-            self.encoder.encode,
-            max_batch=settings.max_batch,
-            max_admitted=settings.max_queue,
-            streams=STREAMS,
-        )
+        self._batcher = self._make_batcher()
         self._batcher.on_batch = self.metrics.note_batch
         self._batcher.on_admitted = self.metrics.admitted.put
         if self._upkeep is not None:
             self._upkeep.start()
         self._batcher.start()
         self._warming = asyncio.get_running_loop().create_task(self._warm_up(), name="warm-up")
+
+    def _make_batcher(self) -> Batcher:
+        most, room = self.settings.max_batch, self.settings.max_queue
+        encoder = self.encoder
+        if self._single is not None:
+            return Batcher(
+                self._single.encode,
+                max_batch=most,
+                max_admitted=room,
+                streams=encoder.threads,
+                alone=encoder.encode,
+            )
+        streams = STREAMS if encoder.provider == "cuda" else 1
+        return Batcher(encoder.encode, max_batch=most, max_admitted=room, streams=streams)
 
     async def stop(self) -> None:
         """Finishes what runs and lets go of everything."""
@@ -182,24 +195,34 @@ class Engine:
     async def _warm_up(self) -> None:
         """Runs batches of every size: buffers and kernels are made, the useful size is found."""
         spec = self.encoder.preprocess
-        blank = np.zeros((spec.size, spec.size, spec.channels), np.uint8)
+        blank = np.zeros((1, spec.size, spec.size, spec.channels), np.uint8)
         largest = min(self.settings.max_batch, self.settings.max_queue)
         sizes = [*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest]
-        seconds: dict[int, float] = {}
-        begun = time.perf_counter()
         try:
-            for images in (size for size in sizes for _ in range(WARM_ROUNDS)):
-                if seconds and time.perf_counter() - begun > WARM_SECONDS:
-                    break  # a slow encoder: larger batches would only make everyone wait
-                with self.batcher.admit(images) as lane:
-                    await asyncio.gather(*(lane.encode(blank) for _ in range(images)))
-                seconds[images] = min(seconds.get(images, math.inf), lane.encoding)
+            if self._single is not None:  # what fewer images than streams will meet
+                await self._timed(self.encoder, blank, sizes[:2])
+            seconds = await self._timed(self._single or self.encoder, blank, sizes)
         except Exception:
             logger.exception("warming up failed: the service stays unready")
             return
         self.batcher.max_batch = useful_batch(seconds)
         logger.info("batches of up to %d images", self.batcher.max_batch)
         self.warm = True
+
+    async def _timed(
+        self, encoder: Encoder, blank: Pixels, sizes: Sequence[int]
+    ) -> dict[int, float]:
+        """The least seconds of batches of some sizes."""
+        seconds: dict[int, float] = {}
+        begun = time.perf_counter()
+        for images in (size for size in sizes for _ in range(WARM_ROUNDS)):
+            if seconds and time.perf_counter() - begun > WARM_SECONDS:
+                break  # a slow encoder: larger batches would only make everyone wait
+            batch = np.repeat(blank, images, axis=0)
+            started = time.perf_counter()
+            await asyncio.to_thread(encoder.encode, batch)
+            seconds[images] = min(seconds.get(images, math.inf), time.perf_counter() - started)
+        return seconds
 
     @property
     def alive(self) -> bool:

@@ -239,6 +239,25 @@ def test_every_picture_gets_its_own_answer(requests: list[list[int]], max_batch:
     asyncio.run(main())
 
 
+def test_one_image_alone_has_all_cores_and_many_are_dealt_out() -> None:
+    alone = Gated()
+
+    async def scenario(batcher: Batcher, encoder: Gated) -> None:
+        batcher._alone = alone
+        assert await request(batcher, 5) == [5]
+        assert (alone.batches, encoder.batches) == ([[5]], [])
+        encoder.gate.clear()
+        with batcher.admit(6) as lane:
+            vectors = [asyncio.ensure_future(lane.encode(picture(i))) for i in range(20, 26)]
+            for _ in range(2):
+                assert await asyncio.to_thread(encoder.entered.acquire, timeout=10)
+            encoder.gate.set()
+            await asyncio.gather(*vectors)
+        assert (alone.batches, sorted(map(len, encoder.batches))) == ([[5]], [3, 3])
+
+    run(scenario, streams=2)
+
+
 def test_two_streams_run_two_batches_at_once_and_the_rest_waits() -> None:
     async def scenario(batcher: Batcher, encoder: Gated) -> None:
         encoder.gate.clear()

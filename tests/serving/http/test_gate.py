@@ -28,19 +28,19 @@ from tests.serving.http.conftest import Running, png, started
 def held(engine: Engine) -> Iterator[threading.Event]:
     """The encoder stands still until the block ends; the event tells that a batch has begun."""
     gate, entered = threading.Event(), threading.Event()
-    real = engine.batcher._encode
+    real, alone = engine.batcher._encode, engine.batcher._alone
 
     def wait(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         entered.set()
         assert gate.wait(20)
         return real(images)
 
-    engine.batcher._encode = wait
+    engine.batcher._encode = engine.batcher._alone = wait
     try:
         yield entered
     finally:
         gate.set()
-        engine.batcher._encode = real
+        engine.batcher._encode, engine.batcher._alone = real, alone
 
 
 # Shapes
@@ -209,7 +209,8 @@ def test_a_fault_of_the_encoder_fails_only_the_image_at_fault(
             raise RuntimeError("out of memory")
         return real(images)
 
-    monkeypatch.setattr(service.engine.batcher, "_encode", fail_on_one)
+    for name in ("_encode", "_alone"):
+        monkeypatch.setattr(service.engine.batcher, name, fail_on_one)
     white = np.full((8, 8, 3), 255, np.uint8)
     assert service.client.post("/embed", files={"image": png(white)}).status_code == 500
     assert service.client.post("/embed", files={"image": pictures["discs/00.jpg"]}).is_success
