@@ -34,6 +34,7 @@ TINY = (
     "training.batch_size=8",
     "training.samples=96",
     "training.log_every=2",
+    "training.precision=fp32",  # "auto" would be bf16 on some CPUs: other figures, other tolerances
     "training.evaluations=2",
 )
 

@@ -266,12 +266,11 @@ def test_labels_are_suggested(service: Running, pictures: dict[str, bytes], orac
 def test_an_image_in_which_the_encoder_sees_nothing(service: Running) -> None:
     nothing = png(np.full((32, 32, 3), 127, np.uint8))
     service.engine.encoder.encode(np.full((1, 32, 32, 3), 127, np.uint8))
-    real = service.engine.batcher._encode
-    service.engine.batcher._encode = lambda images: np.zeros((len(images), 24), np.float32)
-    try:
+    blind = lambda images: np.zeros((len(images), 24), np.float32)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_encode", "_alone"):
+            patch.setattr(service.engine.batcher, name, blind)
         answer = service.client.post("/search", files={"image": nothing})
-    finally:
-        service.engine.batcher._encode = real
     assert service.error(answer) == (422, "no-embedding", "images[0]")
 
 
