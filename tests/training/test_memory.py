@@ -34,16 +34,17 @@ class Watch(Silent):
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="needs Linux's /proc")
-def test_memory_stays_flat_over_forty_epochs(
+def test_memory_stays_flat_over_many_epochs(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = make_recipe(
-        "training.epochs=40", "training.evaluations=20", "training.checkpoint_minutes=0.005"
+        "training.epochs=68", "training.evaluations=20", "training.checkpoint_minutes=0.005"
     )
-    watch = Watch(60, 200)
+    watch = Watch(60, 200, 340)
     train(make_source(), recipe, tmp_path, reporter=watch)
-    before, after = watch.memory
-    # one kept batch of views is 0.1 MB and one kept graph more: 140 of them would be seen
-    assert after - before < 12 * 2**20
-    before, after = watch.objects
-    assert after - before < 140  # less than one object a step
+    # Twice 140 steps: what is kept grows in both, while an allocator that has served other tests
+    # before may take another block once. One kept batch of views is 0.1 MB, a kept graph more.
+    first, second, third = watch.memory
+    assert min(second - first, third - second) < 12 * 2**20
+    first, second, third = watch.objects
+    assert max(second - first, third - second) < 140  # less than one object a step
