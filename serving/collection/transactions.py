@@ -118,7 +118,7 @@ class View:
         text = self._one(f"SELECT group_concat(sequence) FROM ({statement})", values)  # noqa: S608
         ids = np.fromstring(text or "", np.int64, sep=",")
         ids.sort()
-        # not np.unique: it hashes, which takes twenty times as long as sorting what is sorted
+        # not np.unique: it hashes, which is far slower than sorting what is nearly sorted
         return ids[np.diff(ids, prepend=-1) > 0]
 
     def get(self, key: str) -> Record | None:
