@@ -3,26 +3,29 @@
 BentoML's own batching waits up to a latency it guesses, runs cancelled requests and fails a whole
 batch for one image. This one:
 
-- never waits: whatever has come while the batches were running is the next batch;
+- never waits: whatever has come when a thread is free is the next batch;
 - runs several batches at once, each on a core of its own, and deals the images out evenly: cores
-  that share one batch wait for each other. Where fewer images wait than there are cores, and none
-  is being embedded, all cores do share it;
+  that share one batch wait for each other. Where nothing else is to be done, and fewer images wait
+  than there are cores, all cores do share them;
+- takes its turn in a pool of threads that may do other work too, such as decoding: no more threads
+  than cores run, and while a batch waits for its turn it grows;
 - makes batches no larger than pays: `useful_batch` finds out where more at once is no faster;
 - takes one image of each request in turn, so that a large request does not hold up small ones;
 - admits a bounded number of images and refuses the rest at once, before any work;
 - drops images whose request has gone;
 - repeats a failed batch one by one, so that only the image at fault fails.
 
-The encoder is called in threads of its own. All else happens on the event loop, without locks.
+What waits is taken in the pool's threads, under a lock. All else happens on the event loop.
 """
 
 import asyncio
 import contextlib
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +36,7 @@ Vector = NDArray[np.float32]  # [E]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [N, S, S, 3] -> [N, E]
 
 NEARLY = 1.04
+HANDLING = 0.004  # seconds a batch costs beside the encoder's: threads hand over, caches refill
 SMOOTHING = 0.2  # weight of the newest batch in the measured rate
 LONGEST_RETRY = 60  # seconds
 
@@ -76,9 +80,18 @@ class Lane:
     async def encode(self, image: Image) -> Vector:
         """Embeds uint8 [S, S, 3] to float32 [E]; raises what the encoder raises for it."""
         future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
-        self.waiting.append(Waiting(image, future, self, time.perf_counter()))
-        self.batcher.enter(self)
+        self.batcher.enter(Waiting(image, future, self, time.perf_counter()))
         return await future
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One batch that was taken and embedded; begun and ended as `time.perf_counter` says."""
+
+    batch: list[Waiting]
+    outcomes: "list[Vector | Exception]"
+    begun: float
+    ended: float
 
 
 class Batcher:
@@ -90,6 +103,7 @@ class Batcher:
         max_admitted: the most images admitted at once.
         streams: the most calls at a time.
         alone: the same, faster for a call that is the only one; None: there is no such thing.
+        pool: whose threads call it; it stays open. None: threads of its own.
     """
 
     def __init__(
@@ -100,6 +114,7 @@ class Batcher:
         max_admitted: int,
         streams: int = 1,
         alone: Encode | None = None,
+        pool: Executor | None = None,
     ) -> None:
         self.max_batch = max_batch
         self.max_admitted = max_admitted
@@ -109,34 +124,36 @@ class Batcher:
         self._encode = encode
         self._alone = alone
         self._streams = streams
+        self._own_pool = None if pool else ThreadPoolExecutor(streams, thread_name_prefix="encode")
+        self._pool = pool or self._own_pool
+        self._lock = threading.Lock()  # of the lanes and of the next two
         self._lanes: deque[Lane] = deque()
-        self._filled = asyncio.Event()
-        self._threads = ThreadPoolExecutor(streams, thread_name_prefix="encode")
-        self._free = asyncio.Semaphore(streams)
+        self._offered = False  # a turn waits in the pool
         self._running = 0
+        self._turns: set[asyncio.Future[Done]] = set()
         self._seconds_per_image = 0.0
-        self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def alive(self) -> bool:
         """Whether queued images will be embedded."""
-        return self._task is not None and not self._task.done()
+        return self._loop is not None
 
     def start(self) -> None:
         """Begins to work; images may have been queued before."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+        self._loop = asyncio.get_running_loop()
+        self._offer()
 
     async def stop(self) -> None:
         """Finishes the running batches and stops; images still waiting are cancelled."""
-        self._stopping = True
-        self._filled.set()
-        if self._task is not None:
-            await self._task
+        self._loop = None
         for lane in self._lanes:
             for one in lane.waiting:
                 one.future.cancel()
-        await asyncio.to_thread(self._threads.shutdown)
+        if self._turns:
+            await asyncio.wait(self._turns)
+        if self._own_pool is not None:
+            await asyncio.to_thread(self._own_pool.shutdown)
 
     @contextlib.contextmanager
     def admit(self, images: int) -> Iterator[Lane]:
@@ -155,14 +172,50 @@ class Batcher:
             self.admitted -= images
             self.on_admitted(self.admitted)
 
-    def enter(self, lane: Lane) -> None:
-        """Puts a lane in the round, if it is not in it."""
-        if len(lane.waiting) == 1:
-            self._lanes.append(lane)
-        self._filled.set()
+    def enter(self, one: Waiting) -> None:
+        """Lets an image wait, and its lane take part in the round."""
+        with self._lock:
+            one.lane.waiting.append(one)
+            if len(one.lane.waiting) == 1:
+                self._lanes.append(one.lane)
+        self._offer()
 
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY, max(1, math.ceil(self.admitted * self._seconds_per_image)))
+
+    def _offer(self) -> None:
+        """Asks the pool for a turn, where one would be used and none is asked for."""
+        with self._lock:
+            wanted = bool(self._lanes) and not self._offered and self._running < self._streams
+            if self._loop is None or not wanted:
+                return
+            self._offered = True
+        self._loop.call_soon(self._ask)  # not now: more may come in this round of the loop
+
+    def _ask(self) -> None:
+        if self._loop is not None:
+            turn = self._loop.run_in_executor(self._pool, self._turn, self._loop)
+            self._turns.add(turn)
+            turn.add_done_callback(self._settle)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> Done:
+        """Takes a batch and embeds it, in one of the pool's threads."""
+        with self._lock:
+            self._offered = False
+            waiting = sum(len(lane.waiting) for lane in self._lanes)
+            encode, share = self._encode, -(-waiting // (self._streams - self._running))
+            if self._alone is not None and self.admitted == waiting < self._streams:
+                encode, share = self._alone, waiting
+            batch = self._take(min(share, self.max_batch))
+            self._running += 1
+        loop.call_soon_threadsafe(self._offer)  # what is left is for another core
+        begun = time.perf_counter()
+        try:
+            outcomes = _outcomes(encode, [one.image for one in batch])
+        finally:
+            with self._lock:
+                self._running -= 1
+        return Done(batch, outcomes, begun, time.perf_counter())
 
     def _take(self, most: int) -> list[Waiting]:
         """The next batch: one image of each lane in turn, skipping those given up."""
@@ -176,56 +229,39 @@ class Batcher:
                 batch.append(one)
         return batch
 
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as batches:
-            while True:
-                await self._filled.wait()
-                await self._free.acquire()
-                if self._stopping:
-                    return
-                waiting = sum(len(lane.waiting) for lane in self._lanes)
-                encode, share = self._encode, -(-waiting // (self._streams - self._running))
-                if self._alone is not None and not self._running and waiting < self._streams:
-                    encode, share = self._alone, waiting
-                if batch := self._take(min(share, self.max_batch)):
-                    self._running += 1
-                    batches.create_task(self._run_batch(batch, encode))
-                else:
-                    self._filled.clear()
-                    self._free.release()
-
-    async def _run_batch(self, batch: list[Waiting], encode: Encode) -> None:
-        try:
-            await self._encode_batch(batch, encode)
-        finally:
-            self._running -= 1
-            self._free.release()
-
-    async def _encode_batch(self, batch: list[Waiting], encode: Encode) -> None:
-        images = [one.image for one in batch]
-        loop = asyncio.get_running_loop()
-        started = time.perf_counter()
-        try:
-            vectors = await loop.run_in_executor(self._threads, _encoded, encode, images)
-        except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to these requests
-            if len(batch) == 1:
-                _settle(batch[0].future, error)
-                return
-            for one in batch:
-                await self._encode_batch([one], encode)
+    def _settle(self, turn: "asyncio.Future[Done]") -> None:
+        """Answers a batch and goes on."""
+        self._turns.discard(turn)
+        self._offer()
+        done = turn.result()
+        if not done.batch:  # all that waited had been given up
             return
-        seconds = time.perf_counter() - started
-        self._note(len(batch), seconds)
-        for one, vector in zip(batch, vectors, strict=True):
-            one.lane.queued = max(one.lane.queued, started - one.since)
-            one.lane.encoding = max(one.lane.encoding, seconds)
-            _settle(one.future, vector)
-
-    def _note(self, images: int, seconds: float) -> None:
-        newest = seconds / images / self._running
+        seconds = done.ended - done.begun
+        newest = seconds / len(done.batch) / (self._running + 1)
         known = self._seconds_per_image or newest
         self._seconds_per_image = (1 - SMOOTHING) * known + SMOOTHING * newest
-        self.on_batch(images, seconds)
+        self.on_batch(len(done.batch), seconds)
+        for one, outcome in zip(done.batch, done.outcomes, strict=True):
+            one.lane.queued = max(one.lane.queued, done.begun - one.since)
+            one.lane.encoding = max(one.lane.encoding, seconds)
+            if one.future.done():  # its request has gone meanwhile
+                continue
+            if isinstance(outcome, Exception):
+                one.future.set_exception(outcome)
+            else:
+                one.future.set_result(outcome)
+
+
+def _outcomes(encode: Encode, images: list[Image]) -> "list[Vector | Exception]":
+    """What became of each image; those of a batch that failed are tried one by one."""
+    if not images:
+        return []
+    try:
+        return list(_encoded(encode, images))
+    except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to these requests
+        if len(images) == 1:
+            return [error]
+        return [outcome for image in images for outcome in _outcomes(encode, [image])]
 
 
 def _encoded(encode: Encode, images: list[Image]) -> NDArray[np.float32]:
@@ -241,14 +277,5 @@ def useful_batch(seconds: Mapping[int, float]) -> int:
     Args:
         seconds: of one batch, by its images.
     """
-    least = min(took / images for images, took in seconds.items())
-    return min(n for n, took in seconds.items() if took / n <= NEARLY * least)
-
-
-def _settle(future: asyncio.Future[Vector], outcome: Vector | Exception) -> None:
-    if future.done():  # its request has gone meanwhile
-        return
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+    each = {images: (took + HANDLING) / images for images, took in seconds.items()}
+    return min(images for images, took in each.items() if took <= NEARLY * min(each.values()))

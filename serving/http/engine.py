@@ -1,9 +1,10 @@
 """What one service runs on: the encoder behind its batcher, decoding threads, the collection.
 
-Threads, so that nothing blocks the event loop: as many decoders as CPUs, as many for the encoder
-(the batcher's), and a few for the collection. All are bounded, and so is what waits for them: the
-batcher admits a request's images before the first is decoded, and a request has no more of them in
-the decoders' queue than there are decoders, so that a large one does not hold up small ones.
+Threads, so that nothing blocks the event loop: as many as CPUs, which decode and, where the encoder
+is on the CPU too, embed; and a few for the collection. All are bounded, and so is what waits for
+them: the batcher admits a request's images before the first is decoded, and a request has no more
+of them in the queue than there are threads (and one), so that a large one does not hold up small
+ones.
 """
 
 import asyncio
@@ -79,7 +80,7 @@ class Engine:
         self.fetcher: Fetcher | None = None
         self._upkeep: Upkeep | None = None
         self._cpus = worker.cpus if worker else available_cpus()
-        self._decoders = ThreadPoolExecutor(self._cpus, thread_name_prefix="decode")
+        self._cores = ThreadPoolExecutor(self._cpus, thread_name_prefix="core")
         self._readers = ThreadPoolExecutor(COLLECTION_THREADS, thread_name_prefix="collection")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._warming: asyncio.Task[None] | None = None
@@ -167,6 +168,7 @@ class Engine:
                 max_admitted=room,
                 streams=encoder.threads,
                 alone=encoder.encode,
+                pool=self._cores,
             )
         streams = STREAMS if encoder.provider == "cuda" else 1
         return Batcher(encoder.encode, max_batch=most, max_admitted=room, streams=streams)
@@ -181,7 +183,7 @@ class Engine:
             await self._batcher.stop()
         if self.fetcher is not None:
             self.fetcher.close()
-        for pool in (self._decoders, self._readers, self._writer):
+        for pool in (self._cores, self._readers, self._writer):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         if self._upkeep is not None:
             self._upkeep.close()
@@ -314,7 +316,7 @@ class Engine:
             return upload.content
         try:
             async with turns:
-                decoded = await self.in_decoder(self._decode, upload.content)
+                decoded = await self.in_core(self._decode, upload.content)
         except ImageRefused as refused:
             return of_image(refused, upload.param)
         pixels, (width, height), seconds = decoded
@@ -357,9 +359,9 @@ class Engine:
         timing.note("search", time.perf_counter() - begun)
         return found
 
-    async def in_decoder(self, work: Callable[..., T], *args: Any) -> T:
-        """Runs work that decodes or encodes pictures in one of the decoding threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *args)
+    async def in_core(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs work with pictures in one of the threads that decode and embed."""
+        return await asyncio.get_running_loop().run_in_executor(self._cores, work, *args)
 
     async def in_reader(self, work: Callable[..., T], *args: Any) -> T:
         """Runs work with the collection in one of its threads."""

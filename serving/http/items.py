@@ -106,7 +106,7 @@ async def _delete(engine: Engine, key: str) -> Response:
 
 
 async def _thumbnail(engine: Engine, request: Request, item: Record, size: int) -> Response:
-    picture = await engine.in_decoder(engine.thumbnails.of, item, size)
+    picture = await engine.in_core(engine.thumbnails.of, item, size)
     tag = f'"{hashlib.sha256(picture).hexdigest()[:24]}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
     if tag in request.headers.get("if-none-match", ""):

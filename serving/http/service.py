@@ -126,6 +126,8 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
             """Opens the encoder and the collection."""
+            # BentoML wraps a method anew, its signature inspected, whenever it is looked up.
+            vars(self).update(embed=self.embed, search=self.search)
             await asyncio.to_thread(engine.open)
             await engine.start()
 

@@ -64,7 +64,8 @@ def test_server_timing_and_the_encoder(service: Running, picture_bytes: bytes) -
 
 
 def test_the_useful_batch() -> None:
-    assert useful_batch({1: 0.010, 2: 0.015, 4: 0.024, 8: 0.048, 16: 0.1}) == 4
-    assert useful_batch({1: 0.010, 2: 0.020, 4: 0.040}) == 1
+    assert useful_batch({1: 0.10, 2: 0.15, 4: 0.24, 8: 0.48, 16: 1.0}) == 4
+    assert useful_batch({1: 0.200, 2: 0.400, 4: 0.800}) == 1
     assert useful_batch({32: 0.1}) == 32
-    assert useful_batch({1: 0.0103, 8: 0.08}) == 1  # nearly as fast: the shorter wait wins
+    assert useful_batch({1: 0.203, 8: 1.6}) == 1  # nearly as fast: the shorter wait wins
+    assert useful_batch({1: 0.010, 2: 0.020, 4: 0.040, 8: 0.080}) == 8  # handling is shared
