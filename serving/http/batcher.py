@@ -104,6 +104,8 @@ class Batcher:
         streams: the most calls at a time.
         alone: the same, faster for a call that is the only one; None: there is no such thing.
         pool: whose threads call it; it stays open. None: threads of its own.
+        deals: in how many rounds what waits is dealt out to the streams; more than one where short
+            batches are as fast: newcomers have less to wait for.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Batcher:
         streams: int = 1,
         alone: Encode | None = None,
         pool: Executor | None = None,
+        deals: int = 1,
     ) -> None:
         self.max_batch = max_batch
         self.max_admitted = max_admitted
@@ -124,6 +127,7 @@ class Batcher:
         self._encode = encode
         self._alone = alone
         self._streams = streams
+        self._deals = deals
         self._own_pool = None if pool else ThreadPoolExecutor(streams, thread_name_prefix="encode")
         self._pool = pool or self._own_pool
         self._lock = threading.Lock()  # of the lanes and of the next two
@@ -203,7 +207,8 @@ class Batcher:
         with self._lock:
             self._offered = False
             waiting = sum(len(lane.waiting) for lane in self._lanes)
-            encode, share = self._encode, -(-waiting // (self._streams - self._running))
+            hands = self._deals * (self._streams - self._running)
+            encode, share = self._encode, -(-waiting // hands)
             if self._alone is not None and self.admitted == waiting < self._streams:
                 encode, share = self._alone, waiting
             batch = self._take(min(share, self.max_batch))

@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 COLLECTION_THREADS = 4
 STREAMS = 2  # batches at once on a GPU: while one is copied, the other is computed
+# On CPUs. At 70 % of capacity, ResNet-18 on two cores, 95 % of answers came in 60 ms; 110 ms with 1.
+DEALS = 2
 WARM_ROUNDS, WARM_SECONDS = 2, 10.0
 
 
@@ -169,6 +171,7 @@ class Engine:
                 streams=encoder.threads,
                 alone=encoder.encode,
                 pool=self._cores,
+                deals=DEALS,
             )
         streams = STREAMS if encoder.provider == "cuda" else 1
         return Batcher(encoder.encode, max_batch=most, max_admitted=room, streams=streams)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from starlette.responses import Response
 
@@ -42,7 +43,7 @@ def json_bytes(content: Any) -> bytes:
     """JSON in UTF-8, as short as it gets; see `json_response`.
 
     float32 [N] may stand anywhere in the content, and reads back as the same numbers. As a list of
-    Python's floats it would take three times as long and half as much space again.
+    Python's floats it would take twenty times as long and nearly twice the space.
     """
     vectors: list[str] = []
 
@@ -63,10 +64,11 @@ def json_bytes(content: Any) -> bytes:
 
 
 def _numbers(vector: NDArray[np.float32]) -> str:
-    """Nine digits tell every float32 from its neighbours."""
-    if not np.isfinite(vector).all():
+    """As few digits as tell each float32 from its neighbours."""
+    if not np.isfinite(vector).all():  # orjson would write null
         raise ValueError("NaN and infinities are not JSON")
-    return "[" + ",".join(["%.9g"] * len(vector)) % tuple(vector.tolist()) + "]"
+    plain = np.ascontiguousarray(vector)
+    return orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def show(value: object) -> str:
