@@ -65,9 +65,7 @@ class _Buffer:
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        if not self.in_file:
-            return self.rows.nbytes + self.ids.nbytes
+        """Memory held, in bytes; rows that were never written take none."""
         in_memory = max(self.used - self.in_file, 0)
         return in_memory * self.rows.itemsize * len(self.rows[0]) + 8 * self.used
 
@@ -112,9 +110,16 @@ class FlatIndex:
 
     @classmethod
     def of(cls, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
-        """An index that takes over these arrays: int64 [n], ascending, and float32 [n, E]."""
-        buffer = _Buffer(0, vectors.shape[1])
-        buffer.rows, buffer.ids, buffer.used = vectors, ids, len(ids)
+        """An index of items and their vectors, whose array it takes over.
+
+        Args:
+            ids: int64 [n], ascending.
+            vectors: float32 [n or more, E]; what is behind the first n is room for more.
+            sequence: the last change it knows.
+        """
+        buffer = _Buffer(len(vectors), vectors.shape[1], vectors)
+        buffer.ids[: len(ids)] = ids
+        buffer.used = len(ids)
         return cls(sequence, len(ids), None, len(ids), object(), buffer)
 
     @classmethod

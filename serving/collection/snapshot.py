@@ -37,7 +37,7 @@ from images.errors import ArtefactError
 from images.files import atomic_write, write_json_atomic
 from serving.collection.factory import Factory
 from serving.collection.graph import Graph
-from serving.collection.index import FlatIndex
+from serving.collection.index import GROWTH, FlatIndex
 from serving.collection.mixed import Index
 
 if TYPE_CHECKING:
@@ -175,9 +175,11 @@ def read(target: Path, view: View) -> Snapshot:
             _check(file, files["vectors"], None)
             flat = FlatIndex.mapped(ids, file, view.dim, sequence=sequence)
         else:
-            data = np.empty(files["vectors"]["bytes"], np.uint8)
-            _check(file, files["vectors"], data)
-            vectors = data.view("<f4").reshape(rows, view.dim)
+            if files["vectors"]["bytes"] != 4 * rows * view.dim:
+                raise ValueError("its vectors are of another number")
+            # With room behind them: the first item that is added shall not wait for a copy of all.
+            vectors = np.empty((int(GROWTH * rows), view.dim), "<f4")
+            _check(file, files["vectors"], vectors[:rows].view(np.uint8).reshape(-1))
             flat = FlatIndex.of(ids, vectors, sequence=sequence)
     _compare(view, sequence, ids, flat.vectors)
     measured = manifest["recall"]

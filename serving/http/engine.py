@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 COLLECTION_THREADS = 4
 STREAMS = 2  # batches at once on a GPU: while one is copied, the other is computed
-# On CPUs. At 70 % of capacity, ResNet-18 on two cores, 95 % of answers came in 60 ms; 110 ms with 1.
+# On CPUs. ResNet-18 at 70 % of two cores' capacity: 95 % of answers in 60 ms, and in 110 ms with 1.
 DEALS = 2
 WARM_ROUNDS, WARM_SECONDS = 2, 10.0
 

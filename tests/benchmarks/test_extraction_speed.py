@@ -90,6 +90,7 @@ def test_the_report_takes_the_lower_of_the_networks(capsys: pytest.CaptureFixtur
         "floor int8": [100.0, 100.0],
         "lookalike int8": [90.0, 90.0],
         "torchvision": [30.0, 26.0],
+        "torchvision tuned": [39.0, 40.0],
         "timm": [15.0],
     }
     slower = {**rates, "lookalike int8": [80.0, 80.0]}
@@ -100,6 +101,8 @@ def test_the_report_takes_the_lower_of_the_networks(capsys: pytest.CaptureFixtur
         "of_floor_int8": 0.8,
         "vs_torch_fp32": 1.75,
         "vs_torch_int8": 2.872,
+        "vs_torch_tuned_fp32": 1.227,
+        "vs_torch_tuned_int8": 2.026,
     }
     assert document["details"]["a"]["lookalike_over"]["timm, fp32"] == 3.0
     without = {way: values for way, values in rates.items() if way != "torchvision"}
