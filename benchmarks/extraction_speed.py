@@ -54,7 +54,7 @@ COMPARED = {"vs_torch": "torchvision", "vs_torch_tuned": "torchvision tuned"}
 CORES = 2
 FULL = {("resnet18", "fp32"): 4000, ("resnet18", "int8"): 4000,
         ("resnet50", "fp32"): 4000, ("resnet50", "int8"): 4000}  # fmt: skip
-SHORT = {("resnet18", "fp32"): 600, ("resnet18", "int8"): 1500,
+SHORT = {("resnet18", "fp32"): 600, ("resnet18", "int8"): 2500,
          ("resnet50", "fp32"): 300, ("resnet50", "int8"): 800}  # fmt: skip
 ROUNDS = {"full": 5, "short": 3}
 ALONE = 8  # the floor takes every so-manieth picture
@@ -238,7 +238,7 @@ class Contest:
 def main() -> None:
     """Measure both networks and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="3 rounds of 300 to 1,500 photos")
+    parser.add_argument("--short", action="store_true", help="3 rounds of 300 to 2,500 photos")
     parser.add_argument("--rounds", type=int, help="rounds, for a quick look")
     parser.add_argument("--encoders", type=Path, help="keep the encoder files here, or take them")
     options = parser.parse_args()

@@ -199,6 +199,19 @@ def test_a_snapshot_is_loaded_and_followed(tuned: Collection) -> None:
         assert later.stats()["index"]["uncovered"] == 1
 
 
+def test_the_first_item_after_opening_does_not_copy_all_others(tuned: Collection) -> None:
+    tuned.close()
+    with open_collection(tuned.path) as again:
+        again.search(clustered(1, 8), 1)
+        before = again._follower.index
+        again.add(numbered(clustered(1, 8), first=700_000))
+        after = again._follower.index
+        assert before is not None
+        assert after is not None
+        assert len(after) == len(before) + 1
+        assert np.shares_memory(before.flat.vectors, after.flat.vectors)
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16
