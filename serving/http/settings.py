@@ -136,6 +136,7 @@ class Settings:
         return bool(self.read_keys or self.write_keys)
 
 
+FULL_KEY = f"{PREFIX}API_KEY"
 KINDS: dict[str, Any] = {entry.name: entry.type for entry in fields(Settings)}
 POSITIVE = tuple(name for name, kind in KINDS.items() if kind in (int, int | None, float))
 
@@ -148,17 +149,17 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     """
     values: dict[str, Any] = {}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or not text:
+        if not variable.startswith(PREFIX) or not text or variable == FULL_KEY:
             continue
         name = variable.removeprefix(PREFIX).lower()
-        if name == "api_key":
-            values.setdefault("write_key", text)
-        elif name in KINDS:
+        if name in KINDS:
             values[name] = _parse(variable, text, KINDS[name])
         else:
             near = difflib.get_close_matches(name, [*KINDS, "api_key"], n=1)
             hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "no such setting"
             raise UsageError(f"{variable}: {hint}")
+    if full := environ.get(FULL_KEY):  # beside write keys, if there are any
+        values["write_key"] = ",".join(filter(None, (values.get("write_key"), full)))
     return Settings(**values)
 
 

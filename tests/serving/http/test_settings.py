@@ -36,6 +36,11 @@ def test_one_key_for_both() -> None:
     )
 
 
+def test_a_key_for_both_stands_beside_write_keys() -> None:
+    environ = {"LOOKALIKE_API_KEY": "for-everything", "LOOKALIKE_WRITE_KEY": "one-more-key"}
+    assert set(from_environment(environ).write_keys) == {"for-everything", "one-more-key"}
+
+
 def test_an_empty_variable_is_absent() -> None:
     assert from_environment({"LOOKALIKE_API_KEY": "", "LOOKALIKE_MAX_IMAGES": ""}) == Settings()
 
