@@ -11,8 +11,8 @@ In process: decoding threads beside one ONNX Runtime session, batches of 16, as 
 (`serving.embed`); and picture by picture for the single client's figure.
 
 `of_inprocess_*` is the lower of two: one picture a request from 32 clients, 16 pictures a request
-from 4. `p99_over_p50_at_70`: p99 at a constant 70 % of capacity (the median of three windows) over the
-median of a single client.
+from 4. `p99_over_p50_at_70`: p99 at a constant 70 % of capacity (the median of three windows) over
+the median of a single client.
 `overload_throughput`: good answers at a constant 300 % of capacity over capacity.
 """
 
