@@ -68,8 +68,8 @@ def to_eight_bits(values: NDArray[Any], low_high: tuple[float, float] | None) ->
         message = f"elements of type {values.dtype} have no agreed range; give data.range"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     low, high = low_high
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
-    scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
+    inside = values.astype(np.float64).clip(low, high)  # first: the largest floats would overflow
+    scaled = np.nan_to_num((inside - low) * (255 / (high - low)), nan=0.0)
     return np.floor(scaled.clip(0, 255) + 0.5).astype(np.uint8)
 
 

@@ -35,7 +35,7 @@ HOSTILE = """
             while True: pass
         if content == b"eat":
             hoard = []
-            while True: hoard.append(bytearray(2**24))
+            while True: hoard.append(bytearray(2**28))  # at once, however slow the machine is
         if content == b"print":
             print("a library's remark")
             os.write(1, b"another")

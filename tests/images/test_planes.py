@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -58,6 +58,7 @@ def test_every_way_to_store_planes_gives_the_same() -> None:
 
 
 @settings(max_examples=50, deadline=None)
+@example(0.0, 1e-3, [1.7e308, -1.7e308])
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.lists(st.floats(), min_size=1, max_size=9))
 def test_scaling_keeps_the_order_and_its_ends(low: float, width: float, given: list[float]) -> None:
     high = low + width
