@@ -70,7 +70,7 @@ def to_eight_bits(values: NDArray[Any], low_high: tuple[float, float] | None) ->
     low, high = low_high
     inside = values.astype(np.float64).clip(low, high)  # first: the largest floats would overflow
     scaled = np.nan_to_num((inside - low) * (255 / (high - low)), nan=0.0)
-    return np.floor(scaled.clip(0, 255) + 0.5).astype(np.uint8)
+    return np.floor(scaled + 0.5).astype(np.uint8)
 
 
 def values_of(content: Content, channels: int, *, max_pixels: int) -> NDArray[Any]:

@@ -128,15 +128,15 @@ class Batcher:
         self._alone = alone
         self._streams = streams
         self._deals = deals
-        self._own_pool = None if pool else ThreadPoolExecutor(streams, thread_name_prefix="encode")
-        self._pool = pool or self._own_pool
+        self._pool = pool or ThreadPoolExecutor(streams, thread_name_prefix="encode")
+        self._closes_pool = pool is None
         self._lock = threading.Lock()  # of the lanes and of the next two
         self._lanes: deque[Lane] = deque()
         self._offered = False  # a turn waits in the pool
         self._running = 0
         self._turns: set[asyncio.Future[Done]] = set()
         self._seconds_per_image = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it works
 
     @property
     def alive(self) -> bool:
@@ -151,13 +151,14 @@ class Batcher:
     async def stop(self) -> None:
         """Finishes the running batches and stops; images still waiting are cancelled."""
         self._loop = None
-        for lane in self._lanes:
-            for one in lane.waiting:
-                one.future.cancel()
+        with self._lock:
+            for lane in self._lanes:
+                for one in lane.waiting:
+                    one.future.cancel()
         if self._turns:
             await asyncio.wait(self._turns)
-        if self._own_pool is not None:
-            await asyncio.to_thread(self._own_pool.shutdown)
+        if self._closes_pool:
+            await asyncio.to_thread(self._pool.shutdown)
 
     @contextlib.contextmanager
     def admit(self, images: int) -> Iterator[Lane]:
@@ -200,7 +201,7 @@ class Batcher:
         if self._loop is not None:
             turn = self._loop.run_in_executor(self._pool, self._turn, self._loop)
             self._turns.add(turn)
-            turn.add_done_callback(self._settle)
+            turn.add_done_callback(self._end)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> Done:
         """Takes a batch and embeds it, in one of the pool's threads."""
@@ -234,11 +235,17 @@ class Batcher:
                 batch.append(one)
         return batch
 
-    def _settle(self, turn: "asyncio.Future[Done]") -> None:
-        """Answers a batch and goes on."""
+    def _end(self, turn: "asyncio.Future[Done]") -> None:
+        """Goes on, and answers a batch; a fault of our own ends it all, which `alive` tells."""
         self._turns.discard(turn)
         self._offer()
-        done = turn.result()
+        try:
+            self._settle(turn.result())
+        except BaseException:
+            self._loop = None
+            raise
+
+    def _settle(self, done: Done) -> None:
         if not done.batch:  # all that waited had been given up
             return
         seconds = done.ended - done.begun

@@ -163,18 +163,16 @@ class Engine:
     def _make_batcher(self) -> Batcher:
         most, room = self.settings.max_batch, self.settings.max_queue
         encoder = self.encoder
-        if self._single is not None:
-            return Batcher(
-                self._single.encode,
-                max_batch=most,
-                max_admitted=room,
-                streams=encoder.threads,
-                alone=encoder.encode,
-                pool=self._cores,
-                deals=DEALS,
-            )
-        streams = STREAMS if encoder.provider == "cuda" else 1
-        return Batcher(encoder.encode, max_batch=most, max_admitted=room, streams=streams)
+        on_cpu = encoder.provider == "cpu"
+        return Batcher(
+            (self._single or encoder).encode,
+            max_batch=most,
+            max_admitted=room,
+            streams=encoder.threads if on_cpu else STREAMS,
+            alone=None if self._single is None else encoder.encode,
+            pool=self._cores if on_cpu else None,
+            deals=DEALS if on_cpu else 1,
+        )
 
     async def stop(self) -> None:
         """Finishes what runs and lets go of everything."""

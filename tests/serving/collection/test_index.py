@@ -113,6 +113,11 @@ def test_removing_what_is_not_there_changes_nothing() -> None:
     assert index.live is None
 
 
+def test_an_index_of_nothing_takes_no_memory() -> None:
+    nothing = FlatIndex.of(np.empty(0, np.int64), np.empty((0, 4), np.float32), sequence=0)
+    assert (len(nothing), nothing.nbytes) == (0, 0)
+
+
 def test_memory_of_removed_vectors_is_given_back() -> None:
     index = filled(random_vectors(5000, 16))
     before = index.nbytes

@@ -202,6 +202,27 @@ def test_an_encoder_that_loses_rows_is_an_error_and_not_a_hang() -> None:
     asyncio.run(main())
 
 
+def test_a_fault_of_its_own_is_seen_from_outside() -> None:
+    async def main() -> None:
+        told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, what: told.set_result(what))
+
+        def fail(_images: int, _seconds: float) -> None:
+            raise RuntimeError("no room for metrics")
+
+        batcher = Batcher(lambda images: images[:, 0, 0], max_batch=2, max_admitted=2)
+        batcher.on_batch = fail
+        batcher.start()
+        waiting = asyncio.create_task(request(batcher, 1))
+        assert batcher.alive
+        assert "no room for metrics" in str((await told)["exception"])
+        assert not batcher.alive
+        waiting.cancel()
+        await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_stopping_cancels_what_still_waits() -> None:
     async def main() -> None:
         batcher = Batcher(
