@@ -67,7 +67,7 @@ class _Buffer:
     def nbytes(self) -> int:
         """Memory held, in bytes; rows that were never written take none."""
         in_memory = max(self.used - self.in_file, 0)
-        return in_memory * self.rows.itemsize * self.rows.shape[1] + 8 * self.used
+        return in_memory * self.rows.itemsize * int(self.rows.shape[1]) + 8 * self.used
 
 
 @dataclass(frozen=True)
