@@ -3,11 +3,11 @@
     python -m benchmarks.collection_soak --kills 200
     python -m benchmarks.collection_soak --short
 
-A writer in a process of its own adds, replaces and removes items, saves and tunes the index,
-compacts, backs up, and brings the collection over to another encoder. Before each call it says what
-it is about to do, after it that it is done. The parent picks one of these kinds, waits for it, and
-sends SIGKILL at a random moment of its usual duration. Then it opens the collection and compares it
-with a model, a dictionary that has followed what was said:
+A writer in a process of its own (`benchmarks.collection_writer`) adds, replaces and removes items,
+saves and tunes the index, compacts, backs up, and brings the collection over to another encoder.
+Before each call it says what it is about to do, after it that it is done. The parent picks one of
+these kinds, waits for it, and sends SIGKILL at a random moment of its usual duration. Then it opens
+the collection and compares it with a model, a dictionary that has followed what was said:
 
 - every acknowledged change is there, whatever was removed or replaced is not back;
 - the change that was under way is there as a whole or not at all; a backup likewise;
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import statistics
@@ -41,6 +40,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from benchmarks.collection_writer import (
+    DIM,
+    KINDS,
+    NUMBERS,
+    backup_of,
+    digest_of,
+    records_of,
+    table_of,
+    vectors_of,
+)
 from benchmarks.report import publish
 
 if TYPE_CHECKING:
@@ -48,14 +57,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.collection import Collection, Record
+    from serving.collection import Collection
 
-DIM, TABLE_ROWS = 16, 100_003
-NUMBERS = 30_000  # keys there may be
-PUT, REMOVED = 200, 50  # the most of one call
 ITEMS = 22_000  # at first: enough for a graph
-KINDS = ("add", "put", "remove", "save", "tune", "compact", "backup", "rebuild")
-FILLERS = ("add", "put", "remove", "save")  # what goes on around the call that is killed
 RECALL, QUERIES = 0.95, 8
 DEADLINE = 120.0  # seconds for the writer to come to a call
 LONGER = 1.3  # than usual may pass before it is killed
@@ -63,149 +67,6 @@ TOLERANCE = 2e-6
 
 Model = dict[int, int]
 """The number of an item to its version, which no two writes have in common."""
-
-
-# Both sides
-
-
-def table_of(encoder: int) -> NDArray[np.float32]:
-    """The vectors that an encoder gives, float32 [TABLE_ROWS, DIM]."""
-    return np.random.default_rng(encoder).standard_normal((TABLE_ROWS, DIM)).astype(np.float32)
-
-
-def vectors_of(table: NDArray[np.float32], numbers: Any, versions: Any) -> NDArray[np.float32]:
-    """The vectors [N, DIM] of items."""
-    rows = np.asarray(numbers, np.int64) * 7919 + np.asarray(versions, np.int64) * 104_729
-    found: NDArray[np.float32] = table[rows % TABLE_ROWS]
-    return found
-
-
-def records_of(table: NDArray[np.float32], numbers: list[int], version: int) -> Iterator[Record]:
-    """The items of one write."""
-    from serving.collection import Record
-
-    for number, vector in zip(
-        numbers, vectors_of(table, numbers, [version] * len(numbers)), strict=True
-    ):
-        metadata = {"version": version, "third": number % 3}
-        yield Record(f"{number:06}", vector, f"/{number}", f"l{number % 7}", metadata=metadata)
-
-
-def digest_of(encoder: int) -> str:
-    """What stands for the digest of an encoder's file."""
-    return f"{encoder:064x}"
-
-
-# The writer
-
-
-def write(folder: Path, kind: str, version: int, seed: int) -> None:
-    """Work until killed: some calls, one of the kind, then any."""
-    rng = random.Random(seed)
-    first = [rng.choice(FILLERS) for _ in range(rng.randrange(6))] + [kind]
-    writer = Writer(folder, rng, version)
-    say(begun=True)
-    for one in first:
-        writer.do(one)
-    while True:
-        writer.do(rng.choice(KINDS))
-
-
-def say(**what: object) -> None:
-    """One line to the parent, out of this process before this returns."""
-    os.write(1, json.dumps(what).encode() + b"\n")
-
-
-class Writer:
-    """Does one call after the other, each announced and acknowledged."""
-
-    def __init__(self, folder: Path, rng: random.Random, version: int) -> None:
-        from serving.collection import open_collection
-
-        self.folder, self.rng, self.version = folder, rng, version
-        self.collection = open_collection(folder)
-        self.encoder = int(self.collection.encoder_digest, 16)
-        self.table = table_of(self.encoder)
-
-    def do(self, kind: str) -> None:
-        """One call."""
-        self.version += 1
-        numbers: list[int] = []
-        if kind in ("add", "put", "remove"):
-            most = REMOVED if kind == "remove" else PUT
-            numbers = self.rng.sample(range(NUMBERS), self.rng.randrange(1, most))
-        if kind == "add":
-            there = set(self.collection.existing([f"{number:06}" for number in numbers]))
-            numbers = [number for number in numbers if f"{number:06}" not in there]
-        say(kind=kind, version=self.version, numbers=numbers, encoder=self.encoder + 1)
-        begun = time.perf_counter()
-        getattr(self, kind)(numbers)
-        say(done=self.version, seconds=time.perf_counter() - begun)
-
-    def add(self, numbers: list[int]) -> None:
-        """New items."""
-        self.collection.add(records_of(self.table, numbers, self.version))
-
-    def put(self, numbers: list[int]) -> None:
-        """New items and others in place of those that are there."""
-        self.collection.add(records_of(self.table, numbers, self.version), "replace")
-
-    def remove(self, numbers: list[int]) -> None:
-        """Items that are there, and some that are not."""
-        self.collection.remove([f"{number:06}" for number in numbers])
-
-    def save(self, _: list[int]) -> None:
-        """The index, as it is."""
-        self.collection.save()
-
-    def tune(self, _: list[int]) -> None:
-        """A new graph."""
-        self.collection.tune(threads=1)
-
-    def compact(self, _: list[int]) -> None:
-        """Without removed items."""
-        self.collection.compact(threads=1)
-
-    def backup(self, _: list[int]) -> None:
-        """Beside the collection."""
-        self.collection.back_up(backup_of(self.folder, self.version))
-
-    def rebuild(self, _: list[int]) -> None:
-        """Bring it over to the next encoder, going on where an earlier run was killed."""
-        from serving.collection import Record, open_collection
-        from serving.collection.rebuilding import NewEncoder
-
-        new = self.encoder + 1
-        table = table_of(new)
-        versions = {
-            item.key: item.metadata["version"] for item in self.collection.items(limit=NUMBERS)
-        }
-        encoder = NewEncoder(sha256=digest_of(new), dim=DIM, path="/new")
-        with self.collection.rebuilding(encoder) as rebuilder:
-            rebuilder.begin()
-            after = 0
-            while pending := rebuilder.pending(after, 2000):
-                keys = [one.item.key for one in pending]
-                vectors = vectors_of(table, list(map(int, keys)), [versions[key] for key in keys])
-                rebuilder.store(
-                    [
-                        (one.number, Record(key, vector, ""))
-                        for one, key, vector in zip(pending, keys, vectors, strict=True)
-                    ]
-                )
-                after = pending[-1].number
-            rebuilder.finish([])
-        self.collection.close()
-        self.collection = open_collection(self.folder)
-        self.encoder, self.table = new, table
-
-
-def backup_of(folder: Path, version: int) -> Path:
-    """Where a backup goes."""
-    return folder.with_name(f"backup-{version}")
-
-
-# The parent
 
 
 class Ordeal:
@@ -252,8 +113,8 @@ class Ordeal:
 
     def lines_until_killed(self, kind: str) -> Iterator[dict[str, Any]]:
         """What a writer says; it is killed at a random moment of its first call of the kind."""
-        arguments = ["--write", self.folder, kind, self.version, self.rng.randrange(2**31)]
-        command = [sys.executable, "-m", "benchmarks.collection_soak", *map(str, arguments)]
+        arguments = [self.folder, kind, self.version, self.rng.randrange(2**31)]
+        command = [sys.executable, "-m", "benchmarks.collection_writer", *map(str, arguments)]
         lines: Queue[bytes] = Queue()
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
@@ -461,17 +322,13 @@ def survive(folder: Path, kills: int, items: int, seed: int) -> None:
 
 
 def main() -> None:
-    """Be the parent, or the writer that it starts."""
+    """Kill as often as asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--items", type=int, default=ITEMS, help="at first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="16 kills")
-    parser.add_argument("--write", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.write:
-        folder, kind, version, seed = options.write
-        write(Path(folder), kind, int(version), int(seed))
     with tempfile.TemporaryDirectory() as name:
         survive(Path(name), 16 if options.short else options.kills, options.items, options.seed)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.collection_soak import Ordeal, records_of, survive, table_of
+from benchmarks.collection_soak import Ordeal, survive
+from benchmarks.collection_writer import records_of, table_of
 from serving.collection import Collection, open_collection
 
 Damage = Callable[[Collection], object]
