@@ -1,6 +1,6 @@
 """`lookalike extract` against what its two cores could do, and against torch's and timm's way.
 
-    python -m benchmarks.extraction_speed [--short]
+    python -m benchmarks.extraction_speed [--short] [--networks resnet18] [--alone]
 
 ResNet-18 and ResNet-50 at 224 px with random weights, exported by this project in fp32 and int8;
 real JPEG files, the same for all, in the page cache. What is compared, in turns:
@@ -145,12 +145,13 @@ def at_once(workers: list[Worker]) -> Way:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: rounds, images a round, pictures to calibrate on."""
+    """How much is measured: rounds, images a round, pictures to calibrate on, no rivals."""
 
     rounds: int
     counts: dict[tuple[str, str], int]
     calibration: int
     short: bool
+    alone: bool = False
 
 
 @dataclass
@@ -197,7 +198,8 @@ class Contest:
         ways: dict[str, Way] = {}
         for precision in self._paths:
             ways |= self._our_ways(precision)
-        rivals = {r: self._rival(r) for r, p in RIVALS.items() if importlib.util.find_spec(p)}
+        wanted = {} if self._plan.alone else RIVALS
+        rivals = {r: self._rival(r) for r, p in wanted.items() if importlib.util.find_spec(p)}
         ways |= {r: rivals.pop(r) for r in COMPARED.values() if r in rivals}
         rates = in_turns(ways, self._plan.rounds, warm_up=False)
         rates |= in_turns(rivals, 1 if self._plan.short else self._plan.rounds, warm_up=False)
@@ -240,6 +242,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="3 rounds of 300 to 2,500 photos")
     parser.add_argument("--rounds", type=int, help="rounds, for a quick look")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--alone", action="store_true", help="without torchvision and timm")
     parser.add_argument("--encoders", type=Path, help="keep the encoder files here, or take them")
     options = parser.parse_args()
     form = "short" if options.short else "full"
@@ -248,6 +252,7 @@ def main() -> None:
         counts=SHORT if options.short else FULL,
         calibration=CALIBRATION[form],
         short=options.short,
+        alone=options.alone,
     )
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     details: dict[str, Any] = {"rounds": plan.rounds}
@@ -255,12 +260,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files, details["pictures"] = picture_files(folder / "drawn")
-        made = random_encoders(options.encoders or folder, NETWORKS, plan.calibration, details)
-        for network in NETWORKS:
+        made = random_encoders(
+            options.encoders or folder, options.networks, plan.calibration, details
+        )
+        for network in options.networks:
             paths = {p: made[f"{network} {p}"] for p in PRECISIONS if f"{network} {p}" in made}
             console.print(f"measuring {network}")
             with Contest(network, paths, folder, files, plan) as fight:
-                found[network] = fight.measure(page_cache=network == NETWORKS[0])
+                found[network] = fight.measure(page_cache=network == options.networks[0])
     details["images_a_round"] = {" ".join(key): count for key, count in plan.counts.items()}
     assert "torch" not in sys.modules, "torch came into the process that measures ours"
     report(found, details)
