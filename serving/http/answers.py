@@ -21,6 +21,7 @@ from serving.http.json_text import json_response, show
 ENCODER_HEADER = "Lookalike-Encoder"
 NPY = "application/x-npy"
 ENCODINGS = ("float", "base64", "npy")
+DTYPES = ("float32", "float16", "int8", "binary")
 # What a client may ask for in Accept, and the encoding it means.
 ACCEPTED = {
     "*/*": "float",
@@ -66,9 +67,9 @@ def _wish(entry: str) -> tuple[float, str]:
 
 
 def embeddings_answer(
-    outcomes: Sequence[Embedded | Refusal], encoding: str, encoder_digest: str
+    outcomes: Sequence[Embedded | Refusal], encoding: str, dtype: str, encoder_digest: str
 ) -> Response:
-    """The answer to /embed.
+    """The answer to /embed, in one of `ENCODINGS` and `DTYPES`.
 
     JSON holds one entry an image, in the order sent; where an image was refused the entry is null
     and `errors` says why. A .npy file cannot say that, so there one refused image refuses all.
@@ -80,15 +81,17 @@ def embeddings_answer(
     if refused and (encoding == "npy" or len(refused) == len(outcomes)):
         raise whole_refusal(outcomes)
     headers = {ENCODER_HEADER: encoder_digest}
+    embedded = [one.vector if isinstance(one, Embedded) else None for one in outcomes]
+    vectors = [None if vector is None else in_dtype(vector, dtype) for vector in embedded]
     if encoding == "npy":
-        matrix = np.stack([one.vector for one in outcomes if isinstance(one, Embedded)])
+        matrix = np.stack([vector for vector in vectors if vector is not None])
         file = io.BytesIO()
         np.save(file, matrix, allow_pickle=False)
         return Response(file.getvalue(), headers=headers, media_type=NPY)
-    vectors = [one.vector if isinstance(one, Embedded) else None for one in outcomes]
     content = {
         "encoder": encoder_digest,
-        "dimensions": next(len(vector) for vector in vectors if vector is not None),
+        "dimensions": next(len(vector) for vector in embedded if vector is not None),
+        "dtype": dtype,
         "embeddings": [
             None if vector is None else encoded_vector(vector, encoding) for vector in vectors
         ],
@@ -97,10 +100,33 @@ def embeddings_answer(
     return json_response(content, headers=headers)
 
 
-def encoded_vector(vector: NDArray[np.float32], encoding: str) -> NDArray[np.float32] | str:
-    """One embedding for JSON: numbers, or base64 of its little-endian float32."""
+def in_dtype(vector: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """An embedding in fewer bytes, of which the similarity can still be told.
+
+    Args:
+        vector: [E].
+        dtype: `float32` or `float16`: as it is. `int8`: stretched so that its largest number is
+            ±127, and rounded; cosine similarity does not ask for the length. `binary`: uint8
+            [E / 8, rounded up], a bit for each number, 1 where it is positive, the first in the
+            highest bit, for Hamming distance.
+    """
+    match dtype:
+        case "float16":
+            return vector.astype(np.float16)
+        case "int8":
+            largest = np.abs(vector).max()
+            return np.rint(vector * (127 / largest if largest else 0)).astype(np.int8)
+        case "binary":
+            return np.packbits(vector > 0)
+        case _:
+            return vector
+
+
+def encoded_vector(vector: NDArray[Any], encoding: str) -> NDArray[Any] | str:
+    """One embedding for JSON: numbers, or base64 of their little-endian bytes."""
     if encoding == "base64":
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        little = vector.astype(vector.dtype.newbyteorder("<"), copy=False)
+        return base64.b64encode(little.tobytes()).decode()
     return vector
 
 

@@ -42,8 +42,9 @@ def json_response(
 def json_bytes(content: Any) -> bytes:
     """JSON in UTF-8, as short as it gets; see `json_response`.
 
-    float32 [N] may stand anywhere in the content, and reads back as the same numbers. As a list of
-    Python's floats it would take twenty times as long and nearly twice the space.
+    An array [N], of float32 or less, may stand anywhere in the content, and reads back as the same
+    numbers. As a list of Python's floats it would take twenty times as long and nearly twice the
+    space.
     """
     vectors: list[str] = []
 
@@ -63,8 +64,8 @@ def json_bytes(content: Any) -> bytes:
     return text.encode("utf-8", errors="replace")
 
 
-def _numbers(vector: NDArray[np.float32]) -> str:
-    """As few digits as tell each float32 from its neighbours."""
+def _numbers(vector: NDArray[Any]) -> str:
+    """As few digits as tell each float from its neighbours."""
     if not np.isfinite(vector).all():  # orjson would write null
         raise ValueError("NaN and infinities are not JSON")
     plain = np.ascontiguousarray(vector)

@@ -7,7 +7,7 @@ BentoML's.
 
 from typing import Any
 
-from serving.http.answers import NPY
+from serving.http.answers import DTYPES, ENCODINGS, NPY
 
 Spec = dict[str, Any]
 
@@ -93,11 +93,15 @@ def _extend_embed(operation: Spec) -> None:
     content["application/json"] = {
         "schema": _object(
             images={"type": "array", "items": BASE64},
-            encoding_format={"type": "string", "enum": ["float", "base64", "npy"]},
+            encoding_format={"type": "string", "enum": list(ENCODINGS)},
+            dtype={"type": "string", "enum": list(DTYPES)},
         )
     }
     operation["responses"]["200"]["content"][NPY] = {"schema": BINARY}
-    operation["parameters"] = [_query("encoding_format", "string", "float, base64 or npy")]
+    operation["parameters"] = [
+        _query("encoding_format", "string", "float, base64 or npy"),
+        _query("dtype", "string", "float32, float16, int8 or binary"),
+    ]
 
 
 def _extend_search(operation: Spec) -> None:

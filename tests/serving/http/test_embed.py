@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from serving.http.answers import in_dtype
 from serving.http.settings import Settings
 from tests.serving.http.conftest import Running, png, started
 
@@ -107,6 +108,38 @@ def test_base64_embeddings(service: Running, four: list[bytes], encode: Encode) 
     texts = answer.json()["embeddings"]
     vectors = [np.frombuffer(base64.b64decode(text), "<f4") for text in texts]
     same(vectors, np.stack([encode(one) for one in four]))
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", "npy"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "binary"])
+def test_smaller_embeddings(
+    service: Running, four: list[bytes], encode: Encode, dtype: str, encoding: str
+) -> None:
+    form = {"encoding_format": encoding, "dtype": dtype}
+    answer = service.client.post("/embed", files=[("images", one) for one in four], data=form)
+    kind = {"float16": np.float16, "int8": np.int8, "binary": np.uint8}.get(dtype, np.float32)
+    if encoding == "npy":
+        vectors = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    else:
+        assert answer.json()["dtype"] == dtype
+        rows = answer.json()["embeddings"]
+        if encoding == "base64":
+            rows = [np.frombuffer(base64.b64decode(row), kind) for row in rows]
+        vectors = np.array(rows)
+    if encoding != "float":
+        assert vectors.dtype == kind
+    full = np.stack([encode(one) for one in four])
+    if dtype == "binary":
+        np.testing.assert_array_equal(vectors, np.packbits(full > 0, axis=1))
+        return
+    wide = vectors.astype(np.float64)
+    assert dtype != "int8" or list(np.abs(wide).max(axis=1)) == [127] * 4
+    cosine = (wide * full).sum(axis=1) / np.linalg.norm(wide, axis=1)
+    assert cosine.min() > (0.9999 if dtype == "int8" else 0.999999)
+
+
+def test_an_embedding_of_zero_stays_zero_in_int8() -> None:
+    assert not in_dtype(np.zeros(3, np.float32), "int8").any()
 
 
 @pytest.mark.parametrize(
@@ -257,6 +290,7 @@ def test_a_message_is_short_however_large_the_value(service: Running) -> None:
     [
         ({"encoding_format": "xml"}, (422, "invalid-parameter", "encoding_format")),
         ({"encoding_format": 3}, (422, "invalid-parameter", "encoding_format")),
+        ({"dtype": "float64"}, (422, "invalid-parameter", "dtype")),
         ({"encoding_formt": "float"}, (422, "unknown-parameter", "encoding_formt")),
         ({"\ud800": 1}, (422, "unknown-parameter", "?")),
     ],
