@@ -214,7 +214,9 @@ class Batcher:
                 encode, share = self._alone, waiting
             batch = self._take(min(share, self.max_batch))
             self._running += 1
-        loop.call_soon_threadsafe(self._offer)  # what is left is for another core
+            left = bool(self._lanes) and self._running < self._streams
+        if left:
+            loop.call_soon_threadsafe(self._offer)  # for another core
         begun = time.perf_counter()
         try:
             outcomes = _outcomes(encode, [one.image for one in batch])

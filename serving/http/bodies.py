@@ -16,8 +16,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from serving.http.errors import CLIENT_GONE, Refusal, invalid, malformed
@@ -25,9 +23,9 @@ from serving.http.fields import Text
 from serving.http.in_flight import KEY as SHARE_KEY
 from serving.http.in_flight import Share
 from serving.http.json_text import parse_json, show
+from serving.http.multipart import MAX_FIELDS, TooManyFiles, read_parts
 from serving.http.settings import Settings
 
-MAX_FIELDS = 100
 LARGE_JSON = 2**18  # bytes: about a millisecond
 FORM = "application/x-www-form-urlencoded"
 IMAGE_FIELDS = ("images", "image")
@@ -143,59 +141,21 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         yield chunk
 
 
-class _MemoryParser(MultiPartParser):
-    """Keeps parts in memory, because the body is limited, and notices a missing end."""
-
-    complete = False
-
-    def on_end(self) -> None:
-        self.complete = True
-
-    def close(self) -> None:
-        """Closes every part, also one that was begun and never ended."""
-        for file in self._files_to_close_on_error:
-            file.close()
-
-
 async def _read_multipart(
     request: Request, stream: AsyncGenerator[bytes, None], settings: Settings
 ) -> Body:
-    parser = _MemoryParser(
-        request.headers,
-        stream,
-        max_files=settings.max_images,
-        max_fields=MAX_FIELDS,
-        max_part_size=settings.max_body_bytes,
-    )
-    parser.spool_max_size = settings.max_body_bytes
+    content_type = request.headers["content-type"]
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise too_many_images(settings.max_images + 1, settings) from error
-        raise malformed("multipart", f"the form cannot be read: {error.message}") from error
-    except ValueError as error:
-        raise malformed("multipart", f"the form cannot be read: {error}") from error
-    try:
-        if not parser.complete:
-            raise malformed("multipart", "the form ends before its closing boundary")
-        body = _from_parts(form)
-    finally:
-        parser.close()
-    _move_text_images(body)
-    return body
-
-
-def _from_parts(form: FormData) -> Body:
+        parts = await read_parts(content_type, stream, max_files=settings.max_images)
+    except TooManyFiles as error:
+        raise too_many_images(settings.max_images + 1, settings) from error
     body = Body([], {})
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            content = value.file.read()
-            if content or value.filename:  # a browser sends an empty part for an empty file field
-                param = f"images[{len(body.uploads)}]"
-                body.uploads.append(Upload(content, param, value.filename))
-        else:
-            _set(body.fields, name, Text(value))
+    for part in parts:
+        if part.filename is None:
+            _set(body.fields, part.name, Text(part.text))
+        elif part.content or part.filename:  # a browser sends an empty part for no file
+            body.uploads.append(Upload(part.content, f"images[{len(body.uploads)}]", part.filename))
+    _move_text_images(body)
     return body
 
 

@@ -9,7 +9,6 @@ ones.
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from images.items import Pixels
 from images.preprocess import load_image
 from serving.collection import AnyCollection, Collection, Hit, open_collection
 from serving.http import access_log, timing
-from serving.http.batcher import Batcher, Lane, useful_batch
+from serving.http.batcher import Batcher, Lane
 from serving.http.bento import stored_encoder
 from serving.http.bodies import Upload
 from serving.http.errors import Refusal, no_collection, of_image
@@ -38,6 +37,7 @@ from serving.http.metrics import Metrics
 from serving.http.settings import Settings
 from serving.http.thumbnails import Thumbnails
 from serving.http.upkeep import Upkeep
+from serving.http.warm_up import warm_up
 from serving.http.worker import Worker
 from serving.kept_thumbnails import thumbnails_beside
 
@@ -48,7 +48,6 @@ COLLECTION_THREADS = 4
 STREAMS = 2  # batches at once on a GPU: while one is copied, the other is computed
 # On CPUs. ResNet-18 at 70 % of two cores' capacity: 95 % of answers in 60 ms, and in 110 ms with 1.
 DEALS = 2
-WARM_ROUNDS, WARM_SECONDS = 2, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,36 +195,13 @@ class Engine:
         self._collection = collection
 
     async def _warm_up(self) -> None:
-        """Runs batches of every size: buffers and kernels are made, the useful size is found."""
-        spec = self.encoder.preprocess
-        blank = np.zeros((1, spec.size, spec.size, spec.channels), np.uint8)
         largest = min(self.settings.max_batch, self.settings.max_queue)
-        sizes = [*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest]
         try:
-            if self._single is not None:  # what fewer images than streams will meet
-                await self._timed(self.encoder, blank, sizes[:2])
-            seconds = await self._timed(self._single or self.encoder, blank, sizes)
+            self.batcher.max_batch = await warm_up(self.encoder, self._single, largest)
         except Exception:
             logger.exception("warming up failed: the service stays unready")
             return
-        self.batcher.max_batch = useful_batch(seconds)
-        logger.info("batches of up to %d images", self.batcher.max_batch)
         self.warm = True
-
-    async def _timed(
-        self, encoder: Encoder, blank: Pixels, sizes: Sequence[int]
-    ) -> dict[int, float]:
-        """The least seconds of batches of some sizes."""
-        seconds: dict[int, float] = {}
-        begun = time.perf_counter()
-        for images in (size for size in sizes for _ in range(WARM_ROUNDS)):
-            if seconds and time.perf_counter() - begun > WARM_SECONDS:
-                break  # a slow encoder: larger batches would only make everyone wait
-            batch = np.repeat(blank, images, axis=0)
-            started = time.perf_counter()
-            await asyncio.to_thread(encoder.encode, batch)
-            seconds[images] = min(seconds.get(images, math.inf), time.perf_counter() - started)
-        return seconds
 
     @property
     def alive(self) -> bool:
@@ -290,7 +266,9 @@ class Engine:
         """
         turns = asyncio.Semaphore(self._cpus + 1)  # one waits, so that no decoder does
         with self.batcher.admit(len(uploads)) as lane:
-            outcomes = await asyncio.gather(*(self._embed_one(lane, turns, one) for one in uploads))
+            work = [self._embed_one(lane, turns, one) for one in uploads]
+            # One needs no task of its own, which would cost it two rounds of the loop.
+            outcomes = await asyncio.gather(*work) if len(work) > 1 else [await work[0]]
         self._note(lane)
         self.metrics.note_images(outcomes)
         return outcomes

@@ -10,7 +10,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -39,6 +39,8 @@ HEADERS = {
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
+RawHeaders = list[tuple[bytes, bytes]]
+DEFAULTS: RawHeaders = Headers(HEADERS).raw
 FOREIGN_TYPES = {
     HTTPStatus.NOT_FOUND: "not-found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method-not-allowed",
@@ -87,11 +89,21 @@ def refusal_of(error: Exception, scope: Scope) -> Refusal:
 
 
 class Gate:
-    """The middleware; `engine` is the service's."""
+    """The middleware.
 
-    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+    Args:
+        app: what lies behind it.
+        engine: the service's.
+        posts: by path, what answers a POST at once. BentoML's way from here to its API costs as
+            much time as all the service's own work on the event loop for one image.
+    """
+
+    def __init__(
+        self, app: ASGIApp, engine: Engine, posts: Mapping[str, Handler] | None = None
+    ) -> None:
         self.app = app
         self.engine = engine
+        self._posts = {path: answering(handler) for path, handler in (posts or {}).items()}
         self._run, self._numbers = secrets.token_hex(4), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +129,7 @@ class Gate:
             if _embeds(scope):  # here, before routing: under overload most work is refusing
                 self.engine.check_room()
             async with asyncio.timeout(self.engine.settings.request_seconds):
-                await self.app(_routed(scope), receive, passage.send)
+                await self._answer(scope, receive, passage.send)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
             refusal = _too_slow() if isinstance(error, TimeoutError) else refusal_of(error, scope)
             if not passage.started:  # else there is only the log left
@@ -125,6 +137,14 @@ class Gate:
         finally:
             share.close()
             self._note(scope, passage, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
+        if handler is None:
+            await self.app(_routed(scope), receive, send)
+            return
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
 
     def _note(self, scope: Scope, passage: "_Passage", seconds: float) -> None:
         metrics = self.engine.metrics
@@ -168,18 +188,17 @@ class _Passage:
 
     async def _begin(self, headers: MutableHeaders) -> None:
         self.started = True
-        for name, value in HEADERS.items():
-            headers.setdefault(name, value)
-        del headers["server"]
-        for name, value in self.cors.items():
-            headers[name] = value
-        headers[REQUEST_ID] = self.scope["lookalike.id"]
+        added = {**self.cors, REQUEST_ID: self.scope["lookalike.id"]}
         if self.encoder:
-            headers[ENCODER_HEADER] = self.encoder
+            added[ENCODER_HEADER] = self.encoder
         if spent := timing.header(self.seconds):
-            headers[timing.HEADER] = spent
+            added[timing.HEADER] = spent
         await self._send(
-            {"type": "http.response.start", "status": self.status, "headers": headers.raw}
+            {
+                "type": "http.response.start",
+                "status": self.status,
+                "headers": _with_headers(headers.raw, Headers(added).raw),
+            }
         )
 
     async def _replace(self, headers: MutableHeaders) -> None:
@@ -192,6 +211,14 @@ class _Passage:
         await self._begin(MutableHeaders(raw=list(response.raw_headers)))
         await self._send({"type": "http.response.body", "body": response.body})
         self._replaced = True
+
+
+def _with_headers(sent: RawHeaders, added: RawHeaders) -> RawHeaders:
+    """Headers with others in place of those of the same name, and `HEADERS` where none is."""
+    replaced = {b"server", *(name for name, _ in added)}
+    kept = [*((name, value) for name, value in sent if name not in replaced), *added]
+    names = {name for name, _ in kept}
+    return [*kept, *(header for header in DEFAULTS if header[0] not in names)]
 
 
 def _of_status(status: int, scope: Scope) -> Refusal:

@@ -1,8 +1,7 @@
 """POST /embed and POST /search: images in, embeddings or neighbours out."""
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -15,7 +14,7 @@ from starlette.responses import Response
 
 from serving.collection import Hit
 from serving.collection.voting import VOTERS, suggestion_of
-from serving.http.answers import chosen_encoding, embeddings_answer, neighbours_answer
+from serving.http.answers import DTYPES, chosen_encoding, embeddings_answer, neighbours_answer
 from serving.http.bodies import Body, Upload, read_body
 from serving.http.engine import Embedded, Engine
 from serving.http.errors import CLIENT_GONE, Refusal, invalid
@@ -32,16 +31,17 @@ SEARCH_FIELDS = ("k", "min_score", "filter", "all", "suggest_label")
 async def embed(engine: Engine, request: Request) -> Response:
     """Embeds the images of a request."""
     body = await read_body(request, engine.settings)
-    fields = Fields(body.fields, ("encoding_format",))
+    fields = Fields(body.fields, ("encoding_format", "dtype"))
     encoding = chosen_encoding(request.headers, fields)
+    dtype = fields.choice("dtype", DTYPES) or DTYPES[0]
     if not body.uploads:
         raise _missing("images", "there is no image in the request")
     uploads = await fetched(engine, request, body.uploads)
     outcomes = await while_connected(request, engine.embed(uploads))
-    digest = engine.encoder.digest
+    answer = partial(embeddings_answer, outcomes, encoding, dtype, engine.encoder.digest)
     if len(outcomes) > MANY:  # thousands of numbers as text would hold up all other requests
-        return await asyncio.to_thread(embeddings_answer, outcomes, encoding, digest)
-    return embeddings_answer(outcomes, encoding, digest)
+        return await asyncio.to_thread(answer)
+    return answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +137,31 @@ def read_wanted(fields: Fields, engine: Engine) -> Wanted:
     return Wanted(options, most if everything else None, suggest)
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Does the work of a request whose body has been read; gives it up when the client goes."""
-    task = asyncio.ensure_future(work)
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Does the work of a request whose body has been read; gives it up when the client goes.
+
+    The work stays in the request's own task, which is cancelled, as `asyncio.timeout` does it.
+    """
+    own = asyncio.current_task()
+    assert own is not None
     gone = asyncio.ensure_future(_disconnected(request))
+    at_work = True
+
+    def give_up(_gone: object) -> None:
+        if at_work:
+            own.cancel()
+
+    gone.add_done_callback(give_up)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Refusal(CLIENT_GONE, "client-gone", "the client closed the connection")
+        return await work
+    except asyncio.CancelledError as error:
+        if not gone.done():
+            raise  # somebody else has cancelled it
+        own.uncancel()
+        raise Refusal(CLIENT_GONE, "client-gone", "the client closed the connection") from error
     finally:
-        for one in (task, gone):
-            one.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await one
+        at_work = False
+        gone.cancel()
 
 
 async def _disconnected(request: Request) -> None:

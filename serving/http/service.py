@@ -2,14 +2,15 @@
 
 BentoML describes both APIs in /docs.json and /schema.json, so that its clients work. It does not
 parse their requests: the input models hand the request through untouched, because BentoML's own
-parsing answers 500 to a corrupt upload and opens URLs that a client names.
+parsing answers 500 to a corrupt upload and opens URLs that a client names. What comes over HTTP is
+answered by the gate, with the same functions.
 """
 
 import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -22,14 +23,33 @@ from images.errors import LookalikeError, UsageError
 from serving.http.app import make_app
 from serving.http.engine import Engine
 from serving.http.gate import Gate, answering
+from serving.http.openai import embeddings
 from serving.http.openapi import complete
 from serving.http.queries import embed, search
 from serving.http.settings import Settings, from_environment
 
 NAME = "lookalike"
 NO_TRACKING = "BENTOML_DO_NOT_TRACK"
-# The gate's own limit comes first; BentoML's answer has another shape and another status.
-BENTOML_TIMEOUT = 3600
+# Named, not imported: where BentoML keeps the first is its own affair.
+TIMER, TRACER = "TimeoutMiddleware", "OpenTelemetryMiddleware"
+
+
+class LeanService(bentoml.Service[Any]):  # type: ignore[misc]
+    """BentoML's, without what it puts around every request.
+
+    Its limit of a request's time leaves a timer behind until that time is up, answered or not: two
+    requests a millisecond for a minute are a hundred megabytes. The gate has a limit of its own.
+    And where nobody wants traces, five spans for each request are more work than all the rest of an
+    answer to a small one.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """The app; see the class."""
+        app = super().to_asgi(is_main)
+        left_out = {TIMER} if traced(os.environ) else {TIMER, TRACER}
+        kept = [one for one in app.user_middleware if one.cls.__name__ not in left_out]
+        app.user_middleware = kept
+        return app
 
 
 class _Unparsed(bentoml.IODescriptor):  # type: ignore[misc]
@@ -48,6 +68,9 @@ class EmbedInput(_Unparsed):
     encoding_format: Literal["float", "base64", "npy"] = bentoml.Field(
         "float", description="how the embeddings come"
     )
+    dtype: Literal["float32", "float16", "int8", "binary"] = bentoml.Field(
+        "float32", description="what their numbers are"
+    )
 
 
 class EmbedOutput(bentoml.IODescriptor):  # type: ignore[misc]
@@ -55,6 +78,7 @@ class EmbedOutput(bentoml.IODescriptor):  # type: ignore[misc]
 
     encoder: str = bentoml.Field(description="SHA-256 of the encoder file")
     dimensions: int = bentoml.Field(description="length of an embedding")
+    dtype: str = bentoml.Field(description="what the numbers of the embeddings are")
     embeddings: list[Any] = bentoml.Field(
         description="for each image its embedding, or null where it was refused"
     )
@@ -104,10 +128,9 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
 
     @bentoml.service(
         name=NAME,
-        traffic={"timeout": BENTOML_TIMEOUT},
+        service_class=LeanService,
         workers=1,
         metrics={"enabled": False},
-        tracing={} if traced(os.environ) else {"excluded_urls": ".*"},
         logging={"access": {"enabled": False}},
         envs=[{"name": NO_TRACKING, "value": "True"}],
     )
@@ -126,8 +149,6 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
             """Opens the encoder and the collection."""
-            # BentoML wraps a method anew, its signature inspected, whenever it is looked up.
-            vars(self).update(embed=self.embed, search=self.search)
             await asyncio.to_thread(engine.open)
             await engine.start()
 
@@ -153,7 +174,12 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
             return await _answer(ctx, lambda request: search(engine, request))
 
     lookalike: bentoml.Service[Any] = Lookalike
-    lookalike.add_asgi_middleware(Gate, engine=engine)
+    posts = {
+        "/embed": partial(embed, engine),
+        "/search": partial(search, engine),
+        "/v1/embeddings": partial(embeddings, engine),
+    }
+    lookalike.add_asgi_middleware(Gate, engine=engine, posts=posts)
     describe = cache(lambda: complete(lookalike.openapi_spec.asdict()))
     app = make_app(engine, describe)
     lookalike.mount_asgi_app(app, path="/")
@@ -169,11 +195,7 @@ async def _answer(
 
 
 def traced(environ: Mapping[str, str]) -> bool:
-    """Whether BentoML's configuration may ask for traces.
-
-    Without this question BentoML records five spans for every request, also where it keeps none of
-    them: more work than all the rest of an answer to a small request.
-    """
+    """Whether BentoML's configuration may ask for traces."""
     return "BENTOML_CONFIG" in environ or "tracing" in environ.get("BENTOML_CONFIG_OPTIONS", "")
 
 

@@ -12,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import bentoml
 import httpx
 import pytest
 from PIL import Image
 
 from images.errors import ArtefactError, UsageError
 from serving.collection import create_collection
+from serving.http.engine import Engine
 from serving.http.server import check_exposure, listen, serve, settings_for, url_of
+from serving.http.service import TIMER, TRACER, make_service
 from serving.http.settings import Settings
 
 PROGRAM = """
@@ -151,3 +154,11 @@ def test_the_url_can_be_typed() -> None:
     if socket.has_ipv6 and Path("/proc/net/if_inet6").exists():
         with listen("::1", 0) as six:
             assert url_of(six).startswith("http://[::1]:")
+
+
+def test_bentoml_puts_neither_timer_nor_spans_around_a_request() -> None:
+    service = make_service(Engine(Settings))
+    names = {one.cls.__name__ for one in service.to_asgi().user_middleware}
+    untouched = {one.cls.__name__ for one in bentoml.Service.to_asgi(service).user_middleware}
+    assert untouched - names == {TIMER, TRACER}
+    assert "Gate" in names
