@@ -22,8 +22,7 @@ import numpy as np
 from images.errors import UsageError
 from serving.collection.factory import Factory
 from serving.collection.factory_strings import training_points
-from serving.collection.graph import KIND as GRAPH
-from serving.collection.graph import Graph
+from serving.collection.graph import Graph, axes_of
 from serving.collection.mixed import Index
 from serving.collection.planning import EXACT, Candidate, plan
 from serving.collection.promise import AUTO
@@ -120,8 +119,9 @@ class Choice:
             "threads": self._threads,
             "on_progress": None if told is None else (lambda done: told(done, total)),
         }
-        if kind == GRAPH:
-            return Graph.build(inside, self._flat.vectors, rows, **options)
+        axes = axes_of(kind)
+        if axes is not None:
+            return Graph.build(inside, self._flat.vectors, rows, axes=axes, **options)
         return Factory.build(kind, inside, self._flat.vectors, rows, **options)
 
     def _exact(self, candidate: Candidate) -> Chosen:

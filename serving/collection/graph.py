@@ -7,12 +7,15 @@ than the processor's cache. Measured at 200,000 x 128 on one core, per query at 
 float32 0.115 ms, bytes in cluster order 0.109 ms; building 59 s against 25 s.
 
 - Items enter in the order of their k-means cluster, so that neighbours lie together in memory.
+- Of long vectors only the first principal axes go into it (``projection``). Then everything that a
+  search looked at is proposed, not only as many as were asked for: the order is a rough one.
 - A graph never changes; ``extended`` copies it. So searches need no lock.
 - Removed items stay as stepping stones: HNSW has no removal (facebookresearch/faiss#3339).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ import numpy as np
 
 from images.cpus import available_cpus
 from serving.collection.pages import prefer_large
+from serving.collection.projection import Projection
 from serving.collection.proposer import SPARE, TUNED_NEIGHBOURS
 
 if TYPE_CHECKING:
@@ -44,7 +48,22 @@ EFFORTS = tuple(round(26 * 1.125**step) for step in range(32))  # 26 to 1001
 # What a step of effort costs, in vectors compared one by one. Measured on Zen 3 with 128 and 512
 # numbers, 200,000 to 1,000,000 vectors: 20 to 40.
 EFFORT_COST = 30
+SCORE_COST = 8  # a proposal: read from anywhere and scored in float64
 KIND = f"HNSW{NEIGHBOURS},SQ8"
+_PROJECTED = re.compile(rf"PCA(\d+),{re.escape(KIND)}")
+
+
+def projected_kind(dims: int) -> str:
+    """FAISS's factory string for a graph over so many principal axes."""
+    return f"PCA{dims},{KIND}"
+
+
+def axes_of(kind: str) -> int | None:
+    """How many principal axes a kind of graph is over; 0: over all numbers; None: no such graph."""
+    if kind == KIND:
+        return 0
+    named = _PROJECTED.fullmatch(kind)
+    return int(named[1]) if named else None
 
 
 @dataclass(frozen=True)
@@ -55,12 +74,15 @@ class Graph:
         ids: int64 [n], the items' numbers in the order of the graph's nodes.
         scale: what a number of a vector is multiplied with before it is rounded to a byte.
         effort: efSearch for 10 neighbours; see ``tuning``.
+        projection: what is done to a vector before that; None: nothing.
     """
 
     ids: Ids
     scale: float
     effort: int
     _hnsw: Any
+    projection: Projection | None = None
+    _owner: Any = None  # of what FAISS has read, if that is part of something
 
     @classmethod
     def build(
@@ -70,6 +92,7 @@ class Graph:
         rows: Ids | None = None,
         *,
         threads: int,
+        axes: int = 0,
         on_progress: Callable[[int], object] | None = None,
     ) -> Graph:
         """A graph of these items.
@@ -79,30 +102,38 @@ class Graph:
             vectors: float32 [N, E], of length one; they are not copied.
             rows: int64 [n], where the items' vectors are; None: one after the other.
             threads: of the processor; results depend on their number in the rare near ties.
+            axes: only so many principal axes of the vectors; 0: all their numbers.
             on_progress: told how many items are in.
         """
         rows = np.arange(len(ids)) if rows is None else rows
-        sample = vectors[rows[:: max(1, len(rows) // SCALE_SAMPLE)]]
+        projection = Projection.learn(vectors, rows, axes) if axes else None
+
+        def taken(some: Ids) -> Vectors:
+            found: Vectors = vectors[some]
+            return found if projection is None else projection(found)
+
+        sample = taken(rows[:: max(1, len(rows) // SCALE_SAMPLE)])
         scale = 127.0 / max(float(np.quantile(np.abs(sample), 0.9999)), 1e-6)
         hnsw = faiss.IndexHNSWSQ(
-            vectors.shape[1],
+            sample.shape[1],
             faiss.ScalarQuantizer.QT_8bit_direct,  # type: ignore[arg-type]
             NEIGHBOURS,
             faiss.METRIC_L2,
         )
         hnsw.hnsw.efConstruction = BUILD_EFFORT
         hnsw.is_trained = True
-        order = _cluster_order(vectors, rows, threads)
-        _add(hnsw, scale, vectors, rows[order], threads=threads, on_progress=on_progress)
+        order = _cluster_order(taken, rows, threads)
+        _add(hnsw, scale, taken, rows[order], threads=threads, on_progress=on_progress)
         _in_large_pages(hnsw)
-        return cls(ids[order], scale, 4 * NEIGHBOURS, hnsw)
+        return cls(ids[order], scale, 4 * NEIGHBOURS, hnsw, projection)
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Graph:
         """A copy with more items, none of which it has already."""
         hnsw = faiss.clone_index(self._hnsw)
-        _add(hnsw, self.scale, vectors, np.arange(len(ids)), threads=threads)
+        taken = self._projected(vectors).__getitem__
+        _add(hnsw, self.scale, taken, np.arange(len(ids)), threads=threads)
         _in_large_pages(hnsw)
-        return replace(self, ids=np.concatenate([self.ids, ids]), _hnsw=hnsw)
+        return replace(self, ids=np.concatenate([self.ids, ids]), _hnsw=hnsw, _owner=None)
 
     def tuned(self, effort: int, spread: int = 1) -> Graph:  # noqa: ARG002 - it has one spread
         """The same graph, searched with another effort."""
@@ -111,7 +142,7 @@ class Graph:
     @property
     def kind(self) -> str:
         """FAISS's factory string for it."""
-        return KIND
+        return KIND if self.projection is None else projected_kind(self._hnsw.d)
 
     @property
     def efforts(self) -> tuple[int, ...]:
@@ -120,7 +151,7 @@ class Graph:
 
     @property
     def spread(self) -> int:
-        """Its proposals are those asked for and no more: bytes round off little."""
+        """The effort says how many proposals are made; bytes alone round off little."""
         return 1
 
     @property
@@ -130,10 +161,16 @@ class Graph:
 
     def cost(self, count: int) -> float:
         """How many vectors could be compared one by one while it proposes for so many."""
-        return EFFORT_COST * self._effort(count)
+        return EFFORT_COST * self._effort(count) + SCORE_COST * self._proposals(count)
 
     def _effort(self, count: int) -> int:
-        return -(-self.effort * count // (TUNED_NEIGHBOURS + SPARE))
+        return max(-(-self.effort * count // (TUNED_NEIGHBOURS + SPARE)), count)
+
+    def _proposals(self, count: int) -> int:
+        return count if self.projection is None else self._effort(count)
+
+    def _projected(self, vectors: Vectors) -> Vectors:
+        return vectors if self.projection is None else self.projection(vectors)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,21 +188,25 @@ class Graph:
 
     def propose(self, queries: Vectors, count: int) -> Ids:
         """Nodes of items that are probably the nearest; see ``proposer``."""
-        codes = _codes(queries, self.scale)
-        distances = np.empty((len(codes), count), np.float32)
-        nodes = np.empty((len(codes), count), np.int64)
+        codes = _codes(self._projected(queries), self.scale)
+        wanted = self._proposals(count)
+        distances = np.empty((len(codes), wanted), np.float32)
+        nodes = np.empty((len(codes), wanted), np.int64)
         pointers = [faiss.swig_ptr(array) for array in (codes, distances, nodes)]
-        parameters = _parameters(max(self._effort(count), count))
+        parameters = _parameters(self._effort(count))
         faiss.omp_set_num_threads(1 if len(codes) == 1 else available_cpus())
         # FAISS's own function: what its Python wrapper checks takes as long as a small search
-        self._hnsw.search_c(len(codes), pointers[0], count, *pointers[1:], parameters)
+        self._hnsw.search_c(len(codes), pointers[0], wanted, *pointers[1:], parameters)
         return nodes
 
     # On the disk
 
     def to_bytes(self) -> NDArray[np.uint8]:
-        """FAISS's serialisation of the nodes and links; the ids are not in it."""
-        data: NDArray[np.uint8] = faiss.serialize_index(self._hnsw)
+        """FAISS's serialisation of the projection, nodes and links; the ids are not in it."""
+        whole = self._hnsw
+        if self.projection is not None:
+            whole = faiss.IndexPreTransform(_to_faiss(self.projection), self._hnsw)
+        data: NDArray[np.uint8] = faiss.serialize_index(whole)
         return data
 
     @classmethod
@@ -175,14 +216,36 @@ class Graph:
         Raises:
             ValueError: another number of nodes than ids, or not a graph.
         """
+        owner = projection = None
         try:
             hnsw = faiss.deserialize_index(data)
         except RuntimeError as error:
             raise ValueError(f"FAISS cannot read it: {error}") from error
+        if isinstance(hnsw, faiss.IndexPreTransform):
+            owner, hnsw = hnsw, faiss.downcast_index(hnsw.index)
+            projection = _from_faiss(owner)
         if not isinstance(hnsw, faiss.IndexHNSWSQ) or hnsw.ntotal != len(ids):
             raise ValueError(f"it is not a graph of {len(ids)} items")
         _in_large_pages(hnsw)
-        return cls(ids, scale, effort, hnsw)
+        return cls(ids, scale, effort, hnsw, projection, owner)
+
+
+def _to_faiss(projection: Projection) -> Any:
+    """The same map as FAISS holds it."""
+    transform = faiss.LinearTransform(*projection.axes.shape, True)
+    faiss.copy_array_to_vector(projection.axes.T.ravel(), transform.A)
+    faiss.copy_array_to_vector(projection.offset, transform.b)
+    transform.is_trained = True
+    return transform
+
+
+def _from_faiss(whole: Any) -> Projection:
+    """The inverse, out of the index that holds it; ValueError: that holds something else."""
+    transform = faiss.downcast_VectorTransform(whole.chain.at(0))
+    if whole.chain.size() != 1 or type(transform) is not faiss.LinearTransform:
+        raise ValueError("it is not a graph over principal axes")
+    axes = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in)
+    return Projection(np.ascontiguousarray(axes.T), faiss.vector_to_array(transform.b))
 
 
 @cache
@@ -193,7 +256,7 @@ def _parameters(effort: int) -> Any:
 def _add(
     hnsw: Any,
     scale: float,
-    vectors: Vectors,
+    taken: Callable[[Ids], Vectors],
     order: Ids,
     *,
     threads: int,
@@ -203,7 +266,7 @@ def _add(
     faiss.omp_set_num_threads(threads)
     for start in range(0, len(order), ADDED_AT_ONCE):
         part = order[start : start + ADDED_AT_ONCE]
-        hnsw.add(_codes(vectors[part], scale))
+        hnsw.add(_codes(taken(part), scale))
         if on_progress is not None:
             on_progress(start + len(part))
 
@@ -223,25 +286,25 @@ def _codes(vectors: Vectors, scale: float) -> Vectors:
     return np.minimum(codes, 255, out=codes)
 
 
-def _cluster_order(vectors: Vectors, rows: Ids, threads: int) -> Ids:
-    """The places of ``rows``, those of one cluster after each other."""
+def _cluster_order(taken: Callable[[Ids], Vectors], rows: Ids, threads: int) -> Ids:
+    """The places of ``rows``, those of one cluster after each other; ``taken`` gives vectors."""
     clusters = min(len(rows) // CLUSTER, MOST_CLUSTERS)
     if clusters < 2:
         return np.arange(len(rows))
     faiss.omp_set_num_threads(threads)
+    sample = taken(rows[:: max(1, len(rows) // (clusters * TRAINING_SAMPLE))])
     kmeans = faiss.Kmeans(
-        vectors.shape[1],
+        sample.shape[1],
         clusters,
         niter=4,
         spherical=True,
         max_points_per_centroid=TRAINING_SAMPLE,
         min_points_per_centroid=1,
     )
-    step = max(1, len(rows) // (clusters * TRAINING_SAMPLE))
-    kmeans.train(vectors[rows[::step]])
+    kmeans.train(sample)
     assigned = np.empty(len(rows), np.int64)
     for start in range(0, len(rows), ADDED_AT_ONCE):
         part = slice(start, start + ADDED_AT_ONCE)
-        assigned[part] = kmeans.index.search(vectors[rows[part]], 1)[1][:, 0]
+        assigned[part] = kmeans.index.search(taken(rows[part]), 1)[1][:, 0]
     order: Ids = np.argsort(assigned, kind="stable")
     return order

@@ -93,9 +93,10 @@ class Index:
         newer = self._nearest_newer(queries, k + SPARE, rows)
         results = []
         for q, nodes in enumerate(self._proposed(queries, count)):
-            found = self._living(queries[q : q + 1], nodes, usable, k=k, available=available)
+            query = queries[q : q + 1]
+            found = self._living(query, nodes, usable, k=k, count=count, available=available)
             if found is None:
-                results += self.flat.nearest(queries[q : q + 1], k, rows)
+                results += self.flat.nearest(query, k, rows)
                 continue
             if newer is not None:
                 found = np.concatenate([found, newer[q]])
@@ -120,11 +121,11 @@ class Index:
         usable: NDArray[np.bool_] | None,
         *,
         k: int,
+        count: int,
         available: int,
     ) -> Ids | None:
         """Rows of proposals that may be found, of more and more; None: comparing all is cheaper."""
         assert self.proposer is not None
-        count = -(-len(nodes) // self.proposer.spread)
         found = self._kept(nodes, usable)
         while len(found) < self._enough(nodes, k, count):
             count *= 4
@@ -147,10 +148,7 @@ class Index:
         Of the items near a query more may be gone than of all. Where a proposer makes many for each
         that is asked for, because its codes are coarse, as many more of them must be left.
         """
-        assert self.proposer is not None
         least = k + SPARE // 2
-        if self.proposer.spread == 1:
-            return least
         return max(least, int(np.count_nonzero(nodes >= 0)) * least // count)
 
     def _best(self, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Scores]:

@@ -57,6 +57,14 @@ def test_what_is_exact_or_named_is_not_searched_for(
     assert kinds(count, 64, promise) == wanted
 
 
+def test_long_vectors_are_first_tried_by_their_principal_axes() -> None:
+    assert kinds(MILLION, 255, Promise())[0] == (GRAPH, "memory")
+    assert kinds(MILLION, 256, Promise())[:2] == [(f"PCA128,{GRAPH}", "memory"), (GRAPH, "memory")]
+    limit = MILLION * (128 + 136 + 24) + 512 * 128 * 4  # less than a byte for each number
+    assert kinds(MILLION, 512, Promise(memory=limit))[0] == (f"PCA128,{GRAPH}", "file")
+    assert GRAPH not in dict(kinds(MILLION, 512, Promise(memory=limit)))
+
+
 def test_vectors_of_odd_length_have_no_codes_for_two_numbers() -> None:
     assert "PQ" not in str(kinds(MILLION, 127, Promise()))
 
