@@ -232,7 +232,7 @@ class Graph:
 
 def _to_faiss(projection: Projection) -> Any:
     """The same map as FAISS holds it."""
-    transform = faiss.LinearTransform(*projection.axes.shape, True)
+    transform = faiss.LinearTransform(*projection.axes.shape, True)  # type: ignore[call-arg]
     faiss.copy_array_to_vector(projection.axes.T.ravel(), transform.A)
     faiss.copy_array_to_vector(projection.offset, transform.b)
     transform.is_trained = True
