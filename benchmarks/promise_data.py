@@ -155,6 +155,7 @@ def rectified(dim: int) -> Source:
 
 
 AROUND_50, AROUND_200 = clusters(32, 50, 0.5), clusters(64, 200, 0.5)
+AROUND_100 = clusters(384, 100, 0.3)
 OWN: dict[str, Any] = {"index": "PCA64,IVF512,SQ8"}
 ELSEWHERE: dict[str, Any] = {"grown": 0.4, "drift": True}
 EMPTIED: dict[str, Any] = {"removed": 0.3, "near": True}
@@ -216,4 +217,9 @@ DATA_SETS = [
         removed=0.2,
         index="IVF512,RaBitQ",
     ),
+    # Long ones, which are proposed by their principal axes where that will do
+    DataSet(name="pictures", source=pictures(512), dim=512, size=40_000, grown=0.45),
+    DataSet(name="clusters, grown", source=AROUND_100, dim=384, size=40_000, **ELSEWHERE),
+    DataSet(name="clusters, emptied", source=AROUND_100, dim=384, size=40_000, **EMPTIED),
+    DataSet(name="decaying spectrum", source=decaying(512, 0.5), dim=512, size=25_000),
 ]

@@ -172,6 +172,10 @@ class Graph:
     def _projected(self, vectors: Vectors) -> Vectors:
         return vectors if self.projection is None else self.projection(vectors)
 
+    def fits(self, vectors: Vectors) -> bool:
+        """Whether its axes tell as much of these as of those they are of."""
+        return self.projection is None or self.projection.fits(vectors)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -232,20 +236,23 @@ class Graph:
 
 def _to_faiss(projection: Projection) -> Any:
     """The same map as FAISS holds it."""
-    transform = faiss.LinearTransform(*projection.axes.shape, True)  # type: ignore[call-arg]
-    faiss.copy_array_to_vector(projection.axes.T.ravel(), transform.A)
-    faiss.copy_array_to_vector(projection.offset, transform.b)
-    transform.is_trained = True
-    return transform
+    pca = faiss.PCAMatrix(*projection.axes.shape)
+    faiss.copy_array_to_vector(projection.axes.T.ravel(), pca.A)
+    faiss.copy_array_to_vector(-(projection.mean @ projection.axes), pca.b)
+    faiss.copy_array_to_vector(projection.mean, pca.mean)
+    faiss.copy_array_to_vector(projection.variances, pca.eigenvalues)
+    pca.have_bias = pca.is_trained = True
+    return pca
 
 
 def _from_faiss(whole: Any) -> Projection:
     """The inverse, out of the index that holds it; ValueError: that holds something else."""
-    transform = faiss.downcast_VectorTransform(whole.chain.at(0))
-    if whole.chain.size() != 1 or type(transform) is not faiss.LinearTransform:
+    pca = faiss.downcast_VectorTransform(whole.chain.at(0))
+    if whole.chain.size() != 1 or not isinstance(pca, faiss.PCAMatrix):
         raise ValueError("it is not a graph over principal axes")
-    axes = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in)
-    return Projection(np.ascontiguousarray(axes.T), faiss.vector_to_array(transform.b))
+    axes = faiss.vector_to_array(pca.A).reshape(-1, pca.d_in)[: pca.d_out]
+    mean, variances = faiss.vector_to_array(pca.mean), faiss.vector_to_array(pca.eigenvalues)
+    return Projection(np.ascontiguousarray(axes.T), mean, variances)
 
 
 @cache

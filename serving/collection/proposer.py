@@ -83,6 +83,10 @@ class Proposer(Protocol):
         """
         ...
 
+    def fits(self, vectors: Vectors) -> bool:
+        """Whether these vectors, float32 [N, E], could be found in it like its own."""
+        ...
+
     def tuned(self, effort: int, spread: int) -> Self:
         """The same items, searched with another effort."""
         ...

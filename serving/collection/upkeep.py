@@ -7,7 +7,8 @@ New items wait outside the proposer, compared one by one, until there are so man
 more than it saves; then a copy of it takes them in. Removed items stay in it, stepping stones of a
 graph, until they are a third of it; then all is built anew, as it is when the items have doubled or
 something else is asked. After a tenth more items the recall is measured again, on the new ones
-before they are put in, so that data which changes as it grows does not wear the promise away.
+before they are put in, and whether they lie where the old ones do (``proposer.fits``), so that data
+which changes as it grows does not wear the promise away.
 """
 
 from __future__ import annotations
@@ -80,11 +81,12 @@ def _extend(
     flat, measured = index.flat, dict(follower.measured or {})
     ids = flat.living_ids
     newer = ids[ids > proposer.last]
+    vectors = flat.vectors[flat.rows_of(newer)]
     grown = len(index) > MEASURED_GROWTH * measured.get("items_measured", 0)
     queries = sample(newer, min(queries_needed(promise.recall), len(newer)))
     if grown and can_prove(promise.recall, len(queries)):
         recall = tune(proposer, flat, queries, promise.recall)
-        if not recall.kept:
+        if not recall.kept or not proposer.fits(vectors):
             build(follower, threads)
             return
         again = proposer.tuned(recall.effort, recall.spread)
@@ -92,7 +94,7 @@ def _extend(
             proposer = again
             measured |= recall.to_dict()
         measured["items_measured"] = len(index)
-    extended = proposer.extended(newer, flat.vectors[flat.rows_of(newer)], threads=threads)
+    extended = proposer.extended(newer, vectors, threads=threads)
     follower.attach(extended, measured, in_file=follower.in_file)
 
 

@@ -1,6 +1,7 @@
 """Principal axes: what they keep of distances."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.collection.projection import Projection
 
@@ -25,3 +26,20 @@ def test_what_lies_in_few_dimensions_keeps_all_its_distances() -> None:
     kept = np.linalg.norm(projected[:150] - projected[150:], axis=1)
     np.testing.assert_allclose(kept, full, rtol=1e-3)
     np.testing.assert_allclose(projected.mean(0), 0, atol=1e-3)
+
+
+def test_vectors_that_differ_along_other_axes_do_not_fit() -> None:
+    random = np.random.default_rng(2)
+    spans = random.standard_normal((2, 5, 24))
+
+    def along(span: int, count: int) -> NDArray[np.float32]:
+        vectors = random.standard_normal((count, 5)) @ spans[span]
+        vectors += 0.3 * random.standard_normal((count, 24))
+        return np.asarray(vectors, np.float32)
+
+    projection = Projection.learn(along(0, 3000), np.arange(3000), 5)
+    assert projection.fits(along(0, 1000))
+    assert not projection.fits(along(1, 1000))
+    assert not projection.fits(np.concatenate([along(0, 900), along(1, 300)]))
+    everywhere = Projection.learn(along(0, 300), np.arange(300), 24)
+    assert everywhere.fits(along(1, 100))
