@@ -151,7 +151,7 @@ def along_axes(count: int, seed: int, further: float = 0.0) -> Vectors:
     vectors = 0.05 * random.standard_normal((count, DIM))
     vectors[:, :6] += random.standard_normal((count, 6))
     vectors[:, 12:18] += further * random.standard_normal((count, 6))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 @pytest.mark.parametrize("further", [0.0, 0.8])
