@@ -175,6 +175,9 @@ def soak(target: Target, pictures: list[bytes], options: argparse.Namespace) -> 
         "unexpected": work.unexpected[:20],
         "resident_mib_after_a_tenth": round(base / 1024, 1),
         "resident_mib_at_most_later": round(max(samples) / 1024, 1),
+        "resident_mib_tenths": [
+            round(samples[len(samples) * tenth // 10] / 1024, 1) for tenth in range(10)
+        ],
         "growth": round(max(samples[len(samples) // 10 :]) / base - 1, 4),
         "keys": work.keys,
     }
