@@ -37,10 +37,9 @@ TIMER, TRACER = "TimeoutMiddleware", "OpenTelemetryMiddleware"
 class LeanService(bentoml.Service[Any]):  # type: ignore[misc]
     """BentoML's, without what it puts around every request.
 
-    Its limit of a request's time leaves a timer behind until that time is up, answered or not: two
-    requests a millisecond for a minute are a hundred megabytes. The gate has a limit of its own.
-    And where nobody wants traces, five spans for each request are more work than all the rest of an
-    answer to a small one.
+    Its limit of a request's time leaves a timer behind until that time is up, answered or not, and
+    runs each request in a task more; the gate has a limit of its own. And where nobody wants
+    traces, five spans for each request are more work than all the rest of an answer to a small one.
     """
 
     def to_asgi(self, is_main: bool = True) -> Any:
