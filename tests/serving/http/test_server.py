@@ -16,13 +16,16 @@ import bentoml
 import httpx
 import pytest
 from PIL import Image
+from starlette.types import ASGIApp
 
 from images.errors import ArtefactError, UsageError
 from serving.collection import create_collection
 from serving.http.engine import Engine
+from serving.http.gate import Gate
 from serving.http.server import check_exposure, listen, serve, settings_for, url_of
 from serving.http.service import TIMER, TRACER, make_service
 from serving.http.settings import Settings
+from tests.serving.http.conftest import started
 
 PROGRAM = """
 import sys
@@ -162,3 +165,25 @@ def test_bentoml_puts_neither_timer_nor_spans_around_a_request() -> None:
     untouched = {one.cls.__name__ for one in bentoml.Service.to_asgi(service).user_middleware}
     assert untouched - names == {TIMER, TRACER}
     assert "Gate" in names
+
+
+def test_bentomls_own_way_to_the_routes_answers_like_the_gate(
+    tiny_encoder: Path, picture_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Gate.__init__
+    with started(Settings(encoder=tiny_encoder)) as quick:
+        quick_answer = quick.client.post("/embed", files={"images": picture_bytes})
+
+    def without_posts(gate: Gate, app: ASGIApp, engine: Engine, **_: object) -> None:
+        make(gate, app, engine)
+
+    monkeypatch.setattr(Gate, "__init__", without_posts)
+    with started(Settings(encoder=tiny_encoder)) as running:
+        answer = running.client.post("/embed", files={"images": picture_bytes})
+        assert answer.json() == quick_answer.json()
+        refused = running.client.post("/embed", files={"images": b"no picture"})
+        assert running.error(refused) == (422, "not-an-image", "images[0]")
+        refused = running.client.post("/search", files={"image": picture_bytes})
+        assert running.error(refused) == (404, "no-collection", None)
+        refused = running.client.post("/v1/embeddings", json={})
+        assert running.error(refused) == (422, "missing-image", "input")
