@@ -50,8 +50,8 @@ class Projection:
         """
         sample = vectors[rows[:: max(1, len(rows) // SAMPLE)]]
         mean = sample.mean(0)
-        centred = sample - mean
-        covariance = (centred.T @ centred).astype(np.float64) / len(sample)
+        sample -= mean  # a copy; of long vectors a second one would be as large as a gigabyte
+        covariance = (sample.T @ sample).astype(np.float64) / len(sample)
         variances, axes = np.linalg.eigh(covariance)  # the largest last
         kept = np.ascontiguousarray(axes[:, : -dims - 1 : -1], np.float32)
         return cls(kept, mean, variances[::-1].clip(0).astype(np.float32))
