@@ -26,8 +26,10 @@ is noticed. What does not hold is not used, and a warning says why.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,7 @@ from serving.collection.mixed import Index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
     from pathlib import Path
     from typing import BinaryIO
 
@@ -268,15 +271,22 @@ def _read(target: Path, entry: dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def _check(file: BinaryIO, entry: dict[str, Any], data: NDArray[np.uint8] | None) -> None:
-    """Compare a file with its checksum; its bytes are read into ``data`` on the way."""
+    """Compare a file with its checksum; its bytes are read into ``data`` on the way.
+
+    A block is hashed while the next one is read: both take about as long.
+    """
     digest, filled, size = hashlib.sha256(), 0, int(entry["bytes"])
-    block = np.empty(BLOCK, np.uint8)
-    while filled < size:
-        room = (block if data is None else data[filled:])[: min(BLOCK, size - filled)].data
-        count = file.readinto(room)  # type: ignore[attr-defined]
-        if not count:
-            break
-        digest.update(room[:count])
-        filled += count
+    spare = itertools.cycle(np.empty((2, min(BLOCK, size)), np.uint8) if data is None else ())
+    hashed: Future[None] | None = None
+    with ThreadPoolExecutor(1) as hasher:
+        while filled < size:
+            room = (next(spare) if data is None else data[filled:])[: min(BLOCK, size - filled)]
+            count = file.readinto(room.data)  # type: ignore[attr-defined]
+            if not count:
+                break
+            if hashed is not None:
+                hashed.result()
+            hashed = hasher.submit(digest.update, room.data[:count])
+            filled += count
     if filled != size or file.read(1) or digest.hexdigest() != entry["sha256"]:
         raise ValueError(f"{entry['file']} is damaged")
