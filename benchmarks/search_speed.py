@@ -9,10 +9,8 @@ numbers; the short one 200,000 and 50,000, and leaves the time to open a million
 
 Ours is a collection on the disk, asked one query at a time through ``Collection.search``. Beside
 each other library (``search_rivals``) our index is measured as they are, without the ledger: the
-other's least effort that has our recall or more, a hundred queries in turns, each on one thread.
-Turns of one query would measure how fast each recovers from the other: a scan of 2 GB, or a walk
-over long vectors, leaves nothing of ours in the processor's caches. milvus-lite is given at most
-200,000 vectors: more take it too long.
+other's least effort that has our recall or more, in turns (``search_contest``). milvus-lite is
+given at most 200,000 vectors: more take it too long.
 
 Every stage runs in a process of its own. What it measured stays in ``--keep`` and is not measured
 again, so the full form may be run in pieces of at most ten minutes (the first that is not done:
@@ -40,6 +38,7 @@ from rich.table import Table
 
 from benchmarks import search_rivals
 from benchmarks.report import publish
+from benchmarks.search_contest import TURN, Truth, contest
 from benchmarks.search_vectors import Pictures, portions
 from images.cpus import available_cpus
 from images.files import write_json_atomic
@@ -48,14 +47,10 @@ from serving.collection import Collection, Record, create_collection, open_colle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from benchmarks.search_rivals import Search, Vectors
 
 NEIGHBOURS = search_rivals.NEIGHBOURS
 QUERIES = 1000
-TURN = 100  # queries that one library is asked before it is the other's turn
-PASSES = 3  # over all queries
 SINGLE_ADDS = 300
 SALES = 10  # filters, of which each leaves one item in a hundred
 RECALL = 0.99
@@ -280,54 +275,21 @@ def beside(name: str) -> Callable[[Stage], dict[str, Any]]:
             return {"missing": f"{name} is not installed"}
         vectors, queries = at.load()
         if name == "milvus-lite":
-            vectors, queries = vectors[:MOST_FOR_MILVUS], queries[:100]
-        vectors = np.array(vectors)
+            queries = queries[:TURN]
+        ours_knows = theirs_knows = Truth(vectors, queries)
+        if name == "milvus-lite" and len(vectors) > MOST_FOR_MILVUS:
+            theirs_knows = Truth(vectors[:MOST_FOR_MILVUS], queries)
+        theirs = np.array(theirs_knows.vectors)
         faiss.omp_set_num_threads(available_cpus())
-        built, with_effort = search_rivals.build(name, vectors, at.folder)
+        built, with_effort = search_rivals.build(name, theirs, at.folder)
         collection = open_collection(at.collection)
         index = collection._follower.index  # noqa: SLF001 - without the ledger, as the others are
         assert index is not None
         ours: Search = lambda query: index.search(query, NEIGHBOURS)[0][0][:NEIGHBOURS] - 1  # noqa: E731
-        figures = contest(ours, with_effort, np.array(at.load()[0]), vectors, queries)
-        return figures | {"build_s": built, "vectors": len(vectors)}
+        figures = contest(ours, with_effort, ours_knows, theirs_knows)
+        return figures | {"build_s": built, "vectors": len(theirs)}
 
     return stage
-
-
-def contest(
-    ours: Search,
-    with_effort: Callable[[int], Search],
-    all_vectors: Vectors,
-    vectors: Vectors,
-    queries: Vectors,
-) -> dict[str, Any]:
-    """Median milliseconds of a query of both, at our recall or the least above it."""
-    reached = recall(ours, all_vectors, queries)
-    for effort in search_rivals.EFFORTS:
-        theirs = with_effort(effort)
-        other = recall(theirs, vectors, queries)
-        if other >= reached:
-            break
-    faiss.omp_set_num_threads(1)
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for start in PASSES * [*range(0, len(queries), TURN)]:
-        for name, way in (("ours", ours), ("theirs", theirs)):
-            for query in queries[start : start + TURN]:
-                begun = time.perf_counter()
-                way(query[None])
-                seconds[name].append(time.perf_counter() - begun)
-    medians = {f"{name}_ms": 1000 * statistics.median(each) for name, each in seconds.items()}
-    return medians | {"effort": effort, "ours_recall10": reached, "theirs_recall10": other}
-
-
-def recall(way: Search, vectors: Vectors, queries: Vectors) -> float:
-    """Share of the ten nearest that are found; what ties with the tenth counts."""
-    faiss.omp_set_num_threads(available_cpus())
-    floors = faiss.knn(queries, vectors, NEIGHBOURS, metric=faiss.METRIC_INNER_PRODUCT)[0][:, -1]
-    found: NDArray[np.int64] = np.stack([way(query[None]) for query in queries])
-    scores = np.einsum("qkd,qd->qk", vectors[found], queries)
-    hits = (scores >= floors[:, None] - 1e-6).sum(1)
-    return float(hits.clip(max=NEIGHBOURS).mean()) / NEIGHBOURS
 
 
 STAGES: dict[str, Callable[[Stage], dict[str, Any]]] = {

@@ -9,6 +9,7 @@ import pytest
 
 from export.encoder_file import Encoder, open_encoder
 from serving.collection import create_collection
+from tests.serving.commands import answer
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,17 @@ _numbers = itertools.count()
 def milvus(milvus_file: Path) -> str:
     """Where a test's collection in Milvus is to be made."""
     return f"milvus+file:{milvus_file}#test_{next(_numbers)}"
+
+
+@pytest.fixture
+def features(tiny_encoder: Path, picture_folder: Path, tmp_path: Path) -> Path:
+    """The 40 pictures, extracted."""
+    answer("extract", tiny_encoder, picture_folder, "--out", tmp_path / "features")
+    return tmp_path / "features"
+
+
+@pytest.fixture
+def shop(tiny_encoder: Path, tmp_path: Path) -> Path:
+    """An empty collection."""
+    answer("collection", "create", tmp_path / "shop", "--encoder", tiny_encoder)
+    return tmp_path / "shop"

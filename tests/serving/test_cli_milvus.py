@@ -8,8 +8,8 @@ import pytest
 
 from images.errors import UsageError
 from serving.http.settings import Settings
+from tests.serving.commands import answer, refusal, run
 from tests.serving.http.conftest import started
-from tests.serving.test_cli import answer, refusal, run
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs the extra milvus")
