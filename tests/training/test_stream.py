@@ -12,7 +12,7 @@ import torch
 
 from images.errors import SourceError
 from images.preprocess import PreprocessSpec
-from tests.training.test_train import Interrupt, assert_same_run
+from tests.training.runs import Interrupt, assert_same_run
 from training.batches import Order
 from training.cache import Form, decode_source
 from training.checkpoint import load_checkpoint
