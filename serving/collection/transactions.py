@@ -57,12 +57,12 @@ class View:
 
     def count_at(self, sequence: int) -> int:
         """How many items there were after a change; not for changes before ``pruned``."""
-        still = self._one(f"SELECT count(*) FROM items WHERE sequence <= {int(sequence)}")  # noqa: S608
-        since = self._one(
-            "SELECT count(*) FROM removals"  # noqa: S608
-            f" WHERE sequence > {int(sequence)} AND item <= {int(sequence)}"
+        # Those since are counted, not those before: that would read all items for a few new ones.
+        added = self._one("SELECT count(*) FROM items WHERE sequence > ?", [sequence])
+        removed = self._one(
+            "SELECT count(*) FROM removals WHERE sequence > ? AND item <= ?", [sequence, sequence]
         )
-        return int(still) + int(since)
+        return self.count() - int(added) + int(removed)
 
     def ids(self) -> Ids:
         """Numbers of all items, ascending."""
