@@ -150,6 +150,7 @@ class Client(_Base):
         k: int = 10,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
+        exact: bool = False,
     ) -> list[Neighbour]:
         """Finds the items most similar to an image, an embedding, an item or several of them.
 
@@ -162,13 +163,13 @@ class Client(_Base):
             k: the most neighbours.
             min_score: leave out what is less similar; cosine in [-1, 1].
             filter: what a neighbour must have.
+            exact: miss nothing, whatever recall the collection promises.
 
         Raises:
             ServiceError, httpx.TransportError: as `embed`.
         """
-        call = _search_call(
-            *(image, vector, positive, negative), key=key, k=k, min_score=min_score, filter=filter
-        )
+        fields = {"key": key, "k": k, "min_score": min_score, "filter": filter, "exact": exact}
+        call = _search_call(image, vector, positive, negative, fields)
         return _neighbours(self._ask(call))
 
     def _ask(self, call: _Call) -> dict[str, Any]:
@@ -227,11 +228,11 @@ class AsyncClient(_Base):
         k: int = 10,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
+        exact: bool = False,
     ) -> list[Neighbour]:
         """As `Client.search`."""
-        call = _search_call(
-            *(image, vector, positive, negative), key=key, k=k, min_score=min_score, filter=filter
-        )
+        fields = {"key": key, "k": k, "min_score": min_score, "filter": filter, "exact": exact}
+        call = _search_call(image, vector, positive, negative, fields)
         return _neighbours(await self._ask(call))
 
     async def _ask(self, call: _Call) -> dict[str, Any]:
@@ -265,7 +266,7 @@ def _search_call(
     vector: Vector | None,
     positive: Sequence[Example],
     negative: Sequence[Example],
-    **fields: Any,
+    fields: dict[str, Any],
 ) -> _Call:
     for one in (image, vector):
         fields |= {} if one is None else _example(one)

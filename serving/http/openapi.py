@@ -258,6 +258,7 @@ def _search_parameters() -> list[Spec]:
         _query("k", "integer", "the most neighbours"),
         _query("min_score", "number", "the least cosine similarity"),
         _query("filter", "string", "a JSON object: label or metadata fields"),
+        _query("exact", "boolean", "miss nothing, whatever recall the collection promises"),
         _query("all", "boolean", "all that is as similar as min_score, exactly; without k"),
         _query("suggest_label", "boolean", "also the labels that the neighbours vote for"),
     ]

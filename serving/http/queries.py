@@ -25,7 +25,7 @@ from serving.http.in_flight import KEY as SHARE_KEY
 T = TypeVar("T")
 DEFAULT_K = 10
 MANY = 4  # embeddings: about a millisecond
-SEARCH_FIELDS = ("k", "min_score", "filter", "all", "suggest_label")
+SEARCH_FIELDS = ("k", "min_score", "filter", "exact", "all", "suggest_label")
 
 
 async def embed(engine: Engine, request: Request) -> Response:
@@ -120,7 +120,7 @@ async def _search_mixed(
 
 
 def read_wanted(fields: Fields, engine: Engine) -> Wanted:
-    """`k`, `min_score`, `filter`, `all` and `suggest_label`, checked."""
+    """What all searches take (`SEARCH_FIELDS`), checked."""
     most, suggest = engine.settings.max_neighbours, fields.flag("suggest_label")
     min_score, everything = fields.number("min_score", -1, 1), fields.flag("all")
     if everything and min_score is None:
@@ -132,7 +132,7 @@ def read_wanted(fields: Fields, engine: Engine) -> Wanted:
         "k": most + 1 if everything else min(k, most),
         "min_score": min_score,
         "filter": fields.json_object("filter"),
-        "exact": everything,
+        "exact": fields.flag("exact") or everything,
     }
     return Wanted(options, most if everything else None, suggest)
 

@@ -103,6 +103,7 @@ class SearchInput(_Unparsed):
     positive: list[dict[str, Any]] | None = bentoml.Field(None, description="examples to be like")
     negative: list[dict[str, Any]] | None = bentoml.Field(None, description="to be unlike")
     negative_weight: float | None = bentoml.Field(None, description="of the negative ones", ge=0)
+    exact: bool | None = bentoml.Field(None, description="miss nothing, whatever it takes")
     all: bool | None = bentoml.Field(None, description="everything as similar as min_score")
     suggest_label: bool | None = bentoml.Field(None, description="also suggest labels")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from serving.client import Client
 from tests.serving.http.conftest import Running, png
 
 Encode = Callable[[bytes], NDArray[np.float32]]
@@ -244,6 +245,28 @@ def test_everything_that_is_similar_enough(
     refused = service.client.post("/search", json=query)
     assert service.error(refused) == (422, "too-many-neighbours", "all")
     assert "more than 24 items" in refused.json()["error"]["message"]
+
+
+def test_a_search_can_be_exact(
+    service: Running, picture_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, collection = [], service.engine.collection
+    search = collection.search
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["exact"])
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(collection, "search", noted)
+    key = "discs/00.jpg"
+    for exact in (False, True):
+        form = {"exact": str(exact).lower()}
+        found(service.client.post("/search", files={"image": picture_bytes}, data=form))
+        found(service.client.post("/search", json={"positive": [{"key": key}], "exact": exact}))
+        found(service.client.get(f"/items/{key}/similar", params=form))
+        with Client(service.url) as client:
+            client.search(key=key, exact=exact)
+    assert asked == [False] * 4 + [True] * 4
 
 
 def test_labels_are_suggested(service: Running, pictures: dict[str, bytes], oracle: Any) -> None:
