@@ -29,6 +29,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ def load(folder: Path, view: View) -> Snapshot | None:
         return None
     try:
         return read(target, view)
-    except (OSError, ValueError, KeyError, TypeError, ArtefactError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, ArtefactError) as error:
         log.warning(
             "%s is not used (%s): vectors are read from the ledger; make it anew with: "
             "lookalike collection tune %s",
@@ -158,7 +159,8 @@ def read(target: Path, view: View) -> Snapshot:
     """A snapshot that is believed nothing.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, ArtefactError: saying why it cannot be used.
+        OSError, ValueError, KeyError, TypeError, OverflowError, ArtefactError: saying why it cannot
+            be used.
     """
     manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
     if manifest["format_version"] != FORMAT_VERSION or manifest["dim"] != view.dim:
@@ -167,8 +169,8 @@ def read(target: Path, view: View) -> Snapshot:
     # a ledger without a generation may have a snapshot of before there were any
     if manifest.get("generation", "") != view.generation:
         raise ValueError("it is of another ledger")
-    if sequence > view.sequence:
-        raise ValueError("it is newer than the ledger")
+    if not 0 <= sequence <= view.sequence:
+        raise ValueError("it is newer than the ledger, or older than any")
     ids = _read(target, files["ids"]).view("<i8")
     if len(ids) != rows or (np.diff(ids) <= 0).any():
         raise ValueError("its numbers are not in order")
@@ -208,7 +210,7 @@ def _proposer(target: Path, manifest: dict[str, Any]) -> Proposer | None:
     nodes, data = _read(target, files["nodes"]).view("<i8"), _read(target, files["graph"])
     effort = int(manifest["effort"])
     if manifest["scale"] is not None:
-        return Graph.from_bytes(data, nodes, manifest["scale"], effort)
+        return Graph.from_bytes(data, nodes, float(manifest["scale"]), effort)
     tuned = (effort, int(manifest["spread"]), int(manifest["tuned_items"]))
     return Factory.from_bytes(data, nodes, manifest["kind"], dim=manifest["dim"], tuned=tuned)
 
@@ -259,13 +261,16 @@ def _opened(target: Path, entry: dict[str, Any]) -> BinaryIO:
     if "/" in entry["file"] or entry["file"].startswith("."):
         raise ValueError(f"it names {entry['file']!r}, which is not in its folder")
     file: BinaryIO = (target / entry["file"]).open("rb")
+    if os.fstat(file.fileno()).st_size != entry["bytes"]:
+        file.close()
+        raise ValueError(f"{entry['file']} has another size")
     return file
 
 
 def _read(target: Path, entry: dict[str, Any]) -> NDArray[np.uint8]:
     """A file's bytes, checked."""
-    data = np.empty(entry["bytes"], np.uint8)
     with _opened(target, entry) as file:
+        data = np.empty(entry["bytes"], np.uint8)
         _check(file, entry, data)
     return data
 
@@ -288,5 +293,5 @@ def _check(file: BinaryIO, entry: dict[str, Any], data: NDArray[np.uint8] | None
                 hashed.result()
             hashed = hasher.submit(digest.update, room.data[:count])
             filled += count
-    if filled != size or file.read(1) or digest.hexdigest() != entry["sha256"]:
+    if filled != size or digest.hexdigest() != entry["sha256"]:
         raise ValueError(f"{entry['file']} is damaged")

@@ -1,6 +1,7 @@
 """The approximate index: what it promises, and that it never answers with what is not there."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,6 +259,14 @@ def lengthen(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"x")
 
 
+def restate(index: Path, old: str, new: str) -> None:
+    """Change what the manifest says."""
+    text = (index / "manifest.json").read_text()
+    changed = re.sub(old, new, text, count=1)
+    assert changed != text
+    (index / "manifest.json").write_text(changed)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "bit in the graph": lambda index: flip(next(index.glob("graph-*"))),
     "bit in the vectors": lambda index: flip(next(index.glob("vectors-*"))),
@@ -267,6 +276,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no JSON": lambda index: (index / "manifest.json").write_text("{"),
     "another format": lambda index: (index / "manifest.json").write_text('{"format_version": 9}'),
     "another shape": lambda index: (index / "manifest.json").write_text("[1]"),
+    "a moment before all": lambda index: restate(
+        index, r'"sequence": \d+', f'"sequence": {-(10**30)}'
+    ),
+    "more than memory": lambda index: restate(index, r'"bytes": \d+', f'"bytes": {10**18}'),
+    "an endless effort": lambda index: restate(index, r'"effort": \d+', '"effort": Infinity'),
+    "a scale in words": lambda index: restate(index, r'"scale": [\d.]+', '"scale": "much"'),
 }
 
 
