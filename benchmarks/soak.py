@@ -117,8 +117,9 @@ class Client(threading.Thread):
             place = f"/items/{key.replace('/', '%2F')}"
             yield from searches(picture, key, place)
             if len(self.keys) > KEPT:
-                oldest = self.keys.pop(0)
-                yield 200, "DELETE", f"/items/{oldest.replace('/', '%2F')}", {}
+                oldest = self.keys[0].replace("/", "%2F")
+                yield 200, "DELETE", f"/items/{oldest}", {}
+                del self.keys[0]  # now: the soak may have ended before it was sent
 
 
 def embeddings(picture: bytes, several: list[bytes]) -> Iterable[Request]:
