@@ -163,3 +163,17 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.fixture
+def fresh(
+    tmp_path: Path,
+    tiny_encoder: Path,
+    picture_folder: Path,
+    pictures: dict[str, bytes],
+    encode: Callable[[bytes], NDArray[np.float32]],
+) -> Iterator[Running]:
+    """A service whose collection a test may change."""
+    folder = make_collection(tmp_path / "c", tiny_encoder, picture_folder, pictures, encode)
+    with started(Settings(encoder=tiny_encoder, collection=folder)) as running:
+        yield running

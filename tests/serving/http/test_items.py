@@ -1,11 +1,11 @@
-"""/items: pages, samples, single items, adding, deleting, thumbnails; odd keys; no way out."""
+"""/items: pages, samples, single items, adding, deleting; odd keys."""
 
 import base64
 import hashlib
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,8 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.http.settings import Settings
-from tests.serving.http.conftest import Running, make_collection, png, started
+from tests.serving.http.conftest import Running, png
 
 Encode = Callable[[bytes], NDArray[np.float32]]
 ODD_KEYS = (
@@ -42,20 +41,6 @@ ODD_KEYS = (
 
 def path_of(key: str, *, whole: bool = True) -> str:
     return "/items/" + quote(key, safe="" if whole else "/")
-
-
-@pytest.fixture
-def fresh(
-    tmp_path: Path,
-    tiny_encoder: Path,
-    picture_folder: Path,
-    pictures: dict[str, bytes],
-    encode: Encode,
-) -> Iterator[Running]:
-    """A service whose collection a test may change."""
-    folder = make_collection(tmp_path / "c", tiny_encoder, picture_folder, pictures, encode)
-    with started(Settings(encoder=tiny_encoder, collection=folder)) as running:
-        yield running
 
 
 def count(service: Running) -> int:
@@ -129,31 +114,6 @@ def test_similar_is_search_by_key(service: Running) -> None:
 )
 def test_refused_reads(service: Running, path: str, wanted: tuple[int, str, str]) -> None:
     assert service.error(service.client.get(path)) == wanted
-
-
-# Thumbnails
-
-
-def test_a_thumbnail_is_a_small_picture(service: Running) -> None:
-    answer = service.client.get(path_of("discs/00.jpg") + "/thumbnail?size=96")
-    assert answer.headers["content-type"] == "image/webp"
-    with Image.open(io.BytesIO(answer.content)) as picture:
-        assert max(picture.size) <= 96
-    again = service.client.get(
-        path_of("discs/00.jpg") + "/thumbnail?size=96",
-        headers={"If-None-Match": answer.headers["etag"]},
-    )
-    assert (again.status_code, again.content) == (304, b"")
-
-
-def test_a_thumbnail_whose_file_is_gone(fresh: Running, tmp_path: Path) -> None:
-    from serving.collection import Record
-
-    lost = tmp_path / "lost.png"
-    fresh.engine.collection.add([Record(key="lost", vector=[1.0] * 24, uri=str(lost))])
-    answer = fresh.client.get("/items/lost/thumbnail")
-    assert fresh.error(answer) == (404, "no-thumbnail", "key")
-    assert str(lost) not in answer.text
 
 
 # Adding
@@ -310,59 +270,6 @@ def test_an_image_without_a_name_needs_a_key(service: Running, pictures: dict[st
     headers = {"Content-Type": "image/jpeg"}
     answer = service.client.post("/items", content=pictures["discs/00.jpg"], headers=headers)
     assert service.error(answer) == (422, "invalid-parameter", "key")
-
-
-# No way out
-
-
-def test_a_link_is_shown_and_never_opened(
-    fresh: Running, pictures: dict[str, bytes], picture_folder: Path
-) -> None:
-    link = "https://shop.example/item/5"
-    data = {"key": "linked", "uri": link}
-    files = {"image": pictures["discs/00.jpg"]}
-    assert fresh.client.post("/items", files=files, data=data).status_code == 201
-    item = fresh.client.get("/items/linked").json()
-    assert item["uri"] == link
-    assert fresh.client.get(item["thumbnail"]).status_code == 200  # the picture that was sent
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/items/..%2f..%2f..%2fetc%2fpasswd/thumbnail",
-        "/items/%2Fetc%2Fpasswd/thumbnail",
-        "/items/thumbnails%2Fab/thumbnail",
-        "/items/....//....//etc/passwd/thumbnail",
-        "/items/file:%2F%2F%2Fetc%2Fpasswd/thumbnail",
-        "/web/..%2f..%2fsettings.py",
-        "/web/%2e%2e%2fservice.py",
-        "/web/../service.py",
-        "/web/page.js%00",
-    ],
-)
-def test_no_path_leads_out(service: Running, path: str) -> None:
-    # httpx would tidy the path up before sending it: sent by hand
-    import socket
-
-    host, port = httpx.URL(service.url).host, httpx.URL(service.url).port or 80
-    with socket.create_connection((host, port), timeout=10) as connection:
-        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        connection.sendall(head.encode())
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert b" 404 " in answer.split(b"\r\n", 1)[0], answer[:300]
-    assert b"root:" not in answer
-
-
-def test_kept_thumbnails_have_names_made_of_digits(
-    fresh: Running, pictures: dict[str, bytes]
-) -> None:
-    row = {"key": "../../../up", "image": base64.b64encode(pictures["discs/00.jpg"]).decode()}
-    assert fresh.client.post("/items", json={"items": [row]}).status_code == 201
-    folder = Path(fresh.engine.collection.place) / "thumbnails"
-    (kept,) = [path for path in folder.rglob("*") if path.is_file()]
-    name = kept.relative_to(folder).as_posix()
-    assert set(name.removesuffix(".webp")) <= set("0123456789abcdef/")
 
 
 def test_what_another_process_changes_is_found_without_a_restart(
