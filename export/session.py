@@ -68,10 +68,15 @@ def _load(
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(content, options, providers=providers)
+        session = ort.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its exceptions share no base class of their own
         first_line = str(error).partition("\n")[0]
         raise ArtefactError(f"it does not load in ONNX Runtime: {first_line}") from error
+    # It keeps the file's bytes to begin again on the CPU when the GPU fails, without telling more
+    # than standard output; a whole encoder in memory for what its callers would rather be told.
+    session.disable_fallback()
+    session._model_bytes = None  # noqa: SLF001
+    return session
 
 
 def _cuda_session(content: bytes, threads: int) -> onnxruntime.InferenceSession | None:

@@ -33,6 +33,7 @@ from serving.http.errors import Refusal, no_collection, of_image
 from serving.http.fetching import Fetcher
 from serving.http.figures import OwnFigures
 from serving.http.in_flight import BytesInFlight
+from serving.http.memory import give_back_regularly, limit_arenas
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
 from serving.http.thumbnails import Thumbnails
@@ -84,7 +85,7 @@ class Engine:
         self._cores = ThreadPoolExecutor(self._cpus, thread_name_prefix="core")
         self._readers = ThreadPoolExecutor(COLLECTION_THREADS, thread_name_prefix="collection")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._warming: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @cached_property
     def settings(self) -> Settings:
@@ -120,6 +121,7 @@ class Engine:
         """
         if self._encoder is not None:
             return
+        limit_arenas()
         settings = self.settings
         path = settings.encoder or stored_encoder()
         encoder = open_encoder(path, threads=settings.threads)
@@ -157,7 +159,11 @@ class Engine:
         if self._upkeep is not None:
             self._upkeep.start()
         self._batcher.start()
-        self._warming = asyncio.get_running_loop().create_task(self._warm_up(), name="warm-up")
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._warm_up(), name="warm-up"),
+            loop.create_task(give_back_regularly(), name="give back memory"),
+        ]
 
     def _make_batcher(self) -> Batcher:
         most, room = self.settings.max_batch, self.settings.max_queue
@@ -176,9 +182,9 @@ class Engine:
     async def stop(self) -> None:
         """Finishes what runs and lets go of everything."""
         self.warm = False
-        if self._warming is not None:
-            self._warming.cancel()
-            await asyncio.wait([self._warming])
+        for task in self._tasks:
+            task.cancel()
+            await asyncio.wait([task])
         if self._batcher is not None:
             await self._batcher.stop()
         if self.fetcher is not None:

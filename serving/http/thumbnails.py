@@ -26,7 +26,7 @@ from serving.kept_thumbnails import KEPT_SIZE, kept_path
 SIZES = (96, 192, KEPT_SIZE)
 MEDIA_TYPE = "image/webp"
 CLIENT_SCHEMES = ("http://", "https://", "upload:")
-REMEMBERED = 2048  # thumbnails of some 5 KB
+REMEMBERED = 2 * 1024 * 1024  # bytes: some 500 thumbnails
 
 
 class Thumbnails:
@@ -37,6 +37,7 @@ class Thumbnails:
         self._spec = spec
         self._max_pixels = max_pixels
         self._made: OrderedDict[tuple[str, str | None, str, int], bytes] = OrderedDict()
+        self._remembered = 0  # bytes of them
         self._lock = threading.Lock()
 
     def of(self, item: Record, size: int) -> bytes:
@@ -53,9 +54,11 @@ class Thumbnails:
                 return self._made[known]
         picture = self._make(item, size)
         with self._lock:
+            self._drop(known)  # another thread may have made it meanwhile
             self._made[known] = picture
-            while len(self._made) > REMEMBERED:
-                self._made.popitem(last=False)
+            self._remembered += len(picture)
+            while self._remembered > REMEMBERED:
+                self._drop(next(iter(self._made)))
         return picture
 
     def keep(self, key: str, sha256: str, content: bytes) -> None:
@@ -73,7 +76,10 @@ class Thumbnails:
             kept_path(self._folder, item.key, item.sha256).unlink(missing_ok=True)
         with self._lock:
             for size in SIZES:
-                self._made.pop((item.key, item.sha256, item.uri, size), None)
+                self._drop((item.key, item.sha256, item.uri, size))
+
+    def _drop(self, known: tuple[str, str | None, str, int]) -> None:
+        self._remembered -= len(self._made.pop(known, b""))
 
     def _make(self, item: Record, size: int) -> bytes:
         try:

@@ -34,6 +34,23 @@ def test_a_thumbnail_whose_file_is_gone(fresh: Running, tmp_path: Path) -> None:
     assert str(lost) not in answer.text
 
 
+def test_thumbnails_are_remembered_up_to_a_limit(
+    fresh: Running, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["red", "green", "blue"]
+    for key in keys:
+        files = {"image": pictures["discs/00.jpg"]}
+        assert fresh.client.post("/items", files=files, data={"key": key}).status_code == 201
+    first = fresh.client.get("/items/red/thumbnail").content
+    monkeypatch.setattr("serving.http.thumbnails.REMEMBERED", 2 * len(first))
+    for key in keys[1:]:
+        assert fresh.client.get(f"/items/{key}/thumbnail").content == first
+    for kept in (Path(fresh.engine.collection.place) / "thumbnails").rglob("*.webp"):
+        kept.unlink()
+    found = [fresh.client.get(f"/items/{key}/thumbnail").status_code for key in keys]
+    assert found == [404, 200, 200]
+
+
 # No way out
 
 
