@@ -1,13 +1,16 @@
 """Several processes that share one listening socket, and the one that watches over them.
 
-The parent starts the workers, replaces one that ends, and says when all listen. SIGTERM or Ctrl-C
-to it ends all in order: the socket is closed, what has begun is answered, and the exit code is one.
-Workers do not hear Ctrl-C, which a terminal sends to all processes, and end if the parent is gone.
+The parent starts the workers, replaces one that ends, and says when all listen. Each worker's event
+loop tells it every second that it turns; one that is silent for a minute hangs, and is killed and
+replaced too. SIGTERM or Ctrl-C to the parent ends all in order: the socket is closed, what has
+begun is answered, and the exit code is one. Workers do not hear Ctrl-C, which a terminal sends to
+all processes, and end if the parent is gone.
 
 Uvicorn's own supervisor is not used: it kills a worker that takes more than some seconds to import
 what it needs, looks every half second, and leaves workers behind where it is killed itself.
 """
 
+import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -35,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = 30.0  # seconds, before a worker that cannot start is tried again
 MARGIN = 5.0  # seconds over those for draining, before a worker is killed
+BEAT_SECONDS = 1.0  # between two signs of life
+HUNG_SECONDS = 60.0  # without one
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +47,9 @@ class Place:
     """A worker's place, and who has it.
 
     Attributes:
+        said: where it tells that it listens, and then that it lives.
+        silent: looks in a row at which it had not told. Looks and not seconds: nobody hangs while
+            all of them, the parent too, are suspended.
         failures: workers in a row that ended before they listened.
         again_at: when to start another one, by the monotonic clock.
     """
@@ -50,6 +58,7 @@ class Place:
     process: SpawnProcess | None = None
     said: Connection | None = None
     listens: bool = False
+    silent: int = 0
     failures: int = 0
     again_at: float = 0.0
 
@@ -80,6 +89,7 @@ class Supervisor:
         self._listener = listener
         self._places = places
         self._announced = False
+        self._look_at = 0.0  # by the monotonic clock
 
     def run(self) -> None:
         """Until a signal; raises LookalikeError where no worker can start."""
@@ -97,19 +107,34 @@ class Supervisor:
         for place in self._places:
             if place.process is None and place.again_at <= now:
                 self._start(place)
-        later = [place.again_at - now for place in self._places if place.process is None]
+        later = [place.again_at for place in self._places if place.process is None]
         said = [place.said for place in self._places if place.said is not None]
         running = [place for place in self._places if place.process is not None]
         ends = [place.process.sentinel for place in running if place.process is not None]
-        happened = wait([signalled, *said, *ends], min(later) if later else None)
+        due = min([self._look_at, *later])
+        happened = wait([signalled, *said, *ends], max(0.0, due - now))
         if signalled in happened:
             return True
         for place in running:
             if place.said in happened:
-                self._listening(place)
+                self._hear(place)
             if place.process is not None and place.process.sentinel in happened:
                 self._ended(place)
+        if time.monotonic() >= self._look_at:
+            self._look()
         return False
+
+    def _look(self) -> None:
+        """Kills workers that hang."""
+        self._look_at = time.monotonic() + BEAT_SECONDS
+        for place in self._places:
+            if place.process is None or not place.listens:
+                continue
+            place.silent += 1
+            if place.silent * BEAT_SECONDS > HUNG_SECONDS:
+                logger.warning("worker %s hangs and is killed", place.process.pid)
+                place.process.kill()
+                place.silent = 0
 
     def _start(self, place: Place) -> None:
         said, say = multiprocessing.get_context("spawn").Pipe(duplex=False)
@@ -124,13 +149,18 @@ class Supervisor:
         say.close()
         place.process, place.said, place.listens = process, said, False
 
-    def _listening(self, place: Place) -> None:
+    def _hear(self, place: Place) -> None:
         assert place.said is not None
-        with contextlib.suppress(EOFError):  # it ended instead
-            place.listens = place.said.recv()
-            place.failures = 0
-        place.said.close()
-        place.said = None
+        try:
+            place.said.recv_bytes()
+        except EOFError:  # it ends
+            place.said.close()
+            place.said = None
+            return
+        place.silent = 0
+        if place.listens:
+            return
+        place.listens, place.failures = True, 0
         if not self._announced and all(one.listens for one in self._places):
             self._announced = True
             say_listening(self._listener, f" with {len(self._places)} workers")
@@ -139,8 +169,10 @@ class Supervisor:
         assert place.process is not None
         process, place.process = place.process, None
         process.join()
+        if place.said is not None and place.said.poll():
+            self._hear(place)
         if place.said is not None:
-            self._listening(place)
+            place.said.close()
         how = _how_it_ended(process.exitcode)
         place.failures = 0 if place.listens else place.failures + 1
         place.listens = False
@@ -176,7 +208,12 @@ def work(settings: Settings, listener: socket.socket, worker: Worker, say: Conne
     except LookalikeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    server = make_server(engine, on_started=lambda: say.send(True))
+    beating: set[asyncio.Task[None]] = set()
+
+    def begin_to_beat() -> None:
+        beating.add(asyncio.get_running_loop().create_task(_beat(say)))
+
+    server = make_server(engine, on_started=begin_to_beat)
 
     def end_with_the_parent() -> None:
         parent = multiprocessing.parent_process()
@@ -187,6 +224,15 @@ def work(settings: Settings, listener: socket.socket, worker: Worker, say: Conne
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     server.run(sockets=[listener])
     sys.exit(0 if server.started else LookalikeError.exit_code)
+
+
+async def _beat(say: Connection) -> None:
+    """Tells the parent that this event loop turns."""
+    os.set_blocking(say.fileno(), False)
+    while True:
+        with contextlib.suppress(OSError):  # it does not listen, for now or for good
+            say.send_bytes(b"")
+        await asyncio.sleep(BEAT_SECONDS)
 
 
 @contextlib.contextmanager

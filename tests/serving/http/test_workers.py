@@ -27,9 +27,11 @@ from tests.serving.http.conftest import make_collection
 from tests.serving.http.test_embed import Encode
 
 PROGRAM = """
-import sys
+import os, sys
 from pathlib import Path
+from serving.http import workers
 from serving.http.server import serve
+workers.HUNG_SECONDS = float(os.environ.pop("HUNG_SECONDS", 60))
 serve(sys.argv[1], Path(sys.argv[2]), port=0, workers=int(sys.argv[3]))
 """
 COUNT = 2
@@ -172,6 +174,21 @@ def test_a_killed_worker_is_replaced_and_the_service_goes_on(workers: Workers) -
         assert time.monotonic() < deadline
     assert workers.process.poll() is None
     assert figure(workers.get("/metrics").text, name) >= counted
+
+
+def test_a_worker_that_hangs_is_replaced(tiny_encoder: Path, collection_folder: Path) -> None:
+    with serving(tiny_encoder, collection_folder, HUNG_SECONDS="5") as running:
+        before = running.pids()
+        victim = min(before)
+        os.kill(victim, signal.SIGSTOP)
+        deadline = time.monotonic() + 120
+        while len(running.pids() - {victim}) < COUNT:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        said = f"worker {victim} hangs and is killed\n"
+        ended = f"worker {victim} was ended by SIGKILL: another one is started\n"
+        assert [line for line in running.said if str(victim) in line] == [said, ended]
+        assert running.pids() >= before - {victim}
 
 
 @pytest.mark.parametrize("count", [1, COUNT])
