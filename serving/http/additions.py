@@ -19,7 +19,8 @@ from starlette.responses import Response
 from serving.collection import OnDuplicate, Record
 from serving.http.answers import whole_refusal
 from serving.http.bodies import LINKS, Body, Upload, decode_upload, read_body
-from serving.http.engine import Embedded, Engine
+from serving.http.embedding import Embedded
+from serving.http.engine import Engine
 from serving.http.errors import Refusal, invalid
 from serving.http.fields import Fields
 from serving.http.json_text import json_response, show
@@ -42,7 +43,7 @@ async def add_items(engine: Engine, request: Request) -> Response:
     uploads = await fetched(
         engine, request, [upload for _, upload in requested if upload is not None]
     )
-    outcomes = await while_connected(request, engine.embed(uploads)) if uploads else []
+    outcomes = await while_connected(request, engine.embedder.embed(uploads)) if uploads else []
     if any(isinstance(outcome, Refusal) for outcome in outcomes):
         raise whole_refusal(outcomes)
     items = _with_vectors(requested, uploads, outcomes)

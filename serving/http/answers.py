@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from serving.collection import Hit, Record, Suggestion
-from serving.http.engine import Embedded
+from serving.http.embedding import Embedded
 from serving.http.errors import Refusal
 from serving.http.fields import Fields
 from serving.http.json_text import json_response, show

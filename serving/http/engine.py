@@ -10,9 +10,8 @@ ones.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -21,15 +20,12 @@ from numpy.typing import NDArray
 
 from export.encoder_file import Encoder, describe, open_encoder
 from images.cpus import available_cpus
-from images.errors import ImageRefused, RefusalReason
-from images.items import Pixels
-from images.preprocess import load_image
 from serving.collection import AnyCollection, Collection, Hit, open_collection
 from serving.http import access_log, timing
-from serving.http.batcher import Batcher, Lane
+from serving.http.batcher import Batcher
 from serving.http.bento import stored_encoder
-from serving.http.bodies import Upload
-from serving.http.errors import Refusal, no_collection, of_image
+from serving.http.embedding import Embedder
+from serving.http.errors import no_collection
 from serving.http.fetching import Fetcher
 from serving.http.figures import OwnFigures
 from serving.http.in_flight import BytesInFlight
@@ -46,24 +42,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 COLLECTION_THREADS = 4
-STREAMS = 2  # batches at once on a GPU: while one is copied, the other is computed
-# On CPUs. ResNet-18 at 70 % of two cores' capacity: 95 % of answers in 60 ms, and in 110 ms with 1.
-DEALS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """One embedded image.
-
-    Attributes:
-        vector: float32 [E].
-        width: of the original picture, upright.
-        height: of the original picture, upright.
-    """
-
-    vector: NDArray[np.float32]
-    width: int
-    height: int
 
 
 class Engine:
@@ -76,7 +54,7 @@ class Engine:
         self.warm = False
         self._encoder: Encoder | None = None
         self._single: Encoder | None = None  # the same with one thread, for several batches at once
-        self._batcher: Batcher | None = None
+        self._embedder: Embedder | None = None
         self._collection: AnyCollection | None = None
         self._thumbnails: Thumbnails | None = None
         self.fetcher: Fetcher | None = None
@@ -153,31 +131,22 @@ class Engine:
             access_log.switch_on()
         if settings.url_prefixes:
             self.fetcher = Fetcher(settings)
-        self._batcher = self._make_batcher()
-        self._batcher.on_batch = self.metrics.note_batch
-        self._batcher.on_admitted = self.metrics.admitted.put
+        self._embedder = Embedder(
+            self.encoder,
+            self._single,
+            cores=self._cores,
+            cpus=self._cpus,
+            settings=settings,
+            metrics=self.metrics,
+        )
         if self._upkeep is not None:
             self._upkeep.start()
-        self._batcher.start()
+        self.batcher.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._warm_up(), name="warm-up"),
             loop.create_task(give_back_regularly(), name="give back memory"),
         ]
-
-    def _make_batcher(self) -> Batcher:
-        most, room = self.settings.max_batch, self.settings.max_queue
-        encoder = self.encoder
-        on_cpu = encoder.provider == "cpu"
-        return Batcher(
-            (self._single or encoder).encode,
-            max_batch=most,
-            max_admitted=room,
-            streams=encoder.threads if on_cpu else STREAMS,
-            alone=None if self._single is None else encoder.encode,
-            pool=self._cores if on_cpu else None,
-            deals=DEALS if on_cpu else 1,
-        )
 
     async def stop(self) -> None:
         """Finishes what runs and lets go of everything."""
@@ -185,8 +154,8 @@ class Engine:
         for task in self._tasks:
             task.cancel()
             await asyncio.wait([task])
-        if self._batcher is not None:
-            await self._batcher.stop()
+        if self._embedder is not None:
+            await self._embedder.batcher.stop()
         if self.fetcher is not None:
             self.fetcher.close()
         for pool in (self._cores, self._readers, self._writer):
@@ -212,7 +181,7 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether requests are being worked on."""
-        return self._batcher is not None and self._batcher.alive
+        return self._embedder is not None and self._embedder.batcher.alive
 
     @property
     def opened(self) -> bool:
@@ -227,11 +196,16 @@ class Engine:
         return self._encoder
 
     @property
+    def embedder(self) -> Embedder:
+        """What embeds."""
+        if self._embedder is None:
+            raise RuntimeError("the engine has not started")
+        return self._embedder
+
+    @property
     def batcher(self) -> Batcher:
         """The running batcher."""
-        if self._batcher is None:
-            raise RuntimeError("the engine has not started")
-        return self._batcher
+        return self.embedder.batcher
 
     @property
     def has_collection(self) -> bool:
@@ -255,73 +229,6 @@ class Engine:
     async def count_items(self) -> int | None:
         """The collection's size, None where there is none."""
         return None if self._collection is None else await self.in_reader(len, self._collection)
-
-    def check_room(self) -> None:
-        """Raises Overloaded where not even one image would be admitted now.
-
-        Asked before a body is read and parsed: under overload that would cost more than refusing.
-        """
-        with self.batcher.admit(1):
-            pass
-
-    async def embed(self, uploads: Sequence[Upload]) -> list[Embedded | Refusal]:
-        """Embeds images; a refused one has its refusal in its place, the others are not touched.
-
-        Raises:
-            Overloaded: there is no place for them now; nothing was done.
-        """
-        turns = asyncio.Semaphore(self._cpus + 1)  # one waits, so that no decoder does
-        with self.batcher.admit(len(uploads)) as lane:
-            work = [self._embed_one(lane, turns, one) for one in uploads]
-            # One needs no task of its own, which would cost it two rounds of the loop.
-            outcomes = await asyncio.gather(*work) if len(work) > 1 else [await work[0]]
-        self._note(lane)
-        self.metrics.note_images(outcomes)
-        return outcomes
-
-    async def embed_pixels(self, images: Pixels) -> list[Embedded]:
-        """Embeds uint8 [N, S, S, 3] that is preprocessed already; raises Overloaded as `embed`."""
-        side = self.encoder.preprocess.size
-        with self.batcher.admit(len(images)) as lane:
-            vectors = await asyncio.gather(*(lane.encode(image) for image in images))
-        self._note(lane)
-        outcomes = [Embedded(vector, side, side) for vector in vectors]
-        self.metrics.note_images(outcomes)
-        return outcomes
-
-    def _note(self, lane: Lane) -> None:
-        self.metrics.queue_seconds.observe(lane.queued)
-        timing.note("queue", lane.queued)
-        timing.note("inference", lane.encoding)
-
-    async def _embed_one(
-        self, lane: Lane, turns: asyncio.Semaphore, upload: Upload
-    ) -> Embedded | Refusal:
-        if isinstance(upload.content, Refusal):
-            return upload.content
-        try:
-            async with turns:
-                decoded = await self.in_core(self._decode, upload.content)
-        except ImageRefused as refused:
-            return of_image(refused, upload.param)
-        pixels, (width, height), seconds = decoded
-        self.metrics.decode_seconds.observe(seconds)
-        timing.note("decode", seconds)
-        vector = await lane.encode(pixels)
-        return Embedded(vector, width, height)
-
-    def _decode(self, content: bytes) -> tuple[Pixels, tuple[int, int], float]:
-        """The square, the original's (width, height), and the seconds it took."""
-        begun = time.perf_counter()
-        settings = self.settings
-        if len(content) > settings.max_image_bytes:
-            message = (
-                f"the image has {len(content)} bytes: at most {settings.max_image_bytes} are taken"
-            )
-            raise ImageRefused(RefusalReason.TOO_MANY_BYTES, message)
-        spec = self.encoder.preprocess
-        pixels, size = load_image(content, spec, max_pixels=settings.max_pixels)
-        return pixels, size, time.perf_counter() - begun
 
     async def search(
         self,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from serving.collection.mixing import NEGATIVE_WEIGHT
 from serving.http.answers import whole_refusal
 from serving.http.bodies import Body, Upload, decode_upload
-from serving.http.engine import Embedded, Engine
+from serving.http.embedding import Embedded
+from serving.http.engine import Engine
 from serving.http.errors import Refusal, invalid
 from serving.http.fields import Fields, checked_vector
 from serving.http.json_text import show

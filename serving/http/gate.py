@@ -127,7 +127,7 @@ class Gate:
             auth.check(scope, headers, self.engine.settings)
             _refuse_pickle(headers)
             if _embeds(scope):  # here, before routing: under overload most work is refusing
-                self.engine.check_room()
+                self.engine.embedder.check_room()
             async with asyncio.timeout(self.engine.settings.request_seconds):
                 await self._answer(scope, receive, passage.send)
         except Exception as error:  # noqa: BLE001 - see the module's docstring

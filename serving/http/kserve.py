@@ -30,7 +30,8 @@ from serving.http.bodies import (
     read_raw,
     too_many_images,
 )
-from serving.http.engine import Embedded, Engine
+from serving.http.embedding import Embedded
+from serving.http.engine import Engine
 from serving.http.errors import Refusal, invalid, malformed
 from serving.http.fields import Fields
 from serving.http.json_text import json_bytes, json_response, parse_json, show
@@ -99,9 +100,9 @@ async def infer(engine: Engine, request: Request) -> Response:
     outcomes: Sequence[Embedded | Refusal]
     if isinstance(tensor, list):
         uploads = await fetched(engine, request, tensor)
-        outcomes = await while_connected(request, engine.embed(uploads))
+        outcomes = await while_connected(request, engine.embedder.embed(uploads))
     else:
-        outcomes = await while_connected(request, engine.embed_pixels(tensor))
+        outcomes = await while_connected(request, engine.embedder.embed_pixels(tensor))
     if any(isinstance(outcome, Refusal) for outcome in outcomes):
         raise whole_refusal(outcomes)
     vectors = np.stack([one.vector for one in outcomes if isinstance(one, Embedded)])

@@ -15,7 +15,8 @@ from starlette.responses import Response
 
 from serving.http.answers import ENCODER_HEADER, encoded_vector, whole_refusal
 from serving.http.bodies import Upload, decode_upload, read_body, too_many_images
-from serving.http.engine import Embedded, Engine
+from serving.http.embedding import Embedded
+from serving.http.engine import Engine
 from serving.http.errors import Refusal, invalid
 from serving.http.fields import Fields
 from serving.http.json_text import json_response, show
@@ -37,7 +38,7 @@ async def embeddings(engine: Engine, request: Request) -> Response:
     full = engine.encoder.embedding_dim
     dimensions = fields.integer("dimensions", full, 1, full)
     uploads = await fetched(engine, request, _uploads(given, engine))
-    outcomes = await while_connected(request, engine.embed(uploads))
+    outcomes = await while_connected(request, engine.embedder.embed(uploads))
     if any(isinstance(outcome, Refusal) for outcome in outcomes):
         raise whole_refusal(outcomes)
     data = [

@@ -16,7 +16,8 @@ from serving.collection import Hit
 from serving.collection.voting import VOTERS, suggestion_of
 from serving.http.answers import DTYPES, chosen_encoding, embeddings_answer, neighbours_answer
 from serving.http.bodies import Body, Upload, read_body
-from serving.http.engine import Embedded, Engine
+from serving.http.embedding import Embedded
+from serving.http.engine import Engine
 from serving.http.errors import CLIENT_GONE, Refusal, invalid
 from serving.http.examples import EXAMPLE_FIELDS, Examples
 from serving.http.fields import Fields
@@ -37,7 +38,7 @@ async def embed(engine: Engine, request: Request) -> Response:
     if not body.uploads:
         raise _missing("images", "there is no image in the request")
     uploads = await fetched(engine, request, body.uploads)
-    outcomes = await while_connected(request, engine.embed(uploads))
+    outcomes = await while_connected(request, engine.embedder.embed(uploads))
     answer = partial(embeddings_answer, outcomes, encoding, dtype, engine.encoder.digest)
     if len(outcomes) > MANY:  # thousands of numbers as text would hold up all other requests
         return await asyncio.to_thread(answer)
@@ -103,7 +104,7 @@ async def _search_mixed(
     uploads = await fetched(engine, request, examples.uploads)
     outcomes: list[Embedded | Refusal] = []
     if uploads:
-        outcomes = await while_connected(request, engine.embed(uploads))
+        outcomes = await while_connected(request, engine.embedder.embed(uploads))
     for outcome, upload in zip(outcomes, uploads, strict=True):
         if isinstance(outcome, Embedded):
             check_direction(outcome, upload.param)
@@ -199,7 +200,7 @@ async def _image_query(
     engine: Engine, request: Request, body: Body
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     uploads = await fetched(engine, request, body.uploads)
-    (outcome,) = await while_connected(request, engine.embed(uploads))
+    (outcome,) = await while_connected(request, engine.embedder.embed(uploads))
     if isinstance(outcome, Refusal):
         raise outcome
     check_direction(outcome, body.uploads[0].param)

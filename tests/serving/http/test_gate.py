@@ -119,7 +119,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(
     gate, entered = threading.Event(), threading.Event()
     begun: list[bytes] = []
     with started(Settings(encoder=tiny_encoder)) as running:
-        decode = running.engine._decode
+        decode = running.engine.embedder._decode
 
         def gated(content: bytes) -> Any:
             begun.append(content)
@@ -127,7 +127,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(
             assert gate.wait(20)
             return decode(content)
 
-        running.engine._decode = gated  # type: ignore[method-assign]
+        running.engine.embedder._decode = gated  # type: ignore[method-assign]
 
         def embed(images: list[bytes]) -> int:
             files = [("images", image) for image in images]
@@ -161,7 +161,7 @@ def test_a_fault_is_logged_and_hidden(  # noqa: PLR0917 - fixtures
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("/secret/path broke")
 
-    monkeypatch.setattr(service.engine, "embed", fail)
+    monkeypatch.setattr(service.engine.embedder, "embed", fail)
     monkeypatch.setattr(service.engine.collection, "items", fail)
     files = {"image": pictures["discs/00.jpg"]} if method == "POST" else None
     with caplog.at_level(logging.ERROR):
