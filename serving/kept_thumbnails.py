@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from images.decode import DEFAULT_MAX_PIXELS
 from images.errors import ImageRefused
 from images.files import sha256_bytes
 from images.items import Content
 from images.preprocess import PreprocessSpec
-from images.thumbnails import thumbnail, visible
+from images.thumbnails import thumbnail_of
 
 if TYPE_CHECKING:
     from serving.collection.places import Place
@@ -34,10 +35,12 @@ def kept_path(folder: Path, key: str, sha256: str) -> Path:
     return folder / name[:2] / f"{name[2:]}.webp"
 
 
-def kept_thumbnail(content: Content, spec: PreprocessSpec) -> bytes | None:
+def kept_thumbnail(
+    content: Content, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> bytes | None:
     """Make the thumbnail that is kept of an image, or None if the image cannot be used."""
     try:
-        return thumbnail(visible(content, spec), KEPT_SIZE)
+        return thumbnail_of(content, spec, KEPT_SIZE, max_pixels=max_pixels)
     except ImageRefused:  # its own decoding says why
         return None
 

@@ -8,7 +8,7 @@ nothing.
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -47,8 +47,10 @@ async def add_items(engine: Engine, request: Request) -> Response:
     if any(isinstance(outcome, Refusal) for outcome in outcomes):
         raise whole_refusal(outcomes)
     items = _with_vectors(requested, uploads, outcomes)
+    pictures = await while_connected(request, _to_keep(engine, items)) if uploads else {}
+    records = [record for record, _ in items]
     # Once begun it is finished, even if the client goes: what is in the ledger has its thumbnail.
-    answer = await asyncio.shield(engine.in_writer(_write, engine, items, on_duplicate))
+    answer = await asyncio.shield(engine.in_writer(_write, engine, records, pictures, on_duplicate))
     return json_response(answer, HTTPStatus.CREATED if answer["added"] else HTTPStatus.OK)
 
 
@@ -147,18 +149,34 @@ def _with_vectors(
     return items
 
 
-def _write(engine: Engine, items: list[Requested], on_duplicate: OnDuplicate) -> dict[str, Any]:
+async def _to_keep(engine: Engine, items: Sequence[Requested]) -> dict[str, bytes | None]:
+    """The thumbnails to keep, by the items' keys."""
+    sent = {
+        record.key: upload.content
+        for record, upload in items
+        if upload is not None and isinstance(upload.content, bytes)
+    }
+    made = await engine.in_cores(engine.thumbnails.to_keep, list(sent.values()))
+    return dict(zip(sent, made, strict=True))
+
+
+def _write(
+    engine: Engine,
+    records: Sequence[Record],
+    pictures: Mapping[str, bytes | None],
+    on_duplicate: OnDuplicate,
+) -> dict[str, Any]:
     collection, thumbnails = engine.collection, engine.thumbnails
-    records = [record for record, _ in items]
     before = [collection.get(record.key) for record in records]
     report = collection.add(records, on_duplicate)
     for old, record in zip(before, records, strict=True):
         if old is not None and old.sha256 != record.sha256:
             thumbnails.forget(old)
-    for record, upload in items:
-        if upload is not None and isinstance(upload.content, bytes) and record.sha256:
+    for record in records:
+        picture = pictures.get(record.key)
+        if picture is not None and record.sha256:
             try:
-                thumbnails.keep(record.key, record.sha256, upload.content)
+                thumbnails.keep(record.key, record.sha256, picture)
             except OSError:  # a full disk: the item is safe in the ledger, only its picture is not
                 logger.warning("the thumbnail of %r was not kept", record.key, exc_info=True)
     return {

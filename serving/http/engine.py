@@ -10,7 +10,7 @@ ones.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ from serving.kept_thumbnails import thumbnails_beside
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+A = TypeVar("A")
 COLLECTION_THREADS = 4
 
 
@@ -254,6 +255,16 @@ class Engine:
     async def in_core(self, work: Callable[..., T], *args: Any) -> T:
         """Runs work with pictures in one of the threads that decode and embed."""
         return await asyncio.get_running_loop().run_in_executor(self._cores, work, *args)
+
+    async def in_cores(self, work: Callable[[A], T], pictures: Sequence[A]) -> list[T]:
+        """The same for several pictures, no more of them in the queue than there are threads."""
+        turns = asyncio.Semaphore(self._cpus)
+
+        async def one(picture: A) -> T:
+            async with turns:
+                return await self.in_core(work, picture)
+
+        return await asyncio.gather(*map(one, pictures))
 
     async def in_reader(self, work: Callable[..., T], *args: Any) -> T:
         """Runs work with the collection in one of its threads."""

@@ -17,11 +17,11 @@ from images.errors import ImageRefused
 from images.files import write_bytes_atomic
 from images.preprocess import PreprocessSpec
 from images.sources import read_uri
-from images.thumbnails import thumbnail, visible
+from images.thumbnails import thumbnail, thumbnail_of
 from serving.collection import Record
 from serving.http.errors import Refusal
 from serving.http.json_text import show
-from serving.kept_thumbnails import KEPT_SIZE, kept_path
+from serving.kept_thumbnails import KEPT_SIZE, kept_path, kept_thumbnail
 
 SIZES = (96, 192, KEPT_SIZE)
 MEDIA_TYPE = "image/webp"
@@ -61,14 +61,19 @@ class Thumbnails:
                 self._drop(next(iter(self._made)))
         return picture
 
-    def keep(self, key: str, sha256: str, content: bytes) -> None:
+    def to_keep(self, content: bytes) -> bytes | None:
+        """The thumbnail to `keep` of an image that was sent; None where none is kept."""
+        if self._folder is None:
+            return None
+        return kept_thumbnail(content, self._spec, max_pixels=self._max_pixels)
+
+    def keep(self, key: str, sha256: str, picture: bytes) -> None:
         """Keeps the thumbnail of an image that was sent; the image itself is not kept."""
         if self._folder is None:
             return
-        pixels = visible(content, self._spec, max_pixels=self._max_pixels)
         path = kept_path(self._folder, key, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(path, thumbnail(pixels, KEPT_SIZE))
+        write_bytes_atomic(path, picture)
 
     def forget(self, item: Record) -> None:
         """Removes a kept thumbnail, if there is one."""
@@ -84,12 +89,11 @@ class Thumbnails:
     def _make(self, item: Record, size: int) -> bytes:
         try:
             if item.uri.startswith(CLIENT_SCHEMES) or self._is_kept(item):
-                pixels = decode(self._kept(item))
-            else:
-                pixels = visible(read_uri(item.uri), self._spec, max_pixels=self._max_pixels)
+                return thumbnail(decode(self._kept(item)), size)
+            content = read_uri(item.uri)
+            return thumbnail_of(content, self._spec, size, max_pixels=self._max_pixels)
         except (ImageRefused, OSError) as error:
             raise _no_thumbnail(item) from error
-        return thumbnail(pixels, size)
 
     def _is_kept(self, item: Record) -> bool:
         return (
