@@ -5,7 +5,10 @@
 so that no key, whatever it holds, can name a path.
 """
 
+import os
+import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ from images.thumbnails import thumbnail_of
 if TYPE_CHECKING:
     from serving.collection.places import Place
 
+FOLDER = "thumbnails"
 KEPT_SIZE = 384
 
 
@@ -26,7 +30,7 @@ def thumbnails_beside(collection: "Place") -> Path | None:
     """Where a collection's folder has its thumbnails; None for a collection that has no folder."""
     from serving.collection.places import milvus_place  # which brings the collections' index along
 
-    return None if milvus_place(collection) else Path(collection) / "thumbnails"
+    return None if milvus_place(collection) else Path(collection) / FOLDER
 
 
 def kept_path(folder: Path, key: str, sha256: str) -> Path:
@@ -59,3 +63,18 @@ def keep_all(folder: Path, items: Iterable[tuple[str, str, bytes | None]]) -> No
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(picture)
         temporary.replace(path)
+
+
+def copy_kept(collection: Path, copy: Path) -> None:
+    """Copy what one collection's folder keeps to another; on the disk when this returns.
+
+    Others may write meanwhile: what comes or goes is in the copy or not.
+    """
+    folder, other = collection / FOLDER, copy / FOLDER
+    for path in folder.glob("??/*.webp"):
+        target = other / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # removed meanwhile
+            shutil.copyfile(path, target)
+    if other.exists() and hasattr(os, "sync"):
+        os.sync()  # once: two waits for each of a million files would take an hour

@@ -31,6 +31,7 @@ from serving.collection.records import AddReport, OnDuplicate, Record, Row, chec
 from serving.collection.snapshot import Snapshot, save
 from serving.collection.transactions import Writing
 from serving.collection.upkeep import Tender, renew
+from serving.kept_thumbnails import copy_kept
 from serving.locks import Locked, folder_lock
 
 LOCK_SECONDS = 5.0
@@ -232,7 +233,8 @@ class Collection(Reader):
     def back_up(self, folder: str | Path) -> None:
         """Write a copy of what the collection holds now, while others search and write.
 
-        The copy is a collection of its own, without an index: it makes one when it is first used.
+        The copy is a collection of its own, with the thumbnails that are kept beside this one, and
+        without an index: it makes one when it is first used.
 
         Args:
             folder: new, or empty.
@@ -243,6 +245,7 @@ class Collection(Reader):
         """
         with new_folder(Path(folder)) as unfinished:
             self._ledger.copy_to(unfinished / FILE_NAME)
+            copy_kept(self.path, unfinished)
 
 
 def _add(writing: Writing, rows: list[Row], on_duplicate: OnDuplicate) -> AddReport:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from serving.collection import open_collection
 from tests.serving.http.conftest import Running
 
 
@@ -49,6 +50,20 @@ def test_thumbnails_are_remembered_up_to_a_limit(
         kept.unlink()
     found = [fresh.client.get(f"/items/{key}/thumbnail").status_code for key in keys]
     assert found == [404, 200, 200]
+
+
+def test_a_backup_has_the_thumbnails_that_are_kept(
+    fresh: Running, pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    files = {"image": pictures["discs/00.jpg"]}
+    assert fresh.client.post("/items", files=files, data={"key": "sent"}).status_code == 201
+    place = Path(fresh.engine.collection.place)
+    with open_collection(place, load_index=False) as collection:
+        collection.back_up(tmp_path / "backup")
+    (kept,) = (place / "thumbnails").rglob("*.webp")
+    (copy,) = (tmp_path / "backup/thumbnails").rglob("*.webp")
+    assert copy.relative_to(tmp_path / "backup") == kept.relative_to(place)
+    assert copy.read_bytes() == kept.read_bytes()
 
 
 # No way out
