@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from images.errors import LookalikeError, UsageError
@@ -15,6 +16,7 @@ from serving.collection import (
 from serving.collection.errors import some
 from serving.collection.places import Place, milvus_place
 from serving.collection.promise import DEFAULT_RECALL
+from serving.kept_thumbnails import copy_kept, thumbnails_beside
 
 ITEMS = 1024  # read and written at a time
 
@@ -77,6 +79,8 @@ def _limits(original: AnyCollection) -> dict[str, Any]:
 def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) -> CopyReport:
     """Bring every item of a collection into another, vectors and all.
 
+    From folder to folder, kept thumbnails too.
+
     Interrupted, the same copy brings what is missing: items that are there with the same content
     are left as they are.
 
@@ -105,6 +109,8 @@ def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) 
             f"{target.place} holds {report.items} items and {original.place} {total}: one of them "
             "was changed during the copy; copy again"
         )
+    if thumbnails_beside(original.place) and thumbnails_beside(target.place):
+        copy_kept(Path(original.place), Path(target.place))
     report.elapsed = time.perf_counter() - start
     return report
 

@@ -68,13 +68,16 @@ def keep_all(folder: Path, items: Iterable[tuple[str, str, bytes | None]]) -> No
 def copy_kept(collection: Path, copy: Path) -> None:
     """Copy what one collection's folder keeps to another; on the disk when this returns.
 
-    Others may write meanwhile: what comes or goes is in the copy or not.
+    Others may write meanwhile: what comes or goes is in the copy or not. Interrupted, the same
+    copies what is missing.
     """
     folder, other = collection / FOLDER, copy / FOLDER
     for path in folder.glob("??/*.webp"):
         target = other / path.relative_to(folder)
+        if target.exists():  # its name stands for its content
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # removed meanwhile
-            shutil.copyfile(path, target)
+            shutil.copyfile(path, target.with_suffix(".tmp")).replace(target)
     if other.exists() and hasattr(os, "sync"):
         os.sync()  # once: two waits for each of a million files would take an hour

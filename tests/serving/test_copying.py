@@ -12,6 +12,7 @@ from images.errors import ArtefactError, LookalikeError, UsageError
 from serving.collection import AnyCollection, Record, create_collection, open_collection
 from serving.collection.places import Place
 from serving.copying import copy, open_target
+from serving.kept_thumbnails import kept_path
 
 DIGEST, DIM = "ab" * 32, 8
 
@@ -108,3 +109,19 @@ def test_a_change_during_the_copy_is_noticed(shop: Path, tmp_path: Path) -> None
 
     with pytest.raises(LookalikeError, match=r"holds 100 items.*101"):
         run(shop, tmp_path / "copy", change)
+
+
+def test_kept_thumbnails_go_along_from_folder_to_folder(shop: Path, tmp_path: Path) -> None:
+    kept = {kept_path(shop / "thumbnails", str(n), DIGEST): bytes([n]) * 100 for n in range(9)}
+    for path, picture in kept.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    run(shop, tmp_path / "copy")
+    copies = {tmp_path / "copy" / path.relative_to(shop): kept[path] for path in kept}
+    assert {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*.webp")} == copies
+    gone = min(copies)
+    gone.unlink()
+    gone.with_suffix(".tmp").write_bytes(b"cut off by a kill")
+    run(shop, tmp_path / "copy")
+    assert {path: path.read_bytes() for path in copies} == copies
+    assert not gone.with_suffix(".tmp").exists()
