@@ -112,5 +112,6 @@ async def status(engine: Engine, _request: Request) -> Response:
 
 async def show_metrics(engine: Engine, _request: Request) -> Response:
     """Figures for Prometheus."""
+    engine.metrics.note_memory()
     text = engine.metrics.text(await engine.count_items())
     return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)

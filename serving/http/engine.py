@@ -29,7 +29,7 @@ from serving.http.errors import no_collection
 from serving.http.fetching import Fetcher
 from serving.http.figures import OwnFigures
 from serving.http.in_flight import BytesInFlight
-from serving.http.memory import give_back_regularly, limit_arenas
+from serving.http.memory import give_back, limit_arenas
 from serving.http.metrics import Metrics
 from serving.http.settings import Settings
 from serving.http.thumbnails import Thumbnails
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 A = TypeVar("A")
 COLLECTION_THREADS = 4
+GIVING_BACK_SECONDS = 30.0  # between two times that freed memory is given back
 
 
 class Engine:
@@ -146,7 +147,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._warm_up(), name="warm-up"),
-            loop.create_task(give_back_regularly(), name="give back memory"),
+            loop.create_task(self._keep_small(), name="memory"),
         ]
 
     async def stop(self) -> None:
@@ -178,6 +179,12 @@ class Engine:
             logger.exception("warming up failed: the service stays unready")
             return
         self.warm = True
+
+    async def _keep_small(self) -> None:
+        while True:
+            self.metrics.note_memory()
+            await asyncio.sleep(GIVING_BACK_SECONDS)
+            await asyncio.to_thread(give_back)
 
     @property
     def alive(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from serving.http.figures import Figures, Key, Labels
+from serving.http.memory import resident_bytes
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -143,6 +144,10 @@ class Metrics:
         self.body_bytes = gauge(
             "lookalike_body_bytes", "Bytes of the bodies of all requests under way."
         )
+        self.resident_bytes = gauge(
+            "lookalike_resident_bytes",
+            "Memory in use, of all workers; of others half a minute old.",
+        )
         for one in (self.admitted, self.body_bytes):
             one.put(0)  # whatever a worker before this one was at
 
@@ -163,6 +168,12 @@ class Metrics:
         self.images.add(refused, outcome="refused")
         self.images.add(len(outcomes) - refused, outcome="embedded")
 
+    def note_memory(self) -> None:
+        """Notes the memory of this process, where the system tells it."""
+        found = resident_bytes()
+        if found is not None:
+            self.resident_bytes.put(found)
+
     def text(self, items: int | None) -> str:
         """All figures as Prometheus reads them; `items` of the collection, None without one."""
         values = self._figures.all()
@@ -170,7 +181,7 @@ class Metrics:
         for metric in (
             *(self.requests, self.seconds, self.refused, self.images),
             *(self.batch_images, self.batch_seconds, self.queue_seconds, self.decode_seconds),
-            *(self.admitted, self.body_bytes),
+            *(self.admitted, self.body_bytes, self.resident_bytes),
         ):
             lines += [f"# HELP {metric.name} {metric.help_text}"]
             lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines(values)]
