@@ -169,10 +169,8 @@ class Supervisor:
         assert place.process is not None
         process, place.process = place.process, None
         process.join()
-        if place.said is not None and place.said.poll():
+        while place.said is not None and place.said.poll():  # to its end
             self._hear(place)
-        if place.said is not None:
-            place.said.close()
         how = _how_it_ended(process.exitcode)
         place.failures = 0 if place.listens else place.failures + 1
         place.listens = False
