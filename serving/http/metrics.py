@@ -146,7 +146,7 @@ class Metrics:
         )
         self.resident_bytes = gauge(
             "lookalike_resident_bytes",
-            "Memory in use, of all workers; of others half a minute old.",
+            "Memory that all workers hold, half a minute old at most.",
         )
         for one in (self.admitted, self.body_bytes):
             one.put(0)  # whatever a worker before this one was at
