@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from images.decode import DEFAULT_MAX_PIXELS
-from images.errors import ImageRefused
+from images.errors import ImageRefused, LookalikeError
 from images.files import sha256_bytes
 from images.items import Content
 from images.preprocess import PreprocessSpec
@@ -70,14 +70,20 @@ def copy_kept(collection: Path, copy: Path) -> None:
 
     Others may write meanwhile: what comes or goes is in the copy or not. Interrupted, the same
     copies what is missing.
+
+    Raises:
+        LookalikeError: a thumbnail cannot be read or written.
     """
     folder, other = collection / FOLDER, copy / FOLDER
-    for path in folder.glob("??/*.webp"):
-        target = other / path.relative_to(folder)
-        if target.exists():  # its name stands for its content
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # removed meanwhile
-            shutil.copyfile(path, target.with_suffix(".tmp")).replace(target)
+    try:
+        for path in folder.glob("??/*.webp"):
+            target = other / path.relative_to(folder)
+            if not target.exists():  # its name stands for its content
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    shutil.copyfile(path, target.with_suffix(".tmp")).replace(target)
+    except OSError as error:
+        message = f"cannot copy the thumbnails {folder} to {other}: {error.strerror}"
+        raise LookalikeError(message) from error
     if other.exists() and hasattr(os, "sync"):
         os.sync()  # once: two waits for each of a million files would take an hour

@@ -1,4 +1,12 @@
-"""A folder that is there as a whole or not at all."""
+"""A folder that is there as a whole or not at all.
+
+It is made inside a hidden one beside its place, which is locked as long as somebody works in it:
+
+    .shop.1b2c3d4e.new/.lock
+    .shop.1b2c3d4e.new/made/        renamed to shop/ at the end
+
+So whoever makes the same again can tell what a killed process has left from what is being made.
+"""
 
 import secrets
 import shutil
@@ -9,7 +17,7 @@ from pathlib import Path
 
 from images.errors import LookalikeError, UsageError
 from images.files import fsync_directory
-from serving.locks import Locked, folder_lock
+from serving.locks import FILE_NAME, Locked, folder_lock
 
 
 @contextmanager
@@ -26,23 +34,28 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
-    for other in folder.parent.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 8}.new"):
-        _remove_abandoned(other)
-    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
+    for workplace in folder.parent.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 8}.new"):
+        _remove_abandoned(workplace)
+    workplace = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
     try:
-        unfinished.mkdir(parents=True)
-        with folder_lock(unfinished):
+        workplace.mkdir(parents=True)
+        with folder_lock(workplace):
+            unfinished = workplace / "made"
+            unfinished.mkdir()
             yield unfinished
-        fsync_directory(unfinished)
-        unfinished.replace(folder)
+            fsync_directory(unfinished)
+            unfinished.replace(folder)
         fsync_directory(folder.parent)
     except OSError as error:
         raise UsageError(f"cannot make {folder}: {error.strerror}") from error
+    except Locked as locked:
+        raise UsageError(f"{folder} is being made by another process; try again") from locked
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _remove_abandoned(unfinished: Path) -> None:
-    """Unless somebody still writes it, or it may not be removed."""
-    with suppress(Locked, LookalikeError), folder_lock(unfinished):
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _remove_abandoned(workplace: Path) -> None:
+    """Unless somebody works in it, is about to, or it may not be removed."""
+    if (workplace / FILE_NAME).exists():
+        with suppress(Locked, LookalikeError), folder_lock(workplace):
+            shutil.rmtree(workplace, ignore_errors=True)

@@ -125,3 +125,14 @@ def test_kept_thumbnails_go_along_from_folder_to_folder(shop: Path, tmp_path: Pa
     run(shop, tmp_path / "copy")
     assert {path: path.read_bytes() for path in copies} == copies
     assert not gone.with_suffix(".tmp").exists()
+
+
+def test_thumbnails_that_cannot_be_copied_are_told(shop: Path, tmp_path: Path) -> None:
+    kept = kept_path(shop / "thumbnails", "0", DIGEST)
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"WEBP")
+    run(shop, tmp_path / "copy")
+    (tmp_path / "copy/thumbnails").rename(tmp_path / "elsewhere")
+    (tmp_path / "copy/thumbnails").write_bytes(b"in the way")
+    with pytest.raises(LookalikeError, match=r"cannot copy the thumbnails .*/shop/thumbnails to"):
+        run(shop, tmp_path / "copy")

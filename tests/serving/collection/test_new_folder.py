@@ -19,8 +19,9 @@ with new_folder(Path(sys.argv[1])) as unfinished:
 
 
 def test_what_a_killed_process_has_left_goes_when_the_same_is_made_again(tmp_path: Path) -> None:
-    wanted, neighbour = tmp_path / "shop [1]", tmp_path / ".shop [1].other.new"
-    neighbour.mkdir()
+    wanted, others = tmp_path / "shop [1]", [".shop [1].01234567.new", ".shop [1].other.new"]
+    for other in others:  # one that nobody has locked yet, and one that is no such folder
+        (tmp_path / other).mkdir()
     command = [sys.executable, "-c", MAKE, str(wanted)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -30,11 +31,9 @@ def test_what_a_killed_process_has_left_goes_when_the_same_is_made_again(tmp_pat
             assert mine != unfinished
         wanted.rename(tmp_path / "first")
         process.send_signal(signal.SIGKILL)
-    assert unfinished.exists()
-    with new_folder(wanted):
-        assert not unfinished.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        neighbour.name,
-        "first",
-        wanted.name,
-    ]
+    assert (unfinished / "large").exists()
+    with new_folder(wanted) as mine:
+        assert not unfinished.parent.exists()
+        (mine / "small").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "first", wanted.name]
+    assert [path.name for path in wanted.iterdir()] == ["small"]
