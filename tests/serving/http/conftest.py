@@ -31,6 +31,7 @@ with warnings.catch_warnings():
     from serving.http.server import listen, url_of
     from serving.http.service import make_service
     from serving.http.settings import Settings
+from tests.serving.http.elsewhere import Elsewhere, listening_elsewhere
 
 
 @dataclass
@@ -177,3 +178,9 @@ def fresh(
     folder = make_collection(tmp_path / "c", tiny_encoder, picture_folder, pictures, encode)
     with started(Settings(encoder=tiny_encoder, collection=folder)) as running:
         yield running
+
+
+@pytest.fixture
+def elsewhere(picture_bytes: bytes) -> Iterator[Elsewhere]:
+    with listening_elsewhere(picture_bytes) as server:
+        yield server

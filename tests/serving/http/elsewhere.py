@@ -3,11 +3,17 @@
 import contextlib
 import gzip
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from serving.http.fetching import Fetcher
+from serving.http.links import Address, is_public
+from serving.http.settings import Settings
 
 HOST = "images.test"
+MOST = 100_000  # bytes of an image
 
 
 @dataclass
@@ -122,3 +128,33 @@ def listening_elsewhere(picture: bytes) -> Iterator[Elsewhere]:
         server.over.set()
         listening.shutdown()
         thread.join()
+
+
+@dataclass
+class Names:
+    """A name server: for each question the next of its answers, the last one again and again."""
+
+    answers: Sequence[Sequence[str]] = (["127.0.0.1"],)
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, host: str, _port: int) -> Sequence[str]:
+        self.asked.append(host)
+        found = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if not found:
+            raise OSError("no such host")
+        return found
+
+
+def loopback_too(address: Address) -> bool:
+    """The check of addresses for tests, whose only server is on this machine."""
+    return str(address) == "127.0.0.1" or is_public(address)
+
+
+def fetcher(
+    server: Elsewhere,
+    names: Names,
+    allowed: Callable[[Address], bool] = loopback_too,
+    **settings: Any,
+) -> Fetcher:
+    values = {"url_prefixes": server.base, "max_image_bytes": MOST, **settings}
+    return Fetcher(Settings(**values), resolve=names, allowed=allowed)

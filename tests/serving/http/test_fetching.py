@@ -1,66 +1,20 @@
-"""Images by URL, from a real server on this machine: what is fetched, and all that is refused."""
+"""Fetching images from a real server on this machine: what is fetched, and what is refused."""
 
 import asyncio
-import base64
-import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from serving.http.bodies import Upload, decode_upload
 from serving.http.errors import Refusal
 from serving.http.fetching import AT_ONCE, OF_ONE_REQUEST, Fetcher
 from serving.http.in_flight import BytesInFlight
-from serving.http.links import Address, is_public
+from serving.http.links import is_public
 from serving.http.settings import Settings
-from tests.serving.http.conftest import Running, started
-from tests.serving.http.elsewhere import HOST, Elsewhere, listening_elsewhere
-from tests.serving.http.test_embed import Encode
-
-MOST = 100_000
-
-
-@pytest.fixture
-def elsewhere(picture_bytes: bytes) -> Iterator[Elsewhere]:
-    with listening_elsewhere(picture_bytes) as server:
-        yield server
-
-
-@dataclass
-class Names:
-    """A name server: for each question the next of its answers, the last one again and again."""
-
-    answers: Sequence[Sequence[str]] = (["127.0.0.1"],)
-    asked: list[str] = field(default_factory=list)
-
-    def __call__(self, host: str, _port: int) -> Sequence[str]:
-        self.asked.append(host)
-        found = self.answers[min(len(self.asked), len(self.answers)) - 1]
-        if not found:
-            raise OSError("no such host")
-        return found
-
-
-def loopback_too(address: Address) -> bool:
-    """The check of addresses for tests, whose only server is on this machine."""
-    return str(address) == "127.0.0.1" or is_public(address)
-
-
-def fetcher(
-    server: Elsewhere,
-    names: Names,
-    allowed: Callable[[Address], bool] = loopback_too,
-    **settings: Any,
-) -> Fetcher:
-    values = {"url_prefixes": server.base, "max_image_bytes": MOST, **settings}
-    return Fetcher(Settings(**values), resolve=names, allowed=allowed)
+from tests.serving.http.elsewhere import HOST, Elsewhere, Names, fetcher
 
 
 def fetched(
@@ -258,113 +212,3 @@ def test_a_request_fetches_no_more_bytes_than_it_might_have_sent(elsewhere: Else
     assert sum(isinstance(one, bytes) for one in outcomes) == 2
     (refusal,) = [one for one in outcomes if isinstance(one, Refusal)]
     assert (refusal.status, refusal.type) == (413, "body-too-large")
-
-
-# Through the service
-
-
-@pytest.fixture(scope="module")
-def running(tiny_encoder: Path, collection_folder: Path) -> Iterator[Running]:
-    settings = Settings(
-        encoder=tiny_encoder, collection=collection_folder, url_prefixes="https://images.test/"
-    )
-    with started(settings) as service:
-        yield service
-
-
-@pytest.fixture
-def open_service(running: Running, elsewhere: Elsewhere) -> Running:
-    """The service with a fetcher that may ask the server of this test."""
-    assert running.engine.fetcher is not None
-    running.engine.fetcher.close()
-    running.engine.fetcher = fetcher(elsewhere, Names())
-    return running
-
-
-def test_every_form_of_input_takes_urls(
-    open_service: Running, elsewhere: Elsewhere, encode: Encode
-) -> None:
-    client, url, wanted = open_service.client, elsewhere.base + "good", encode(elsewhere.picture)
-
-    def near(vector: object) -> None:
-        np.testing.assert_allclose(np.asarray(vector, np.float32), wanted, atol=1e-5)
-
-    answer = client.post("/embed", json={"images": [url]})
-    near(answer.json()["embeddings"][0])
-    assert answer.headers["server-timing"].startswith("fetch;dur=")
-    near(client.post("/embed", data={"images": url}).json()["embeddings"][0])
-    openai = client.post("/v1/embeddings", json={"input": [{"image_url": {"url": url}}, url]})
-    for entry in openai.json()["data"]:
-        near(entry["embedding"])
-    text = base64.b64encode(elsewhere.picture).decode()
-    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [2], "data": [url, text]}
-    kserve = client.post("/v2/models/lookalike/infer", json={"inputs": [tensor]})
-    near(kserve.json()["outputs"][0]["data"][: len(wanted)])
-    found = client.post("/search", json={"image": url, "k": 1})
-    assert found.json()["query"]["width"] > 0
-    assert len(found.json()["neighbours"]) == 1
-
-
-def test_an_element_of_a_binary_tensor_may_be_a_url(
-    open_service: Running, elsewhere: Elsewhere, encode: Encode
-) -> None:
-    url = (elsewhere.base + "good").encode()
-    data = len(url).to_bytes(4, "little") + url
-    parameters = {"binary_data_size": len(data)}
-    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1], "parameters": parameters}
-    head = json.dumps({"inputs": [tensor]}).encode()
-    answer = open_service.client.post(
-        "/v2/models/lookalike/infer",
-        content=head + data,
-        headers={"Inference-Header-Content-Length": str(len(head))},
-    )
-    vector = answer.json()["outputs"][0]["data"]
-    np.testing.assert_allclose(vector, encode(elsewhere.picture), atol=1e-5)
-
-
-def test_an_item_is_added_from_a_url(open_service: Running, elsewhere: Elsewhere) -> None:
-    items = [{"key": "from/url", "image": elsewhere.base + "good"}]
-    answer = open_service.client.post("/items", json={"items": items})
-    assert answer.status_code == 201
-    thumbnail = open_service.client.get("/items/from%2Furl/thumbnail")
-    assert thumbnail.content[8:12] == b"WEBP"
-    bad = [{"key": "a", "image": elsewhere.base + "good"}, {"key": "b", "image": elsewhere.base}]
-    assert open_service.error(open_service.client.post("/items", json={"items": bad}))[:2] == (
-        422,
-        "url-failed",
-    )
-    assert open_service.client.get("/items/a").status_code == 404
-
-
-def test_what_does_not_come_is_refused_by_itself(
-    open_service: Running, elsewhere: Elsewhere
-) -> None:
-    names = ["good", "nowhere", "text", "empty", "metadata"]
-    urls = [elsewhere.base + name for name in names]
-    answer = open_service.client.post("/embed", json={"images": urls})
-    assert answer.status_code == 200
-    assert [vector is not None for vector in answer.json()["embeddings"]] == [True] + [False] * 4
-    assert [(one["index"], one["type"]) for one in answer.json()["errors"]] == [
-        (1, "url-failed"),
-        (2, "not-an-image"),
-        (3, "empty"),
-        (4, "url-not-allowed"),
-    ]
-    assert open_service.engine.batcher.admitted == 0
-    while open_service.engine.bytes_in_flight.held:  # given back a moment after the answer
-        open_service.client.get("/livez")
-
-
-def test_without_prefixes_nothing_is_fetched(service: Running) -> None:
-    assert service.engine.fetcher is None
-    url = "http://127.0.0.1:1/x.png"
-    for body, path in (
-        ({"images": url}, "/embed"),
-        ({"input": url}, "/v1/embeddings"),
-        (
-            {"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [url]}]},
-            "/v2/models/lookalike/infer",
-        ),
-    ):
-        answer = service.client.post(path, json=body)
-        assert service.error(answer)[:2] == (422, "url-not-allowed")
