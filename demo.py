@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from images.errors import LookalikeError
+from base.errors import LookalikeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +121,7 @@ def run_command(arguments: list[str]) -> None:
 @contextmanager
 def timed(report: "Report", out: Path, name: str) -> "Iterator[None]":
     """Keep on disk that a stage is done, and how many seconds and how much memory it took."""
-    from images.files import write_json_atomic
+    from base.files import write_json_atomic
 
     started = time.perf_counter()
     yield
@@ -156,7 +156,7 @@ def measure(out: Path) -> dict[str, dict[str, float]]:
     """
     import numpy as np
 
-    from images.contact_sheet import Block, draw_neighbours
+    from images.pixels.contact_sheet import Block, draw_neighbours
     from training.protocols.camera import camera_queries
     from training.protocols.knn import knn_accuracy
     from training.protocols.retrieval import precision_at_k
@@ -186,10 +186,10 @@ def embedders(out: Path) -> "dict[str, Callable[[Pixels], Vectors]]":
     """Name the ways to turn pictures into vectors of length 1 that are compared."""
     import torch
 
-    from export.encoder_file import open_encoder
-    from training.features import encode
-    from training.model import build_model
-    from training.recipe_files import load_recipe
+    from export.encoder_file.encoder_file import open_encoder
+    from training.models.features import encode
+    from training.models.simclr import build_model
+    from training.recipes.recipe_files import load_recipe
 
     trained = open_encoder(out / "encoder.onnx")
     recipe = load_recipe(out / "run" / "recipe.toml")
@@ -226,8 +226,8 @@ def load(source: str, limit: int | None = None) -> "tuple[Pixels, Labels, tuple[
     """
     import numpy as np
 
-    from images.preprocess import PreprocessSpec, load_image
-    from images.sources import open_source
+    from images.pixels.preprocess import PreprocessSpec, load_image
+    from images.sources.sources import open_source
 
     opened = open_source(source)
     items = list(islice(opened, limit))

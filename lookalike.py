@@ -22,17 +22,17 @@ import typer
 from typer import _click as click  # typer carries click within itself and re-exports part of it
 from typer.core import TyperGroup
 
-from images.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtefactError, LookalikeError, UsageError
 
 ROOMS = {
-    "train": "training.cli",
-    "evaluate": "export.cli",
-    "export": "export.cli",
-    "verify": "export.cli",
-    "extract": "serving.cli",
-    "collection": "serving.cli",
-    "search": "serving.cli",
-    "serve": "serving.cli",
+    "train": "training.cli.cli",
+    "evaluate": "export.cli.cli",
+    "export": "export.cli.cli",
+    "verify": "export.cli.cli",
+    "extract": "serving.cli.cli",
+    "collection": "serving.cli.cli",
+    "search": "serving.cli.cli",
+    "serve": "serving.cli.cli",
     "demo": "demo",
 }
 EXTRAS = {
@@ -108,15 +108,15 @@ def info(
     if check and facts.get("kind") != "features":
         raise UsageError(f"{path} is no feature folder: --check is for those")
     if check:
-        facts["checked"] = importlib.import_module("serving.features").check_files(path)
+        facts["checked"] = importlib.import_module("serving.features.reader").check_files(path)
     if speed:
-        facts["speed"] = importlib.import_module("export.card").measure_speed(path)
+        facts["speed"] = importlib.import_module("export.encoder_file.card").measure_speed(path)
     if as_json:
         typer.echo(json.dumps(facts))
     elif card:
-        typer.echo(importlib.import_module("export.card").markdown(facts))
+        typer.echo(importlib.import_module("export.encoder_file.card").markdown(facts))
     elif is_encoder:
-        _show(importlib.import_module("export.card").card_rows(facts))
+        _show(importlib.import_module("export.encoder_file.card").card_rows(facts))
     else:
         _show((name.replace("_", " "), value) for name, value in _flat(facts))
 
@@ -150,12 +150,12 @@ def find_describer(path: Path) -> Callable[[Path], dict[str, object]]:
         ArtefactError: nothing is there, or it is none of the four artefacts.
     """
     marks = {
-        "checkpoint.pt": "training.checkpoint",
-        "manifest.json": "serving.feature_shards",
+        "checkpoint.pt": "training.run_folder.checkpoint",
+        "manifest.json": "serving.features.shards",
         "ledger.db": "serving.collection",
     }
     if path.is_file():
-        return _describe_in("export.encoder_file")
+        return _describe_in("export.encoder_file.encoder_file")
     for mark, module in marks.items():
         if (path / mark).is_file():
             return _describe_in(module)

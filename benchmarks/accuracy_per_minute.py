@@ -46,23 +46,23 @@ from rich.table import Table
 
 from benchmarks.lightly_simclr import Views
 from benchmarks.report import publish
-from images.sources import open_source
-from training.cache import decode_source
-from training.features import encode
-from training.model import encoder_of
-from training.optimizers import set_learning_rate
-from training.pictures import NO_LABEL, Pictures
+from images.sources.sources import open_source
+from training.data.cache import decode_source
+from training.data.pictures import NO_LABEL, Pictures
+from training.data.sampling import spread
+from training.models.features import encode
+from training.models.simclr import encoder_of
+from training.optim.optimizers import set_learning_rate
+from training.optim.schedule import warmup_cosine
 from training.protocols.knn import knn_accuracy
-from training.recipe_files import load_recipe
-from training.sampling import spread
-from training.schedule import warmup_cosine
+from training.recipes.recipe_files import load_recipe
 from training.trainer import Trainer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "cifar10-jpeg75"
 RECIPE = (  # over small-cpu

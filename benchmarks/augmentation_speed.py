@@ -23,8 +23,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.report import publish
 from benchmarks.timing import in_turns, ratio
-from training.augment import Augmentation, two_views
-from training.recipe_files import load_recipe
+from training.augment.augment import Augmentation, two_views
+from training.recipes.recipe_files import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -132,7 +132,7 @@ class Writer:
     def rebuild(self, _: list[int]) -> None:
         """Bring it over to the next encoder, going on where an earlier run was killed."""
         from serving.collection import Record, open_collection
-        from serving.collection.rebuilding import NewEncoder
+        from serving.collection.upkeep.rebuilding import NewEncoder
 
         new = self.encoder + 1
         table = table_of(new)

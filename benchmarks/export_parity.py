@@ -37,29 +37,29 @@ from rich.table import Table
 from torch import nn
 from torchvision import models
 
+from base.errors import SourceError
 from benchmarks.pictures import CLOTHING
 from benchmarks.report import publish
-from export.finish import CALIBRATION_PICTURES
-from export.generated_pictures import generated_pictures
-from export.measures import cosines, relative_error
-from export.onnx_graph import Draft, build_graph, draft_encoder
-from export.quantize import embed, quantize_draft
-from export.session import make_session
-from images.errors import SourceError
-from images.sources import open_source
-from training.cache import decode_source
-from training.features import encode
-from training.foreign_encoder import load_foreign_encoder
-from training.foreign_weights import read_foreign_weights
-from training.pictures import NO_LABEL
+from export.convert.onnx_graph import Draft, build_graph, draft_encoder
+from export.encoder_file.session import make_session
+from export.shrink.finish import CALIBRATION_PICTURES
+from export.shrink.quantize import embed, quantize_draft
+from export.verify.generated_pictures import generated_pictures
+from export.verify.measures import cosines, relative_error
+from images.sources.sources import open_source
+from training.data.cache import decode_source
+from training.data.pictures import NO_LABEL
+from training.models.features import encode
 from training.protocols.knn import knn_accuracy
+from training.weights.foreign_encoder import load_foreign_encoder
+from training.weights.foreign_weights import read_foreign_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from export.quantize import QuantizationReport
-    from training.checkpoint import TrainedEncoder
-    from training.pictures import Pictures
+    from export.shrink.quantize import QuantizationReport
+    from training.data.pictures import Pictures
+    from training.run_folder.checkpoint import TrainedEncoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = CLOTHING.with_name("cifar10-jpeg75")
@@ -168,8 +168,8 @@ def trained_encoders(
     run: str | None, source: str, folder: Path, *, short: bool
 ) -> dict[str, TrainedEncoder]:
     """The encoders with trained weights."""
-    from training.checkpoint import load_encoder
-    from training.recipe_files import load_recipe
+    from training.recipes.recipe_files import load_recipe
+    from training.run_folder.checkpoint import load_encoder
     from training.train import train
 
     if run is None:

@@ -4,9 +4,9 @@
 
 All ways compute the same: uint8 [N,224,224,3] to normalised embeddings. The weights are random,
 which changes nothing in the arithmetic; int8 is calibrated on drawn pictures and made for this CPU
-(7-bit weights where products of bytes saturate: `export/quantize_graph.py`), every layer in 8 bits.
-torch in bf16 is measured only where the CPU multiplies it; OpenVINO only where it is installed. It
-reads the same two ONNX files.
+(7-bit weights where products of bytes saturate: `export/shrink/quantize_graph.py`), every layer in
+8 bits. torch in bf16 is measured only where the CPU multiplies it; OpenVINO only where it is
+installed. It reads the same two ONNX files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torchvision import models
 
 from benchmarks.report import machine, publish
 from benchmarks.timing import in_turns, ratio
-from export.encoder_file import EMBEDDINGS, INPUT
-from export.generated_pictures import generated_pictures
-from export.onnx_graph import EncoderGraph, build_graph
-from export.quantize_graph import measure_ranges, prepare, quantize, resolve_target, units_of
-from export.session import make_session
+from export.convert.onnx_graph import EncoderGraph, build_graph
+from export.encoder_file.encoder_file import EMBEDDINGS, INPUT
+from export.encoder_file.session import make_session
+from export.shrink.quantize_graph import measure_ranges, prepare, quantize, resolve_target, units_of
+from export.verify.generated_pictures import generated_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable

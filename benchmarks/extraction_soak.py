@@ -50,10 +50,10 @@ TOLERANCE = 1e-6
 CHILD = """
 import sys
 from contextlib import ExitStack
-from export.encoder_file import open_encoder
-from images.sources import open_source
+from export.encoder_file.encoder_file import open_encoder
+from images.sources.sources import open_source
 from serving.collection import open_collection
-from serving.extract import extract
+from serving.extraction.extract import extract
 
 encoder, source, out, mode, collection = sys.argv[1:6]
 with ExitStack() as stack:
@@ -143,7 +143,7 @@ class Ordeal:
         for number in range(images):
             self.write(number, number)
         write_tiny_encoder(self.encoder, SIDE)
-        from export.encoder_file import open_encoder
+        from export.encoder_file.encoder_file import open_encoder
 
         opened = open_encoder(self.encoder, threads=1)
         create_collection(self.shop, opened.digest, opened.embedding_dim).close()
@@ -167,9 +167,9 @@ class Ordeal:
 
     def unbroken(self) -> Path:
         """The features of an extraction that nobody disturbs."""
-        from export.encoder_file import open_encoder
-        from images.sources import open_source
-        from serving.extract import extract
+        from export.encoder_file.encoder_file import open_encoder
+        from images.sources.sources import open_source
+        from serving.extraction.extract import extract
 
         self.fresh += 1
         out = self.folder / f"unbroken-{self.fresh}"
@@ -212,7 +212,7 @@ class Ordeal:
 
 def content(out: Path) -> tuple[list[tuple[str, NDArray[np.float32]]], list[str]]:
     """Keys and vectors of all rows of the named shards, and keys of the errors tables."""
-    from serving.features import open_features
+    from serving.features.reader import open_features
 
     features = open_features(out)
     assert features.manifest.complete, "it is not complete"

@@ -5,7 +5,8 @@
 ResNet-18 and ResNet-50 at 224 px with random weights, exported by this project in fp32 and int8;
 real JPEG files, the same for all, in the page cache. What is compared, in turns:
 
-- ours: `serving.extract.extract` from a folder into a new folder, with listing, reading, hashing,
+- ours: `serving.extraction.extract.extract` from a folder into a new folder, with listing, reading,
+hashing,
   Parquet, fsync and manifest: from the call until it returns.
 - the floor: decode, preprocess and encode on one pinned core while the other rests, nothing else,
   bytes in memory (`benchmarks.onecore`); `of_floor_*` is ours over cores / its seconds an image.
@@ -43,9 +44,9 @@ from benchmarks.pictures import random_encoders
 from benchmarks.report import publish
 from benchmarks.timing import in_turns, ratio
 from benchmarks.workers import Worker
-from export.encoder_file import Encoder, open_encoder
-from images.sources import open_source
-from serving.extract import extract
+from export.encoder_file.encoder_file import Encoder, open_encoder
+from images.sources.sources import open_source
+from serving.extraction.extract import extract
 
 NETWORKS = ("resnet18", "resnet50")
 PRECISIONS = ("fp32", "int8")

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from benchmarks.report import publish
-from training import process
+from training import cpu_tuning
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
     from training.trainer import Trainer
 
 LARGE, SMALL = 4096, 256
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--gradients", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.steps_of:
-        process.prepare()
+        cpu_tuning.prepare()
         print(json.dumps(measure_steps(arguments.steps_of, arguments.steps)))
     elif arguments.gradients:
         print(json.dumps(compare_gradients(pictures=1024, micro_batch=SMALL)))
@@ -67,8 +67,8 @@ def make_trainer(pictures: int, micro_batch: int) -> Trainer:
     import numpy as np
     import torch
 
-    from images.cpus import available_cpus
-    from training.pictures import Pictures
+    from base.cpus import available_cpus
+    from training.data.pictures import Pictures
     from training.trainer import Trainer
 
     torch.set_num_threads(available_cpus())
@@ -80,7 +80,7 @@ def make_trainer(pictures: int, micro_batch: int) -> Trainer:
 
 def recipe(pictures: int, micro_batch: int) -> Recipe:
     """ResNet-18's layout with 16 to 128 channels at 32 px, in fp32."""
-    from training.recipe_files import load_recipe
+    from training.recipes.recipe_files import load_recipe
 
     return load_recipe(
         "small-cpu",
@@ -129,7 +129,7 @@ def relative_error(pictures: int, micro_batch: int, *, frozen: bool) -> float:
     """The largest over all weights of |cached - whole| / |whole|."""
     import torch
 
-    from training.losses import contrastive_loss
+    from training.optim.losses import contrastive_loss
 
     cached, whole = make_trainer(pictures, micro_batch), make_trainer(pictures, micro_batch)
     for trainer in (cached, whole):

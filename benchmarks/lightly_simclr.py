@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from base.cpus import available_cpus
 from benchmarks.augmentation_speed import lightly_transform
-from images.cpus import available_cpus
-from training.model import encoder_of
-from training.recipe_files import load_recipe
+from training.models.simclr import encoder_of
+from training.recipes.recipe_files import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
 
 class LightlyProcess:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.workers import serve
-from export.encoder_file import Encoder, open_encoder
-from images.preprocess import load_image
+from export.encoder_file.encoder_file import Encoder, open_encoder
+from images.pixels.preprocess import load_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from training.encoders import EncoderModule
+    from training.models.encoders import EncoderModule
 
 CLOTHING = Path(__file__).parents[2] / "shared/data/clothing-small"
 
@@ -49,9 +49,9 @@ def random_resnet(path: Path, network: str = "resnet18") -> Path:
 
 def export_random(path: str, network: str) -> None:
     """As `random_resnet`, here."""
-    from export.onnx_graph import export_trained
-    from images.preprocess import PreprocessSpec
-    from training.checkpoint import TrainedEncoder
+    from export.convert.onnx_graph import export_trained
+    from images.pixels.preprocess import PreprocessSpec
+    from training.run_folder.checkpoint import TrainedEncoder
 
     trained = TrainedEncoder(
         module=_drawn_network(network),
@@ -123,7 +123,7 @@ def save_random(path: str, network: str) -> None:
 def _drawn_network(network: str) -> EncoderModule:
     import torch
 
-    from training.encoders import build_encoder
+    from training.models.encoders import build_encoder
 
     torch.manual_seed(0)
     return build_encoder(network, zero_init_residual=False).eval()

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from PIL.Image import Image
 
 from benchmarks.rivals import ENCODER, MAX_BATCH, prepared
-from export.encoder_file import EMBEDDINGS, INPUT, read_contract
+from export.encoder_file.encoder_file import EMBEDDINGS, INPUT, read_contract
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 

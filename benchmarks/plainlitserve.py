@@ -15,7 +15,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from benchmarks.rivals import ENCODER, MAX_BATCH, prepared
-from export.encoder_file import EMBEDDINGS, INPUT, read_contract
+from export.encoder_file.encoder_file import EMBEDDINGS, INPUT, read_contract
 
 BATCH_TIMEOUT = 0.01  # seconds a batch may wait to fill
 

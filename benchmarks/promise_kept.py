@@ -5,8 +5,8 @@
 Each data set (``promise_data``) becomes a collection on the disk. It is filled, tuned, and then, as
 its line says, grows in batches with the upkeep that a service has, or loses items. A thousand fresh
 queries are answered one by one and compared with exact searches. A promise is broken where even the
-upper end of the 95 % interval of the recall (``serving.collection.tuning.interval``) is below the
-recall asked for. The full form takes five times as many items.
+upper end of the 95 % interval of the recall (``serving.collection.upkeep.tuning.interval``) is
+below the recall asked for. The full form takes five times as many items.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.promise_data import DATA_SETS
 from benchmarks.report import publish
 from serving.collection import Collection, Record, create_collection
-from serving.collection.tuning import interval
+from serving.collection.upkeep.tuning import interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from images.cpus import available_cpus
+from base.cpus import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

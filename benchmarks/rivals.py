@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from images.preprocess import PreprocessSpec, preprocess
+from images.pixels.preprocess import PreprocessSpec, preprocess
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
+from base.cpus import available_cpus
 from benchmarks.search_rivals import EFFORTS, NEIGHBOURS
-from images.cpus import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -36,12 +36,12 @@ import faiss
 import numpy as np
 from rich.table import Table
 
+from base.cpus import available_cpus
+from base.files import write_json_atomic
 from benchmarks import search_rivals
 from benchmarks.report import publish
 from benchmarks.search_contest import TURN, Truth, contest
 from benchmarks.search_vectors import Pictures, portions
-from images.cpus import available_cpus
-from images.files import write_json_atomic
 from serving.collection import Collection, Record, create_collection, open_collection
 
 if TYPE_CHECKING:

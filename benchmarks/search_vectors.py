@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from images.sources import open_source
+from images.sources.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

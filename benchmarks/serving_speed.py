@@ -8,7 +8,7 @@ same cores: what the load takes counts against the servers, not against the in-p
 measurements of a round follow each other; all servers but the one measured are stopped (SIGSTOP).
 
 In process: decoding threads beside one ONNX Runtime session, batches of 16, as extraction does it
-(`serving.embed`); and picture by picture for the single client's figure.
+(`serving.embedding.embed`); and picture by picture for the single client's figure.
 
 `of_inprocess_*` is the lower of two: one picture a request from 32 clients, 16 pictures a request
 from 4. `p99_over_p50_at_70`: p99 at a constant 70 % of capacity (the median of three windows) over
@@ -37,10 +37,10 @@ from benchmarks.pictures import photos, quantise_random, random_resnet
 from benchmarks.report import publish
 from benchmarks.servers import Target, load, started, write_bodies
 from benchmarks.timing import ratio
-from export.encoder_file import Encoder, open_encoder
+from export.encoder_file.encoder_file import Encoder, open_encoder
 from images.items import Item
-from images.preprocess import load_image
-from serving.embed import embed
+from images.pixels.preprocess import load_image
+from serving.embedding.embed import embed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -27,7 +27,7 @@ import httpx
 
 from benchmarks.pictures import photos, random_resnet
 from benchmarks.servers import Target, started
-from export.encoder_file import describe
+from export.encoder_file.encoder_file import describe
 from serving.collection import create_collection, open_collection
 
 if TYPE_CHECKING:

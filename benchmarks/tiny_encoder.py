@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from export.encoder_file import EncoderContract, write_encoder_file
-from images.preprocess import PreprocessSpec
+from export.encoder_file.encoder_file import EncoderContract, write_encoder_file
+from images.pixels.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

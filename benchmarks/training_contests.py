@@ -18,12 +18,12 @@ from torch.nn import functional
 from benchmarks.lightly_simclr import LightlyProcess
 from benchmarks.timing import in_turns
 from images.items import Item
-from images.sources import open_source
-from training.cache import decode_source
+from images.sources.sources import open_source
 from training.compute import choose_precision, compiled
-from training.model import build_model
-from training.optimizers import build_optimizer, set_learning_rate
-from training.recipe_files import load_recipe
+from training.data.cache import decode_source
+from training.models.simclr import build_model
+from training.optim.optimizers import build_optimizer, set_learning_rate
+from training.recipes.recipe_files import load_recipe
 from training.train import train
 from training.trainer import Trainer
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from images.items import Pixels
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
     Rates = dict[str, list[float]]
     Way = Callable[[], int | tuple[int, float]]

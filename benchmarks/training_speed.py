@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from base.cpus import available_cpus
 from benchmarks.report import publish
 from benchmarks.timing import ratio
-from images.cpus import available_cpus
-from training import process
+from training import cpu_tuning
 
 if TYPE_CHECKING:
     from benchmarks.training_contests import Rates
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the contests and print the report."""
     options = _options()
-    process.prepare()  # before torch is loaded, as the train command does
+    cpu_tuning.prepare()  # before torch is loaded, as the train command does
     import torch
 
     from benchmarks import training_contests as contests

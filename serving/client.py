@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from images.errors import LookalikeError, UsageError
+from base.errors import LookalikeError, UsageError
 
 try:
     import httpx

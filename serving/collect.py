@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from export.encoder_file import Encoder
-from images.errors import ArtefactError
+from base.errors import ArtefactError
+from export.encoder_file.encoder_file import Encoder
 from images.items import Source
 from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
 from serving.collection.exporting import count_and_keys, read_export
-from serving.embed import BATCH_SIZE, embed, in_batches
-from serving.features import FeatureBlock, Features
-from serving.kept_thumbnails import keep_all, thumbnails_beside
-from serving.outcomes import Embedded, Refused
+from serving.collection.thumbnails import keep_all, thumbnails_beside
+from serving.embedding.embed import BATCH_SIZE, embed, in_batches
+from serving.embedding.results import Embedded, Refused
+from serving.features.reader import FeatureBlock, Features
 
 RECORDS = 1024  # items of one transaction; each costs the disk one wait
 FIRST_REFUSED = 20

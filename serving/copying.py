@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from images.errors import LookalikeError, UsageError
+from base.errors import LookalikeError, UsageError
 from serving.collection import (
     AnyCollection,
     CollectionMissing,
     create_collection,
     open_collection,
 )
-from serving.collection.errors import some
-from serving.collection.places import Place, milvus_place
-from serving.collection.promise import DEFAULT_RECALL
-from serving.kept_thumbnails import copy_kept, thumbnails_beside
+from serving.collection.contract.errors import some
+from serving.collection.contract.locations import Place, milvus_place
+from serving.collection.contract.promise import DEFAULT_RECALL
+from serving.collection.thumbnails import copy_kept, thumbnails_beside
 
 ITEMS = 1024  # read and written at a time
 

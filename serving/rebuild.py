@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.encoder_file import Encoder
-from images.errors import UsageError
+from base.errors import UsageError
+from export.encoder_file.encoder_file import Encoder
 from serving.collect import FIRST_REFUSED, RECORDS
 from serving.collection import Record
 from serving.collection.opening import check_folder, open_collection
-from serving.collection.rebuilding import NewEncoder, Pending, Rebuilder
-from serving.collection.snapshot import FOLDER
-from serving.embed import BATCH_SIZE, embed, in_batches
-from serving.outcomes import Embedded, Refused
+from serving.collection.upkeep.rebuilding import NewEncoder, Pending, Rebuilder
+from serving.collection.upkeep.snapshot import FOLDER
+from serving.embedding.embed import BATCH_SIZE, embed, in_batches
+from serving.embedding.results import Embedded, Refused
 
 Progress = Callable[[int, int], object]
 

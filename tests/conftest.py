@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from export.encoder_file import EncoderContract
+    from export.encoder_file.encoder_file import EncoderContract
 
 # pytest --hypothesis-profile long
 settings.register_profile("long", max_examples=2000, deadline=None)
@@ -145,8 +145,8 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
 
 def tiny_contract(seed: int = 0, *, size: int = TINY_SIZE) -> EncoderContract:
     """What `tiny_graph`'s encoder file says about itself."""
-    from export.encoder_file import EncoderContract
-    from images.preprocess import PreprocessSpec
+    from export.encoder_file.encoder_file import EncoderContract
+    from images.pixels.preprocess import PreprocessSpec
 
     return EncoderContract(
         preprocess=PreprocessSpec(size=size),
@@ -164,7 +164,7 @@ def tiny_contract(seed: int = 0, *, size: int = TINY_SIZE) -> EncoderContract:
 
 def write_tiny_encoder(path: Path, *, seed: int = 0, size: int = TINY_SIZE) -> Path:
     """Writes `tiny_graph` as an encoder file; another seed makes another encoder."""
-    from export.encoder_file import write_encoder_file
+    from export.encoder_file.encoder_file import write_encoder_file
 
     write_encoder_file(tiny_graph(seed, size=size), tiny_contract(seed, size=size), path)
     return path
@@ -185,8 +185,8 @@ def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> Path:
     """A run folder: ResNet-18 of width 1/8 at 32 px, trained for 8 steps. Do not change it."""
-    from images.sources import open_source
-    from training.recipe_files import load_recipe
+    from images.sources.sources import open_source
+    from training.recipes.recipe_files import load_recipe
     from training.train import train
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
@@ -197,6 +197,6 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> 
 @pytest.fixture(scope="session")
 def exported_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
     """The encoder file of `tiny_run`. Do not change it."""
-    from export.onnx_graph import export_run
+    from export.convert.onnx_graph import export_run
 
     return export_run(tiny_run, tmp_path_factory.mktemp("encoder") / "exported.onnx")

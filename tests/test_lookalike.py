@@ -10,7 +10,7 @@ import pytest
 import typer
 
 import lookalike
-from images.errors import LookalikeError, UsageError
+from base.errors import LookalikeError, UsageError
 
 HEAVY = (
     "torch",

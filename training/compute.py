@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from images.errors import UsageError
+from base.errors import UsageError
 
 
 def choose_device(name: str) -> torch.device:

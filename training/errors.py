@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from images.errors import LookalikeError, UsageError
+from base.errors import LookalikeError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,20 +8,20 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from training.checkpoint import Checkpoint, save_checkpoint
-from training.distributed import OtherProcessError
-from training.metrics import Metrics
+from training.parallel.ranks import OtherProcessError
 from training.report import State, write_report
+from training.run_folder.checkpoint import Checkpoint, save_checkpoint
+from training.run_folder.metrics import Metrics
 from training.stopping import StopOnSignal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from training.distributed import Ranks
-    from training.monitor import Measurement, Monitor
-    from training.progress import Reporter
-    from training.recipe import Recipe
+    from base.progress import Reporter
+    from training.parallel.ranks import Ranks
+    from training.recipes.recipe import Recipe
+    from training.report.monitor import Measurement, Monitor
     from training.trainer import Trainer
 
 

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from images.cpus import available_cpus
-from images.errors import ArtefactError, UsageError
-from images.files import write_bytes_atomic
-from training.cache import decode_source
-from training.checkpoint import Checkpoint, has_run, load_checkpoint, remove_leftovers
+from base.cpus import available_cpus
+from base.errors import ArtefactError, UsageError
+from base.files import write_bytes_atomic
+from base.progress import Reporter, Silent
 from training.compute import choose_device
-from training.distributed import device_of, joined
-from training.launch import launch_of
+from training.data.cache import decode_source
+from training.data.dataset_cache import training_pictures
+from training.data.value_range import settled, tell_values
 from training.loop import Leader, Loop
-from training.monitor import QUERIES, Monitor
-from training.progress import Reporter, Silent
-from training.ranges import settled, tell_values
-from training.recipe import Recipe
-from training.recipe_files import save_recipe
-from training.start_weights import load_start_weights, pinned, read_start_weights
-from training.store import training_pictures
+from training.parallel.launch import launch_of
+from training.parallel.ranks import device_of, joined
+from training.recipes.recipe import Recipe
+from training.recipes.recipe_files import save_recipe
+from training.report.monitor import QUERIES, Monitor
+from training.run_folder.checkpoint import Checkpoint, has_run, load_checkpoint, remove_leftovers
 from training.trainer import Trainer
+from training.weights.start_weights import load_start_weights, pinned, read_start_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from images.sources import Source
-    from training.distributed import Ranks
-    from training.pictures import Pictures, Refusal
+    from images.sources.sources import Source
+    from training.data.pictures import Pictures, Refusal
+    from training.parallel.ranks import Ranks
 
 CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded pictures; more than that are a memory-mapped file
 

@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training import augment, gradient_cache
-from training.batches import Order, augmentation_seed, layer_seed
+from training.augment import augment
 from training.compute import choose_precision, compiled
-from training.distributed import ALONE, Ranks, network_of
+from training.data.batches import Order, augmentation_seed, layer_seed
+from training.data.shard import Shard
+from training.data.stream import batches_of
 from training.errors import TrainingDivergedError
-from training.losses import loss_and_gradient
-from training.model import build_model
-from training.optimizers import build_optimizer, set_learning_rate
-from training.shard import Shard
-from training.stream import batches_of
+from training.models.simclr import build_model
+from training.optim import gradient_cache
+from training.optim.losses import loss_and_gradient
+from training.optim.optimizers import build_optimizer, set_learning_rate
+from training.parallel.ranks import ALONE, Ranks, network_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from training.checkpoint import Checkpoint
-    from training.pictures import Pictures
-    from training.recipe import Recipe
+    from training.data.pictures import Pictures
+    from training.recipes.recipe import Recipe
+    from training.run_folder.checkpoint import Checkpoint
 
 
 class Batch(NamedTuple):

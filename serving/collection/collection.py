@@ -19,20 +19,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from images.cpus import available_cpus
-from images.errors import UsageError
-from serving.collection.choosing import Progress, build, check_enough
-from serving.collection.errors import CollectionBusy, refuse_duplicates
-from serving.collection.ledger import FILE_NAME
-from serving.collection.new_folder import new_folder
+from base.cpus import available_cpus
+from base.errors import UsageError
+from base.locks import Locked, folder_lock
+from serving.collection.contract.errors import CollectionBusy, refuse_duplicates
+from serving.collection.contract.new_folder import new_folder
+from serving.collection.contract.records import AddReport, OnDuplicate, Record, Row, checked_rows
+from serving.collection.ledger.ledger import FILE_NAME
+from serving.collection.ledger.transactions import Writing
 from serving.collection.reading import Reader
-from serving.collection.rebuilding import NewEncoder, Rebuilder
-from serving.collection.records import AddReport, OnDuplicate, Record, Row, checked_rows
-from serving.collection.snapshot import Snapshot, save
-from serving.collection.transactions import Writing
-from serving.collection.upkeep import Tender, renew
-from serving.kept_thumbnails import copy_kept
-from serving.locks import Locked, folder_lock
+from serving.collection.thumbnails import copy_kept
+from serving.collection.upkeep.index_selection import Progress, build, check_enough
+from serving.collection.upkeep.rebuilding import NewEncoder, Rebuilder
+from serving.collection.upkeep.snapshot import Snapshot, save
+from serving.collection.upkeep.upkeep import Tender, renew
 
 LOCK_SECONDS = 5.0
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from images.errors import UsageError
-from serving.collection.interface import AnyCollection
-from serving.collection.records import Hit, Record
+from base.errors import UsageError
+from serving.collection.contract.interface import AnyCollection
+from serving.collection.contract.records import Hit, Record
 
 BLOCK_ITEMS = 1024
 NEIGHBOURS = 16  # asked for first; more only where all of them are duplicates

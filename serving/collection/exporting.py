@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from images.errors import ArtefactError, LookalikeError, UsageError
-from images.files import atomic_write
-from serving.collection.interface import AnyCollection
-from serving.collection.records import Record
+from base.errors import ArtefactError, LookalikeError, UsageError
+from base.files import atomic_write
+from serving.collection.contract.interface import AnyCollection
+from serving.collection.contract.records import Record
 
 DIGEST = b"lookalike.encoder_sha256"
 BLOCK_ROWS = 4096

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any, overload
 
-from images.errors import ArtefactError, UsageError
+from base.errors import ArtefactError, UsageError
 from serving.collection.collection import LOCK_SECONDS, Collection
-from serving.collection.errors import CollectionMissing
-from serving.collection.interface import AnyCollection
-from serving.collection.ledger import FILE_NAME, Ledger
-from serving.collection.new_folder import new_folder
-from serving.collection.places import Place, milvus_place
-from serving.collection.promise import AUTO, DEFAULT_RECALL, Promise
-from serving.collection.stored_vectors import Dtype, check_dtype
+from serving.collection.contract.errors import CollectionMissing
+from serving.collection.contract.interface import AnyCollection
+from serving.collection.contract.locations import Place, milvus_place
+from serving.collection.contract.new_folder import new_folder
+from serving.collection.contract.promise import AUTO, DEFAULT_RECALL, Promise
+from serving.collection.contract.stored_vectors import Dtype, check_dtype
+from serving.collection.ledger.ledger import FILE_NAME, Ledger
 
 
 @overload

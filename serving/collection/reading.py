@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serving.collection.bounds import check_bounds, everything
-from serving.collection.describing import describe_index
-from serving.collection.errors import check_encoder
-from serving.collection.following import Follower
-from serving.collection.index import Ids, Scores
-from serving.collection.interface import AnyCollection
-from serving.collection.ledger import FILE_NAME, Ledger
-from serving.collection.records import Hit, Record, unit_vectors
-from serving.collection.transactions import View
+from serving.collection.contract.errors import check_encoder
+from serving.collection.contract.interface import AnyCollection
+from serving.collection.contract.records import Hit, Record, unit_vectors
+from serving.collection.contract.search_limits import check_bounds, everything
+from serving.collection.index.flat_index import Ids, Scores
+from serving.collection.ledger.ledger import FILE_NAME, Ledger
+from serving.collection.ledger.transactions import View
+from serving.collection.upkeep.index_stats import describe_index
+from serving.collection.upkeep.index_sync import Follower
 
 SAMPLED_KEYS = 100_000
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from images.errors import ArtefactError
-from serving.collection.following import Follower
-from serving.collection.index import FlatIndex
-from serving.collection.ledger import FILE_NAME, Ledger
-from serving.collection.mixed import Index
+from base.errors import ArtefactError
+from serving.collection.index.flat_index import FlatIndex
+from serving.collection.index.index import Index
+from serving.collection.ledger.ledger import FILE_NAME, Ledger
+from serving.collection.ledger.transactions import View
 from serving.collection.opening import check_folder
-from serving.collection.snapshot import FOLDER, MANIFEST, read
-from serving.collection.transactions import View
+from serving.collection.upkeep.index_sync import Follower
+from serving.collection.upkeep.snapshot import FOLDER, MANIFEST, read
 
 MOST_TOLD = 20
 PROGRESS_ITEMS = 4096

@@ -15,7 +15,7 @@ from benchmarks.augmentation_speed import (
     soft_pictures,
     torchvision_transform,
 )
-from training.augment import Augmentation
+from training.augment.augment import Augmentation
 
 
 def test_a_contest_of_a_few_pictures() -> None:

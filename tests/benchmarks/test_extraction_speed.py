@@ -19,7 +19,7 @@ from benchmarks.extraction_speed import Found, Ours, cold, report
 from benchmarks.folders import linked
 from benchmarks.timing import in_turns
 from benchmarks.workers import Worker
-from export.encoder_file import open_encoder
+from export.encoder_file.encoder_file import open_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path

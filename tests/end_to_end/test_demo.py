@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import demo
-from training.checkpoint import describe
+from training.run_folder.checkpoint import describe
 
 
 def grey_pictures(path: Path, count: int, seed: int) -> str:

@@ -9,16 +9,16 @@ import tifffile
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from export.encoder_file import open_encoder
-from export.onnx_graph import export_run
-from export.verify import verify
-from images.preprocess import load_image
-from images.sources import open_source, read_uri
-from images.thumbnails import thumbnail, visible
-from serving.extract import extract
-from serving.features import open_features
-from training.cli import app
-from training.recipe_files import load_recipe
+from export.convert.onnx_graph import export_run
+from export.encoder_file.encoder_file import open_encoder
+from export.verify.verify import verify
+from images.pixels.preprocess import load_image
+from images.pixels.thumbnails import thumbnail, visible
+from images.sources.sources import open_source, read_uri
+from serving.extraction.extract import extract
+from serving.features.reader import open_features
+from training.cli.cli import app
+from training.recipes.recipe_files import load_recipe
 
 SETTINGS = (
     "data.channels=5", 'data.range="auto"', "data.image_size=32", "data.stored_size=36",

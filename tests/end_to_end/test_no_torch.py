@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TRAINING_ONLY = ("torch", "torchvision", "onnx", "onnxscript", "tensorboard")
-NOT_FOR_SERVING = ("training", "export.onnx_graph", "export.verify", "export.evaluate")
+NOT_FOR_SERVING = (
+    "training",
+    "export.convert.onnx_graph",
+    "export.verify.verify",
+    "export.evaluate.evaluate",
+)
 
 PROGRAM = """
 import importlib, sys
@@ -43,22 +48,27 @@ def run_without_torch(modules: list[str], more: str = "") -> str:
 
 def test_the_guard_would_notice() -> None:
     with pytest.raises(AssertionError, match="torch"):
-        run_without_torch(["export.onnx_graph"])
+        run_without_torch(["export.convert.onnx_graph"])
     with pytest.raises(AssertionError, match=r"training\.errors"):
         run_without_torch(["training.errors"])
 
 
 def test_serving_imports_without_torch() -> None:
-    modules = ["export.encoder_file", *modules_of("images"), *modules_of("serving")]
-    assert {"images", "images.decode", "serving.cli", "serving.http.batcher"} <= set(modules)
+    modules = ["export.encoder_file.encoder_file", *modules_of("images"), *modules_of("serving")]
+    assert {
+        "images",
+        "images.pixels.decode",
+        "serving.cli.cli",
+        "serving.http.engine.batcher",
+    } <= set(modules)
     run_without_torch(modules)
 
 
 def test_an_encoder_runs_without_torch(tiny_encoder: Path) -> None:
     more = f"""
 import numpy
-from export.encoder_file import describe, open_encoder
+from export.encoder_file.encoder_file import describe, open_encoder
 assert describe({str(tiny_encoder)!r})["kind"] == "encoder"
 print(open_encoder({str(tiny_encoder)!r}).encode(numpy.zeros((2, 32, 32, 3), numpy.uint8)).shape)
 """
-    assert run_without_torch(["export.encoder_file"], more) == "(2, 24)\n"
+    assert run_without_torch(["export.encoder_file.encoder_file"], more) == "(2, 24)\n"

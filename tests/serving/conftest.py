@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from export.encoder_file import Encoder, open_encoder
+from export.encoder_file.encoder_file import Encoder, open_encoder
 from serving.collection import create_collection
-from tests.serving.commands import answer
+from tests.serving.cli.commands import answer
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from images.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtefactError, LookalikeError, UsageError
 from serving.collection import AnyCollection, Record, create_collection, open_collection
-from serving.collection.places import Place
+from serving.collection.contract.locations import Place
+from serving.collection.thumbnails import kept_path
 from serving.copying import copy, open_target
-from serving.kept_thumbnails import kept_path
 
 DIGEST, DIM = "ab" * 32, 8
 

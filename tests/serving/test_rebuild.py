@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from export.encoder_file import Encoder, open_encoder
-from images.errors import UsageError
-from images.sources import open_source
-from serving.cli import app
+from base.errors import UsageError
+from export.encoder_file.encoder_file import Encoder, open_encoder
+from images.sources.sources import open_source
+from serving.cli.cli import app
 from serving.collect import add_source
 from serving.collection import Collection, create_collection, open_collection
-from serving.collection.errors import CollectionBusy, CollectionRebuilt
+from serving.collection.contract.errors import CollectionBusy, CollectionRebuilt
 from serving.collection.verification import verify
 from serving.rebuild import rebuild
 
@@ -92,9 +92,9 @@ def test_pictures_that_are_gone_hold_it_up_until_they_are_given_up(
 
 KILLED = """
     import os, signal, sys
-    from export.encoder_file import open_encoder
+    from export.encoder_file.encoder_file import open_encoder
     import serving.rebuild
-    from serving.collection.rebuilding import Rebuilder
+    from serving.collection.upkeep.rebuilding import Rebuilder
 
     serving.rebuild.RECORDS = 7
     step, left = sys.argv[3], [3]

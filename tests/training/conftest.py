@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-# before torch is loaded, as the train command does: see training/process.py
+# before torch is loaded, as the train command does: see training/cpu_tuning.py
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch
 
-from images.sources import Item
-from training.recipe_files import load_recipe
+from images.sources.sources import Item
+from training.recipes.recipe_files import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from images.items import Content
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
 TINY = (
     "data.image_size=16",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from training.checkpoint import load_checkpoint
-from training.metrics import read_metrics
-from training.progress import Silent
+from base.progress import Silent
+from training.run_folder.checkpoint import load_checkpoint
+from training.run_folder.metrics import read_metrics
 
 if TYPE_CHECKING:
     from pathlib import Path

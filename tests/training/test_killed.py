@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from images.sources import open_source
-from training.checkpoint import load_checkpoint
-from training.metrics import read_metrics
-from training.recipe_files import load_recipe
+from images.sources.sources import open_source
+from training.recipes.recipe_files import load_recipe
+from training.run_folder.checkpoint import load_checkpoint
+from training.run_folder.metrics import read_metrics
 from training.train import train
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ KILLED = """
 import io, os, signal, sys
 import torch
 import training.train
-from training.cli import app
+from training.cli.cli import app
 from training.trainer import Trainer
 
 source, run, when, at, *options = sys.argv[1:]
@@ -70,7 +70,7 @@ def folder(make_source: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(make_recipe: Callable[..., Any], tmp_path: Path) -> list[str]:
-    from training.recipe_files import save_recipe
+    from training.recipes.recipe_files import save_recipe
 
     save_recipe(tmp_path / "tiny.toml", make_recipe("training.checkpoint_minutes=0"))
     return ["--recipe", str(tmp_path / "tiny.toml")]

@@ -18,16 +18,16 @@ import pytest
 import torch
 from PIL import Image
 
-from images.sources import open_source
-from training.checkpoint import has_run, load_checkpoint
-from training.metrics import read_metrics
-from training.recipe_files import save_recipe
+from images.sources.sources import open_source
+from training.recipes.recipe_files import save_recipe
+from training.run_folder.checkpoint import has_run, load_checkpoint
+from training.run_folder.metrics import read_metrics
 from training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -38,7 +38,7 @@ STEPS, KILLED = 60, 50  # the last kill must find the run at work
 COMMAND = """
 import sys, time
 import training.train
-from training.cli import app
+from training.cli.cli import app
 from training.trainer import Trainer
 
 advance = Trainer.advance

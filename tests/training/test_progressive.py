@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from training.checkpoint import load_checkpoint
 from training.errors import RecipeError
 from training.loop import Loop
-from training.model import SimCLR, build_model
+from training.models.simclr import SimCLR, build_model
+from training.run_folder.checkpoint import load_checkpoint
 from training.train import train
 from training.trainer import Trainer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
 STAGES = "training.progressive=[[0.0, 8], [0.5, 12], [0.75, 16]]"
 

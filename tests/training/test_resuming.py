@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from tests.training.runs import Interrupt, assert_same_run
-from training.checkpoint import load_checkpoint, load_encoder
-from training.recipe_files import load_recipe
+from training.recipes.recipe_files import load_recipe
+from training.run_folder.checkpoint import load_checkpoint, load_encoder
 from training.train import TrainResult, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lars", "sgd"])

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from images.errors import ArtefactError, UsageError
+from base.errors import ArtefactError, UsageError
+from base.progress import Silent
 from tests.training.runs import TIMES, Interrupt, assert_same_run
-from training.checkpoint import describe, load_checkpoint, load_encoder, save_checkpoint
 from training.errors import TrainingDivergedError
-from training.metrics import read_metrics
-from training.progress import Silent
-from training.recipe_files import load_recipe
+from training.recipes.recipe_files import load_recipe
+from training.run_folder.checkpoint import describe, load_checkpoint, load_encoder, save_checkpoint
+from training.run_folder.metrics import read_metrics
 from training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from training.recipe import Recipe
+    from training.recipes.recipe import Recipe
 
 
 class Notes(Silent):

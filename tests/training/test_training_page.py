@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from training.cli import app
-from training.recipe_files import load_recipe, recipe_names
+from training.cli.cli import app
+from training.recipes.recipe_files import load_recipe, recipe_names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 RECIPE = load_recipe("small-cpu")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.sampling import spread
+from training.data.sampling import spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

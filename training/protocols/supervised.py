@@ -18,19 +18,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.augment import Augmentation, apply, draw
-from training.batches import Order
-from training.model import normalise
-from training.optimizers import set_learning_rate
-from training.progress import Silent
-from training.schedule import peak_learning_rate, warmup_cosine
+from base.progress import Silent
+from training.augment.augment import Augmentation, apply, draw
+from training.data.batches import Order
+from training.models.simclr import normalise
+from training.optim.optimizers import set_learning_rate
+from training.optim.schedule import peak_learning_rate, warmup_cosine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from training.progress import Reporter
+    from base.progress import Reporter
 
 CROP_AND_FLIP = Augmentation(jitter_probability=0.0, grayscale=0.0, blur=0.0)
 MOMENTUM = 0.9

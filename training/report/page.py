@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from images.files import write_bytes_atomic
-from training.metrics import read_metrics
+from base.files import write_bytes_atomic
 from training.report.charts import Curve, embedding_map, legend, line_chart, words
 from training.report.pictures import neighbour_sheet, view_sheet
+from training.run_folder.metrics import read_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from training.monitor import Measurement, Watched
+    from training.report.monitor import Measurement, Watched
 
 REPORT = "report.html"
 STYLE = Path(__file__).with_name("style.css")

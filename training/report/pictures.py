@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from training.sampling import spread
+from training.data.sampling import spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from training.monitor import Watched
+    from training.report.monitor import Watched
 
 SIDE = 96  # px, at most, of a picture in the page
 PAIRS, QUERIES, NEIGHBOURS = 12, 8, 7

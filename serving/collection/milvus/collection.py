@@ -8,17 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from images.errors import LookalikeError, UsageError
-from serving.collection.bounds import check_bounds
-from serving.collection.errors import check_encoder, refuse_duplicates
-from serving.collection.interface import AnyCollection
-from serving.collection.milvus import schema
-from serving.collection.milvus.connecting import Connection
-from serving.collection.milvus.expressions import EVERYTHING, among
-from serving.collection.milvus.judging import expression_of
-from serving.collection.milvus.schema import Binding
-from serving.collection.milvus.searching import Scored, nearest, nearest_of_all
-from serving.collection.records import (
+from base.errors import LookalikeError, UsageError
+from serving.collection.contract.errors import check_encoder, refuse_duplicates
+from serving.collection.contract.interface import AnyCollection
+from serving.collection.contract.records import (
     MAX_KEY_BYTES,
     AddReport,
     Hit,
@@ -27,7 +20,14 @@ from serving.collection.records import (
     checked_rows,
     unit_vectors,
 )
-from serving.collection.transactions import chunks, is_text, page_start
+from serving.collection.contract.search_limits import check_bounds
+from serving.collection.ledger.transactions import chunks, is_text, page_start
+from serving.collection.milvus import schema
+from serving.collection.milvus.connecting import Connection
+from serving.collection.milvus.expressions import EVERYTHING, among
+from serving.collection.milvus.judging import expression_of
+from serving.collection.milvus.schema import Binding
+from serving.collection.milvus.searching import Scored, nearest, nearest_of_all
 
 IDS = 1000  # in one expression
 PAGE = 1000  # entities read at a time

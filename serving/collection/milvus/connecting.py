@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from images.errors import LookalikeError, UsageError
-from serving.collection.errors import CollectionBusy
-from serving.collection.places import MilvusPlace
+from base.errors import LookalikeError, UsageError
+from serving.collection.contract.errors import CollectionBusy
+from serving.collection.contract.locations import MilvusPlace
 
 TIMEOUT = 30
 STRONG = "Strong"

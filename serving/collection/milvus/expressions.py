@@ -26,7 +26,15 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from serving.collection.filters import NUMBER, RANGES, TEXT, checked, field_rows, tests, where
+from serving.collection.contract.filters import (
+    NUMBER,
+    RANGES,
+    TEXT,
+    checked,
+    field_rows,
+    tests,
+    where,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

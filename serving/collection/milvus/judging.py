@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from images.errors import UsageError
+from base.errors import UsageError
 from serving.collection.milvus import schema
 from serving.collection.milvus.connecting import Connection
 from serving.collection.milvus.expressions import among, condition, facts_of

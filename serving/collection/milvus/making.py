@@ -3,12 +3,12 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from images.errors import LookalikeError, UsageError
-from serving.collection.errors import CollectionMissing
+from base.errors import LookalikeError, UsageError
+from serving.collection.contract.errors import CollectionMissing
+from serving.collection.contract.locations import MilvusPlace
 from serving.collection.milvus.collection import MilvusCollection
 from serving.collection.milvus.connecting import STRONG, Connection
 from serving.collection.milvus.schema import HNSW, PROPERTY, Binding, binding_of, fields
-from serving.collection.places import MilvusPlace
 
 
 def create(

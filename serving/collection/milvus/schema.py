@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from images.errors import ArtefactError, UsageError
+from base.errors import ArtefactError, UsageError
+from serving.collection.contract.records import MAX_KEY_BYTES, Hit, Record, Row
 from serving.collection.milvus.expressions import MOST_TERMS, TERM_LENGTH, bounds_of, terms_of
-from serving.collection.records import MAX_KEY_BYTES, Hit, Record, Row
 
 VERSION = 1
 PROPERTY = "lookalike"

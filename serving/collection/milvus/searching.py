@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from images.errors import UsageError
-from serving.collection.index import MARGIN, ROUNDING, SCORE_DIGITS
+from base.errors import UsageError
+from serving.collection.index.flat_index import MARGIN, ROUNDING, SCORE_DIGITS
 
 MOST_HITS = 16_384  # Milvus' largest answer
 MOST_AT_ONCE = 64  # queries of one call

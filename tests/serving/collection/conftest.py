@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.collection import Collection, Record, create_collection
-from serving.collection.places import Place
+from serving.collection.contract.locations import Place
 
 DIGEST = "ab" * 32
 DIM = 8

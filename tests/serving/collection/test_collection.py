@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from images.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtefactError, LookalikeError, UsageError
 from serving.collection import (
     AddReport,
     AnyCollection,
@@ -21,7 +21,7 @@ from serving.collection import (
     describe,
     open_collection,
 )
-from serving.collection.places import Place
+from serving.collection.contract.locations import Place
 
 DIGEST, DIM = "ab" * 32, 8
 Make = Callable[[int], Record]

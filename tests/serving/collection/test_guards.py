@@ -13,22 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from images.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtefactError, LookalikeError, UsageError
 from serving.collection import (
     AnyCollection,
     Collection,
     CollectionBusy,
     Record,
     create_collection,
-    ledger,
     open_collection,
 )
+from serving.collection.contract.locations import Place
 from serving.collection.exporting import export_parquet
-from serving.collection.places import Place
-from serving.collection.rebuilding import NewEncoder
+from serving.collection.ledger import ledger
+from serving.collection.upkeep.rebuilding import NewEncoder
 from serving.collection.verification import verify
 from tests.serving.collection.conftest import DIGEST, DIM
-from tests.serving.collection.test_ledger import run_sql
+from tests.serving.collection.ledger.test_ledger import run_sql
 from tests.serving.collection.test_processes import largest_file
 
 Make = Callable[[int], Record]
@@ -148,7 +148,7 @@ def shared() -> Iterator[Path]:
 READER = """
     import os, sys
     import numpy as np
-    from images.errors import LookalikeError
+    from base.errors import LookalikeError
     from serving.collection import Record, open_collection
     from serving.collection.verification import verify
 

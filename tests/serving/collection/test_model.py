@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 from numpy.typing import NDArray
 
-from images.errors import UsageError
+from base.errors import UsageError
 from serving.collection import (
     AddReport,
     AnyCollection,
@@ -32,8 +32,8 @@ from serving.collection import (
     create_collection,
     open_collection,
 )
-from serving.collection.places import Place
-from tests.serving.collection.test_filters import meets
+from serving.collection.contract.locations import Place
+from tests.serving.collection.contract.test_filters import meets
 
 DIM = 3
 KEYS = st.sampled_from(["a", "B", "c/d.jpg", "é", "😀", "z \"z' \\ {x} %", "\n\t"])

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from images.errors import LookalikeError
+from base.errors import LookalikeError
 from serving.collection import Collection, CollectionBusy, Record, open_collection
-from serving.collection.records import checked_rows
-from serving.collection.transactions import View
+from serving.collection.contract.records import checked_rows
+from serving.collection.ledger.transactions import View
 
 Make = Callable[[int], Record]
 DIM, BATCH = 8, 10
@@ -28,8 +28,8 @@ WRITER = """
     import os, signal, sys
     import numpy as np
     from serving.collection import Record, open_collection
-    from serving.collection.following import Follower
-    from serving.collection.transactions import Writing
+    from serving.collection.upkeep.index_sync import Follower
+    from serving.collection.ledger.transactions import Writing
 
     folder, operation, step, left = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 

@@ -20,18 +20,18 @@ import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.encoder_file import open_encoder
-from images.preprocess import load_image
+from export.encoder_file.encoder_file import open_encoder
+from images.pixels.preprocess import load_image
 from serving.collection import Record, create_collection
 
 with warnings.catch_warnings():
     # BentoML and what it imports use deprecated things of their own; ours are still errors.
     warnings.simplefilter("ignore")
-    from serving.http.engine import Engine
-    from serving.http.server import listen, url_of
-    from serving.http.service import make_service
-    from serving.http.settings import Settings
-from tests.serving.http.elsewhere import Elsewhere, listening_elsewhere
+    from serving.http.engine.engine import Engine
+    from serving.http.policy.settings import Settings
+    from serving.http.routes.service import make_service
+    from serving.http.server.server import listen, url_of
+from tests.serving.http.request.elsewhere import Elsewhere, listening_elsewhere
 
 
 @dataclass

@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from images.errors import ArtefactError
-from tests.serving.http.test_embed import Encode
+from base.errors import ArtefactError
+from tests.serving.http.routes.test_embed import Encode
 
 ROOT = Path(__file__).parents[3]
 MARK = "served from the bento's own files"
@@ -59,7 +59,7 @@ def bento(
         shutil.copy(ROOT / name, copy / name)
     page = copy / "serving" / "http" / "web" / "index.html"
     page.write_text(page.read_text().replace("<title>Lookalike", f"<title>{MARK}"))
-    first, again = run(["serving.http.bento", *[str(tiny_encoder)] * 2], home, copy).split()
+    first, again = run(["serving.http.engine.bento", *[str(tiny_encoder)] * 2], home, copy).split()
     assert first == again
     return run(["bentoml", "build", "-o", "tag"], home, copy).strip().removeprefix("__tag__:")
 
@@ -140,7 +140,7 @@ def test_a_wrong_setting_ends_bentoml_serve_with_one_line(
 
 def test_bentoml_reports_nothing(tmp_path: Path) -> None:
     program = (
-        "import serving.http.service\n"
+        "import serving.http.routes.service\n"
         "from bentoml._internal.utils.analytics.usage_stats import do_not_track\n"
         "print(do_not_track())"
     )
@@ -150,7 +150,7 @@ def test_bentoml_reports_nothing(tmp_path: Path) -> None:
 
 
 def test_only_an_encoder_is_stored(tmp_path: Path) -> None:
-    from serving.http.bento import main, store_encoder
+    from serving.http.engine.bento import main, store_encoder
 
     stranger = tmp_path / "x.onnx"
     stranger.write_bytes(b"nothing")

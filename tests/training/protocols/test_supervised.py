@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.features import encode
+from training.models.features import encode
 from training.protocols.supervised import Lesson, learn_classifier, top_k
 
 RANDOM = np.random.default_rng(2)

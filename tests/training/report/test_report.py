@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.monitor import Measurement, Watched
-from training.recipe_files import load_recipe
+from training.recipes.recipe_files import load_recipe
 from training.report import State, write_report
 from training.report.charts import Curve, line_chart, plane, thinned, ticks, words
+from training.report.monitor import Measurement, Watched
 from training.report.pictures import data_uri, nearest
 
 if TYPE_CHECKING:

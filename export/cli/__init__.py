@@ -1,0 +1,1 @@
+"""The `export`, `verify` and `evaluate` commands."""

@@ -1,0 +1,1 @@
+"""A run, weights or a foreign ONNX file in, an encoder file out."""

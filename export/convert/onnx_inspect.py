@@ -1,0 +1,162 @@
+"""What an ONNX graph shows of the encoder in it, and what has to be said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from onnx import TensorProto
+
+from base.errors import ArtefactError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnx import ModelProto, ValueInfoProto
+
+
+Rgb = tuple[float, float, float]
+Layout = Literal["nchw", "nhwc"]
+LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
+INPUT_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.UINT8: "uint8",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxOptions:
+    """What the user says about a graph; None: what the graph shows.
+
+    Attributes:
+        layout: order of its input's axes, "nchw" or "nhwc".
+        image_size: side of its pictures in pixels.
+        output: name of the tensor that holds the features, an inner one too.
+        mean: subtracted from pictures, in units of the divided pixels.
+        std: divided by, likewise.
+        divide: what pixels of 0 to 255 are divided by first: 1 for graphs that take bytes, say;
+            None: 255.
+    """
+
+    layout: Layout | None = None
+    image_size: int | None = None
+    output: str | None = None
+    mean: Rgb | None = None
+    std: Rgb | None = None
+    divide: float | None = None
+
+
+def picture_input(file: Path, model: ModelProto) -> ValueInfoProto:
+    """The one input that is no weight, if it can be pictures."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs: list[ValueInfoProto] = [
+        value for value in model.graph.input if value.name not in weights
+    ]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs[:8])
+        raise ArtefactError(f"{file} has {len(inputs)} inputs ({names}): an encoder has one")
+    tensor = inputs[0].type.tensor_type
+    if tensor.elem_type not in INPUT_TYPES or len(tensor.shape.dim) != 4:
+        raise ArtefactError(
+            f"{file}: its input {inputs[0].name} is {_shape_words(inputs[0])}: pictures are "
+            f"{', '.join(INPUT_TYPES.values())} with 4 axes"
+        )
+    if tensor.shape.dim[0].dim_value > 1:
+        raise ArtefactError(
+            f"{file}: its batch is fixed to {tensor.shape.dim[0].dim_value}: export the original "
+            f"with a dynamic first axis"
+        )
+    return inputs[0]
+
+
+def find_layout(file: Path, value: ValueInfoProto, known: OnnxOptions) -> Layout:
+    """Where the 3 colours are: the axis of length 3, or what was said."""
+    dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    if known.layout is not None:
+        if known.layout not in LAYOUTS:
+            raise UsageError(f"layout {known.layout!r} is unknown: choose nchw or nhwc")
+        channels = dims[1] if known.layout == "nchw" else dims[3]
+        if channels not in (0, 3):
+            raise UsageError(f"{file}: in layout {known.layout} it has {channels} channels, not 3")
+        return known.layout
+    if (dims[1] == 3) == (dims[3] == 3):
+        raise UsageError(
+            f"{file}: its input {value.name} is {_shape_words(value)}, which does not show where "
+            f"the 3 colours are: say --layout nchw or --layout nhwc"
+        )
+    return "nchw" if dims[1] == 3 else "nhwc"
+
+
+def find_size(file: Path, value: ValueInfoProto, layout: Layout, known: OnnxOptions) -> int:
+    """Side of the pictures: as the graph fixes it, or what was said."""
+    dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    height, width = dims[2:] if layout == "nchw" else dims[1:3]
+    if height and width and height != width:
+        raise ArtefactError(
+            f"{file} takes pictures of {width} x {height}: encoders here see squares"
+        )
+    shown = height or width
+    if shown and known.image_size not in (None, shown):
+        raise UsageError(f"{file} takes pictures of {shown} px, not {known.image_size}")
+    size = shown or known.image_size
+    if not size:
+        raise UsageError(f"{file} takes pictures of any size: say --image-size, 224 say")
+    if size < 1:
+        raise UsageError(f"image size {size}: it must be at least 1 pixel")
+    return size
+
+
+def find_norm(element: str, known: OnnxOptions) -> tuple[Rgb, Rgb]:
+    """Mean and std in units of [0,1], whatever pixels are divided by first."""
+    if element != "uint8" and (known.mean is None or known.std is None):
+        raise UsageError(
+            "no graph shows how its pictures were normalised: say --mean and --std, for most "
+            "networks of ImageNet --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, for pictures "
+            "in [0,1] --mean 0 --std 1"
+        )
+    if element == "uint8":
+        if known.mean is not None or known.std is not None:
+            raise UsageError("its input is uint8, so mean and std are in its graph: leave them out")
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    divide = 255.0 if known.divide is None else known.divide
+    if divide <= 0 or min(known.std or (1.0,)) <= 0:
+        raise UsageError("--std and --divide must be above 0")
+    scale = divide / 255
+    mean, std = ((known.mean or (0.0,) * 3), (known.std or (1.0,) * 3))
+    red, green, blue = (part * scale for part in mean)
+    return (red, green, blue), (std[0] * scale, std[1] * scale, std[2] * scale)
+
+
+def find_output(file: Path, model: ModelProto, known: OnnxOptions) -> str:
+    """The tensor of features: the one asked for, or the one output of rank 2."""
+    outputs: list[str] = [value.name for value in model.graph.output]
+    made = {name for node in model.graph.node for name in node.output}
+    if known.output is not None:
+        if known.output not in made:
+            raise UsageError(
+                f"{file} has no tensor {known.output!r}: its outputs are {', '.join(outputs)}"
+                f"{_before_last(model)}"
+            )
+        return known.output
+    if len(outputs) == 1:
+        return outputs[0]
+    flat: list[str] = [v.name for v in model.graph.output if len(v.type.tensor_type.shape.dim) == 2]
+    if len(flat) != 1:
+        raise UsageError(
+            f"{file} has {len(outputs)} outputs ({', '.join(outputs[:8])}): choose with --output"
+        )
+    return flat[0]
+
+
+def _before_last(model: ModelProto) -> str:
+    """Where a classifier's features are: what goes into its last matrix product."""
+    last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
+    return f"; '{last[-1].input[0]}' goes into its last matrix product" if last else ""
+
+
+def _shape_words(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = [dim.dim_param or str(dim.dim_value or "?") for dim in tensor.shape.dim]
+    name = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "no tensor"
+    return f"{name} [{', '.join(dims)}]"

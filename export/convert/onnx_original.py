@@ -1,0 +1,80 @@
+"""A model as it came, run in plain ONNX Runtime: what a wrapped one is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from base.errors import ArtefactError, UsageError
+from export.encoder_file.session import session_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnxruntime
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from export.convert.onnx_inspect import Layout, Rgb
+
+
+class Original:
+    """The model as it came, run in plain ONNX Runtime, one picture at a time."""
+
+    def __init__(
+        self, file: Path, model: ModelProto, output: str, layout: Layout, *, mean: Rgb, std: Rgb
+    ) -> None:
+        self._file, self._output, self._layout = file, output, layout
+        self._mean, self._std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        with_output = onnx.ModelProto()
+        with_output.CopyFrom(model)
+        if output not in {value.name for value in model.graph.output}:
+            with_output.graph.output.append(onnx.ValueInfoProto(name=output))
+        self._session = plain_session(file, with_output)
+        (self._input,) = self._session.get_inputs()
+
+    def features(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Uint8 [N,S,S,3] -> its output, made flat: float32 [N,D]."""
+        x: NDArray[Any] = pictures
+        if self._input.type != "tensor(uint8)":
+            x = (pictures.astype(np.float32) / 255 - self._mean) / self._std
+        if self._layout == "nchw":
+            x = x.transpose(0, 3, 1, 2)
+        if self._input.type == "tensor(float16)":
+            x = x.astype(np.float16)
+        rows = []
+        for picture in x:
+            try:
+                (found,) = self._session.run([self._output], {self._input.name: picture[None]})
+            except Exception as error:  # ONNX Runtime's exceptions share no base class
+                reason = " ".join(str(error).split())[:200]
+                raise ArtefactError(f"{self._file} fails on a picture: {reason}") from error
+            rows.append(_flat(self._file, self._output, np.asarray(found)))
+        return np.concatenate(rows)
+
+
+def _flat(file: Path, name: str, found: NDArray[Any]) -> NDArray[np.float32]:
+    """[1,D] of [1,D], [1,C,1,1], or the mean over the picture of [1,C,H,W]."""
+    if found.ndim == 4 and found.shape[0] == 1:
+        return np.asarray(found.mean((2, 3)), np.float32)
+    if found.ndim != 2 or found.shape[0] != 1:
+        raise UsageError(
+            f"{file}: '{name}' is {list(found.shape)} for one picture; features are [1, D] or "
+            f"[1, C, H, W]: choose another tensor with --output"
+        )
+    return np.asarray(found, np.float32)
+
+
+def plain_session(file: Path, model: ModelProto) -> onnxruntime.InferenceSession:
+    """A session on the CPU, or one clear line."""
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), session_options(0), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        reason = str(error).partition("\n")[0]
+        raise ArtefactError(f"{file} does not load in ONNX Runtime: {reason}") from error

@@ -1,0 +1,270 @@
+"""Any image encoder in ONNX, put into the contract of an encoder file.
+
+    images uint8 [N,S,S,3] -> float, / 255, - mean, / std -> its layout -> its graph, untouched
+    its output -> [N,D] -> features -> / max(|h|, tiny) -> embeddings
+
+What the graph shows is not asked: layout and size by its input, the output where there is one of
+rank 2. Mean and std are in no graph and have to be said. A batch fixed to 1 is made free where the
+result stays the same: the finished graph is compared with the original in plain ONNX Runtime,
+picture by picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
+
+from base.errors import ArtefactError
+from base.files import sha256_file
+from export.convert.onnx_file import read_model
+from export.convert.onnx_graph import NO_LICENCE, TINY_NORM, Draft
+from export.convert.onnx_inspect import (
+    INPUT_TYPES,
+    Layout,
+    OnnxOptions,
+    Rgb,
+    find_layout,
+    find_norm,
+    find_output,
+    find_size,
+    picture_input,
+)
+from export.convert.onnx_original import Original, plain_session
+from export.encoder_file.contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
+from export.verify.generated_pictures import generated_pictures
+from images.pixels.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+PREFIX = "wrapped/"
+PICTURES = 3  # that the finished file is compared on
+TOLERANCE = 1e-3
+OLDEST_OPSET = 9
+CROP_SHARE = 0.875
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped:
+    """What was found in a graph and how it was put into the contract."""
+
+    layout: Layout
+    size: int
+    element: str  # its input's type
+    output: str
+    fixed_batch: bool  # it was fixed to 1 and is free now
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        batch = ", its batch of 1 made free" if self.fixed_batch else ""
+        return (
+            f"found input {self.element} {self.layout.upper()} of {self.size} px, features "
+            f"'{self.output}'{batch}; compared with the original on {PICTURES} pictures"
+        )
+
+
+def draft_onnx(
+    file: str | os.PathLike[str],
+    *,
+    options: OnnxOptions | None = None,
+    licence_note: str = NO_LICENCE,
+) -> tuple[Draft, Wrapped]:
+    """Puts somebody's ONNX encoder into the contract; its weights stay as they are.
+
+    Args:
+        file: the model.
+        options: what the graph does not show.
+        licence_note: what the file shall say about the licence of its weights.
+
+    Raises:
+        ArtefactError: damaged, unsafe, not an image encoder, or a batch that cannot be made free.
+        UsageError: something that the graph does not show was not said, or said wrongly.
+    """
+    file, known = Path(file), options or OnnxOptions()
+    model = read_model(file)
+    value = picture_input(file, model)
+    layout = find_layout(file, value, known)
+    size = find_size(file, value, layout, known)
+    element = INPUT_TYPES[value.type.tensor_type.elem_type]
+    mean, std = find_norm(element, known)
+    output = find_output(file, model, known)
+    fixed = value.type.tensor_type.shape.dim[0].dim_value == 1
+    original = Original(file, model, output, layout, mean=mean, std=std)
+    wrapped = _wrap(model, value, output, layout, size, mean=mean, std=std)
+    if fixed:
+        _free_batch(wrapped)
+    pictures = generated_pictures(PICTURES + 2, size)[2:]
+    expected = original.features(pictures)
+    _finish(wrapped, expected.shape[1])
+    _compare(file, wrapped, pictures, expected, fixed=fixed)
+    contract = EncoderContract(
+        preprocess=PreprocessSpec(
+            size=size, resize_to=round(size / CROP_SHARE) if size > 64 else size
+        ),
+        mean=mean,
+        std=std,
+        feature_dim=expected.shape[1],
+        embedding_dim=expected.shape[1],
+        source_sha256=sha256_file(file),
+        recipe={
+            "name": "an ONNX file",
+            "onnx": {"file": file.name, "layout": layout, "input": element, "output": output},
+        },
+        licence_note=licence_note,
+        created_with={"onnx": onnx.__version__},
+    )
+    found = Wrapped(layout=layout, size=size, element=element, output=output, fixed_batch=fixed)
+    return Draft(model=wrapped, contract=contract), found
+
+
+def _wrap(
+    model: ModelProto,
+    value: ValueInfoProto,
+    output: str,
+    layout: Layout,
+    size: int,
+    *,
+    mean: Rgb,
+    std: Rgb,
+) -> ModelProto:
+    """The model between the contract's input and `raw`, its own output; its weights untouched."""
+    opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
+    if opset < OLDEST_OPSET:
+        raise ArtefactError(
+            f"it uses ONNX operator set {opset}, {OLDEST_OPSET} or later is needed: "
+            f"convert it with onnx.version_converter"
+        )
+    wrapped = compose.add_prefix(model, PREFIX)
+    graph, element = wrapped.graph, value.type.tensor_type.elem_type
+    nodes: list[NodeProto] = []
+    at = INPUT
+    if element != TensorProto.UINT8:
+        offset = 255 * np.asarray(mean, np.float64)
+        scale = 1 / (255 * np.asarray(std, np.float64))
+        for name, numbers in (("offset", offset), ("scale", scale)):
+            graph.initializer.append(numpy_helper.from_array(numbers.astype(np.float32), name))
+        nodes += [
+            helper.make_node("Cast", [at], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", ["pixels", "offset"], ["shifted"]),
+            helper.make_node("Mul", ["shifted", "scale"], ["scaled"]),
+        ]
+        at = "scaled"
+    if element == TensorProto.FLOAT16:
+        nodes.append(helper.make_node("Cast", [at], ["half"], to=TensorProto.FLOAT16))
+        at = "half"
+    if layout == "nchw":
+        nodes.append(helper.make_node("Transpose", [at], [PREFIX + value.name], perm=[0, 3, 1, 2]))
+    else:
+        nodes.append(helper.make_node("Identity", [at], [PREFIX + value.name]))
+    for number, node in enumerate(nodes):
+        graph.node.insert(number, node)
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = [v for v in graph.input if v.name != PREFIX + value.name and v.name not in weights]
+    del graph.input[:], graph.output[:], graph.value_info[:]
+    graph.input.append(
+        helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, 3])
+    )
+    assert not kept  # `picture_input` found one input beside the weights
+    graph.node.append(helper.make_node("Cast", [PREFIX + output], ["raw"], to=TensorProto.FLOAT))
+    return wrapped
+
+
+def _finish(wrapped: ModelProto, dim: int) -> None:
+    """Appends what makes features [N,D] and embeddings of `raw`, with operators of every opset."""
+    graph = wrapped.graph
+    constants = {"ones": np.ones((dim, 1), np.float32), "tiny": np.float32(TINY_NORM)}
+    for name, numbers in constants.items():
+        graph.initializer.append(numpy_helper.from_array(np.asarray(numbers), name))
+    pooled = _rank(wrapped, "raw") == 4
+    if pooled:
+        graph.node.append(helper.make_node("GlobalAveragePool", ["raw"], ["pooled"]))
+    graph.node.extend(
+        [
+            helper.make_node("Flatten", ["pooled" if pooled else "raw"], [FEATURES], axis=1),
+            helper.make_node("Mul", [FEATURES, FEATURES], ["squares"]),
+            helper.make_node("MatMul", ["squares", "ones"], ["square"]),
+            helper.make_node("Sqrt", ["square"], ["length"]),
+            helper.make_node("Max", ["length", "tiny"], ["divisor"]),
+            helper.make_node("Div", [FEATURES, "divisor"], [EMBEDDINGS]),
+        ]
+    )
+    for name in (FEATURES, EMBEDDINGS):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", dim]))
+
+
+def _rank(model: ModelProto, name: str) -> int:
+    """Axes of an inner tensor, by shape inference; 2 where that does not tell."""
+    inferred = shape_inference.infer_shapes(model)
+    found = [value for value in inferred.graph.value_info if value.name == name]
+    return len(found[0].type.tensor_type.shape.dim) if found else 2
+
+
+def _free_batch(model: ModelProto) -> None:
+    """Lets reshapes to [1, ...] follow the batch: the 1 becomes a -1, in a copy of their shape."""
+    graph = model.graph
+    shapes = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value"
+    }
+    for number, node in enumerate(graph.node):
+        if node.op_type != "Reshape":
+            continue
+        tensor = shapes.get(node.input[1], constants.get(node.input[1]))
+        if tensor is None:
+            continue
+        sizes = numpy_helper.to_array(tensor).copy()
+        if len(sizes) and sizes[0] == 1:
+            sizes[0] = 0 if -1 in sizes else -1  # 0: as in the input
+            name = f"free_shape_{number}"
+            graph.initializer.append(numpy_helper.from_array(sizes, name))
+            node.input[1] = name
+
+
+def _compare(
+    file: Path,
+    wrapped: ModelProto,
+    pictures: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+    *,
+    fixed: bool,
+) -> None:
+    """Refuses a wrapped graph that does not compute what the original computes.
+
+    Raises:
+        ArtefactError: another result, or none.
+    """
+    session = plain_session(file, wrapped)
+    cause = (
+        "its batch is fixed to 1 and cannot be made free: export the original with a dynamic batch"
+        if fixed
+        else "this graph cannot be wrapped"
+    )
+    try:
+        (together,) = session.run([FEATURES], {INPUT: pictures})
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        reason = " ".join(str(error).split())[:150]
+        raise ArtefactError(
+            f"{file} fails on {len(pictures)} pictures at once: {cause} ({reason})"
+        ) from error
+    scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+    off = (
+        float(np.abs(together - expected).max()) / scale
+        if together.shape == expected.shape
+        else np.inf
+    )
+    if not off <= TOLERANCE:
+        raise ArtefactError(
+            f"{file} computes something else for {len(pictures)} pictures at once than for each "
+            f"(relative error {off:.2g}): {cause}"
+        )

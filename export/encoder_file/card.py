@@ -1,0 +1,224 @@
+"""The card of an encoder file: what it is, from what, how good, how fast, in words.
+
+Needs neither torch nor onnx; measuring the speed needs onnxruntime.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BATCHES = (1, 32)
+SECONDS = 0.5  # per batch size
+UNSTATED = "not stated"
+RGB = 3  # channels
+MAX_SHOWN = 400  # characters of what a file says
+
+
+def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `export.encoder_file.encoder_file.describe` found, as (name, words) in reading order.
+
+    Args:
+        facts: of `describe`; "speed" of `measure_speed` may be added.
+    """
+    contract = facts["contract"]
+    side, width = contract["preprocess"]["size"], contract["embedding_dim"]
+    channels = contract["preprocess"].get("channels", RGB)
+    outputs = f"features float32 [N, {contract['feature_dim']}], embeddings float32 [N, {width}]"
+    graph = f"/ 255, - mean {_numbers(contract['mean'])}, / std {_numbers(contract['std'])}"
+    file = f"{Path(facts['path']).name}, {_size(facts['bytes'])}, {facts['nodes']} nodes"
+    rows = [
+        ("what", f"image encoder, {side} x {side} px to {width} numbers, {contract['precision']}"),
+        ("file", f"{file}, opset {facts['opset']}"),
+        ("made from", _origin(contract["recipe"])),
+        ("trained", _training(contract["recipe"])),
+        ("quality", _quality(contract["quality"])),
+        ("int8", _int8(contract["quality"].get("int8"))),
+        ("projection", _projection(contract["quality"].get("projection"))),
+        ("input", f"images uint8 [N, {side}, {side}, {channels}]{', RGB' * (channels == RGB)}"),
+        ("outputs", f"{outputs} of length 1"),
+        ("a picture is", _preparation(contract["preprocess"])),
+        ("in the graph", f"{graph}, and the division by the length"),
+        ("speed here", _speed(facts.get("speed"))),
+        ("licence", contract["licence_note"] or UNSTATED),
+        ("made with", _versions(contract["created_with"])),
+        ("from sha256", contract["source_sha256"]),
+        ("sha256", facts["sha256"]),
+    ]
+    return [(name, _printable(words)) for name, words in rows if words]
+
+
+def markdown(facts: Mapping[str, Any]) -> str:
+    """The card as a Markdown page, to publish beside the file."""
+    contract = facts["contract"]
+    name = Path(facts["path"]).name
+    lines = [f"# {name}", "", "| | |", "|---|---|"]
+    for title, words in card_rows(facts):
+        escaped = words.replace("|", "\\|")
+        lines.append(f"| {title} | {escaped} |")
+    side, channels = contract["preprocess"]["size"], contract["preprocess"].get("channels", RGB)
+    lines += [
+        "",
+        "```python",
+        "import numpy, onnxruntime",
+        "",
+        f'session = onnxruntime.InferenceSession("{name}", providers=["CPUExecutionProvider"])',
+        f"pictures = numpy.zeros((1, {side}, {side}, {channels}), numpy.uint8)  # as said above",
+        '(embeddings,) = session.run(["embeddings"], {"images": pictures})',
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def measure_speed(path: str | Path) -> dict[str, Any]:
+    """How many pictures a second an encoder file embeds here, in about a second.
+
+    Returns:
+        {"provider", "threads", "images_per_second": {"1": …, "32": …}}: the median over the
+        batches that fit into half a second, at least one after one to warm up.
+
+    Raises:
+        ArtefactError: the file is damaged or not an encoder.
+        ModuleNotFoundError: onnxruntime is not installed.
+    """
+    from base.cpus import available_cpus
+    from export.encoder_file.encoder_file import open_encoder
+
+    threads = available_cpus()
+    encoder = open_encoder(path, threads=threads)
+    side = encoder.preprocess.size
+    pictures = np.random.default_rng(0).integers(0, 256, (max(BATCHES), side, side, 3), np.uint8)
+    rates = {}
+    for batch in BATCHES:
+        part = pictures[:batch]
+        encoder.encode(part)
+        times: list[float] = []
+        while not times or sum(times) < SECONDS:
+            start = time.perf_counter()
+            encoder.encode(part)
+            times.append(time.perf_counter() - start)
+        rates[str(batch)] = round(batch / float(np.median(times)), 1)
+    return {"provider": encoder.provider, "threads": threads, "images_per_second": rates}
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _numbers(values: list[float]) -> str:
+    """Three numbers, or one where they are the same."""
+    shown = [f"{value:.4g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else " ".join(shown)
+
+
+def _printable(words: str) -> str:
+    """What a file says of itself, in one line that cannot play tricks with the terminal."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in words)
+    return clean if len(clean) <= MAX_SHOWN else f"{clean[:MAX_SHOWN]}…"
+
+
+def _origin(recipe: Mapping[str, Any]) -> str:
+    weights, graph, encoder = (recipe.get(name) for name in ("weights", "onnx", "encoder"))
+    if isinstance(weights, dict):
+        where = f"{weights.get('file')}, as {weights.get('layout')} writes it"
+        return f"{_encoder(weights, 'encoder')} in {where}"
+    if isinstance(graph, dict):
+        return f"{graph.get('file')}, an ONNX file; features are its {graph.get('output')}"
+    if isinstance(encoder, dict):
+        return f"a run of lookalike train: {_encoder(encoder, 'name')}"
+    return UNSTATED
+
+
+def _encoder(table: Mapping[str, Any], name: str) -> str:
+    wide = "" if table.get("width", 1) == 1 else f", width {table['width']}"
+    stem = "" if table.get("stem") in (None, "auto") else f", stem {table['stem']}"
+    return f"{table.get(name)}{wide}{stem}"
+
+
+def _training(recipe: Mapping[str, Any]) -> str:
+    training, loss = recipe.get("training"), recipe.get("loss")
+    if not isinstance(training, dict) or not isinstance(loss, dict):
+        return UNSTATED
+    samples = training.get("samples")
+    epochs = f"{training.get('epochs')} epochs"
+    seen = f"{samples:,} pictures seen" if isinstance(samples, int) else epochs
+    return (
+        f"SimCLR, recipe {recipe.get('name')}: {seen}, "
+        f"batch {training.get('batch_size')}, temperature {loss.get('temperature')}"
+    )
+
+
+def _quality(quality: Mapping[str, Any]) -> str:
+    shown = []
+    for name, value in quality.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            share = "accuracy" in name or "recall" in name or "precision" in name or "map" in name
+            words = f"{100 * value:.1f} %" if share else f"{value:.4g}"
+            shown.append(f"{name.replace('_', ' ')} {words}")
+    return ", ".join(shown) or "nothing was measured"
+
+
+def _int8(cost: object) -> str:
+    """What 8 bits cost, as the quantization reports it; nothing where it reports otherwise."""
+    if not isinstance(cost, dict) or not _are_shares(cost, "mean_cosine", "overlap"):
+        return ""
+    layers = [layer for layer in _tables(cost.get("layers")) if layer.get("in_float")]
+    return (
+        f"for {cost.get('target')}: mean cosine {cost['mean_cosine']:.4f} to fp32, "
+        f"{100 * cost['overlap']:.1f} % of 10 neighbours the same, on {cost.get('held_out')} "
+        f"pictures; {len(layers)} layers in float"
+    )
+
+
+def _projection(report: object) -> str:
+    """What a shorter embedding is worth, as `export.shrink.pca` reports it."""
+    if not isinstance(report, dict) or not _are_shares(report, "explained"):
+        return ""
+    whitened = ", whitened" if report.get("whiten") else ""
+    words = f"PCA to {report.get('embedding_dim')} numbers{whitened}"
+    words += f", {100 * report['explained']:.1f} % of the variance"
+    found = {
+        score.get("width"): f"{100 * score['map_at_r']:.1f} % with {score.get('width')}"
+        for score in _tables(report.get("widths"))
+        if _are_shares(score, "map_at_r")
+    }
+    shown = [found[width] for width in (report.get("embedding_dim"), *found) if width in found][:2]
+    pictures = f"{report.get('compared_on')} pictures of {report.get('source')}"
+    return f"{words}; mAP@R {', '.join(shown)} ({pictures})" if shown else words
+
+
+def _are_shares(table: Mapping[str, Any], *names: str) -> bool:
+    return all(isinstance(table.get(name), float) for name in names)
+
+
+def _tables(found: object) -> list[Mapping[str, Any]]:
+    return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []
+
+
+def _preparation(spec: Mapping[str, Any]) -> str:
+    times = spec.get("scaled_decode")
+    turned = "turned as its EXIF says"
+    if times is not None:
+        turned = f"decoded smaller where {times} times what is needed is left, {turned}"
+    if spec["resize"] == "stretch":
+        return f"{turned}, stretched to {spec['size']} px ({spec['resample']})"
+    scaled = f"its short side scaled to {spec['resize_to']} px ({spec['resample']})"
+    return f"{turned}, {scaled}, its centre of {spec['size']} px cut out"
+
+
+def _speed(speed: Mapping[str, Any] | None) -> str:
+    if speed is None:
+        return ""
+    rates = speed["images_per_second"].items()
+    words = ", ".join(f"{rate:,.0f}/s in batches of {size}" for size, rate in rates)
+    return f"{words} ({speed['provider']}, {speed['threads']} threads)"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or UNSTATED

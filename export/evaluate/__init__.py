@@ -1,0 +1,1 @@
+"""An encoder, run or feature folder in, scores of the evaluation protocols out."""

@@ -1,0 +1,108 @@
+"""How good are the vectors of a run or an encoder file? The protocols of `training/protocols`.
+
+SOURCE is tested. What knows the labels (knn, linear, finetune) or is searched (retrieval) is
+`train`; without one, `retrieval` lets each picture search among all others, and the other protocols
+test a fifth of SOURCE and learn from the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from base.errors import UsageError
+from base.progress import Silent
+from export.evaluate.evaluated_model import check_labels, open_subject, vectors_of
+from export.evaluate.evaluation import PROTOCOLS, Evaluation, Protocol, Settings
+from export.evaluate.supervised import learn_and_test
+from export.evaluate.vector_scores import vector_scores
+
+if TYPE_CHECKING:
+    import os
+
+    from base.progress import Reporter
+    from images.sources.sources import Source
+    from training.data.pictures import Refusal
+
+USED: dict[str, tuple[str, ...]] = {  # which settings a protocol looks at
+    "knn": ("k", "temperature", "label_fraction", "seeds"),
+    "linear": ("solver", "label_fraction", "seeds"),
+    "finetune": ("label_fraction", "seeds", "epochs", "batch_size", "from_head"),
+    "retrieval": (),
+}
+
+
+def evaluate(
+    subject: str | os.PathLike[str],
+    source: Source,
+    protocol: Protocol,
+    *,
+    train: Source | None = None,
+    settings: Settings | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Measures a run or an encoder file on labelled pictures.
+
+    Args:
+        subject: run folder or encoder file.
+        source: the pictures that are tested.
+        protocol: "knn" (weighted vote of the nearest), "linear" (a classifier on frozen features),
+            "finetune" (all weights, on a fraction of the labels), "retrieval" (recall, precision,
+            mAP@R).
+        train: labelled pictures to learn from or to search.
+        settings: the protocol's numbers.
+        limit: use that many pictures of each source, evenly spread.
+        device: "auto", "cpu", "cuda".
+        reporter: told about the progress.
+
+    Raises:
+        ArtefactError: the subject is missing, damaged or not ours.
+        UsageError: pictures without labels, or too few; a protocol that needs a run and has a file.
+        SourceError: no picture of a source can be used.
+    """
+    if protocol not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise UsageError(f"protocol {protocol!r} is unknown: choose one of {known}")
+    settings, reporter = settings or Settings(), reporter or Silent()
+    for one in (source, train):
+        if one is not None:
+            check_labels(one, protocol)
+    opened = open_subject(Path(subject), device)
+    refused: list[Refusal] = []
+    learned = protocol == "finetune" or (protocol == "linear" and settings.solver == "sgd")
+    try:
+        if learned:
+            result = learn_and_test(
+                opened,
+                source,
+                train,
+                settings,
+                whole=protocol == "finetune",
+                limit=limit,
+                reporter=reporter,
+                refused=refused,
+            )
+        else:
+            sides = [
+                vectors_of(opened, one, limit=limit, reporter=reporter, refused=refused)
+                for one in (source, train)
+                if one is not None
+            ]
+            searched = sides[1] if train is not None else None
+            result = vector_scores(protocol, sides[0], searched, settings, reporter)
+    except ValueError as error:
+        raise UsageError(f"{source.name} cannot be evaluated by {protocol}: {error}") from error
+    spaces, queries, gallery, details = result
+    used = USED[protocol] + (("epochs", "batch_size") if learned else ())
+    return Evaluation(
+        protocol=protocol,
+        spaces=spaces,
+        queries=queries,
+        gallery=gallery,
+        refused=tuple(refused),
+        settings={name: value for name, value in asdict(settings).items() if name in used},
+        details=details,
+    )

@@ -1,0 +1,199 @@
+"""The protocols that learn from augmented pictures: the linear probe by SGD, and fine-tuning."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from base.errors import UsageError
+from export.evaluate.evaluated_model import IN_MEMORY, labels_of
+from export.evaluate.vector_scores import classifier_scores
+from training.data.cache import decode_source
+from training.models.features import encode
+from training.protocols.splits import asking_part, balanced_part
+from training.protocols.supervised import Lesson, learn_classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from base.progress import Reporter
+    from export.evaluate.evaluated_model import Subject
+    from export.evaluate.evaluation import Settings
+    from export.evaluate.vector_scores import Outcome
+    from images.pixels.preprocess import PreprocessSpec
+    from images.sources.sources import Source
+    from training.data.pictures import Pictures, Refusal
+    from training.models.simclr import SimCLR
+    from training.recipes.recipe_data import Data
+
+    Pixels = NDArray[np.uint8]
+
+FINETUNE_FRACTION = 0.01  # of the labels, where none is asked for
+
+
+def learn_and_test(
+    subject: Subject,
+    source: Source,
+    train: Source | None,
+    settings: Settings,
+    *,
+    whole: bool,
+    limit: int | None,
+    reporter: Reporter,
+    refused: list[Refusal],
+) -> Outcome:
+    """Learns a classifier on each draw of the labels and tests it; see `vector_scores`.
+
+    Args:
+        subject: a run.
+        source: what is tested; a fifth of it where `train` is None, and the rest is learned from.
+        train: labelled pictures to learn from.
+        settings: fraction, seeds, epochs, batch size.
+        whole: fine-tune all weights; otherwise the linear probe.
+        limit: pictures of each source.
+        reporter: told about the progress.
+        refused: takes the pictures that cannot be used.
+
+    Raises:
+        UsageError: the subject is an encoder file.
+        ValueError: too few pictures or classes.
+    """
+    if subject.build is None or subject.recipe is None:
+        raise UsageError(
+            f"{subject.path} is an encoder file, and learning from augmented pictures needs its "
+            "run: give the run folder, or --protocol linear with --solver lbfgs"
+        )
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+
+        def decoded(one: Source, spec: PreprocessSpec, name: str) -> Pictures:
+            pictures = decode_source(
+                one,
+                spec,
+                limit=limit,
+                folder=Path(folder, name),
+                memory_limit=IN_MEMORY,
+                reporter=reporter,
+            )
+            refused.extend(pictures.refused)
+            return pictures
+
+        lesson = _material(subject.recipe.data, source, train, decoded)
+        classes = np.unique(lesson.names)
+        if len(classes) < 2 or not len(lesson.tested):
+            raise ValueError("it needs pictures of two classes to learn from, and some to test")
+        learner = _Learner(subject, settings, lesson, whole=whole, reporter=reporter)
+        logits = [learner(seed) for seed in range(settings.seeds)]
+    place = np.minimum(np.searchsorted(classes, lesson.tested_names), len(classes) - 1)
+    asked = np.where(classes[place] == lesson.tested_names, place, -1)  # -1: never learned
+    scores = classifier_scores(logits, asked)
+    per_seed = [float(np.mean(found.argmax(1) == asked)) for found in logits]
+    space = "fine-tuned" if whole else "features"
+    details: dict[str, Any] = {"per_seed": {space: per_seed}} if settings.seeds > 1 else {}
+    return {space: scores}, len(asked), learner.learned_from, details
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """What is learned from, and what is tested."""
+
+    images: Pixels  # [N,T,T,3], perhaps memory-mapped
+    known: NDArray[np.int64]  # [n], which of them have a label
+    names: NDArray[np.str_]  # [n]
+    tested: Pixels  # [Q,S,S,3] as the encoder sees them
+    tested_names: NDArray[np.str_]  # [Q]
+
+
+def _material(
+    data: Data,
+    source: Source,
+    train: Source | None,
+    decoded: Callable[[Source, PreprocessSpec, str], Pictures],
+) -> _Material:
+    learned = decoded(source if train is None else train, data.stored, "learned")
+    known, names = labels_of(learned)
+    if train is None:
+        asking = asking_part(len(names))
+        tested, places, tested_names = learned, known[asking], names[asking]
+        known, names = known[~asking], names[~asking]
+    else:
+        tested = decoded(source, data.evaluation, "tested")
+        places, tested_names = labels_of(tested)
+    return _Material(
+        images=learned.images,
+        known=known,
+        names=names,
+        tested=tested.squares(places, data.evaluation),
+        tested_names=tested_names,
+    )
+
+
+class _Learner:
+    """Learns on a new copy of the network at each call."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        settings: Settings,
+        material: _Material,
+        *,
+        whole: bool,
+        reporter: Reporter,
+    ) -> None:
+        self._subject, self._settings, self._material = subject, settings, material
+        self._whole, self._reporter = whole, reporter
+        self._labels = np.searchsorted(np.unique(material.names), material.names)
+        self.learned_from = 0  # pictures
+
+    def __call__(self, seed: int) -> NDArray[np.float32]:
+        """Logits of the tested pictures [Q,C]."""
+        assert self._subject.build is not None
+        assert self._subject.recipe is not None
+        settings, data = self._settings, self._subject.recipe.data
+        fraction = settings.label_fraction or (FINETUNE_FRACTION if self._whole else 1.0)
+        labels, everything = self._labels, np.ones(len(self._labels), bool)
+        part = balanced_part(labels, fraction, seed) if fraction < 1 else everything
+        self.learned_from = int(part.sum())
+        epochs, batch = settings.epochs, settings.batch_size
+        if self._whole:
+            lesson = Lesson.finetune(fraction, epochs=epochs, batch_size=batch, seed=seed)
+        else:
+            lesson = Lesson.linear(epochs=epochs, batch_size=batch, seed=seed)
+        network, width = _under(self._subject.build(), from_head=settings.from_head)
+        classifier = learn_classifier(
+            network,
+            width,
+            self._material.images,
+            self._material.known[part],
+            labels[part],
+            lesson=lesson,
+            size=data.image_size,
+            mean=data.mean,
+            std=data.std,
+            reporter=self._reporter,
+        )
+        features = encode(network, self._material.tested, mean=data.mean, std=data.std)
+        with torch.inference_mode():
+            rows = torch.from_numpy(features).to(classifier.weight.device)
+            return np.asarray(classifier(rows).cpu().numpy(), np.float32)
+
+
+def _under(model: SimCLR, *, from_head: bool) -> tuple[nn.Module, int]:
+    """What the classifier stands on, and its width.
+
+    The encoder; or, as Chen et al. 2020b (section 2) fine-tune a deep head, the encoder and the
+    head's first layer with its batch norm and ReLU.
+    """
+    if not from_head:
+        return model.encoder, model.encoder.feature_dim
+    layer = [*model.head.children()][:3]
+    width = layer[0].out_features
+    assert isinstance(width, int)
+    return nn.Sequential(model.encoder, *layer), width

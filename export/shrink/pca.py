@@ -1,0 +1,264 @@
+"""Shorter embeddings: a PCA of real features, appended to the graph.
+
+    unit = features / |features|,   embeddings = y / |y|,   y = (unit - mean) V_E = unit V_E + shift
+
+V_E are the E directions of largest variance over the fitted pictures, mean their mean; whitening
+divides each direction by its standard deviation. The covariance is summed up in float64 batch by
+batch: D x D numbers whatever the number of pictures. Directions are fitted to unit features because
+these are what is compared; every fifth picture is kept out of the fit and measures what it costs.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from base.errors import UsageError
+from export.convert.onnx_graph import TINY_NORM, Draft
+from export.encoder_file.encoder_file import EMBEDDINGS
+from export.verify.measures import neighbour_overlap
+from training.data.pictures import NO_LABEL
+from training.protocols.retrieval import retrieval_scores
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    Wide = NDArray[np.float64]  # [N, D] or [D, D] or [D]
+
+EVERY = 5
+COMPARED = 2000  # pictures kept out at most: they are compared all with all
+WIDTHS = (1024, 512, 256, 128, 64, 32, 16, 8)
+NEIGHBOURS = 10
+UNIT = "unit_features"
+
+
+class Covariance:
+    """Mean and covariance of rows [*,D], summed up as they come."""
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self._sum = np.zeros(dim)
+        self._products = np.zeros((dim, dim))
+
+    def add(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Takes rows [n,D]."""
+        wide = rows.astype(np.float64)
+        self.count += len(wide)
+        self._sum += wide.sum(0)
+        self._products += wide.T @ wide
+
+    @property
+    def mean(self) -> Wide:
+        """[D]."""
+        return self._sum / self.count
+
+    @property
+    def matrix(self) -> Wide:
+        """[D,D], divided by the count."""
+        mean = self.mean
+        matrix: Wide = self._products / self.count - np.outer(mean, mean)
+        return matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """All D directions, the most important first, as columns [D,D]; variances [D]; mean [D]."""
+
+    directions: Wide
+    variances: Wide
+    mean: Wide
+
+    def projection(self, width: int, *, whiten: bool) -> tuple[Wide, Wide]:
+        """Weights [D,width] and shift [width] such that y = unit weights + shift."""
+        weights = self.directions[:, :width]
+        if whiten:
+            weights = weights / np.sqrt(self.variances[:width])
+        return weights, -self.mean @ weights
+
+
+def principal_directions(covariance: Covariance) -> Basis:
+    """The eigenvectors of a covariance, each with its largest part above 0."""
+    variances, directions = np.linalg.eigh(covariance.matrix)
+    variances, directions = variances[::-1], directions[:, ::-1]
+    largest = directions[np.abs(directions).argmax(0), np.arange(len(variances))]
+    return Basis(
+        directions=directions * np.where(largest < 0, -1.0, 1.0),
+        variances=np.maximum(variances, np.finfo(np.float32).tiny),
+        mean=covariance.mean,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthScore:
+    """What an embedding of this width is worth on pictures kept out of the fit."""
+
+    width: int
+    explained: float  # share of the variance
+    overlap: float  # of 10 neighbours with the full width's
+    map_at_r: float | None  # where there are labels
+    recall_at_1: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReductionReport:
+    """What was fitted; the first of `widths` is the full one, without a projection."""
+
+    embedding_dim: int
+    whiten: bool
+    explained: float
+    source: str
+    fitted_on: int
+    compared_on: int
+    fit_sha256: str  # of weights and shift, float32
+    widths: tuple[WidthScore, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON and for the file's `quality`."""
+        return asdict(self) | {"widths": [asdict(width) for width in self.widths]}
+
+
+def reduce_draft(
+    draft: Draft,
+    features: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+    embedding_dim: int,
+    *,
+    whiten: bool = False,
+    source: str = "",
+) -> tuple[Draft, ReductionReport]:
+    """Appends a projection to `embedding_dim` numbers.
+
+    Args:
+        draft: in fp32, at full width.
+        features: float32 [N,D] of real pictures, N above `embedding_dim`; may be memory-mapped.
+        labels: [N] numbers; `NO_LABEL` where there is none.
+        embedding_dim: E, at most D.
+        whiten: give all directions the same weight.
+        source: the pictures' name, for the record.
+
+    Raises:
+        UsageError: E is not between 1 and D, too few pictures, or the draft is projected already.
+    """
+    count, full = features.shape
+    if not 1 <= embedding_dim <= full:
+        raise UsageError(
+            f"embedding_dim {embedding_dim} must lie between 1 and the {full} features"
+        )
+    if draft.contract.embedding_dim != draft.contract.feature_dim:
+        raise UsageError("the encoder's embeddings are projected already: start from its run")
+    kept_out = np.arange(count) % EVERY == 0
+    if (~kept_out).sum() <= embedding_dim:
+        raise UsageError(
+            f"{count} pictures are too few to fit {embedding_dim} directions: give at least "
+            f"{EVERY * (embedding_dim + 1) // (EVERY - 1) + 1}"
+        )
+    covariance = Covariance(full)
+    for rows in np.array_split(np.flatnonzero(~kept_out), max(1, count // 4096)):
+        covariance.add(unit_rows(features[rows]))
+    basis = principal_directions(covariance)
+    weights, shift = (
+        part.astype(np.float32) for part in basis.projection(embedding_dim, whiten=whiten)
+    )
+    asked = np.flatnonzero(kept_out)[:: max(1, int(kept_out.sum()) // COMPARED)][:COMPARED]
+    report = ReductionReport(
+        embedding_dim=embedding_dim,
+        whiten=whiten,
+        explained=_explained(basis, embedding_dim),
+        source=source,
+        fitted_on=covariance.count,
+        compared_on=len(asked),
+        fit_sha256=hashlib.sha256(weights.tobytes() + shift.tobytes()).hexdigest(),
+        widths=tuple(
+            _scores(basis, unit_rows(features[asked]), labels[asked], embedding_dim, whiten=whiten)
+        ),
+    )
+    contract = replace(
+        draft.contract,
+        embedding_dim=embedding_dim,
+        quality=draft.contract.quality | {"projection": report.to_dict()},
+    )
+    return Draft(model=append_projection(draft.model, weights, shift), contract=contract), report
+
+
+def unit_rows(features: NDArray[np.floating[Any]]) -> Wide:
+    """Rows of length 1 (or 0), float64."""
+    wide = features.astype(np.float64)
+    unit: Wide = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), TINY_NORM)
+    return unit
+
+
+def _explained(basis: Basis, width: int) -> float:
+    return float(basis.variances[:width].sum() / basis.variances.sum())
+
+
+def _scores(
+    basis: Basis, rows: Wide, labels: NDArray[np.integer[Any]], asked: int, *, whiten: bool
+) -> list[WidthScore]:
+    full = rows.shape[1]
+    widths = sorted({asked, *(width for width in WIDTHS if width < full)}, reverse=True)
+    whole = rows.astype(np.float32)
+    scores = [_score(full, 1.0, whole, whole, labels)]
+    for width in widths:
+        weights, shift = basis.projection(width, whiten=whiten)
+        short = (rows @ weights + shift).astype(np.float32)
+        scores.append(_score(width, _explained(basis, width), short, whole, labels))
+    return scores
+
+
+def _score(
+    width: int,
+    explained: float,
+    short: NDArray[np.float32],
+    whole: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+) -> WidthScore:
+    _, counts = np.unique(labels[labels != NO_LABEL], return_counts=True)
+    found = retrieval_scores(short, labels, ks=(1,)) if (counts > 1).any() else None
+    return WidthScore(
+        width=width,
+        explained=explained,
+        overlap=neighbour_overlap(short, whole, NEIGHBOURS) if len(whole) > 1 else 1.0,
+        map_at_r=None if found is None else found.map_at_r,
+        recall_at_1=None if found is None else found.recall[1],
+    )
+
+
+def append_projection(
+    model: onnx.ModelProto, weights: NDArray[np.float32], shift: NDArray[np.float32]
+) -> onnx.ModelProto:
+    """A copy of the model whose embeddings are L2(unit weights + shift), fp32."""
+    model = copy.deepcopy(model)
+    graph = model.graph
+    for node in graph.node:  # what was the embedding is now a step on the way to it
+        node.output[:] = [UNIT if name == EMBEDDINGS else name for name in node.output]
+        node.input[:] = [UNIT if name == EMBEDDINGS else name for name in node.input]
+    constants: dict[str, NDArray[Any]] = {
+        "projection": weights,
+        "projection_shift": shift,
+        "projection_axes": np.array([1], np.int64),
+        "projection_tiny": np.array(TINY_NORM, np.float32),
+    }
+    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
+    steps = (
+        ("MatMul", [UNIT, "projection"], "projected"),
+        ("Add", ["projected", "projection_shift"], "shifted"),
+        ("ReduceL2", ["shifted", "projection_axes"], "projected_length"),
+        ("Max", ["projected_length", "projection_tiny"], "projected_divisor"),
+        ("Div", ["shifted", "projected_divisor"], EMBEDDINGS),
+    )
+    graph.node.extend(
+        helper.make_node(kind, inputs, [output], name=f"project_{kind}")
+        for kind, inputs, output in steps
+    )
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param or "N"
+    (place,) = [i for i, value in enumerate(graph.output) if value.name == EMBEDDINGS]
+    graph.output[place].CopyFrom(
+        helper.make_tensor_value_info(EMBEDDINGS, TensorProto.FLOAT, [batch, weights.shape[1]])
+    )
+    return model

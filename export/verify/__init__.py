@@ -1,0 +1,1 @@
+"""An encoder file in, a verdict out: does it compute what it was made from?"""

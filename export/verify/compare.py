@@ -1,0 +1,67 @@
+"""Two encoders on the same pictures: errors, cosines, neighbours, speed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.verify.checks import NEIGHBOURS
+from export.verify.measures import cosines, neighbour_overlap, relative_error
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from export.encoder_file.encoder_file import Encoder
+
+    Vectors = NDArray[np.float32]  # [N, D]
+
+OVERLAP = f"overlap@{NEIGHBOURS}"
+PROJECTED = f"{OVERLAP} of projected embeddings"
+SPEED_BATCHES = (1, 32)
+SPEED_ROUNDS = 3
+
+
+def figures(found: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) -> dict[str, float]:
+    """How (features, embeddings) of one encoder compare with those of another; all by row.
+
+    Cosines are left out where the embeddings have different widths, errors where the features have.
+    The neighbours of a projected embedding are not asked to be the same: that is shown, no check.
+    """
+    measured: dict[str, float] = {}
+    if found[0].shape == expected[0].shape:
+        error = relative_error(found[0], expected[0])
+        measured |= {"max error": float(error.max()), "mean error": float(error.mean())}
+    if found[1].shape == expected[1].shape:
+        cosine = cosines(found[1], expected[1])
+        measured |= {
+            "least cosine": float(cosine.min()),
+            "p1 cosine": float(np.percentile(cosine, 1)),
+            "median cosine": float(np.median(cosine)),
+            "mean cosine": float(cosine.mean()),
+        }
+    if len(found[1]) > 1:
+        alike = found[1].shape == expected[1].shape or found[0].shape != expected[0].shape
+        measured[OVERLAP if alike else PROJECTED] = neighbour_overlap(
+            found[1], expected[1], NEIGHBOURS
+        )
+    return measured
+
+
+def speeds(encoders: dict[str, Encoder], images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+    """Pictures per second by encoder and batch size, measured in turns: medians."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in encoders}
+    for size in SPEED_BATCHES:
+        batch = np.resize(images, (size, *images.shape[1:]))
+        rates: dict[str, list[float]] = {name: [] for name in encoders}
+        for turn in range(SPEED_ROUNDS + 1):
+            for name, encoder in encoders.items():
+                start = time.perf_counter()
+                encoder.encode(batch)
+                if turn:
+                    rates[name].append(size / (time.perf_counter() - start))
+        for name, values in rates.items():
+            found[name][f"batch {size}"] = round(statistics.median(values), 2)
+    return found

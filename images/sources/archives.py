@@ -1,0 +1,109 @@
+"""What tar and zip archives have in common: members with a name, an offset and a way to be read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from base.errors import SourceError
+from images.items import Content, Item
+from images.sources.paths import SUFFIXES, printable, suffix_of
+
+if TYPE_CHECKING:
+    from array import array
+
+
+def counts(name: str) -> bool:
+    """Whether a member is an image by its name: hidden ones and what macOS adds are not."""
+    if suffix_of(name) not in SUFFIXES:
+        return False
+    if "." not in name[:1] and "/." not in name and "__MACOSX" not in name:
+        return True  # nearly all, told at once
+    return not any(is_hidden(part) for part in name.split("/"))
+
+
+def is_hidden(part: str) -> bool:
+    """Whether a part of a path says that it is not for the user."""
+    return part == "__MACOSX" or (part.startswith(".") and part not in {".", ".."})
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSource:
+    """The images of one archive, in its order.
+
+    A key is the member's name, without a leading `./`; a name that was there before gets `@` and
+    the member's offset behind it. Names are keys and nothing else: no file is ever written.
+
+    Attributes:
+        name: what the user called it.
+        base: of the uris: `tar:///path`.
+        members: the names.
+        offsets: of the members' headers in the archive.
+        labels: by member.
+        reader: from a member's position to what reads it; it can be pickled.
+    """
+
+    name: str
+    base: str
+    members: list[str]
+    offsets: "array[int]"
+    labels: list[str | None]
+    reader: Callable[[int], Callable[[], Content]]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise SourceError(f"{self.name} holds no image files ({kinds})")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The sorted label names; () if unlabelled."""
+        return tuple(sorted({label for label in self.labels if label is not None}))
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[Item]:
+        seen: set[str] = set()
+        for index, name in enumerate(self.members):
+            offset = self.offsets[index]
+            key = name.removeprefix("./")
+            if key in seen:
+                key = f"{key}@{offset}"
+            seen.add(key)
+            yield Item(key, member_uri(self.base, name, offset), self.labels[index],
+                       self.reader(index))  # fmt: skip
+
+
+def member_uri(base: str, member: str, offset: int) -> str:
+    """Return the uri of a member."""
+    return f"{base}#{quote(member)}@{offset}"
+
+
+def clean(name: str) -> str:
+    """Return a member's name as valid Unicode."""
+    if name.isascii() and "\0" not in name:
+        return name
+    return printable(name).replace("\0", "\\x00")
+
+
+def folder_labels(names: Sequence[str]) -> list[str | None]:
+    """Return the first folder of each name.
+
+    Where one folder holds everything, as in an archive of a folder, and has folders in it for all,
+    these count instead.
+    """
+    tops = {_folders(name, 1)[0] for name in names}
+    depth = 1 if len(tops) == 1 and all(len(_folders(name, 2)) == 3 for name in names) else 0
+    found: dict[str, str] = {}  # one text for all of a class
+
+    def label(name: str) -> str | None:
+        parts = _folders(name, depth + 1)
+        return found.setdefault(parts[depth], parts[depth]) if len(parts) > depth + 1 else None
+
+    return [label(name) for name in names]
+
+
+def _folders(name: str, count: int) -> list[str]:
+    """Return the first folders of a name, and the rest of it."""
+    return name.removeprefix("./").lstrip("/").split("/", count)

@@ -1,0 +1,133 @@
+"""Sources that hold their images in arrays: what IDX and npz files have in common."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote_from_bytes
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.errors import SourceError
+from images.items import Content, Item
+
+
+class Contents(Protocol):
+    """N images by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Content: ...
+
+
+class EncodedRows:
+    """Image files laid end to end: number i is `data[offsets[i]:offsets[i + 1]]`."""
+
+    def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.integer[Any]]) -> None:
+        self._data = data
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._data[self._offsets[index] : self._offsets[index + 1]].tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Class names by number of image; unlabelled by default.
+
+    Attributes:
+        indices: [N] positions in `names`, -1 for none; or None if unlabelled.
+        names: the class names, in the order of their numbers.
+    """
+
+    indices: NDArray[np.integer[Any]] | None = None
+    names: tuple[str, ...] = ()
+
+    def __getitem__(self, index: int) -> str | None:
+        number = -1 if self.indices is None else int(self.indices[index])
+        return None if number < 0 else self.names[number]
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySource:
+    """Images by number in one file.
+
+    Attributes:
+        name: what the user called it.
+        path: the file.
+        scheme: of the uris, `idx` or `npz`.
+        prefix: of the keys, as `train` in `train/00012`.
+        contents: the images.
+        labels: their class names.
+    """
+
+    name: str
+    path: Path
+    scheme: str
+    prefix: str
+    contents: Contents
+    labels: Labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The sorted class names, also those without an image; () if unlabelled."""
+        return tuple(sorted(set(self.labels.names)))
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __iter__(self) -> Iterator[Item]:
+        base = f"{self.scheme}://{quote_from_bytes(os.fsencode(self.path))}"
+        digits = max(5, len(str(len(self) - 1)))
+        for index in range(len(self)):
+            uri = f"{base}#{index}"
+            yield Item(
+                key=f"{self.prefix}/{index:0{digits}d}",
+                uri=uri,
+                label=self.labels[index],
+                read=_Reader(self.contents, index, uri),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Gives one image. To another process it travels as its uri, without all the others."""
+
+    contents: Contents
+    index: int
+    uri: str
+
+    def __call__(self) -> Content:
+        return self.contents[self.index]
+
+    def __reduce__(self) -> tuple[Callable[[str], Callable[[], Content]], tuple[str]]:
+        return _reader_of, (self.uri,)
+
+
+def _reader_of(uri: str) -> Callable[[], Content]:
+    from images.sources.uris import read_uri  # which opens files with what stands here
+
+    return partial(read_uri, uri)
+
+
+def name_labels(values: NDArray[Any], names: tuple[str, ...], path: Path) -> Labels:
+    """Return the labels [N] of `path` as `names[value]`; without names a value names itself."""
+    if not names:
+        distinct, indices = np.unique(values, return_inverse=True)
+        return Labels(indices, tuple(str(value) for value in distinct))
+    if not np.issubdtype(values.dtype, np.integer):
+        message = f"{path}: labels of type {values.dtype} do not number {len(names)} class names"
+        raise SourceError(message)
+    lowest, highest = int(values.min()), int(values.max())
+    if not 0 <= lowest <= highest < len(names):
+        message = (
+            f"{path}: labels run from {lowest} to {highest}, there are {len(names)} class names"
+        )
+        raise SourceError(message)
+    return Labels(values, names)

@@ -1,0 +1,113 @@
+"""Labels from a table: a CSV file that says which image is of which class."""
+
+import csv
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from base.errors import SourceError
+from images.items import Item, Source
+
+KEY_COLUMNS = ("key", "path", "file", "filename", "file_name", "image", "uri")
+LABEL_COLUMNS = ("label", "class", "class_name", "category")
+SHOWN = 3  # of the wrong ones
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSource:
+    """A source whose labels come from a table; its own ones no longer count.
+
+    Attributes:
+        source: the images.
+        table: from key, uri or path to the label.
+        folder: what relative paths in the table are relative to.
+        classes: the sorted labels.
+    """
+
+    source: Source
+    table: dict[str, str]
+    folder: str
+    classes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        return self.source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self.source:
+            entry = self.entry_of(item)
+            yield replace(item, label=None if entry is None else self.table[entry])
+
+    def entry_of(self, item: Item) -> str | None:
+        """Return which line of the table means an item: by its key, else by its uri or path."""
+        names = (item.key, item.uri, item.uri.removeprefix(self.folder))
+        return next((name for name in names if name in self.table), None)
+
+
+def with_labels(source: Source, file: Path) -> LabelledSource:
+    """Label a source from a CSV file with a header; images that it does not name have no label.
+
+    Raises:
+        SourceError: the file cannot be used, or names images that are not in the source.
+    """
+    table = {name: label for name, label in read_table(file) if label is not None}
+    if not table:
+        raise SourceError(f"{file} holds no labels")
+    labelled = LabelledSource(source, table, f"{file.absolute().parent}/",
+                              tuple(sorted(set(table.values()))))  # fmt: skip
+    unknown = dict.fromkeys(table)
+    for item in source:
+        entry = labelled.entry_of(item)
+        if entry is not None:
+            unknown.pop(entry, None)
+    if unknown:
+        shown = ", ".join(itertools.islice(unknown, SHOWN))
+        first = next((item.key for item in source), "")
+        raise SourceError(
+            f"{file} labels {len(unknown)} of {len(table)} images that are not in {source.name}: "
+            f"{shown}; its keys are like {first}"
+        )
+    return labelled
+
+
+def read_table(file: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield name and label of each line of a CSV file (.tsv: with tabs); an empty label is None.
+
+    Raises:
+        SourceError: no such file, not UTF-8, a header without the columns, a name twice.
+    """
+    kind = "excel-tab" if file.suffix.lower() == ".tsv" else "excel"
+    seen: set[str] = set()
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            lines = csv.reader(text, kind)
+            name_at, label_at = _columns(next(lines, []), file)
+            for line in lines:
+                name = line[name_at].strip() if name_at < len(line) else ""
+                if not name:
+                    continue
+                if name in seen:
+                    raise SourceError(f"{file}, line {lines.line_num}: {name} is listed twice")
+                seen.add(name)
+                label = line[label_at].strip() if 0 <= label_at < len(line) else ""
+                yield name, label or None
+    except (OSError, ValueError, csv.Error) as error:
+        raise SourceError(f"cannot read {file} as a CSV file in UTF-8: {error}") from error
+
+
+def _columns(header: list[str], file: Path) -> tuple[int, int]:
+    """Return where name and label stand; -1 if there is no label."""
+    titles = [title.strip().lower() for title in header]
+    name_at = next((titles.index(title) for title in KEY_COLUMNS if title in titles), None)
+    if name_at is None:
+        found = ", ".join(header[:10]) or "(nothing)"
+        raise SourceError(
+            f"{file}: its first line is {found}; it must name the columns, as in: path,label"
+        )
+    label_at = next((titles.index(title) for title in LABEL_COLUMNS if title in titles), -1)
+    return name_at, label_at

@@ -1,0 +1,94 @@
+"""A list of image paths: a text file, or a CSV file with a header.
+
+Text: UTF-8, one path a line, optionally a tab and a label after it; blank lines are skipped, and
+those that start with #. CSV (.csv, or .tsv with tabs): a column path and, if wanted, one label.
+Paths are relative to the list's folder, or absolute, or URLs.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from base.errors import SourceError
+from images.items import Item
+from images.sources.label_file import read_table
+from images.sources.locations import is_url, open_place, read_place
+from images.sources.paths import is_there, path_item
+
+CSV_SUFFIXES = (".csv", ".tsv")
+
+
+class PathListSource:
+    """The images that a file lists, in its order; a path, as written, is the key.
+
+    Missing files are listed too, and refused when read: one of them must not stop a batch. Where
+    all are missing, the file is something else.
+    """
+
+    def __init__(self, place: str, name: str) -> None:
+        self.name = name
+        self._folder = place.rpartition("/")[0]
+        self._labels = _read_list(place)
+        self.classes = tuple(sorted({label for label in self._labels.values() if label}))
+        if not is_url(place) and not any(_may_be_there(self._folder, key) for key in self._labels):
+            raise SourceError(
+                f"{place} is no list of images: none of its {len(self._labels)} lines is a path "
+                "that exists; paths are relative to its folder"
+            )
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __iter__(self) -> Iterator[Item]:
+        for key, label in self._labels.items():
+            yield place_item(_below(self._folder, key), key, label)
+
+
+def place_item(place: str, key: str, label: str | None) -> Item:
+    """Return the item of the image file at a path or URL."""
+    if is_url(place):
+        return Item(key, place, label, partial(read_place, place))
+    return path_item(place, key, label)
+
+
+def _below(folder: str, key: str) -> str:
+    return key if key.startswith("/") or is_url(key) else f"{folder}/{key}"
+
+
+def _may_be_there(folder: str, key: str) -> bool:
+    place = _below(folder, key)
+    return is_url(place) or is_there(Path(place))
+
+
+def _read_list(place: str) -> dict[str, str | None]:
+    """Return the listed paths in order, each with its label."""
+    if place.lower().endswith(CSV_SUFFIXES) and not is_url(place):
+        labels = {_key(written): label for written, label in read_table(Path(place))}
+    else:
+        labels = _read_lines(place)
+    if not labels:
+        raise SourceError(f"{place} lists no paths; write one a line, relative to its folder")
+    return labels
+
+
+def _read_lines(place: str) -> dict[str, str | None]:
+    try:
+        with open_place(place) as file:
+            text = file.read().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{place} is no UTF-8 text file of paths: {error}") from error
+    labels: dict[str, str | None] = {}
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        written, _, label = line.partition("\t")
+        written = written.strip()
+        if not written or written.startswith("#"):
+            continue
+        key = _key(written)
+        if key in labels:
+            raise SourceError(f"{place}, line {number}: {key} is listed twice; keys must be unique")
+        labels[key] = label.strip() or None
+    return labels
+
+
+def _key(written: str) -> str:
+    return written if is_url(written) else PurePosixPath(written).as_posix()

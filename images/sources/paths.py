@@ -1,0 +1,75 @@
+"""Image files on disk: which names count, what their keys and uris are, how they are read."""
+
+import os
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from base.errors import ImageRefused, RefusalReason
+from images.items import Item
+from images.pixels.decode import DEFAULT_MAX_BYTES
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
+)
+
+
+def path_item(path: str | os.PathLike[str], key: str, label: str | None) -> Item:
+    """Return the item of the image file at `path`, an absolute one."""
+    if label is not None:
+        label = printable(label)
+    text = os.fspath(path)
+    return Item(printable(key), path_to_uri(text), label, partial(read_file, text))
+
+
+def suffix_of(name: str) -> str:
+    """Return a name's suffix in lower case; a Path for each of a million names would be slow."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
+
+
+def printable(name: str) -> str:
+    r"""Return a file's name as valid Unicode: a byte that is no UTF-8 is written as `\xff`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def path_to_uri(path: str) -> str:
+    """Return the path itself, or a file: uri if it is no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"file://{quote_from_bytes(os.fsencode(path))}"
+    return path
+
+
+def uri_to_path(uri: str) -> Path:
+    """Undo `path_to_uri`."""
+    if uri.startswith("file://"):
+        return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
+    return Path(uri)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists and may be seen; Path.exists raises on forbidden or overlong ones."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def read_file(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        ImageRefused: UNREADABLE if it is missing, forbidden or no plain file (a pipe would block);
+            TOO_MANY_BYTES before it is read.
+    """
+    file = Path(path)
+    try:
+        if not file.is_file():
+            fault = "is not a plain file" if file.exists() else "does not exist"
+            raise ImageRefused(RefusalReason.UNREADABLE, f"{printable(path)} {fault}")
+        size = file.stat().st_size
+        if size > DEFAULT_MAX_BYTES:
+            message = f"the file has {size:,} bytes, {DEFAULT_MAX_BYTES:,} are allowed"
+            raise ImageRefused(RefusalReason.TOO_MANY_BYTES, message)
+        return file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        message = f"cannot read {printable(path)}: {error}"
+        raise ImageRefused(RefusalReason.UNREADABLE, message) from error

@@ -1,0 +1,161 @@
+"""SOURCE, one argument for every kind of image collection: list it, reopen one of its items."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from base.errors import SourceError
+from images.items import Item, Source
+from images.pixels.image_format import kind_of
+from images.sources.archives import clean
+from images.sources.cifar10 import is_cifar10, open_batches, open_cifar10
+from images.sources.combined import join, shard
+from images.sources.fashion_mnist import open_fashion_mnist
+from images.sources.folder import FolderSource, RemoteFolder
+from images.sources.idx import GZIP_MAGIC, MAGIC, open_idx
+from images.sources.label_file import with_labels
+from images.sources.locations import exists, is_folder, is_url, open_place, place_of
+from images.sources.npz import open_npz
+from images.sources.parquet import MAGIC as PARQUET_MAGIC
+from images.sources.parquet import open_parquet
+from images.sources.path_list import PathListSource
+from images.sources.patterns import expand, is_pattern
+from images.sources.tar_archive import is_tar, open_tar
+from images.sources.uris import own_scheme, read_uri
+from images.sources.zip_archive import MAGICS as ZIP_MAGICS
+from images.sources.zip_archive import open_zip
+
+__all__ = ["Item", "Source", "open_source", "read_uri"]
+
+_DATASETS = {"cifar10": open_cifar10, "fashion-mnist": open_fashion_mnist}
+_SPLITS = ("train", "test")
+NAMES = tuple(
+    f"{name}{split}" for name in _DATASETS for split in ("", *(f":{split}" for split in _SPLITS))
+)
+KINDS = (
+    "a folder of images, a tar, zip or Parquet file or a pattern of them, an IDX images file, an "
+    "npz file, a list of paths (text or CSV), or a name"
+)
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def open_source(
+    source: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    part: str | None = None,
+) -> Source:
+    """List a SOURCE; nothing is decoded yet.
+
+    Args:
+        source: a folder (sub-folder = label), a tar, zip or Parquet file or a pattern of such
+            (`shards-{000..099}.tar`), the images file of an IDX pair, an npz of pixels or of image
+            files, a text or CSV file of paths, a URL of any of these but arrays, or a name:
+            `fashion-mnist` or `cifar10` with `:train` (what the bare name means) or `:test`. A path
+            that looks like a name is given as `./name`.
+        labels: a CSV file of keys or paths with labels, which count instead of the source's own.
+        part: `i/n`, every n-th image from the i-th on.
+
+    Raises:
+        SourceError: it is missing, of another kind, damaged or without images.
+        UsageError: `part` is not of that form.
+    """
+    opened = _open(os.fspath(source))
+    if labels is not None:
+        opened = with_labels(opened, Path(labels))
+    return opened if part is None else shard(opened, part)
+
+
+def _open(name: str) -> Source:
+    if name in NAMES:
+        dataset, _, split = name.partition(":")
+        return _DATASETS[dataset](split or "train", name)
+    if not name:
+        raise SourceError(f"SOURCE is empty; give {KINDS}")
+    if own_scheme(name) and is_url(name):
+        raise SourceError(f"{name} is one image of a source; give the archive or file it lies in")
+    place = place_of(name)
+    if exists(place):
+        return _open_folder(place, name) if is_folder(place) else _open_file(place, name)
+    if is_pattern(name):
+        places = expand(name)
+        return join(name, places, [_open_one_of_many(place, name) for place in places])
+    path, _, split = place.rpartition(":")
+    if split in _SPLITS and not is_url(place) and is_cifar10(Path(path)):
+        return open_batches(Path(path), split, name)
+    raise SourceError(
+        f"{name} does not exist, nor is it a name that is known{_nearest(place, name)}"
+    )
+
+
+def _nearest(place: str, name: str) -> str:
+    if near := get_close_matches(name, NAMES, 1):
+        return f"; did you mean {near[0]}?"
+    try:
+        siblings = [] if is_url(place) else [path.name for path in Path(place).parent.iterdir()]
+    except OSError:  # no such folder either, or a forbidden one
+        siblings = []
+    if near := get_close_matches(Path(place).name, siblings, 1):
+        return f"; did you mean {Path(name).with_name(near[0])}?"
+    return f"; names: {', '.join(NAMES)}"
+
+
+def _open_folder(place: str, name: str) -> Source:
+    if is_url(place):
+        return RemoteFolder(place, name)
+    path = Path(place)
+    if is_cifar10(path):
+        return open_batches(path, "train", name)
+    try:
+        return FolderSource(path, name)
+    except SourceError as error:
+        others = [found for kind in ("*images*idx3*", "*.npz", "*.tar", "*.zip", "*.parquet")
+                  for found in path.glob(kind)]  # fmt: skip
+        if others:
+            raise SourceError(f"{error}; did you mean {min(others)}?") from error
+        raise
+
+
+def _open_one_of_many(place: str, name: str) -> Source:
+    if not exists(place):
+        raise SourceError(f"{name}: {place} does not exist")
+    if is_folder(place):
+        raise SourceError(f"{name}: {place} is a folder; a pattern must mean files")
+    return _open_file(place, place)
+
+
+def _open_file(place: str, name: str) -> Source:
+    """Tell the kind from the first bytes, so that a misnamed file gets a fitting answer."""
+    path = Path(place)
+    if not is_url(place) and not path.is_file():  # a pipe can be read only once
+        raise SourceError(f"{place} is neither a folder nor a plain file; give {KINDS}")
+    try:
+        with open_place(place) as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise SourceError(f"cannot read {place}: {error.strerror}") from error
+    lower = place.lower()
+    if head.startswith(PARQUET_MAGIC) or lower.endswith(".parquet"):
+        return open_parquet(place, name)
+    if is_url(place) and lower.endswith(".npz"):
+        raise SourceError(f"{place}: npz files are read from this machine only; fetch it first")
+    if lower.endswith(".npz"):
+        return open_npz(path, name)
+    if is_cifar10(path):
+        return open_batches(path, "train", name)
+    if head.startswith(ZIP_MAGICS) or lower.endswith(".zip"):
+        return open_zip(place, name)
+    if lower.endswith(TAR_SUFFIXES) or is_tar(head):
+        return open_tar(place, name)
+    return _open_plain(place, name, head)
+
+
+def _open_plain(place: str, name: str, head: bytes) -> Source:
+    path = Path(place)
+    if not is_url(place) and (head.startswith((MAGIC, GZIP_MAGIC)) or "ubyte" in path.name):
+        return open_idx(path, name)
+    if kind_of(head):
+        raise SourceError(f"{place} is one image; give its folder, or a text file that lists it")
+    if b"\x00" in head or clean(place) != place:
+        raise SourceError(f"{clean(place)} is no source that is known; give {KINDS}")
+    return PathListSource(place, name)

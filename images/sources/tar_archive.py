@@ -1,0 +1,182 @@
+"""tar archives: folders of images, and WebDataset shards.
+
+A member's label is what lies beside it in its sample (WebDataset: the members next to one another
+with the same name up to the first dot): a `.cls` file, a `.json` object with one of LABEL_FIELDS,
+or a `.txt` of one line. Without these it is the first folder of its name.
+"""
+
+import json
+import tarfile
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, BinaryIO
+
+from base.errors import ImageRefused, RefusalReason, SourceError
+from images.sources.archives import ArchiveSource, clean, counts, folder_labels
+from images.sources.locations import check_size, join_uri, open_place, read_span, unreadable
+from images.sources.paths import suffix_of
+from images.sources.tar_headers import BLOCK, Kind, Member, member_of, read_members
+from images.sources.unpacked import packer_of, read_unpacked, unpacked_head, unpacked_view
+
+LABEL_FIELDS = ("label", "class", "cls", "class_name")
+LABEL_SUFFIXES = (".cls", ".json", ".txt")  # the first of them counts
+MAX_LABEL_BYTES = 64 * 1024
+MAX_LABEL = 100  # characters; a longer .txt is no label
+LINK, SPARSE = -1, -2  # in place of a size
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file that starts like this is a tar archive, compressed or not."""
+    if packer_of(head):
+        head = unpacked_head(head)
+    return head[257:262] == b"ustar" or _is_old_header(head[:BLOCK])
+
+
+def _is_old_header(block: bytes) -> bool:
+    """Whether it is a header without the word ustar, as before 1988: its checksum fits."""
+    try:
+        return block[0] > 0 and tarfile.TarInfo.frombuf(block, "utf-8", "replace").chksum > 0
+    except (tarfile.TarError, IndexError, ValueError):
+        return False
+
+
+def open_tar(place: str, name: str) -> ArchiveSource:
+    """List a tar archive; a compressed one is unpacked to a temporary file first.
+
+    Raises:
+        SourceError: it is damaged, truncated or without images.
+    """
+    listing = _Listing()
+    try:
+        with _opened(place) as (file, packed):
+            listing.read(file)
+    except (OSError, tarfile.TarError, ValueError, OverflowError) as error:
+        found = len(listing.names)
+        message = f"{place} is damaged or truncated after {found} images: {error}"
+        raise SourceError(f"{message}; fetch or make it anew") from error
+    labels = folder_labels(listing.names)
+    labels = [own or folder for own, folder in zip(listing.labels, labels, strict=True)]
+    sizes, starts = listing.sizes, listing.starts
+
+    def reader(index: int) -> "partial[bytes]":
+        return partial(read_member, place, starts[index], sizes[index], packed=packed)
+
+    base = join_uri("tar", place)
+    return ArchiveSource(name, base, listing.names, listing.offsets, labels, reader)
+
+
+class _Listing:
+    """The images of an archive as they come, and what their samples say of them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.labels: list[str | None] = []
+        self.offsets, self.starts, self.sizes = array("q"), array("q"), array("q")
+        self._sample = ""
+        self._first = 0  # image of the sample
+        self._beside: dict[str, str] = {}
+
+    def read(self, file: IO[bytes]) -> None:
+        for member in read_members(file):
+            if member.kind is not Kind.FOLDER:
+                self._take(member, file)
+        self._end_sample("")
+
+    def _take(self, member: Member, file: IO[bytes]) -> None:
+        name = clean(member.name)
+        folder, slash, last = name.rpartition("/")
+        sample = folder + slash + last.partition(".")[0]
+        if sample != self._sample:
+            self._end_sample(sample)
+        suffix = suffix_of(last)
+        if suffix in LABEL_SUFFIXES and member.size <= MAX_LABEL_BYTES:
+            file.seek(member.start)
+            if label := _label_in(file.read(member.size), suffix):
+                self._beside[suffix] = label
+        elif counts(name):
+            self.names.append(name)
+            self.labels.append(None)
+            self.offsets.append(member.offset)
+            self.starts.append(member.start)
+            self.sizes.append(_size_of(member))
+
+    def _end_sample(self, following: str) -> None:
+        label = next((self._beside[kind] for kind in LABEL_SUFFIXES if kind in self._beside), None)
+        if label is not None:
+            for index in range(self._first, len(self.names)):
+                self.labels[index] = label
+        self._sample, self._first, self._beside = following, len(self.names), {}
+
+
+def _size_of(member: Member) -> int:
+    """Return a member's size, or what stands in its place where it cannot be read."""
+    return {Kind.LINK: LINK, Kind.SPARSE: SPARSE}.get(member.kind, member.size)
+
+
+def _label_in(data: bytes, suffix: str) -> str | None:
+    """Return the label that a file beside an image holds, or None if it holds another thing."""
+    try:
+        text = data.decode("utf-8-sig").strip()
+        if suffix != ".json":
+            return text if len(text) <= MAX_LABEL and len(text.splitlines()) == 1 else None
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    values = (fields.get(field) for field in LABEL_FIELDS)
+    return next((str(value) for value in values if isinstance(value, str | int)), None)
+
+
+@contextmanager
+def _opened(place: str) -> Iterator[tuple[IO[bytes] | BinaryIO, bool]]:
+    """Give a file with the plain archive, and whether it had to be unpacked."""
+    with open_place(place) as file:
+        packed = packer_of(file.read(8)) is not None
+        file.seek(0)
+        if not packed:
+            yield file, False
+            return
+    with unpacked_view(place) as whole:
+        yield whole, True
+
+
+def read_member(place: str, start: int, size: int, *, packed: bool) -> bytes:
+    """Return a member's bytes.
+
+    Raises:
+        ImageRefused: UNREADABLE, TOO_MANY_BYTES, TRUNCATED; UNSUPPORTED for a link or sparse file.
+    """
+    if size < 0:
+        kind = "a link" if size == LINK else "a sparse file"
+        message = f"the member is {kind}; make the archive with the files themselves"
+        raise ImageRefused(RefusalReason.UNSUPPORTED, message)
+    check_size(size)
+    try:
+        data = (read_unpacked if packed else read_span)(place, start, size)
+    except (OSError, SourceError) as error:
+        raise unreadable(place, error) from error
+    if len(data) < size:
+        message = f"{place} ends within the member: {len(data):,} of {size:,} bytes are there"
+        raise ImageRefused(RefusalReason.TRUNCATED, message)
+    return data
+
+
+def read_tar_uri(place: str, member: str, offset: int) -> bytes:
+    """Return the bytes of the member whose header is at `offset`.
+
+    Raises:
+        OSError, LookupError, SourceError, ImageRefused: it is not there, or another one is.
+    """
+    try:
+        with _opened(place) as (file, packed):
+            file.seek(offset)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                info = tar.next()
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise LookupError(f"no member begins at byte {offset}: {error}") from error
+    if info is None or clean(info.name) != member:
+        raise LookupError(f"{member} is no longer at byte {offset}")
+    return read_member(place, info.offset_data, _size_of(member_of(info)), packed=packed)

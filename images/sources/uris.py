@@ -1,0 +1,107 @@
+"""From an item's uri back to its content, without the source it came from.
+
+    /photos/1.jpg, file:///…        a file; file: is for names that are no UTF-8
+    s3://…, hf://…, memory://…      a file behind a URL
+    tar:///a.tar#cat/1.jpg@512      a member of an archive, and where its header is
+    zip:///a.zip#cat/1.jpg@0        likewise
+    parquet:///a.parquet#12         a row
+    idx:///a#12  npz:///a.npz#12    an array's image; likewise cifar10-train: and cifar10-test:
+
+Path and member are percent-encoded. For an archive behind a URL its scheme follows a plus:
+`tar+s3://bucket/a.tar#cat/1.jpg@512`.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import unquote
+
+from base.errors import ImageRefused, RefusalReason, SourceError
+from images.items import Content
+from images.sources.arrays import ArraySource
+from images.sources.cifar10 import open_batches
+from images.sources.idx import open_idx
+from images.sources.locations import read_place, size_and_stamp, split_uri
+from images.sources.npz import open_npz
+from images.sources.parquet import read_parquet_uri
+from images.sources.paths import read_file, uri_to_path
+from images.sources.tar_archive import read_tar_uri
+from images.sources.zip_archive import read_zip_uri
+
+_ARRAYS: dict[str, Callable[[Path, str], ArraySource]] = {
+    "idx": open_idx,
+    "npz": open_npz,
+    "cifar10-train": lambda path, name: open_batches(path, "train", name),
+    "cifar10-test": lambda path, name: open_batches(path, "test", name),
+}
+_ARCHIVES = {"tar": read_tar_uri, "zip": read_zip_uri}
+OWN_SCHEMES = frozenset({*_ARRAYS, *_ARCHIVES, "parquet"})
+
+
+def read_uri(uri: str) -> Content:
+    """Open one item again: for thumbnails and for embedding anew.
+
+    Args:
+        uri: as an Item has it.
+
+    Returns:
+        What the item's `read` returned: an image file's bytes, or an array.
+
+    Raises:
+        ImageRefused: UNREADABLE, if the file or the item is gone, or the uri is of another kind;
+            and what the item's `read` raised.
+    """
+    if uri.startswith(("/", "file://")) or "://" not in uri:
+        return read_file(str(uri_to_path(uri)))
+    if own_scheme(uri) is None:
+        return read_place(uri)
+    try:
+        return _read_part(*split_uri(uri))
+    except (OSError, SourceError, LookupError, ValueError) as error:
+        raise ImageRefused(RefusalReason.UNREADABLE, f"cannot read {uri}: {error}") from error
+
+
+def stamp_of(uri: str) -> str | None:
+    """Return a text that is another one when what lies at a uri may have changed, or None.
+
+    It is made of length and time of the last change, of an archive or array file as a whole: as
+    long as it stays, so does everything in it. None: nothing is there, or it cannot be told.
+    """
+    try:
+        if uri.startswith(("/", "file://")) or "://" not in uri:
+            return size_and_stamp(str(uri_to_path(uri)))[1]
+        place = split_uri(uri)[1] if own_scheme(uri) else uri
+        return size_and_stamp(place)[1]
+    except (OSError, SourceError, ValueError):
+        return None
+
+
+def own_scheme(uri: str) -> str | None:
+    """Return which of OWN_SCHEMES a uri has, or None."""
+    scheme = uri.partition("://")[0].partition("+")[0]
+    return scheme if scheme in OWN_SCHEMES else None
+
+
+def _read_part(scheme: str, place: str, part: str) -> Content:
+    if scheme in _ARCHIVES:
+        member, _, offset = part.rpartition("@")
+        return _ARCHIVES[scheme](place, unquote(member), _number(offset))
+    if scheme == "parquet":
+        return read_parquet_uri(place, _number(part))
+    path = Path(place)
+    source = _reopen_unchanged(scheme, path, path.stat().st_mtime_ns)
+    if _number(part) >= len(source):
+        raise IndexError(f"it holds {len(source)} images")
+    return source.contents[_number(part)]
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise LookupError(f"{text!r} is no number of an image")
+    return int(text)
+
+
+@lru_cache(maxsize=4)
+def _reopen_unchanged(scheme: str, path: Path, _mtime_ns: int) -> ArraySource:
+    """Keep the last few files open: unpacking one takes long, and neighbours come from the same."""
+    return _ARRAYS[scheme](path, str(path))

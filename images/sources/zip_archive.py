@@ -1,0 +1,147 @@
+"""zip archives: any member is read by itself, stored or deflated, and its checksum compared.
+
+The listing is Python's zipfile's. Members are read here, from their local header on (PKWARE's
+APPNOTE 6.3, section 4.3.7): an open ZipFile serves one thread at a time, and opening one for every
+picture would read the whole directory of the archive every time.
+"""
+
+import struct
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+from base.errors import ImageRefused, RefusalReason, SourceError
+from images.items import Content
+from images.sources.archives import ArchiveSource, clean, counts, folder_labels
+from images.sources.locations import (
+    check_size,
+    join_uri,
+    open_place,
+    read_span,
+    size_and_stamp,
+    unreadable,
+)
+
+MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # a member comes first, or nothing but the end
+_LOCAL = struct.Struct("<4s22xHH")  # magic, …, lengths of the name and the extra field
+_ENCRYPTED = 1
+
+
+class Member(NamedTuple):
+    """What the directory says of a member."""
+
+    offset: int  # of its local header
+    packed: int  # bytes in the archive
+    size: int  # bytes unpacked
+    crc: int
+    method: int
+
+
+def open_zip(place: str, name: str) -> ArchiveSource:
+    """List a zip archive.
+
+    Raises:
+        SourceError: it is damaged, truncated or without images.
+    """
+    names: list[str] = []
+    columns = tuple(array("q") for _ in Member._fields)
+    for info in _directory(place):
+        member = clean(info.filename)
+        if info.is_dir() or not counts(member):
+            continue
+        names.append(member)
+        method = -1 if info.flag_bits & _ENCRYPTED else info.compress_type
+        facts = (info.header_offset, info.compress_size, info.file_size, info.CRC, method)
+        for column, fact in zip(columns, facts, strict=True):
+            column.append(fact)
+
+    def reader(index: int) -> "partial[bytes]":
+        return partial(read_zipped, place, Member(*(column[index] for column in columns)))
+
+    base, labels = join_uri("zip", place), folder_labels(names)
+    return ArchiveSource(name, base, names, columns[0], labels, reader)
+
+
+def _directory(place: str) -> list[zipfile.ZipInfo]:
+    try:
+        with open_place(place) as file, zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except Exception as error:  # a damaged directory makes zipfile raise nearly anything
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(
+            f"{place} is damaged, truncated or no zip archive: {message}; fetch or make it anew"
+        ) from error
+
+
+def read_zipped(place: str, member: Member) -> bytes:
+    """Return a member's bytes.
+
+    Raises:
+        ImageRefused: UNREADABLE, TOO_MANY_BYTES, TRUNCATED; CORRUPT if they are not those that were
+            packed; UNSUPPORTED if encrypted or packed in another way.
+    """
+    if member.method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        kind = "encrypted" if member.method < 0 else f"packed by method {member.method}"
+        message = f"the member is {kind}; pack it anew with deflate"
+        raise ImageRefused(RefusalReason.UNSUPPORTED, message)
+    check_size(member.size)
+    check_size(member.packed)
+    try:
+        return _checked(_unpacked(_raw(place, member), member), member)
+    except (OSError, SourceError) as error:
+        raise unreadable(place, error) from error
+
+
+def _raw(place: str, member: Member) -> bytes:
+    """Return the member's packed bytes; name and extra field come before them."""
+    head = read_span(place, member.offset, _LOCAL.size)
+    if len(head) < _LOCAL.size or not head.startswith(MAGICS[0]):
+        raise OSError(f"there is no member at byte {member.offset:,}")
+    _, name, extra = _LOCAL.unpack(head)
+    data = read_span(place, member.offset + _LOCAL.size + name + extra, member.packed)
+    if len(data) < member.packed:
+        message = f"{place} ends within the member: {len(data):,} of {member.packed:,} bytes"
+        raise ImageRefused(RefusalReason.TRUNCATED, message)
+    return data
+
+
+def _unpacked(data: bytes, member: Member) -> bytes:
+    if member.method == zipfile.ZIP_STORED:
+        return data
+    try:  # one byte more than promised shows that there are more
+        return zlib.decompressobj(-15).decompress(data, member.size + 1)
+    except zlib.error as error:
+        raise ImageRefused(RefusalReason.CORRUPT, f"the member is damaged: {error}") from error
+
+
+def _checked(data: bytes, member: Member) -> bytes:
+    if len(data) != member.size or zlib.crc32(data) != member.crc:
+        message = "the member is damaged: its checksum or its length is another"
+        raise ImageRefused(RefusalReason.CORRUPT, message)
+    return data
+
+
+def read_zip_uri(place: str, member: str, offset: int) -> Content:
+    """Return the bytes of the member whose local header is at `offset`.
+
+    Raises:
+        OSError, LookupError, SourceError, ImageRefused: it is not there, or another one is.
+    """
+    names, reader = _listed(place, size_and_stamp(place)[1])
+    index = names.get((member, offset))
+    if index is None:
+        raise LookupError(f"{member} is no longer at byte {offset}")
+    return reader(index)()
+
+
+@lru_cache(maxsize=4)
+def _listed(
+    place: str, _stamp: str
+) -> tuple[dict[tuple[str, int], int], Callable[[int], Callable[[], Content]]]:
+    """Keep the last few directories: reading one takes long, neighbours come from the same."""
+    source = open_zip(place, place)
+    pairs = zip(source.members, source.offsets, strict=True)
+    return {pair: index for index, pair in enumerate(pairs)}, source.reader

@@ -1,0 +1,1 @@
+"""The `extract`, `collection`, `search` and `serve` commands."""

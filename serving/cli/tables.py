@@ -1,0 +1,127 @@
+"""What the serving commands print for people: results on stdout, the rest on stderr."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # these bring the encoder and Parquet along
+    from serving.cli.query_files import Answer
+    from serving.collect import CollectReport
+    from serving.collection import Suggestion
+    from serving.copying import CopyReport
+    from serving.embedding.per_item import Seconds
+    from serving.embedding.results import Refused
+    from serving.extraction.work import ExtractReport
+
+
+def print_refused(count: int, first: "Sequence[Refused]", where: str | None = None) -> None:
+    """How many images were refused, and the first of them, on stderr."""
+    table = Table(title=f"Images refused: {count}")
+    for name in ("key", "stage", "reason", "message"):
+        table.add_column(name, overflow="fold")
+    for entry in first:
+        table.add_row(*map(Text, (entry.key, entry.stage, entry.reason, entry.message)))
+    console = Console(stderr=True)
+    console.print(table)
+    if count > len(first):
+        more = f"and {count - len(first)} more"
+        console.print(Text(f"{more}: {where}" if where else more))
+
+
+def print_extracted(report: "ExtractReport") -> None:
+    """What an extraction did and where its time went, on stderr."""
+    done, seconds = report.items - report.resumed, report.seconds
+    before = f" ({report.resumed} items were done before)" if report.resumed else ""
+    found = report.changes
+    changes = ""
+    if found is not None:
+        changes = (
+            f"{found.added} new, {found.changed - found.same} changed, {found.deleted} deleted, "
+            f"{found.same} looked at and the same\n"
+        )
+    if (into := report.collected) is not None:
+        changes += (
+            f"in the collection: {into.added} added, {into.replaced} replaced, {into.unchanged} "
+            f"unchanged, {into.removed} removed\n"
+        )
+    text = (
+        f"{changes}{report.rows} of {report.items} images are in {report.out}{before}\n"
+        f"{done} items in {report.elapsed:.1f} s, {report.images_per_second:.1f}/s\n"
+        f"{_where_time_went(seconds)}; writing {seconds.write:.1f} s"
+    )
+    Console(stderr=True).print(Text(text))
+
+
+def _where_time_went(seconds: "Seconds") -> str:
+    """What the cores did, or the encoder where it has them all or a GPU."""
+    if not seconds.cores:
+        return (
+            f"encoder busy {seconds.encode:.1f} s, waiting for images {seconds.wait:.1f} s; "
+            f"in threads: reading {seconds.read:.1f} s, decoding {seconds.decode:.1f} s"
+        )
+    parts = {"encoding": seconds.encode, "decoding": seconds.decode, "waiting": seconds.wait}
+    shares = ", ".join(f"{what} {took / seconds.cores:.0%}" for what, took in parts.items())
+    return (
+        f"the cores' time: {shares}; beside it: listing {seconds.listing:.1f} s, "
+        f"reading {seconds.read:.1f} s, taking outcomes {seconds.held:.1f} s"
+    )
+
+
+def print_added(report: "CollectReport", items: int) -> None:
+    """What an addition did, on stderr."""
+    line = (
+        f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged in "
+        f"{report.elapsed:.1f} s; the collection holds {items} items"
+    )
+    Console(stderr=True).print(Text(line))
+
+
+def print_copied(report: "CopyReport") -> None:
+    """What a copy did, on stderr."""
+    line = (
+        f"{report.copied} copied, {report.unchanged} were there already, in "
+        f"{report.elapsed:.1f} s; the copy holds all {report.items} items"
+    )
+    Console(stderr=True).print(Text(line))
+
+
+def print_answers(answers: "Sequence[Answer]") -> None:
+    """The neighbours of each query, best first, on stdout."""
+    console = Console()
+    for answer in answers:
+        table = Table("score", title=Text(answer.query))
+        for name in ("key", "label", "uri"):
+            table.add_column(name, overflow="fold")
+        for hit in answer.neighbours:
+            cells = (f"{hit.score:.4f}", hit.key, hit.label or "", hit.uri)
+            table.add_row(*map(Text, cells))
+        console.print(table)
+
+
+def print_suggestions(suggested: "Sequence[tuple[str, Suggestion]]") -> None:
+    """For each image the labels its neighbours vote for, on stdout."""
+    console = Console()
+    for query, suggestion in suggested:
+        table = Table("share", "label", "neighbours", title=Text(query))
+        for one in suggestion.labels:
+            table.add_row(*map(Text, (f"{one.share:.3f}", one.label, str(one.neighbours))))
+        console.print(table)
+        if suggestion.unlabelled:
+            voters = suggestion.labelled + suggestion.unlabelled
+            text = f"{suggestion.unlabelled} of {voters} neighbours have no label and do not vote"
+            console.print(Text(text))
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Names and values, on stdout."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest is shown whole
+    for name, value in facts.items():
+        words = value if isinstance(value, str) else json.dumps(value)
+        table.add_row(name.replace("_", " "), Text(words))
+    Console().print(table)

@@ -1,0 +1,101 @@
+"""What a collection refuses, beyond the errors every room shares (``base.errors``).
+
+LookalikeError
+  CollectionBusy        another process writes to the collection
+  CollectionRebuilt     it is of another encoder since it was opened
+  UsageError
+    CollectionMissing     there is no collection at a place
+    KeyExists           a key to be added is there already
+    KeyUnknown          a key asked for is not there
+"""
+
+from collections import Counter
+from collections.abc import Container, Sequence
+
+from base.errors import ArtefactError, LookalikeError, UsageError
+
+
+class CollectionBusy(LookalikeError):  # noqa: N818 - the state it reports
+    """Another process is writing; reading is not affected."""
+
+
+class CollectionMissing(UsageError):  # noqa: N818 - the state it reports
+    """There is no collection at a place.
+
+    Attributes:
+        place: the folder or URL.
+    """
+
+    def __init__(self, place: object) -> None:
+        self.place = place
+        super().__init__(
+            f"there is no collection at {place}; make one with: "
+            f"lookalike collection create {place} --encoder ENCODER"
+        )
+
+
+class CollectionRebuilt(LookalikeError):  # noqa: N818 - the state it reports
+    """The collection was brought over to another encoder while it was open here."""
+
+
+class KeyExists(UsageError):  # noqa: N818 - the state it reports
+    """Keys that are in the collection already, or twice in what is added.
+
+    Attributes:
+        keys: the keys, in the order they were given.
+    """
+
+    def __init__(self, keys: Sequence[str], message: str | None = None) -> None:
+        self.keys = tuple(keys)
+        super().__init__(message or f"in the collection already: {some(keys)}; {REMEDY}")
+
+
+class KeyUnknown(UsageError):  # noqa: N818 - the state it reports
+    """A key that is not in the collection.
+
+    Attributes:
+        key: the key asked for.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"no item with the key {key!r} in the collection")
+
+
+REMEDY = 'remove them first, or add with on_duplicate="replace" (--on-duplicate replace)'
+
+
+def check_encoder(place: object, own: str, given: str) -> None:
+    """Refuse another encoder than a collection's own.
+
+    Raises:
+        ArtefactError: naming both digests and the remedy.
+    """
+    if given != own:
+        raise ArtefactError(
+            f"the collection {place} was made with the encoder {own[:12]}…, this is "
+            f"{given[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
+            "make a new collection with this one, or bring a folder over: "
+            "lookalike collection rebuild … --encoder NEW"
+        )
+
+
+def refuse_duplicates(keys: Sequence[str], there: Container[str]) -> None:
+    """Refuse a batch with keys that are there already, or twice in it.
+
+    Raises:
+        KeyExists: with the keys.
+    """
+    last = dict.fromkeys(keys)
+    if known := [key for key in last if key in there]:
+        raise KeyExists(known)
+    if len(last) < len(keys):
+        counts = Counter(keys)
+        twice = [key for key in last if counts[key] > 1]
+        raise KeyExists(twice, f"given more than once: {', '.join(map(repr, twice[:5]))}")
+
+
+def some(keys: Sequence[str], most: int = 5) -> str:
+    """The first keys in quotes, and how many more there are."""
+    named = ", ".join(repr(key) for key in keys[:most])
+    return named if len(keys) <= most else f"{named} and {len(keys) - most} more"

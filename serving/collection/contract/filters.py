@@ -1,0 +1,242 @@
+"""Filters of a search: which items may be among the neighbours.
+
+A filter is a dict; an item must meet every entry. ``label`` is the item's label, every other name a
+field of its metadata object:
+
+    {"label": "shirt", "price": {"$gte": 10, "$lt": 20}, "$not": {"colour": "red"}}
+
+A value is a text, a number, true, false or None, and asks for equality; None asks for items without
+a label, or without the field (or with null in it). Types count: 1 is not "1" and not true. A field
+that holds a list meets what one of its elements meets. Instead of a value there may be operators,
+of which all must hold:
+
+    $eq $ne            equal, or not
+    $in                equal to one of a list
+    $gt $gte $lt $lte  ranges, of numbers or of texts (in the order of code points)
+    $prefix            a text that begins so
+
+Beside the names there may be ``$and`` and ``$or`` with a list of filters and ``$not`` with one.
+
+Metadata is found through the table ``fields`` (``schema``), so a filter costs what it finds and not
+what there is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from base.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NUMBER, TEXT, BOOLEAN, OTHER = range(4)  # fields.kind; OTHER: lists and objects are there
+RANGES = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+OPERATORS = ("$eq", "$ne", "$in", *RANGES, "$prefix")
+DEEPEST = 20  # filters in filters
+
+
+class Clause(NamedTuple):
+    """A condition on ``items`` in SQL.
+
+    Attributes:
+        text: the condition, with a ``?`` for each value.
+        values: in the order of the text.
+        fields: the same as a condition on ``fields``, where that is all there is to it.
+    """
+
+    text: str
+    values: list[Any]
+    fields: str | None = None
+
+
+def selection(condition: Mapping[str, Any]) -> Clause:
+    """A statement for the numbers of the items that meet a filter, unordered, some maybe twice.
+
+    Where a field must have some value, the numbers come from its index in ``fields`` alone. To look
+    each of them up in ``items`` as well would take three times as long.
+
+    Raises:
+        UsageError: as ``where``.
+    """
+    clauses = _clauses(condition)
+    first = next((one for one in clauses if one.fields), None)
+    if first is None:
+        text, values, _ = _joined(" AND ", clauses, empty="1")
+        return Clause(f"SELECT sequence FROM items WHERE {text}", values)  # noqa: S608
+    rest = [one for one in clauses if one is not first]
+    text, values, _ = _joined(" AND ", rest, empty="1")
+    source = f"(SELECT item AS sequence FROM fields WHERE {first.fields})"  # noqa: S608
+    if not all(one.fields for one in rest):
+        source += " JOIN items USING (sequence)"
+    return Clause(f"SELECT sequence FROM {source} WHERE {text}", [*first.values, *values])  # noqa: S608
+
+
+def where(condition: Mapping[str, Any], depth: int = 0) -> Clause:
+    """The filter as a condition on ``items``.
+
+    Raises:
+        UsageError: naming the field, for a value or operator of another kind.
+    """
+    return _joined(" AND ", _clauses(condition, depth), empty="1")
+
+
+def _clauses(condition: Mapping[str, Any], depth: int = 0) -> list[Clause]:
+    """What must all hold."""
+    if not isinstance(condition, dict):
+        raise UsageError(f"filter: {condition!r} is not an object")
+    if depth > DEEPEST:
+        raise UsageError(f"filter: more than {DEEPEST} filters inside each other")
+    clauses = []
+    for name, value in condition.items():
+        if not isinstance(name, str):
+            raise UsageError(f"filter: the name {name!r} is not a text")
+        if name in ("$and", "$or"):
+            clauses.append(_any_or_all(name, value, depth))
+        elif name == "$not":
+            clauses.append(_negated(where(value, depth + 1)))
+        else:
+            clauses += [_test(name, operator, wanted) for operator, wanted in tests(name, value)]
+    return clauses
+
+
+def field_rows(metadata: Mapping[str, Any]) -> set[tuple[str, int, Any]]:
+    """What ``fields`` holds of an item's metadata: name, kind, value.
+
+    A list is there as itself and with each of its elements; null is not there.
+    """
+    rows: set[tuple[str, int, Any]] = set()
+    for name, value in metadata.items():
+        for one in (value, *value) if isinstance(value, list) else (value,):
+            if one is not None:
+                rows.add((name, *_stored(one)))
+    return rows
+
+
+def _stored(value: object) -> tuple[int, Any]:
+    if isinstance(value, bool):
+        return BOOLEAN, int(value)
+    if isinstance(value, int | float):
+        return NUMBER, _fitting(value)
+    if isinstance(value, str):
+        return TEXT, value
+    return OTHER, 0
+
+
+def _fitting(number: float) -> float:
+    """SQLite has 64-bit integers; a larger one is kept as the nearest float, or infinity."""
+    if isinstance(number, int) and not -(2**63) <= number < 2**63:
+        try:
+            return float(number)
+        except OverflowError:
+            return math.inf if number > 0 else -math.inf
+    return number
+
+
+def tests(name: str, value: object) -> Iterator[tuple[str, Any]]:
+    """The operators of an entry of a filter, each with its value; equality is one of them."""
+    if not isinstance(value, dict):
+        yield "$eq", value
+        return
+    for operator, wanted in value.items():
+        if operator not in OPERATORS:
+            raise UsageError(
+                f"filter: {name} has the operator {operator!r}; known: {', '.join(OPERATORS)}"
+            )
+        yield operator, wanted
+
+
+def _test(name: str, operator: str, wanted: object) -> Clause:
+    if operator == "$ne":
+        return _negated(_test(name, "$eq", wanted))
+    if operator == "$in":
+        return _one_of(name, wanted)
+    if operator == "$eq" and wanted is None:
+        if name == "label":
+            return Clause("label IS NULL", [])
+        key = _text("a name", name)
+        return Clause("sequence NOT IN (SELECT item FROM fields WHERE name = ?)", [key])
+    kind, value = checked(name, wanted)
+    if operator == "$prefix" or (operator in RANGES and kind == BOOLEAN):
+        if kind != TEXT:
+            raise UsageError(f"filter: {name}: {operator} cannot be used with {wanted!r}")
+        return _among(name, kind, *_beginning(str(value)))
+    return _among(name, kind, f"value {RANGES.get(operator, '=')} ?", [value])
+
+
+def _one_of(name: str, wanted: object) -> Clause:
+    if not isinstance(wanted, list | tuple) or not wanted:
+        raise UsageError(f"filter: {name}: $in needs a list of values, not {wanted!r}")
+    parts = [_test(name, "$eq", one) for one in wanted]
+    either = _joined(" OR ", parts)
+    fields = [f"({one.fields})" for one in parts if one.fields]
+    return _within(" OR ".join(fields), either.values) if len(fields) == len(parts) else either
+
+
+def _among(name: str, kind: int, comparison: str, values: list[Any]) -> Clause:
+    """Items with a field, or the label, that stands the comparison."""
+    if name == "label":
+        if kind != TEXT:
+            raise UsageError(f"filter: label is {values[0]!r}; a text or null is needed")
+        return Clause(comparison.replace("value", "label"), values)
+    key = _text("a name", name)
+    test = f"name = ? AND kind = {kind} AND {comparison}"
+    return _within(test, [key, *values])
+
+
+def _within(fields: str, values: list[Any]) -> Clause:
+    return Clause(f"sequence IN (SELECT item FROM fields WHERE {fields})", values, fields)  # noqa: S608
+
+
+def _beginning(prefix: str) -> tuple[str, list[Any]]:
+    """Texts from the prefix to the first that does not begin so."""
+    for place in range(len(prefix) - 1, -1, -1):
+        following = ord(prefix[place]) + 1
+        if following == 0xD800:  # surrogates are no text
+            following = 0xE000
+        if following <= 0x10FFFF:
+            return "value >= ? AND value < ?", [prefix, prefix[:place] + chr(following)]
+    return "value >= ?", [prefix]
+
+
+def _any_or_all(name: str, value: object, depth: int) -> Clause:
+    if not isinstance(value, list | tuple) or not value:
+        raise UsageError(f"filter: {name} needs a list of filters, not {value!r}")
+    parts = [where(one, depth + 1) for one in value]
+    return _joined(" AND " if name == "$and" else " OR ", parts)
+
+
+def _negated(clause: Clause) -> Clause:
+    return Clause(
+        f"({clause.text}) IS NOT TRUE", clause.values
+    )  # a comparison with no label is neither true nor false
+
+
+def _joined(word: str, clauses: list[Clause], *, empty: str = "0") -> Clause:
+    text = word.join(f"({one.text})" for one in clauses)
+    return Clause(text or empty, [value for one in clauses for value in one.values])
+
+
+def checked(name: str, value: object) -> tuple[int, Any]:
+    """Kind and value as ``fields`` holds them.
+
+    Raises:
+        UsageError: naming the field, for a value that is no text, finite number, true or false.
+    """
+    if isinstance(value, bool | int | float | str):
+        kind, stored = _stored(value)
+        if kind == NUMBER and not math.isfinite(stored):
+            raise UsageError(f"filter: {name} is {value!r}; a finite number is needed")
+        return kind, _text(name, stored) if kind == TEXT else stored
+    raise UsageError(
+        f"filter: {name} is {value!r}; a text, a number, true, false, null or operators are needed"
+    )
+
+
+def _text(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"filter: {name} {text!r} is not valid text: {error}") from error
+    return text

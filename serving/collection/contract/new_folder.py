@@ -1,0 +1,61 @@
+"""A folder that is there as a whole or not at all.
+
+It is made inside a hidden one beside its place, which is locked as long as somebody works in it:
+
+    .shop.1b2c3d4e.new/.lock
+    .shop.1b2c3d4e.new/made/        renamed to shop/ at the end
+
+So whoever makes the same again can tell what a killed process has left from what is being made.
+"""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+
+from base.errors import LookalikeError, UsageError
+from base.files import fsync_directory
+from base.locks import FILE_NAME, Locked, folder_lock
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder beside its place, and rename it there when the block ends.
+
+    What a process that was killed has left of the same is removed first.
+
+    Yields:
+        the unfinished one, to be filled with files that are on the disk when the block ends.
+
+    Raises:
+        UsageError: there is something at its place, or it cannot be made.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
+    for workplace in folder.parent.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 8}.new"):
+        _remove_abandoned(workplace)
+    workplace = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
+    try:
+        workplace.mkdir(parents=True)
+        with folder_lock(workplace):
+            unfinished = workplace / "made"
+            unfinished.mkdir()
+            yield unfinished
+            fsync_directory(unfinished)
+            unfinished.replace(folder)
+        fsync_directory(folder.parent)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder}: {error.strerror}") from error
+    except Locked as locked:
+        raise UsageError(f"{folder} is being made by another process; try again") from locked
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _remove_abandoned(workplace: Path) -> None:
+    """Unless somebody works in it, is about to, or it may not be removed."""
+    if (workplace / FILE_NAME).exists():
+        with suppress(Locked, LookalikeError), folder_lock(workplace):
+            shutil.rmtree(workplace, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""Which label the neighbours of a picture suggest, and how much of their vote it has.
+
+A neighbour votes for its label with the weight exp(cosine / 0.1), as in the kNN protocol of Wu et
+al. 2018 (section 3.4) that ``training.protocols.knn`` measures encoders with. A label's share is
+the weight of its votes over the weight of all votes. That is all it is: 0.9 does not say that the
+label is right nine times in ten. Other than the protocol, which looks for k labelled pictures, the
+vote is among the k nearest items whatever they are; those without a label do not vote and are
+counted, because a share of few votes means less.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from serving.collection.contract.records import Hit
+
+TEMPERATURE = 0.1
+VOTERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LabelShare:
+    """A label, its share of the weighted votes in (0, 1], and how many neighbours have it."""
+
+    label: str
+    share: float
+    neighbours: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What the neighbours of one query say.
+
+    Attributes:
+        labels: the largest share first, equal ones in the order of their labels; shares sum to 1.
+        labelled: neighbours that voted.
+        unlabelled: neighbours without a label.
+    """
+
+    labels: tuple[LabelShare, ...]
+    labelled: int
+    unlabelled: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self) | {"labels": [asdict(one) for one in self.labels]}
+
+
+def suggestion_of(hits: Iterable[Hit]) -> Suggestion:
+    """The vote of a query's neighbours."""
+    weights: dict[str, list[float]] = {}
+    unlabelled = 0
+    for hit in hits:
+        if hit.label is None:
+            unlabelled += 1
+        else:
+            # the 1 cancels out and keeps weights from overflowing
+            weights.setdefault(hit.label, []).append(float(np.exp((hit.score - 1) / TEMPERATURE)))
+    total = sum(map(sum, weights.values()))
+    shares = [LabelShare(label, sum(its) / total, len(its)) for label, its in weights.items()]
+    shares.sort(key=lambda one: (-one.share, one.label))
+    return Suggestion(tuple(shares), sum(one.neighbours for one in shares), unlabelled)

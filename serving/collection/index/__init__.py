@@ -1,0 +1,1 @@
+"""Vectors in, nearest neighbors out: FAISS indexes as immutable values."""

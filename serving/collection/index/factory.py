@@ -1,0 +1,217 @@
+"""An approximate index that a FAISS factory string names: "IVF1024,SQ8", "OPQ16,IVF256,PQ16x4fs".
+
+Like the graph (``graph``) it only proposes. What its codes round off is made up for by more
+proposals than are asked for (``spread``), all of which are scored with the float32 vectors; so a
+code of one bit a number can keep a recall of 0.99. Distances are L2, which orders vectors of length
+one as their cosine does, and stays true under PCA's centring.
+
+The effort of an inverted file is nprobe, of a graph efSearch; what compares all codes has one.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+
+from base.cpus import available_cpus
+from serving.collection.contract.factory_strings import (
+    TRAINING_SAMPLE,
+    inner_of,
+    lists_of,
+    make_index,
+    parameters_of,
+    shape_of,
+)
+from serving.collection.index.proposer import SPARE, TUNED_NEIGHBOURS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from serving.collection.index.flat_index import Ids, Vectors
+
+_FAISS: Any = faiss  # where its type stubs know less than it can
+
+FEWEST_TRAINED = 40_000  # vectors what is not an inverted file is learned from, if there are
+ADDED_AT_ONCE = 10_000
+LIST_EFFORTS = tuple(dict.fromkeys(round(1.19**step) for step in range(60)))  # nprobe, 1 to 28,000
+GRAPH_EFFORTS = tuple(round(26 * 1.125**step) for step in range(32))  # efSearch, 26 to 1001
+SPREADS = (1, 2, 4, 8, 16)
+# In vectors compared one by one, each on one core of Zen 4 with 128 numbers.
+STEP_COST = 30.0  # a step of a graph
+CODE_COST = 0.3  # a code of an inverted list
+SCORE_COST = 8.0  # a proposal, which is read from anywhere and scored in float64
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Items in an index made by FAISS's factory.
+
+    Attributes:
+        ids: int64 [n], the items' numbers in the order they were added.
+        kind: the factory string.
+        effort: nprobe or efSearch for 10 neighbours; see ``tuning``.
+        spread: proposals for each that is asked for.
+        tuned_items: how many items there were when it was tuned. Among more of them the same
+            neighbours are in so many more lists and behind so many more proposals.
+    """
+
+    ids: Ids
+    kind: str
+    effort: int
+    spread: int
+    tuned_items: int
+    _index: Any
+
+    @classmethod
+    def build(
+        cls,
+        kind: str,
+        ids: Ids,
+        vectors: Vectors,
+        rows: Ids | None = None,
+        *,
+        threads: int,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> Factory:
+        """Train an index on a sample and put all of these items in.
+
+        Args:
+            kind: a factory string that ``check_factory`` does not refuse.
+            ids: int64 [n], n >= ``training_points(kind, dim)``.
+            vectors: float32 [N, E], of length one; they are not copied.
+            rows: int64 [n], where the items' vectors are; None: one after the other.
+            threads: of the processor.
+            on_progress: told how many items are in.
+        """
+        rows = np.arange(len(ids)) if rows is None else rows
+        index = make_index(kind, vectors.shape[1])
+        faiss.omp_set_num_threads(threads)
+        wanted = max(TRAINING_SAMPLE * lists_of(index), FEWEST_TRAINED)
+        index.train(vectors[rows[:: max(1, len(rows) // wanted)]])
+        for start in range(0, len(rows), ADDED_AT_ONCE):
+            index.add(vectors[rows[start : start + ADDED_AT_ONCE]])
+            if on_progress is not None:
+                on_progress(min(start + ADDED_AT_ONCE, len(rows)))
+        return cls(ids, kind, 1, 1, len(ids), index)
+
+    def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Factory:
+        """A copy with more items, none of which it has already."""
+        index = faiss.clone_index(self._index)
+        faiss.omp_set_num_threads(threads)
+        index.add(vectors)
+        return replace(self, ids=np.concatenate([self.ids, ids]), _index=index)
+
+    def fits(self, vectors: Vectors) -> bool:  # noqa: ARG002 - it does not know
+        """Its recall alone says so."""
+        return True
+
+    def tuned(self, effort: int, spread: int) -> Factory:
+        """The same items, searched with another effort."""
+        other = copy.copy(self)
+        object.__setattr__(other, "effort", effort)
+        object.__setattr__(other, "spread", spread)
+        object.__setattr__(other, "tuned_items", len(self))
+        return other
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Memory held, in bytes, without the ids: what FAISS would write."""
+        written = 0
+
+        def count(data: bytes) -> None:
+            nonlocal written
+            written += len(data)
+
+        _FAISS.write_index(self._index, _FAISS.PyCallbackIOWriter(count))
+        return written
+
+    @cached_property
+    def last(self) -> int:
+        """The highest number in it; 0 if it is empty."""
+        return int(self.ids.max(initial=0))
+
+    @cached_property
+    def _inner(self) -> Any:
+        return inner_of(self._index)
+
+    @property
+    def efforts(self) -> tuple[int, ...]:
+        """Of its kind, as far as they make a difference."""
+        if isinstance(self._inner, faiss.IndexHNSW):
+            return GRAPH_EFFORTS
+        lists = lists_of(self._index)
+        return (*(effort for effort in LIST_EFFORTS if effort < lists), lists)
+
+    @property
+    def spreads(self) -> tuple[int, ...]:
+        """A graph's proposals depend on how many are asked for; its effort does the same."""
+        return (1,) if isinstance(self._inner, faiss.IndexHNSW) else SPREADS
+
+    def cost(self, count: int) -> float:
+        """How many vectors could be compared one by one while it proposes for so many."""
+        effort = self._effort(count)
+        if isinstance(self._inner, faiss.IndexHNSW):
+            return effort * (STEP_COST + SCORE_COST)
+        lists = lists_of(self._index)
+        codes = CODE_COST * len(self) * effort / lists
+        return codes + lists + SCORE_COST * self._grown(count) * self.spread
+
+    def _grown(self, count: int) -> int:
+        return -(-count * len(self) // self.tuned_items)
+
+    def _effort(self, count: int) -> int:
+        count = self._grown(count)
+        effort = -(-self.effort * count // (TUNED_NEIGHBOURS + SPARE))
+        if isinstance(self._inner, faiss.IndexHNSW):
+            return max(effort, count)
+        return min(effort, lists_of(self._index))
+
+    def propose(self, queries: Vectors, count: int) -> Ids:
+        """Nodes of items that are probably the nearest; see ``proposer``."""
+        effort = self._effort(count)
+        wanted = (
+            effort if isinstance(self._inner, faiss.IndexHNSW) else self._grown(count) * self.spread
+        )
+        parameters = parameters_of(shape_of(self._index), effort)
+        faiss.omp_set_num_threads(1 if len(queries) == 1 else available_cpus())
+        nodes: Ids = self._index.search(queries, wanted, params=parameters)[1]
+        return nodes
+
+    def to_bytes(self) -> NDArray[np.uint8]:
+        """FAISS's serialisation; the ids are not in it."""
+        data: NDArray[np.uint8] = faiss.serialize_index(self._index)
+        return data
+
+    @classmethod
+    def from_bytes(
+        cls, data: NDArray[np.uint8], ids: Ids, kind: str, *, dim: int, tuned: tuple[int, int, int]
+    ) -> Factory:
+        """The inverse; the data must have been checked, FAISS trusts what it reads.
+
+        Args:
+            data: of ``to_bytes``.
+            ids: int64 [n].
+            kind: the factory string.
+            dim: length of a vector.
+            tuned: effort, spread and tuned_items.
+
+        Raises:
+            ValueError: another number of items or dimension, or not such an index.
+        """
+        try:
+            index = faiss.deserialize_index(data)
+        except RuntimeError as error:
+            raise ValueError(f"FAISS cannot read it: {error}") from error
+        if index.d != dim or index.ntotal != len(ids) or shape_of(index) is None:
+            raise ValueError(f"it is not an index of {len(ids)} items")
+        return cls(ids, kind, *tuned, index)

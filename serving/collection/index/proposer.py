@@ -1,0 +1,100 @@
+"""What the search asks of an approximate index, whatever kind it is.
+
+It only proposes: who asks it scores the proposals with the float32 vectors (``mixed``). It never
+changes, so that searches need no lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from serving.collection.index.flat_index import Ids, Vectors
+
+SPARE = 16  # proposals beyond k: their order is that of rounded vectors
+TUNED_NEIGHBOURS = 10  # recall@10
+
+
+class Proposer(Protocol):
+    """Items that can be searched approximately."""
+
+    @property
+    def ids(self) -> Ids:
+        """int64 [n], the items' numbers in the order of its nodes."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """FAISS's factory string for it."""
+        ...
+
+    @property
+    def effort(self) -> int:
+        """What it does for a search for 10 neighbours: its efSearch or nprobe."""
+        ...
+
+    @property
+    def spread(self) -> int:
+        """How many proposals it makes for each that is asked for."""
+        ...
+
+    @property
+    def efforts(self) -> Sequence[int]:
+        """The efforts it can be searched with, ascending."""
+        ...
+
+    @property
+    def spreads(self) -> Sequence[int]:
+        """The spreads it can be searched with, ascending.
+
+        The proposals of a smaller one are the first of a larger one's.
+        """
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        ...
+
+    @property
+    def last(self) -> int:
+        """The highest number in it; 0 if it is empty."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def cost(self, count: int) -> float:
+        """How many vectors could be compared one by one while it proposes for so many."""
+        ...
+
+    def propose(self, queries: Vectors, count: int) -> Ids:
+        """Nodes of items that are probably the nearest, removed ones among them.
+
+        Args:
+            queries: float32 [Q, E], of length one.
+            count: how many for each query, times the spread; more of them take more effort.
+
+        Returns:
+            int64 [Q, count * spread], the best first; -1 where there are no more.
+        """
+        ...
+
+    def fits(self, vectors: Vectors) -> bool:
+        """Whether these vectors, float32 [N, E], could be found in it like its own."""
+        ...
+
+    def tuned(self, effort: int, spread: int) -> Self:
+        """The same items, searched with another effort."""
+        ...
+
+    def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Self:
+        """A copy with more items, none of which it has already."""
+        ...
+
+    def to_bytes(self) -> NDArray[Any]:
+        """FAISS's serialisation, uint8; the ids are not in it."""
+        ...

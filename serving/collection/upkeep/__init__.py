@@ -1,0 +1,1 @@
+"""Keeping the index in step with the ledger: planning, tuning, snapshots and rebuilding."""

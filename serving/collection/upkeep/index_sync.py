@@ -1,0 +1,129 @@
+"""The index in memory follows the ledger.
+
+The ledger's sequence number says whether it has changed, whoever changed it. What is new since the
+index's own number is read from it; nothing else ever adds or removes a vector. So it cannot drift,
+and a first load (on top of a snapshot, if there is one), the step after a write and catching up
+with another process are one and the same.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.errors import ArtefactError
+from serving.collection.index.flat_index import FlatIndex, Ids
+from serving.collection.index.index import Index
+from serving.collection.index.proposer import Proposer
+from serving.collection.ledger.inspection import LENGTH_TOLERANCE
+from serving.collection.ledger.ledger import Ledger
+from serving.collection.ledger.transactions import View
+from serving.collection.upkeep.snapshot import Snapshot, load
+
+
+class Follower:
+    """Keeps an index of a ledger's vectors. Safe to use from several threads.
+
+    Attributes:
+        index: the newest one, or None while nobody has asked for it.
+        measured: what was measured of it (``choosing``); None if nothing was.
+        in_file: whether its vectors are to stay in the snapshot's file.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.index: Index | None = None
+        self.measured: dict[str, Any] | None = None
+        self.in_file = False
+        self._ledger = ledger
+        self._lock = threading.Lock()
+
+    def forget(self) -> None:
+        """Let go of the index."""
+        self.index = None
+
+    def follow(self) -> None:
+        """After a write: catch up, unless the index was never asked for."""
+        if self.index is not None:
+            with self.current():
+                pass
+
+    @contextmanager
+    def current(self) -> Iterator[tuple[View, Index]]:
+        """A view of the ledger and the index of the same moment."""
+        while True:
+            with self._ledger.reading() as view:
+                index = self.index
+                if index is None or index.sequence != view.sequence:
+                    index = self._caught_up(view)
+                if index.sequence == view.sequence:
+                    yield view, index
+                    return
+            # Another thread's view was newer, and so is the index: look at the ledger again.
+
+    def attach(
+        self, proposer: Proposer | None, measured: dict[str, Any], *, in_file: bool = False
+    ) -> None:
+        """Search with another proposer from now on."""
+        with self.current(), self._lock:
+            assert self.index is not None
+            self.index, self.measured = Index(self.index.flat, proposer), measured
+            self.in_file = in_file
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is to be saved of it; it must have been asked for."""
+        assert self.index is not None
+        return Snapshot(self.index, self.measured, self.in_file)
+
+    def moved(self, flat: FlatIndex) -> None:
+        """Read vectors from elsewhere from now on: those of a moment that was, as they were."""
+        with self._lock:
+            if self.index is not None:  # what came since is read from the ledger once more
+                self.index = Index(flat, self.index.proposer)
+
+    def _caught_up(self, view: View) -> Index:
+        """The index of the view's moment, or a newer one."""
+        with self._lock:
+            index = self.index or self._first(view)
+            flat, since = index.flat, index.sequence
+            if since > view.sequence:
+                return index
+            for ids, vectors in view.vectors_since(since):
+                _check_lengths(view, ids, vectors)
+                flat = flat.added(ids, vectors, sequence=int(ids[-1]))
+            gone = view.removed_since(since, flat.ids) if since else np.empty(0, np.int64)
+            self.index = index.with_flat(flat.removed(gone, sequence=view.sequence))
+            return self.index
+
+    def _first(self, view: View) -> Index:
+        snapshot = load(self._ledger.path.parent, view)
+        if snapshot is not None:
+            self.measured, self.in_file = snapshot.measured, snapshot.in_file
+            return snapshot.index
+        return Index(_room(view, self._ledger.path.parent))
+
+
+def _room(view: View, folder: Path) -> FlatIndex:
+    """For all vectors of the ledger; in a file, where the memory promised would not hold them."""
+    count, limit = view.count(), view.promise.memory
+    if limit is not None and 4 * view.dim * count > limit:
+        with suppress(OSError):  # nobody may write there: better more memory than no answer
+            return FlatIndex.empty(view.dim, reserve=count, scratch=folder)
+    return FlatIndex.empty(view.dim, reserve=count)
+
+
+def _check_lengths(view: View, ids: Ids, vectors: NDArray[np.float32]) -> None:
+    """A flipped bit in a vector goes unnoticed by SQLite, but most change its length."""
+    lengths = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
+    bad = ids[~(np.abs(lengths - 1) < LENGTH_TOLERANCE)]
+    if len(bad):
+        key = view.keys_of([int(bad[0])]).get(int(bad[0]), "?")
+        raise ArtefactError(
+            f"the ledger is damaged: the vector of {key!r} does not have length one"
+            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}; restore it from a backup, "
+            "or remove the item and add it again"
+        )

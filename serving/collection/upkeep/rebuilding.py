@@ -1,0 +1,132 @@
+"""Bringing a collection over to another encoder, in its own ledger.
+
+New vectors are collected in the table ``rebuilt``, a transaction a batch, so that a run that is
+killed goes on where it was. When all are there, one transaction puts them in the place of the old
+ones and changes the encoder and the generation: a search sees the one or the other, never both.
+A process that has the collection open is told so at its next search (``CollectionRebuilt``).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from images.items import Item
+from images.sources.uris import read_uri
+from serving.collection.contract.records import Record, checked_rows
+from serving.collection.ledger.ledger import Ledger, new_generation
+from serving.collection.ledger.transactions import Writing
+from serving.collection.upkeep import snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewEncoder:
+    """What the collection will belong to.
+
+    Attributes:
+        sha256: of the encoder file.
+        dim: length of its embeddings.
+        path: where the file is; only a hint.
+    """
+
+    sha256: str
+    dim: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An item without a new vector: its number, and how to read its picture."""
+
+    number: int
+    item: Item
+
+
+class Rebuilder:
+    """The steps, each on the disk when it returns. Made by ``Collection.rebuilding``."""
+
+    def __init__(self, ledger: Ledger, encoder: NewEncoder) -> None:
+        self._ledger = ledger
+        self._encoder = encoder
+
+    def begin(self) -> int:
+        """Go on with what an earlier run for the same encoder made; returns how many that is."""
+        encoder = self._encoder
+        with self._ledger.changing(_Change) as change:
+            if change.rebuilding() != (encoder.sha256, encoder.dim):
+                change.begin(encoder)
+            return change.rebuilt()
+
+    def pending(self, after: int, limit: int) -> list[Pending]:
+        """The next items that have no new vector, in the order of their numbers."""
+        with self._ledger.reading() as view:
+            return [
+                Pending(number, Item(key, uri, label, partial(read_uri, uri)))
+                for number, key, uri, label in view.without_rebuilt(after, limit)
+            ]
+
+    def store(self, records: Sequence[tuple[int, Record]]) -> None:
+        """Keep new vectors, and what was seen of the pictures on the way."""
+        dim, dtype = self._encoder.dim, self._ledger.binding.dtype
+        rows = checked_rows([record for _, record in records], dim, dtype)
+        with self._ledger.changing(_Change) as change:
+            for (number, _), row in zip(records, rows, strict=True):
+                change.store(number, row.vector, row.width, row.height, row.sha256)
+
+    def finish(self, drop: Iterable[int]) -> None:
+        """Put the new vectors in place of the old ones; the ledger must be opened anew then.
+
+        The index that was saved goes first, so that whoever is killed leaves none of old vectors.
+
+        Args:
+            drop: numbers of the items that have none; they are removed.
+        """
+        snapshot.drop(self._ledger.path.parent)
+        with self._ledger.changing(_Change) as change:
+            for number in drop:
+                change.remove(number)
+            change.swap(self._encoder)
+
+
+class _Change(Writing):
+    """The statements."""
+
+    def rebuilding(self) -> tuple[str, int] | None:
+        row = self._connection.execute("SELECT encoder_sha256, dim FROM rebuilding").fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def begin(self, encoder: NewEncoder) -> None:
+        self._connection.execute("DELETE FROM rebuilt")
+        self._connection.execute(
+            "INSERT OR REPLACE INTO rebuilding (one, encoder_sha256, dim, encoder_path)"
+            " VALUES (1, ?, ?, ?)",
+            (encoder.sha256, encoder.dim, encoder.path),
+        )
+
+    def rebuilt(self) -> int:
+        """How many are done; those of items that have gone meanwhile are forgotten."""
+        self._connection.execute(
+            "DELETE FROM rebuilt WHERE sequence NOT IN (SELECT sequence FROM items)"
+        )
+        return int(self._one("SELECT count(*) FROM rebuilt"))
+
+    def store(
+        self, number: int, vector: bytes, width: int | None, height: int | None, sha256: str | None
+    ) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO rebuilt (sequence, vector, crc32, width, height, sha256)"
+            " VALUES (?, ?, crc32(?), ?, ?, ?)",
+            (number, vector, vector, width, height, sha256),
+        )
+
+    def swap(self, encoder: NewEncoder) -> None:
+        for table, columns in (("vectors", "vector, crc32"), ("items", "width, height, sha256")):
+            self._connection.execute(
+                f"UPDATE {table} SET ({columns}) ="  # noqa: S608 - names of our own
+                f" (SELECT {columns} FROM rebuilt WHERE rebuilt.sequence = {table}.sequence)"
+            )
+        self._connection.execute(
+            "UPDATE collection SET encoder_sha256 = ?, dim = ?, encoder_path = ?, generation = ?",
+            (encoder.sha256, encoder.dim, encoder.path, new_generation()),
+        )
+        self._connection.execute("DELETE FROM rebuilt")
+        self._connection.execute("DELETE FROM rebuilding")

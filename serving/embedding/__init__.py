@@ -1,0 +1,1 @@
+"""Items of a source in, embeddings or refusals out, in order."""

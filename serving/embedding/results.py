@@ -1,0 +1,82 @@
+"""What becomes of one image: embedded, or refused and why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An image and its embedding.
+
+    Attributes:
+        key: of the item in its source.
+        uri: where the image is.
+        label: the class, if the source knows it.
+        width: of the picture as it is meant to be seen (after EXIF rotation), in pixels.
+        height: the same.
+        sha256: of the content: a file's bytes, or an array's values in row order.
+        embedding: float32 [E], of length one.
+    """
+
+    key: str
+    uri: str
+    label: str | None
+    width: int
+    height: int
+    sha256: str
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An image that has no embedding.
+
+    Attributes:
+        key: of the item in its source.
+        uri: where the image is.
+        stage: "read", "decode" or "encode": what failed.
+        reason: a word that does not change (``base.errors.RefusalReason``, or one of ``embed``).
+        message: the same for a reader.
+    """
+
+    key: str
+    uri: str
+    stage: str
+    reason: str
+    message: str
+
+
+Outcome = Embedded | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An image that an extraction knew and that is no longer in its source.
+
+    Attributes:
+        key: of the item.
+        uri: where it was.
+        sha256: of its content, if it had an embedding.
+    """
+
+    key: str
+    uri: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a feature folder keeps of one item.
+
+    Attributes:
+        outcome: what became of it.
+        stamp: of its file when it was read (``images.sources.uris.stamp_of``), None if it is not
+            known.
+        thumbnail: a WebP picture, if the folder has them.
+    """
+
+    outcome: Outcome
+    stamp: str | None = None
+    thumbnail: bytes | None = None

@@ -1,0 +1,1 @@
+"""The batch job: an encoder and a source in, a feature folder out, resumable and exactly once."""

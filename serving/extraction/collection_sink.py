@@ -1,0 +1,114 @@
+"""From an extraction straight into a collection: each image once, whatever interrupts it.
+
+A shard is added when the feature folder has it for good. What has been added is noted beside the
+shards, in ``.into.json``: by file, the digests of the tables that are in. The note follows the
+addition, so that after a kill a shard may be added again; that changes nothing, because an item
+with the same key and content stays what it is. Where a source has changed, what was deleted, or can
+no longer be used, is taken out again.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from base.files import write_json_atomic
+from serving.collect import add_block, refuse_existing
+from serving.collection import AnyCollection
+from serving.collection.thumbnails import keep_all, thumbnails_beside
+from serving.features.manifest import Manifest, Shard
+from serving.features.reader import Features
+
+NOTE = ".into.json"
+KEYS = 1024  # looked for or removed at once
+
+
+@dataclass
+class Collected:
+    """What went into the collection, by this run."""
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    removed: int = 0
+
+
+class Into:
+    """Adds the shards of a feature folder to a collection.
+
+    Attributes:
+        collected: what has been done.
+
+    Raises:
+        ArtefactError: the collection is of another encoder.
+    """
+
+    def __init__(self, collection: AnyCollection, folder: Path, encoder_sha256: str) -> None:
+        collection.check_encoder(encoder_sha256)
+        self.collected = Collected()
+        self._collection = collection
+        self._folder = folder
+        self._note = folder / NOTE
+        self._identity = [collection.place, str(collection.stats().get("created"))]
+        self._in: dict[str, str] | None = self._read()
+
+    def begin(self, keys: Iterable[str], *, update: bool) -> None:
+        """Make sure, before any work is done, that no key of the source is another item's.
+
+        Raises:
+            KeyExists: keys are there that this folder has not brought; an update may replace them.
+        """
+        if self._in is None:
+            if not update:
+                refuse_existing(self._collection, keys)
+            self._in = {}
+            self._write()
+
+    def take(self, manifest: Manifest, shard: Shard) -> None:
+        """Add a shard, unless it is in already."""
+        assert self._in is not None
+        digest = " ".join(table.sha256 for table in shard.tables)
+        if self._in.get(shard.file) == digest:
+            return
+        features = Features(self._folder, manifest)
+        block = features.block(shard)
+        added = add_block(self._collection, block)
+        self.collected.added += added.added
+        self.collected.replaced += added.replaced
+        self.collected.unchanged += added.unchanged
+        place = thumbnails_beside(self._collection.place)
+        if place is not None and (pictures := features.thumbnails(shard)):
+            keep_all(place, zip(block.keys, block.sha256, pictures, strict=True))
+        if manifest.updates:
+            self._remove(features, shard)
+        self._in[shard.file] = digest
+        self._write()
+
+    def finish(self, manifest: Manifest) -> None:
+        """Add what earlier runs have left, and forget the shards that are no more."""
+        assert self._in is not None
+        named = {shard.file for shard in manifest.shards}
+        self._in = {file: digest for file, digest in self._in.items() if file in named}
+        for shard in manifest.shards:
+            self.take(manifest, shard)
+
+    def _remove(self, features: Features, shard: Shard) -> None:
+        gone = [row.key for row in features.deleted(shard)]
+        remaining = iter(gone + [entry.outcome.key for entry in features.refused(shard)])
+        while some := list(islice(remaining, KEYS)):
+            self.collected.removed += len(self._collection.remove(some))
+
+    def _read(self) -> dict[str, str] | None:
+        """What has been added to this very collection; None where nothing is known."""
+        try:
+            content: Any = json.loads(self._note.read_bytes())
+            if content["collection"] == self._identity:
+                return dict(content["shards"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # the worst that follows is that all is added again
+        return None
+
+    def _write(self) -> None:
+        write_json_atomic(self._note, {"collection": self._identity, "shards": self._in})

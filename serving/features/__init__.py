@@ -1,0 +1,1 @@
+"""The feature folder: Parquet shards and a manifest, written and read."""

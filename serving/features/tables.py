@@ -1,0 +1,109 @@
+"""The tables of a feature folder, as ``feature_shards`` specifies them: columns, and back again."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from serving.embedding.results import Deleted, Embedded, Entry, Refused
+from serving.features.manifest import Manifest
+
+METADATA_KEY = b"lookalike.encoder_sha256"
+ERROR_FIELDS = ("key", "uri", "stage", "reason", "message")
+ROW_FIELDS = ("key", "uri", "label", "width", "height", "sha256")
+
+
+def shard_schema(manifest: Manifest, *, stamped: bool = True) -> pa.Schema:
+    """The columns of a shard; those of version 1 have no stamps."""
+    kind = pa.float16() if manifest.dtype == "float16" else pa.float32()
+    embedding = pa.list_(pa.field("element", kind, nullable=False), manifest.embedding_dim)
+    fields = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        *_stamp(stamped),
+        pa.field("embedding", embedding, nullable=False),
+    ]
+    return pa.schema(fields, metadata=_metadata(manifest))
+
+
+def errors_schema(manifest: Manifest, *, stamped: bool = True) -> pa.Schema:
+    """The columns of an errors table."""
+    fields = [pa.field(name, pa.string(), nullable=False) for name in ERROR_FIELDS]
+    return pa.schema([*fields, *_stamp(stamped)], metadata=_metadata(manifest))
+
+
+def deleted_schema(manifest: Manifest) -> pa.Schema:
+    """The columns of a table of deleted images."""
+    fields = [pa.field(name, pa.string(), nullable=False) for name in ("key", "uri")]
+    return pa.schema([*fields, pa.field("sha256", pa.string())], metadata=_metadata(manifest))
+
+
+def thumbnails_schema(manifest: Manifest) -> pa.Schema:
+    """The columns of a table of thumbnails."""
+    fields = [pa.field(name, pa.string(), nullable=False) for name in ("key", "sha256")]
+    return pa.schema([*fields, pa.field("thumbnail", pa.binary())], metadata=_metadata(manifest))
+
+
+def _stamp(stamped: bool) -> list[pa.Field]:
+    return [pa.field("stamp", pa.string())] if stamped else []
+
+
+def _metadata(manifest: Manifest) -> dict[bytes, bytes]:
+    return {METADATA_KEY: manifest.encoder_sha256.encode()}
+
+
+def shard_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
+    """The embedded ones of some entries."""
+    schema = shard_schema(manifest, stamped=manifest.version > 1)
+    rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, Embedded)]
+    kind = schema.field("embedding").type
+    values = np.concatenate([np.empty(0, np.float32), *(row.embedding for row, _ in rows)])
+    columns = {
+        name: pa.array([getattr(row, name) for row, _ in rows], schema.field(name).type)
+        for name in ROW_FIELDS
+    }
+    if manifest.version > 1:
+        columns["stamp"] = pa.array([stamp for _, stamp in rows], pa.string())
+    flat = pa.array(values.astype(manifest.dtype), kind.value_type)
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    return pa.table(columns, schema=schema)
+
+
+def errors_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
+    """The refused ones of some entries."""
+    rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, Refused)]
+    columns = [pa.array([getattr(row, n) for row, _ in rows], pa.string()) for n in ERROR_FIELDS]
+    stamped = manifest.version > 1
+    if stamped:
+        columns.append(pa.array([stamp for _, stamp in rows], pa.string()))
+    return pa.table(columns, schema=errors_schema(manifest, stamped=stamped))
+
+
+def deleted_table(manifest: Manifest, rows: Sequence[Deleted]) -> pa.Table:
+    """Images that are gone."""
+    columns = [pa.array([getattr(row, n) for row in rows], pa.string()) for n in
+               ("key", "uri", "sha256")]  # fmt: skip
+    return pa.table(columns, schema=deleted_schema(manifest))
+
+
+def thumbnails_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
+    """The thumbnails of the embedded ones."""
+    rows = [(e.outcome, e.thumbnail) for e in entries if isinstance(e.outcome, Embedded)]
+    columns = [
+        pa.array([row.key for row, _ in rows], pa.string()),
+        pa.array([row.sha256 for row, _ in rows], pa.string()),
+        pa.array([picture for _, picture in rows], pa.binary()),
+    ]
+    return pa.table(columns, schema=thumbnails_schema(manifest))
+
+
+def embeddings_of(table: pa.Table) -> NDArray[np.float32]:
+    """The embeddings of a shard, float32 [B,E], whatever they are stored as."""
+    column = table.column("embedding").combine_chunks()
+    flat: NDArray[np.floating] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32, copy=False).reshape(-1, column.type.list_size)

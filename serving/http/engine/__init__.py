@@ -1,0 +1,1 @@
+"""What one service runs on: the encoder behind its batcher, decode threads, the collection."""

@@ -1,0 +1,94 @@
+"""The index of a collection that several workers have open.
+
+Each worker follows the ledger by itself, so that its searches find what any of them has added.
+Renewing the index costs minutes of a processor, so one of them does it for all and saves it; the
+others see that there is a newer one and open the collection again with it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from base.errors import LookalikeError
+from serving.collection import Collection, CollectionBusy, open_collection
+from serving.collection.upkeep.snapshot import FOLDER, MANIFEST
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 5.0  # between two looks
+
+
+class Upkeep:
+    """Looks after one worker's collection in a thread of its own, until it is closed.
+
+    Args:
+        collection: opened without being tended.
+        encoder_digest: of the service's encoder.
+        tends: renew the index; else take over one that another worker has renewed.
+        on_newer: is told of the collection that takes the place of the one before.
+        grace: seconds that begun searches have before the one before is closed.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        encoder_digest: str,
+        *,
+        tends: bool,
+        on_newer: Callable[[Collection], None],
+        grace: float,
+    ) -> None:
+        self._collection = collection
+        self._encoder_digest = encoder_digest
+        self._tends = tends
+        self._on_newer = on_newer
+        self._grace = grace
+        self._manifest = collection.path / FOLDER / MANIFEST
+        self._seen = self._saved()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="index upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Begins to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends; what is being renewed now is dropped."""
+        self._closed.set()
+
+    def look(self) -> bool:
+        """Does what is due; returns whether anything was.
+
+        Raises:
+            LookalikeError: it cannot be done; searches go on with the index there is.
+        """
+        if self._tends:
+            return self._collection.tend()
+        saved = self._saved()
+        if saved == self._seen:
+            return False
+        newer = open_collection(self._collection.path, encoder_digest=self._encoder_digest)
+        older, self._collection, self._seen = self._collection, newer, saved
+        self._on_newer(newer)
+        closing = threading.Timer(self._grace, older.close)
+        closing.daemon = True
+        closing.start()
+        return True
+
+    def _saved(self) -> tuple[int, int]:
+        """Another pair for another saved index."""
+        try:
+            stat = self._manifest.stat()
+        except OSError:
+            return 0, 0
+        return stat.st_ino, stat.st_mtime_ns
+
+    def _work(self) -> None:
+        while not self._closed.wait(SECONDS):
+            try:
+                self.look()
+            except CollectionBusy as busy:
+                logger.info("the renewed index is not saved yet: %s", busy)
+            except LookalikeError:
+                if not self._closed.is_set():
+                    logger.exception("the index could not be renewed; searches go on as before")

@@ -1,0 +1,145 @@
+"""Who may do what.
+
+With keys: a read key embeds and searches, a write key adds and deletes too; a client sends one as
+`Authorization: Bearer KEY` or `X-API-Key: KEY`. The page itself (no data in it), the description
+of the API and the probes are open.
+
+Without keys: only connections over this machine's loopback are served, whatever address the
+service listens on, and only under a loopback name, so that a web site cannot reach it through a
+name it controls (DNS rebinding). `insecure` lifts both.
+
+Always: a browser may change things only from the service's own page, or from a site that the
+service names (`cors`).
+"""
+
+import hmac
+import ipaddress
+from enum import Enum
+from functools import lru_cache
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from serving.http.policy.settings import Settings
+from serving.http.request.errors import Refusal
+from serving.http.request.json_text import show
+
+OPEN_PATHS = frozenset(("/", "/favicon.ico", "/docs.json", "/livez", "/readyz", "/healthz"))
+OPEN_HEALTH = "/v2/health/"
+OPEN_PREFIX = "/web/"
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+READING_POSTS = frozenset(("/embed", "/search", "/v1/embeddings"))
+INFERENCE = ("/v2/models/", "/infer")
+REMEDY = "set LOOKALIKE_API_KEY (lookalike serve --api-key-file), or --insecure if all may use it"
+
+
+class Need(Enum):
+    """What a request needs."""
+
+    NOTHING = 0
+    READ = 1
+    WRITE = 2
+
+
+def need_of(method: str, path: str) -> Need:
+    """What a request needs; anything unknown needs the most."""
+    if method in SAFE_METHODS:
+        opened = path in OPEN_PATHS or path.startswith((OPEN_PREFIX, OPEN_HEALTH))
+        return Need.NOTHING if opened else Need.READ
+    reading = path in READING_POSTS or (
+        path.startswith(INFERENCE[0]) and path.endswith(INFERENCE[1])
+    )
+    return Need.READ if method == "POST" and reading else Need.WRITE
+
+
+def check(scope: Scope, headers: Headers, settings: Settings) -> None:
+    """Lets a request pass or raises the Refusal it gets: 401 or 403."""
+    need = need_of(scope["method"], scope["path"])
+    if settings.has_keys:
+        _check_key(headers, settings, need)
+    elif not settings.insecure and need is not Need.NOTHING:
+        _check_loopback(scope, headers)
+    if scope["method"] not in SAFE_METHODS:
+        _check_site(headers, settings)
+
+
+@lru_cache  # every request asks, mostly for the same few
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    host = host.strip("[]").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _check_key(headers: Headers, settings: Settings, need: Need) -> None:
+    if need is Need.NOTHING:
+        return
+    given = _given_key(headers)
+    # Every key is compared, each in constant time: time tells nothing about any of them.
+    writes = [hmac.compare_digest(given, key.encode()) for key in settings.write_keys]
+    reads = [hmac.compare_digest(given, key.encode()) for key in settings.read_keys]
+    if any(writes) or (any(reads) and need is Need.READ):
+        return
+    if any(reads):
+        message = "this key may search, not add or delete: use a write key"
+        raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", message)
+    what = "this API key is not known" if given else "an API key is needed"
+    raise Refusal(
+        HTTPStatus.UNAUTHORIZED,
+        "unauthorized",
+        f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _given_key(headers: Headers) -> bytes:
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return key.encode("latin-1", errors="replace")
+
+
+def _check_loopback(scope: Scope, headers: Headers) -> None:
+    server = scope.get("server")
+    if server and server[1] is not None and not is_loopback(server[0]):
+        message = f"without an API key only this machine itself is served: {REMEDY}"
+        raise Refusal(HTTPStatus.FORBIDDEN, "no-api-key", message)
+    host = headers.get("host", "")
+    if not is_loopback(_name_of(host)):
+        message = (
+            f"without an API key only the host localhost is served, not {show(host)}: {REMEDY}"
+        )
+        raise Refusal(HTTPStatus.FORBIDDEN, "foreign-host", message, param="Host")
+
+
+def _check_site(headers: Headers, settings: Settings) -> None:
+    """Browsers say where a request comes from; other programs say nothing and pass."""
+    if settings.origins.may_write(headers.get("origin")):
+        return
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        origin = headers.get("origin")
+        foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
+    if foreign:
+        message = (
+            "another web site sent this: only the service's own page, programs and the sites in "
+            "LOOKALIKE_CORS_ORIGINS may"
+        )
+        raise Refusal(HTTPStatus.FORBIDDEN, "cross-site", message, param="Origin")
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without its port; empty if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # "[" begins an IPv6 address that never ends
+        return ""

@@ -1,0 +1,1 @@
+"""What is allowed: settings, API keys, origins and URLs. Imports nothing of the service."""

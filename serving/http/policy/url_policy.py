@@ -1,0 +1,162 @@
+"""Which URLs and which addresses may be asked for images.
+
+A URL is taken apart once, strictly, and put together again from its parts, so that nothing later
+reads it in another way. A prefix covers a URL of the same scheme, host and port whose path is the
+prefix's or goes on behind a slash. Paths are compared after what needs no percent-encoding is
+decoded; one that could lead upwards, however often it is encoded, is refused.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from base.errors import UsageError
+
+SCHEMES = {"http": 80, "https": 443}
+MOST_CHARACTERS = 2048
+MOST_DECODINGS = 4
+PLAIN = re.compile(r"[!-\[\]-~]+")  # printable ASCII without space and backslash
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+NOT_PUBLIC = (  # what `is_global` of some Python versions lets pass
+    ipaddress.ip_network("100.64.0.0/10"),  # carrier-grade NAT, RFC 6598
+    ipaddress.ip_network("192.88.99.0/24"),  # relays of 6to4, RFC 7526
+    ipaddress.ip_network("::/96"),  # IPv4-compatible, RFC 4291
+    ipaddress.ip_network("64:ff9b:1::/48"),  # a network's own NAT64, RFC 8215
+    ipaddress.ip_network("2001::/23"),  # Teredo and other protocols, RFC 2928
+    ipaddress.ip_network("fec0::/10"),  # site-local, RFC 3879
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A URL in its parts.
+
+    Attributes:
+        scheme: http or https.
+        host: a name in lower case, or an address without brackets.
+        port: also where the URL names none.
+        path: begins with a slash; normalised.
+        query: with its question mark, or empty.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    query: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}{self.query}"
+
+    @property
+    def authority(self) -> str:
+        """As a Host header has it."""
+        return self._with_port(self.host)
+
+    def at(self, address: Address) -> str:
+        """The URL with an address in place of its host."""
+        return f"{self.scheme}://{self._with_port(str(address))}{self.path}{self.query}"
+
+    def covers(self, other: "Link") -> bool:
+        """Whether this is a prefix of the other: in whole parts of its path."""
+        path = self.path.rstrip("/")
+        same = (self.scheme, self.host, self.port) == (other.scheme, other.host, other.port)
+        return same and (other.path == path or other.path.startswith(f"{path}/"))
+
+    def _with_port(self, host: str) -> str:
+        name = f"[{host}]" if ":" in host else host
+        return name if self.port == SCHEMES[self.scheme] else f"{name}:{self.port}"
+
+
+def read_link(url: str) -> Link | None:
+    """A URL's parts; None for anything that could be read in two ways, or is no http(s) URL."""
+    if len(url) > MOST_CHARACTERS or not PLAIN.fullmatch(url):
+        return None
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in SCHEMES or not host or "@" in parts.netloc or port == 0:
+        return None
+    host, path = host.lower().removesuffix("."), parts.path or "/"
+    is_host = _is_address(host) if "[" in parts.netloc else HOST.fullmatch(host)
+    if not is_host or _leads_upwards(path):
+        return None
+    query = f"?{parts.query}" if parts.query else ""
+    return Link(parts.scheme, host, port or SCHEMES[parts.scheme], _normalised(path), query)
+
+
+def read_prefixes(text: str) -> tuple[Link, ...]:
+    """The prefixes of a setting, separated by commas.
+
+    Raises:
+        UsageError: one of them is no prefix.
+    """
+    links = []
+    for prefix in filter(None, map(str.strip, text.split(","))):
+        link = read_link(prefix)
+        if link is None or "?" in prefix or "#" in prefix:
+            raise UsageError(
+                f"url_prefixes has {prefix!r}: give the beginning of URLs up to a slash, such as "
+                "https://images.example.com/shop/"
+            )
+        links.append(link)
+    return tuple(links)
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the public internet, and no detour to another one."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
+    if any(address in network for network in NOT_PUBLIC if network.version == address.version):
+        return False
+    return address.is_global and not (
+        address.is_multicast
+        or address.is_reserved
+        or address.is_private
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_unspecified
+    )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return "%" not in host
+
+
+def _leads_upwards(path: str) -> bool:
+    """Whether `.` or `..` is a part of it, as it stands or decoded, also with `;` behind it."""
+    for _ in range(MOST_DECODINGS):
+        parts = re.split(r"[/\\]", path)
+        if any(part.partition(";")[0] in (".", "..") for part in parts):
+            return True
+        decoded = unquote(path, errors="replace")
+        if decoded == path:
+            return False
+        path = decoded
+    return True  # nobody encodes so often without a reason
+
+
+def _normalised(path: str) -> str:
+    """What needs no percent-encoding decoded, the rest in capitals (RFC 3986, 6.2.2)."""
+
+    def decoded(match: re.Match[str]) -> str:
+        sign = chr(int(match[1], 16))
+        return sign if sign in UNRESERVED else match[0].upper()
+
+    return re.sub(r"%([0-9A-Fa-f]{2})", decoded, path)

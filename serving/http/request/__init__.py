@@ -1,0 +1,1 @@
+"""A request's body in, checked images and fields out; errors as HTTP answers."""

@@ -1,0 +1,146 @@
+"""What a request is refused with: one shape for every refusal, and the right status.
+
+    {"error": {"type": "too-many-neighbours", "message": "k is 5000: …", "param": "k"}}
+
+`type` is stable and made for programs, `message` names the value and the remedy, `param` names
+the field (`images[2]`, `k`, a header) or is null. Where single images of a batch were refused,
+`errors` beside it lists them with their `index`.
+
+An image's own reasons (`base.errors.RefusalReason`) are types here under the same names.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+from base.errors import ArtefactError, ImageRefused, LookalikeError, RefusalReason, UsageError
+from serving.collection.contract.errors import (
+    CollectionBusy,
+    CollectionRebuilt,
+    KeyExists,
+    KeyUnknown,
+)
+from serving.http.request.json_text import json_response, show
+
+TOO_LARGE = {RefusalReason.TOO_MANY_BYTES, RefusalReason.TOO_MANY_PIXELS}
+ERROR_TYPE_HEADER = "X-Error-Type"  # for logs of proxies, and to tell our refusals from others'
+CLIENT_GONE = 499  # nginx's number: the client closed the connection before the answer
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not a failure
+    """An answer other than the one asked for.
+
+    Attributes:
+        status: the HTTP status.
+        type: a stable name, made for programs.
+        message: what was wrong, with the value and the remedy.
+        param: the field that was wrong, or None.
+        headers: to be sent along.
+        items: refusals of single images of a batch.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        type: str,  # noqa: A002 - the name it has in the answer
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        items: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.message = message
+        self.param = param
+        self.headers = dict(headers or {})
+        self.items = list(items)
+
+    def body(self) -> dict[str, Any]:
+        """The answer's JSON."""
+        error = {"type": self.type, "message": self.message, "param": self.param}
+        return {"error": error, "errors": self.items} if self.items else {"error": error}
+
+    def response(self) -> Response:
+        """The answer."""
+        headers = {**self.headers, ERROR_TYPE_HEADER: self.type}
+        return json_response(self.body(), self.status, headers)
+
+
+def invalid(param: str | None, message: str) -> Refusal:
+    """A field whose value cannot be used: 422."""
+    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-parameter", message, param=param)
+
+
+def malformed(what: str, message: str, param: str | None = None) -> Refusal:
+    """A body that is not what its media type says: 400."""
+    return Refusal(HTTPStatus.BAD_REQUEST, f"malformed-{what}", message, param=param)
+
+
+def of_image(refused: ImageRefused, param: str) -> Refusal:
+    """The refusal of one image: 413 where it is too large, else 422."""
+    large = refused.reason in TOO_LARGE
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if large else HTTPStatus.UNPROCESSABLE_ENTITY
+    return Refusal(status, refused.reason.value, refused.message, param=param)
+
+
+def of_library(error: LookalikeError) -> Refusal | None:
+    """The refusal that fits an exception of the rooms; None if it is a fault of the service."""
+    match error:
+        case KeyExists():
+            message = (
+                f"{', '.join(map(show, error.keys[:5]))}: in the collection already; "
+                'delete first, or send on_duplicate="replace"'
+            )
+            return Refusal(HTTPStatus.CONFLICT, "key-exists", message, param="key")
+        case KeyUnknown():
+            return unknown_key(error.key)
+        case CollectionBusy():
+            return Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "collection-busy",
+                "another process is writing to the collection: try again",
+                headers={"Retry-After": "1"},
+            )
+        case CollectionRebuilt():
+            return Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "collection-rebuilt",
+                "the collection was rebuilt with another encoder: start the service with that one",
+            )
+        case UsageError() if not isinstance(error, ArtefactError):
+            param = "filter" if str(error).startswith("filter:") else None
+            return invalid(param, str(error))
+        case _:  # a damaged collection, a disk that fails
+            return None
+
+
+def unknown_key(key: str) -> Refusal:
+    """A key that no item has: 404."""
+    message = f"no item with the key {show(key)} in the collection"
+    return Refusal(HTTPStatus.NOT_FOUND, "unknown-key", message, param="key")
+
+
+def no_collection() -> Refusal:
+    """Search and items need a collection: 404 where the service has none."""
+    message = "this service has no collection, it only embeds: start it with one to search"
+    return Refusal(HTTPStatus.NOT_FOUND, "no-collection", message)
+
+
+def overloaded(seconds: int) -> Refusal:
+    """Too many images are waiting: 429, with the seconds after which a place may be free."""
+    return Refusal(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "overloaded",
+        f"too many images are waiting: try again in {seconds} s",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def internal(request_id: str) -> Refusal:
+    """A fault of the service: 500. The log has the rest under the same number."""
+    message = f"a fault of the service; its log tells more under request {request_id}"
+    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)

@@ -1,0 +1,267 @@
+"""A request's body as uploads and fields, whatever form it came in.
+
+Taken: multipart forms (every file part is an image), a raw image, and JSON with base64 text or
+data URIs. BentoML's own parsing answers 500 to a corrupt upload, opens URLs that a client names,
+writes parts over 1 MB to disk on the event loop and knows no limit; this reads at most
+`max_body_bytes`, in memory, and refuses the rest with a 4xx.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+
+from serving.http.policy.settings import Settings
+from serving.http.request.errors import CLIENT_GONE, Refusal, invalid, malformed
+from serving.http.request.form_fields import Text
+from serving.http.request.in_flight import KEY as SHARE_KEY
+from serving.http.request.in_flight import Share
+from serving.http.request.json_text import parse_json, show
+from serving.http.request.multipart import MAX_FIELDS, TooManyFiles, read_parts
+
+LARGE_JSON = 2**18  # bytes: about a millisecond
+FORM = "application/x-www-form-urlencoded"
+IMAGE_FIELDS = ("images", "image")
+LINKS = ("http://", "https://")
+HINT = (
+    "send an image as multipart/form-data, as image/* or application/octet-stream, "
+    "or base64 in application/json"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One image as it was sent.
+
+    Attributes:
+        content: the encoded image, or why there is none.
+        param: what to call it in a refusal.
+        filename: as the client named it; never used as a path.
+        url: where the image is, if it was not sent; `fetching` may put it in.
+    """
+
+    content: bytes | Refusal
+    param: str
+    filename: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request carries: images in their order, and fields by name."""
+
+    uploads: list[Upload]
+    fields: dict[str, Any]
+
+
+async def read_body(request: Request, settings: Settings) -> Body:
+    """Reads and parses the body, and the query's fields with it.
+
+    Raises:
+        Refusal: too large, too slow, too many images, another media type, or malformed.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    async with _in_time(request, settings):
+        body = await _parse(request, media_type, settings)
+    if len(body.uploads) > settings.max_images:
+        raise too_many_images(len(body.uploads), settings)
+    for name, value in request.query_params.multi_items():
+        _set(body.fields, name, Text(value))
+    return body
+
+
+async def read_raw(request: Request, settings: Settings) -> bytes:
+    """Reads the body as it is, whatever its media type; raises Refusal as `read_body` does."""
+    async with _in_time(request, settings):
+        return b"".join([chunk async for chunk in _limited(request, settings.max_body_bytes)])
+
+
+@contextlib.asynccontextmanager
+async def _in_time(request: Request, settings: Settings) -> AsyncGenerator[None, None]:
+    """Refuses a body that is compressed, comes too slowly or ends with its connection."""
+    _check_encoding(request.headers.get("content-encoding", "identity"))
+    try:
+        async with asyncio.timeout(settings.body_seconds):
+            yield
+    except TimeoutError as error:
+        raise Refusal(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "request-too-slow",
+            f"the request did not arrive within {settings.body_seconds:g} s",
+            headers={"Connection": "close"},
+        ) from error
+    except ClientDisconnect as error:
+        raise Refusal(CLIENT_GONE, "client-gone", "the client closed the connection") from error
+
+
+async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
+    stream = _limited(request, settings.max_body_bytes)
+    if media_type == "multipart/form-data":
+        return await _read_multipart(request, stream, settings)
+    content = b"".join([chunk async for chunk in stream])
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        return Body([Upload(content, "body")], {})
+    if media_type == "application/json" or media_type.endswith("+json"):
+        if len(content) > LARGE_JSON:  # it would hold up all other requests
+            return await asyncio.to_thread(_from_json, content)
+        return _from_json(content)
+    if media_type == FORM and not _looks_binary(content):
+        return _from_form(content)
+    if not content:
+        return Body([], {})
+    named = show(media_type) if media_type else "missing"
+    raise Refusal(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-media-type",
+        f"the Content-Type is {named}: {HINT}",
+        param="Content-Type",
+    )
+
+
+async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; a client that announced too much is refused before anything is read."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise body_too_large(limit)
+    share: Share = request.scope[SHARE_KEY]
+    share.check(int(announced) if announced.isdigit() else 0)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        share.take(len(chunk))
+        if received > limit:
+            raise body_too_large(limit)
+        yield chunk
+
+
+async def _read_multipart(
+    request: Request, stream: AsyncGenerator[bytes, None], settings: Settings
+) -> Body:
+    content_type = request.headers["content-type"]
+    try:
+        parts = await read_parts(content_type, stream, max_files=settings.max_images)
+    except TooManyFiles as error:
+        raise too_many_images(settings.max_images + 1, settings) from error
+    body = Body([], {})
+    for part in parts:
+        if part.filename is None:
+            _set(body.fields, part.name, Text(part.text))
+        elif part.content or part.filename:  # a browser sends an empty part for no file
+            body.uploads.append(Upload(part.content, f"images[{len(body.uploads)}]", part.filename))
+    _move_text_images(body)
+    return body
+
+
+def _from_json(content: bytes) -> Body:
+    try:
+        fields = parse_json(content)
+    except ValueError as error:
+        raise malformed("json", f"the body is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise malformed("json", f"the body is {show(fields)}: send a JSON object")
+    body = Body([], fields)
+    _move_text_images(body)
+    return body
+
+
+def _from_form(content: bytes) -> Body:
+    try:
+        pairs = parse_qsl(
+            content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+        )
+    except ValueError as error:
+        raise malformed("form", f"the form cannot be read: {error}") from error
+    body = Body([], {})
+    for name, value in pairs:
+        _set(body.fields, name, Text(value))
+    _move_text_images(body)
+    return body
+
+
+def _looks_binary(content: bytes) -> bool:
+    """Whether curl's --data-binary sent an image and called it a form."""
+    return b"\0" in content[:4096] or not content[:4096].isascii()
+
+
+def _move_text_images(body: Body) -> None:
+    """Moves `image` and `images` from the fields to the uploads."""
+    for name in IMAGE_FIELDS:
+        if name not in body.fields:
+            continue
+        value = body.fields.pop(name)
+        if value is None or value == "null":
+            continue
+        values = value if isinstance(value, list) else [value]
+        for number, text in enumerate(values):
+            param = f"{name}[{number}]" if isinstance(value, list) else name
+            body.uploads.append(decode_upload(text, param))
+
+
+def decode_upload(text: object, param: str) -> Upload:
+    """An image from base64 text or a data URI; the upload holds the refusal if it is neither."""
+    if not isinstance(text, str):
+        message = f"{param} is {show(text)}: base64 text or a data URI is needed"
+        return Upload(invalid(param, message), param)
+    if text.startswith((*LINKS, "file:", "ftp:")):
+        return named_by_url(text, param)
+    payload = text
+    if text.startswith("data:"):
+        head, comma, payload = text.partition(",")
+        if not comma or not head.endswith(";base64"):
+            message = f"{param} is a data URI without ;base64: encode the image in base64"
+            return Upload(malformed("base64", message, param), param)
+    try:
+        return Upload(base64.b64decode("".join(payload.split()), validate=True), param)
+    except (binascii.Error, ValueError) as error:
+        message = f"{param} is not base64: {error}"
+        return Upload(malformed("base64", message, param), param)
+
+
+def named_by_url(url: str, param: str) -> Upload:
+    """An image that was not sent; refused unless `fetching` puts it in."""
+    message = f"{param} is a URL: URLs are not opened here, send the image itself"
+    refusal = Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message, param=param)
+    return Upload(refusal, param, url=url if url.startswith(LINKS) else None)
+
+
+def _check_encoding(encoding: str) -> None:
+    """A compressed body could unfold to any size; images are compressed already."""
+    if encoding.strip().lower() != "identity":
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            f"the Content-Encoding is {show(encoding)}: send the body as it is",
+            param="Content-Encoding",
+        )
+
+
+def _set(fields: dict[str, Any], name: str, value: Text) -> None:
+    if name in fields:
+        raise invalid(name, f"{show(name)} is given twice: give it once")
+    fields[name] = value
+
+
+def body_too_large(limit: int) -> Refusal:
+    """More bytes than one request may have: 413."""
+    return Refusal(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body-too-large",
+        f"the request is larger than {limit} bytes: send fewer or smaller images",
+    )
+
+
+def too_many_images(count: int, settings: Settings) -> Refusal:
+    """More images than one request may hold: 413."""
+    return Refusal(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "too-many-images",
+        f"{count} images or more: send at most {settings.max_images} in one request",
+        param="images",
+    )

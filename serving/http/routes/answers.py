@@ -1,0 +1,202 @@
+"""What a good request is answered with: embeddings in three encodings, neighbours, items."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from serving.collection import Hit, Record, Suggestion
+from serving.http.engine.embedding import Embedded
+from serving.http.request.errors import Refusal
+from serving.http.request.form_fields import Fields
+from serving.http.request.json_text import json_response, show
+
+ENCODER_HEADER = "Lookalike-Encoder"
+NPY = "application/x-npy"
+ENCODINGS = ("float", "base64", "npy")
+DTYPES = ("float32", "float16", "int8", "binary")
+# What a client may ask for in Accept, and the encoding it means.
+ACCEPTED = {
+    "*/*": "float",
+    "application/*": "float",
+    "application/json": "float",
+    NPY: "npy",
+    "application/octet-stream": "npy",
+}
+
+
+def chosen_encoding(headers: Headers, fields: Fields) -> str:
+    """The encoding a request asks for: `encoding_format` if it is given, else by `Accept`.
+
+    Raises:
+        Refusal: 406, none of what it accepts can be sent.
+    """
+    named = fields.choice("encoding_format", ENCODINGS)
+    if named is not None:
+        return named
+    accept = headers.get("accept") or "*/*"
+    wishes = [_wish(entry) for entry in accept.split(",")]
+    for quality, media_type in sorted(wishes, key=lambda wish: -wish[0]):
+        if quality > 0 and (encoding := ACCEPTED.get(media_type)):
+            return encoding
+    raise Refusal(
+        HTTPStatus.NOT_ACCEPTABLE,
+        "not-acceptable",
+        f"Accept is {show(accept)}: embeddings come as application/json or {NPY}",
+        param="Accept",
+    )
+
+
+def _wish(entry: str) -> tuple[float, str]:
+    """How much a client wants a media type, from an entry of its Accept header."""
+    media_type, *options = (part.strip().lower() for part in entry.split(";"))
+    for option in options:
+        if option.startswith("q="):
+            try:
+                return float(option[2:]), media_type
+            except ValueError:
+                return 0.0, media_type
+    return 1.0, media_type
+
+
+def embeddings_answer(
+    outcomes: Sequence[Embedded | Refusal], encoding: str, dtype: str, encoder_digest: str
+) -> Response:
+    """The answer to /embed, in one of `ENCODINGS` and `DTYPES`.
+
+    JSON holds one entry an image, in the order sent; where an image was refused the entry is null
+    and `errors` says why. A .npy file cannot say that, so there one refused image refuses all.
+
+    Raises:
+        Refusal: no image could be embedded, or one could not and the answer is a .npy file.
+    """
+    refused = refused_items(outcomes)
+    if refused and (encoding == "npy" or len(refused) == len(outcomes)):
+        raise whole_refusal(outcomes)
+    headers = {ENCODER_HEADER: encoder_digest}
+    embedded = [one.vector if isinstance(one, Embedded) else None for one in outcomes]
+    vectors = [None if vector is None else in_dtype(vector, dtype) for vector in embedded]
+    if encoding == "npy":
+        matrix = np.stack([vector for vector in vectors if vector is not None])
+        file = io.BytesIO()
+        np.save(file, matrix, allow_pickle=False)
+        return Response(file.getvalue(), headers=headers, media_type=NPY)
+    content = {
+        "encoder": encoder_digest,
+        "dimensions": next(len(vector) for vector in embedded if vector is not None),
+        "dtype": dtype,
+        "embeddings": [
+            None if vector is None else encoded_vector(vector, encoding) for vector in vectors
+        ],
+        "errors": refused,
+    }
+    return json_response(content, headers=headers)
+
+
+def in_dtype(vector: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """An embedding in fewer bytes, of which the similarity can still be told.
+
+    Args:
+        vector: [E].
+        dtype: `float32` or `float16`: as it is. `int8`: stretched so that its largest number is
+            ±127, and rounded; cosine similarity does not ask for the length. `binary`: uint8
+            [E / 8, rounded up], a bit for each number, 1 where it is positive, the first in the
+            highest bit, for Hamming distance.
+    """
+    match dtype:
+        case "float16":
+            return vector.astype(np.float16)
+        case "int8":
+            largest = np.abs(vector).max()
+            return np.rint(vector * (127 / largest if largest else 0)).astype(np.int8)
+        case "binary":
+            return np.packbits(vector > 0)
+        case _:
+            return vector
+
+
+def encoded_vector(vector: NDArray[Any], encoding: str) -> NDArray[Any] | str:
+    """One embedding for JSON: numbers, or base64 of their little-endian bytes."""
+    if encoding == "base64":
+        little = vector.astype(vector.dtype.newbyteorder("<"), copy=False)
+        return base64.b64encode(little.tobytes()).decode()
+    return vector
+
+
+def refused_items(outcomes: Iterable[object]) -> list[dict[str, Any]]:
+    """The refused images of a batch with their places, for `errors`."""
+    return [
+        {"index": index, "type": one.type, "message": one.message, "param": one.param}
+        for index, one in enumerate(outcomes)
+        if isinstance(one, Refusal)
+    ]
+
+
+def whole_refusal(outcomes: Sequence[object]) -> Refusal:
+    """The refusal of a request because of its images: the first one's, with all listed."""
+    first = next(one for one in outcomes if isinstance(one, Refusal))
+    return Refusal(
+        first.status,
+        first.type,
+        first.message,
+        param=first.param,
+        items=refused_items(outcomes) if len(outcomes) > 1 else (),
+    )
+
+
+def item_path(key: str) -> str:
+    """The path of an item; every sign of the key that could be taken for another is encoded."""
+    return f"/items/{quote(key, safe='')}"
+
+
+def public_uri(uri: str) -> str | None:
+    """An item's uri, if it leads anywhere."""
+    return None if uri.startswith("upload:") else uri
+
+
+def neighbours_answer(
+    hits: Sequence[Hit],
+    encoder_digest: str,
+    query: Mapping[str, Any],
+    suggestion: Suggestion | None = None,
+) -> Response:
+    """The answer to a search, the most similar first, with the labels they vote for if asked."""
+    neighbours = [
+        {
+            "key": hit.key,
+            "score": hit.score,
+            "uri": public_uri(hit.uri),
+            "label": hit.label,
+            "metadata": hit.metadata,
+            "thumbnail": f"{item_path(hit.key)}/thumbnail",
+        }
+        for hit in hits
+    ]
+    content: dict[str, Any] = {"encoder": encoder_digest, "query": query, "neighbours": neighbours}
+    if suggestion is not None:
+        content["suggestion"] = suggestion.to_dict()
+    return json_response(content, headers={ENCODER_HEADER: encoder_digest})
+
+
+def item_json(item: Record, *, with_vector: bool = False) -> dict[str, Any]:
+    """An item as it stands in an answer."""
+    content: dict[str, Any] = {
+        "key": item.key,
+        "uri": public_uri(item.uri),
+        "label": item.label,
+        "width": item.width,
+        "height": item.height,
+        "sha256": item.sha256,
+        "metadata": dict(item.metadata),
+        "thumbnail": f"{item_path(item.key)}/thumbnail",
+    }
+    if with_vector:
+        content["vector"] = np.asarray(item.vector, np.float32)
+    return content

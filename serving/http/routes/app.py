@@ -1,0 +1,118 @@
+"""The routes beside BentoML's own: items, the page, metrics and the OpenAPI description."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from serving.http.engine.engine import Engine
+from serving.http.gate.gate import ANY_ITEM, answering
+from serving.http.request.errors import Refusal
+from serving.http.request.json_text import json_response
+from serving.http.routes import kserve, openai
+from serving.http.routes.add_items import add_items
+from serving.http.routes.items import list_items, one_item
+from serving.http.telemetry import metrics
+
+PAGE = files("serving.http") / "web"
+PAGE_FILES = {
+    "index.html": "text/html",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+    **dict.fromkeys(("page.js", "api.js", "cards.js", "inputs.js", "words.js"), "text/javascript"),
+}
+
+Endpoint = Callable[[Engine, Request], Awaitable[Response]]
+
+
+def make_app(engine: Engine, describe: Callable[[], dict[str, Any]]) -> Starlette:
+    """The Starlette app that BentoML mounts at `/`.
+
+    Args:
+        engine: the service's.
+        describe: makes the OpenAPI description.
+    """
+
+    async def docs(_engine: Engine, _request: Request) -> Response:
+        return json_response(describe())
+
+    def route(path: str, endpoint: Endpoint, methods: list[str]) -> Route:
+        return Route(path, answering(partial(endpoint, engine)), methods=methods)
+
+    return Starlette(
+        routes=[
+            route("/", page, ["GET"]),
+            route("/web/{file}", page, ["GET"]),
+            route("/favicon.ico", page, ["GET"]),
+            route("/status", status, ["GET"]),
+            route("/metrics", show_metrics, ["GET"]),
+            route("/docs.json", docs, ["GET"]),
+            route("/v1/embeddings", openai.embeddings, ["POST"]),
+            route("/v1/models", openai.models, ["GET"]),
+            route("/v1/models/{model}", openai.one_model, ["GET"]),
+            *(route(path, endpoint, methods) for path, endpoint, methods in _kserve_routes()),
+            route("/items", items, ["GET", "POST"]),
+            route(ANY_ITEM, one_item, ["GET", "DELETE"]),
+        ]
+    )
+
+
+def _kserve_routes() -> Iterator[tuple[str, Endpoint, list[str]]]:
+    yield "/v2", kserve.server, ["GET"]
+    yield "/v2/health/live", kserve.live, ["GET"]
+    yield "/v2/health/ready", kserve.ready, ["GET"]
+    for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        yield model, kserve.metadata, ["GET"]
+        yield f"{model}/ready", kserve.ready, ["GET"]
+        yield f"{model}/infer", kserve.infer, ["POST"]
+
+
+async def items(engine: Engine, request: Request) -> Response:
+    """Lists items or adds some."""
+    handler = add_items if request.method == "POST" else list_items
+    return await handler(engine, request)
+
+
+async def page(_engine: Engine, request: Request) -> Response:
+    """The web page and its files."""
+    default = "icon.svg" if request.url.path == "/favicon.ico" else "index.html"
+    name = request.path_params.get("file", default)
+    if name not in PAGE_FILES:
+        raise Refusal(404, "not-found", "the page has no such file")
+    headers = {"Cache-Control": "no-cache"}
+    return Response((PAGE / name).read_bytes(), headers=headers, media_type=PAGE_FILES[name])
+
+
+async def status(engine: Engine, _request: Request) -> Response:
+    """What the service is: its encoder, its collection, its limits."""
+    encoder, settings = engine.encoder, engine.settings
+    content = {
+        "ready": engine.warm,
+        "encoder": {
+            "sha256": encoder.digest,
+            "dimensions": encoder.embedding_dim,
+            "image_size": encoder.preprocess.size,
+            "provider": encoder.provider,
+        },
+        "collection": {"items": await engine.count_items()} if engine.has_collection else None,
+        "limits": {
+            "body_bytes": settings.max_body_bytes,
+            "image_bytes": settings.max_image_bytes,
+            "pixels": settings.max_pixels,
+            "images": settings.max_images,
+            "neighbours": settings.max_neighbours,
+        },
+    }
+    return json_response(content)
+
+
+async def show_metrics(engine: Engine, _request: Request) -> Response:
+    """Figures for Prometheus."""
+    engine.metrics.note_memory()
+    text = engine.metrics.text(await engine.count_items())
+    return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,280 @@
+"""The open inference protocol, version 2 (KServe), with Triton's binary tensor extension.
+
+One model, `lookalike`, one version, `1`. Exactly one input, either
+
+    images   UINT8 [N, S, S, 3]   pictures that the client has preprocessed as the encoder asks
+    encoded  BYTES [N]            image files as they are; base64 in JSON; or their URLs
+
+and one output, `embeddings` FP32 [N, E]. Tensors stand in JSON, or binary behind it: the header
+Inference-Header-Content-Length says where JSON ends, `binary_data_size` how long each tensor is.
+In a binary BYTES tensor each element follows its length, uint32, little-endian.
+"""
+
+import asyncio
+import base64
+import binascii
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.http.engine.embedding import Embedded
+from serving.http.engine.engine import Engine
+from serving.http.request.errors import Refusal, invalid, malformed
+from serving.http.request.form_fields import Fields
+from serving.http.request.json_text import json_bytes, json_response, parse_json, show
+from serving.http.request.request_body import (
+    LARGE_JSON,
+    LINKS,
+    Upload,
+    named_by_url,
+    read_raw,
+    too_many_images,
+)
+from serving.http.routes.answers import ENCODER_HEADER, whole_refusal
+from serving.http.routes.openai import MODEL, check_model
+from serving.http.routes.queries import fetched, while_connected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION = "1"
+HEADER_LENGTH = "Inference-Header-Content-Length"
+OUTPUT = "embeddings"
+BINARY_SIZE = "binary_data_size"
+
+
+async def server(_engine: Engine, _request: Request) -> Response:
+    """GET /v2."""
+    content = {"name": "lookalike", "version": VERSION, "extensions": ["binary_tensor_data"]}
+    return json_response(content)
+
+
+async def live(engine: Engine, _request: Request) -> Response:
+    """GET /v2/health/live."""
+    return Response(status_code=200 if engine.alive else 503)
+
+
+async def ready(engine: Engine, request: Request) -> Response:
+    """GET /v2/health/ready and /v2/models/{model}/ready."""
+    if "model" in request.path_params:
+        _check(engine, request)
+    return Response(status_code=200 if engine.warm else 503)
+
+
+async def metadata(engine: Engine, request: Request) -> Response:
+    """GET /v2/models/{model}."""
+    _check(engine, request)
+    side = engine.encoder.preprocess.size
+    content = {
+        "name": MODEL,
+        "versions": [VERSION],
+        "platform": "onnxruntime_onnx",
+        "inputs": [
+            {"name": "images", "datatype": "UINT8", "shape": [-1, side, side, 3]},
+            {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "outputs": [
+            {"name": OUTPUT, "datatype": "FP32", "shape": [-1, engine.encoder.embedding_dim]}
+        ],
+        "parameters": {"encoder": engine.encoder.digest},
+    }
+    return json_response(content)
+
+
+async def infer(engine: Engine, request: Request) -> Response:
+    """POST /v2/models/{model}/infer."""
+    _check(engine, request)
+    content = await read_raw(request, engine.settings)
+    at = _header_length(request, len(content))
+    if at > LARGE_JSON:
+        head = await asyncio.to_thread(_parse_head, content[:at])
+    else:
+        head = _parse_head(content[:at])
+    fields = Fields(head, ("id", "parameters", "inputs", "outputs"))
+    binary = _wants_binary(fields, head.get("outputs"))
+    tensor = await asyncio.to_thread(_tensor, head.get("inputs"), content[at:], engine)
+    outcomes: Sequence[Embedded | Refusal]
+    if isinstance(tensor, list):
+        uploads = await fetched(engine, request, tensor)
+        outcomes = await while_connected(request, engine.embedder.embed(uploads))
+    else:
+        outcomes = await while_connected(request, engine.embedder.embed_pixels(tensor))
+    if any(isinstance(outcome, Refusal) for outcome in outcomes):
+        raise whole_refusal(outcomes)
+    vectors = np.stack([one.vector for one in outcomes if isinstance(one, Embedded)])
+    return _answer(engine, vectors, fields.text("id"), binary=binary)
+
+
+def _check(engine: Engine, request: Request) -> None:
+    check_model(engine, request.path_params["model"])
+    version = request.path_params.get("version", VERSION)
+    if version != VERSION:
+        message = f"there is no version {show(version)} of {MODEL} here: its version is {VERSION}"
+        raise Refusal(404, "unknown-model", message, param="version")
+
+
+def _header_length(request: Request, length: int) -> int:
+    given = request.headers.get(HEADER_LENGTH)
+    if given is None:
+        return length
+    if not given.isdecimal() or int(given[:12]) > length:
+        message = f"{HEADER_LENGTH} is {show(given)}: give the bytes of JSON, at most {length}"
+        raise invalid(HEADER_LENGTH, message)
+    return int(given)
+
+
+def _parse_head(content: bytes) -> dict[str, Any]:
+    try:
+        head = parse_json(content)
+    except ValueError as error:
+        raise malformed("json", f"the body does not begin with JSON: {error}") from error
+    if not isinstance(head, dict):
+        raise malformed("json", f"the body is {show(head)}: send a JSON object")
+    return head
+
+
+def _wants_binary(fields: Fields, outputs: object) -> bool:
+    """Whether the output shall be binary; refuses outputs there are not."""
+    parameters = fields.json_object("parameters") or {}
+    binary = parameters.get("binary_data_output", False)
+    if outputs is not None:
+        if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in outputs):
+            raise invalid("outputs", f"outputs is {show(outputs)}: a list of objects is needed")
+        for one in outputs:
+            if one.get("name") != OUTPUT:
+                message = f"there is no output {show(one.get('name'))}: its name is {OUTPUT}"
+                raise invalid("outputs", message)
+            binary = _parameters(one).get("binary_data", binary)
+    return binary is True
+
+
+def _tensor(inputs: object, binary: bytes, engine: Engine) -> list[Upload] | NDArray[np.uint8]:
+    """The one input: image files, or uint8 [N, S, S, 3]."""
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise invalid("inputs", "send one input: images (UINT8) or encoded (BYTES)")
+    tensor = inputs[0]
+    side = engine.encoder.preprocess.size
+    kinds: dict[str, tuple[str, list[int]]] = {
+        "images": ("UINT8", [side, side, 3]),
+        "encoded": ("BYTES", []),
+    }
+    name = tensor.get("name")
+    if not isinstance(name, str) or name not in kinds:
+        raise invalid("inputs", f"there is no input {show(name)}: send images or encoded")
+    datatype, rest = kinds[name]
+    count = _count(tensor, (name, datatype, rest), engine)
+    size = _parameters(tensor).get(BINARY_SIZE)
+    if size is not None and (type(size) is not int or size != len(binary)):
+        message = f"{BINARY_SIZE} is {show(size)}, but {len(binary)} bytes follow the JSON"
+        raise invalid(name, message)
+    if size is None and binary:
+        raise invalid(name, f"{len(binary)} bytes follow the JSON: give {BINARY_SIZE}")
+    if datatype == "UINT8":
+        return _pixels(tensor, binary if size is not None else None, (count, *rest))
+    elements: Sequence[bytes | str]
+    elements = _split(binary) if size is not None else _from_base64(tensor.get("data"))
+    if len(elements) != count:
+        raise invalid(name, f"{name} has {len(elements)} elements, its shape says {count}")
+    return [_upload(content, f"{name}[{at}]") for at, content in enumerate(elements)]
+
+
+def _count(tensor: dict[str, Any], wanted: tuple[str, str, list[int]], engine: Engine) -> int:
+    """N of a tensor, whose datatype and whose shape behind N must be those wanted."""
+    name, datatype, rest = wanted
+    if tensor.get("datatype") != datatype:
+        given = show(tensor.get("datatype"))
+        raise invalid(name, f"{name} has the datatype {given}: {datatype} is needed")
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise invalid(name, f"{name} has the shape {show(shape)}: a list of numbers is needed")
+    if shape[1:] != rest or not shape or shape[0] == 0:
+        form = ", ".join(map(str, ["N", *rest]))
+        raise invalid(name, f"{name} has the shape {show(shape)}: [{form}] is needed, N above 0")
+    count: int = shape[0]
+    if count > engine.settings.max_images:
+        raise too_many_images(count, engine.settings)
+    return count
+
+
+def _pixels(
+    tensor: dict[str, Any], binary: bytes | None, shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    if binary is not None:
+        array = np.frombuffer(binary, np.uint8)
+    else:
+        try:
+            wide = np.asarray(tensor.get("data"))
+        except ValueError as error:
+            raise invalid("images", "images has rows of different lengths") from error
+        if wide.dtype.kind not in "iu" or (wide.size and not 0 <= wide.min() <= wide.max() <= 255):
+            raise invalid("images", "images must hold whole numbers from 0 to 255")
+        array = wide.astype(np.uint8)
+    if array.size != int(np.prod(shape)):
+        message = f"images has {array.size} values, its shape says {int(np.prod(shape))}"
+        raise invalid("images", message)
+    return array.reshape(shape)
+
+
+def _split(binary: bytes) -> list[bytes]:
+    """The elements of a binary BYTES tensor."""
+    elements, at = [], 0
+    while at < len(binary):
+        end = at + 4
+        if end <= len(binary):
+            end += struct.unpack_from("<I", binary, at)[0]
+        if end > len(binary) or end < at + 4:
+            raise invalid("encoded", f"the element at byte {at} is longer than the tensor")
+        elements.append(binary[at + 4 : end])
+        at = end
+    return elements
+
+
+def _upload(element: bytes | str, param: str) -> Upload:
+    """An element of `encoded`; no image file begins as a URL does."""
+    if isinstance(element, bytes) and not element.startswith(tuple(map(str.encode, LINKS))):
+        return Upload(element, param)
+    url = element if isinstance(element, str) else element.decode("latin-1")
+    return named_by_url(url, param)
+
+
+def _from_base64(data: object) -> list[bytes | str]:
+    """Image files, or URLs as they are."""
+    if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
+        raise invalid("encoded", f"data is {show(data)}: a list of base64 texts is needed")
+    try:
+        return [
+            one if one.startswith(LINKS) else base64.b64decode(one, validate=True) for one in data
+        ]
+    except (binascii.Error, ValueError) as error:
+        raise malformed("base64", f"encoded is not base64: {error}", "encoded") from error
+
+
+def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
+    found = entry.get("parameters", {})
+    if not isinstance(found, dict):
+        raise invalid("parameters", f"parameters is {show(found)}: an object is needed")
+    return found
+
+
+def _answer(
+    engine: Engine, vectors: NDArray[np.float32], request_id: str | None, *, binary: bool
+) -> Response:
+    values = vectors.astype("<f4", copy=False)
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(values.shape)}
+    if binary:
+        output["parameters"] = {BINARY_SIZE: values.nbytes}
+    else:
+        output["data"] = values.ravel()
+    content = {"model_name": MODEL, "model_version": VERSION, "outputs": [output]}
+    if request_id is not None:
+        content["id"] = request_id
+    headers = {ENCODER_HEADER: engine.encoder.digest}
+    if not binary:
+        return json_response(content, headers=headers)
+    head = json_bytes(content)
+    headers[HEADER_LENGTH] = str(len(head))
+    return Response(head + values.tobytes(), headers=headers, media_type="application/octet-stream")

@@ -1,0 +1,1 @@
+"""Sockets and processes: the uvicorn server and the parent of several workers."""

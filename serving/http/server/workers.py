@@ -1,0 +1,264 @@
+"""Several processes that share one listening socket, and the one that watches over them.
+
+The parent starts the workers, replaces one that ends, and says when all listen. Each worker's event
+loop tells it every second that it turns; one that is silent for a minute hangs, and is killed and
+replaced too. SIGTERM or Ctrl-C to the parent ends all in order: the socket is closed, what has
+begun is answered, and the exit code is one. Workers do not hear Ctrl-C, which a terminal sends to
+all processes, and end if the parent is gone.
+
+Uvicorn's own supervisor is not used: it kills a worker that takes more than some seconds to import
+what it needs, looks every half second, and leaves workers behind where it is killed itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from base.cpus import available_cpus
+from base.errors import LookalikeError, UsageError
+from serving.http.engine.engine import Engine
+from serving.http.engine.worker import Worker
+from serving.http.policy.settings import Settings
+from serving.http.server.server import DRAIN_SECONDS, make_server, say_listening
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT = 30.0  # seconds, before a worker that cannot start is tried again
+MARGIN = 5.0  # seconds over those for draining, before a worker is killed
+BEAT_SECONDS = 1.0  # between two signs of life
+HUNG_SECONDS = 60.0  # without one
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A worker's place, and who has it.
+
+    Attributes:
+        said: where it tells that it listens, and then that it lives.
+        silent: looks in a row at which it had not told. Looks and not seconds: nobody hangs while
+            all of them, the parent too, are suspended.
+        failures: workers in a row that ended before they listened.
+        again_at: when to start another one, by the monotonic clock.
+    """
+
+    worker: Worker
+    process: SpawnProcess | None = None
+    said: Connection | None = None
+    listens: bool = False
+    silent: int = 0
+    failures: int = 0
+    again_at: float = 0.0
+
+
+def serve_with_workers(settings: Settings, listener: socket.socket) -> None:
+    """Serves with `settings.workers` processes until Ctrl-C or SIGTERM.
+
+    Raises:
+        UsageError: this system cannot share a socket, or what the settings name is wrong.
+        ArtefactError: a file is damaged, or encoder and collection do not belong together.
+        LookalikeError: no worker can start.
+    """
+    if sys.platform == "win32":
+        raise UsageError(f"workers is {settings.workers}: on Windows there is one")
+    Engine(lambda: settings).check()
+    share = max(1, available_cpus() // settings.workers)
+    settings = replace(settings, threads=settings.threads or share)
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        places = [Place(Worker(number, share, Path(folder))) for number in range(settings.workers)]
+        Supervisor(settings, listener, places).run()
+
+
+class Supervisor:
+    """Starts workers, replaces them and ends them; in the main thread."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, places: list[Place]) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._places = places
+        self._announced = False
+        self._look_at = 0.0  # by the monotonic clock
+
+    def run(self) -> None:
+        """Until a signal; raises LookalikeError where no worker can start."""
+        with _signals() as signalled:
+            try:
+                while not self._watch(signalled):
+                    pass
+            finally:
+                self._listener.close()
+                self._end(signalled)
+
+    def _watch(self, signalled: int) -> bool:
+        """Waits for what happens next and does what is due; returns whether a signal came."""
+        now = time.monotonic()
+        for place in self._places:
+            if place.process is None and place.again_at <= now:
+                self._start(place)
+        later = [place.again_at for place in self._places if place.process is None]
+        said = [place.said for place in self._places if place.said is not None]
+        running = [place for place in self._places if place.process is not None]
+        ends = [place.process.sentinel for place in running if place.process is not None]
+        due = min([self._look_at, *later])
+        happened = wait([signalled, *said, *ends], max(0.0, due - now))
+        if signalled in happened:
+            return True
+        for place in running:
+            if place.said in happened:
+                self._hear(place)
+            if place.process is not None and place.process.sentinel in happened:
+                self._ended(place)
+        if time.monotonic() >= self._look_at:
+            self._look()
+        return False
+
+    def _look(self) -> None:
+        """Kills workers that hang."""
+        self._look_at = time.monotonic() + BEAT_SECONDS
+        for place in self._places:
+            if place.process is None or not place.listens:
+                continue
+            place.silent += 1
+            if place.silent * BEAT_SECONDS > HUNG_SECONDS:
+                logger.warning("worker %s hangs and is killed", place.process.pid)
+                place.process.kill()
+                place.silent = 0
+
+    def _start(self, place: Place) -> None:
+        said, say = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        arguments = (self._settings, self._listener, place.worker, say)
+        process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+        # A blocked signal stays blocked in the new process: Ctrl-C is the parent's to hear.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        say.close()
+        place.process, place.said, place.listens = process, said, False
+
+    def _hear(self, place: Place) -> None:
+        assert place.said is not None
+        try:
+            place.said.recv_bytes()
+        except EOFError:  # it ends
+            place.said.close()
+            place.said = None
+            return
+        place.silent = 0
+        if place.listens:
+            return
+        place.listens, place.failures = True, 0
+        if not self._announced and all(one.listens for one in self._places):
+            self._announced = True
+            say_listening(self._listener, f" with {len(self._places)} workers")
+
+    def _ended(self, place: Place) -> None:
+        assert place.process is not None
+        process, place.process = place.process, None
+        process.join()
+        while place.said is not None and place.said.poll():  # to its end
+            self._hear(place)
+        how = _how_it_ended(process.exitcode)
+        place.failures = 0 if place.listens else place.failures + 1
+        place.listens = False
+        if place.failures and not (self._announced and any(one.process for one in self._places)):
+            raise LookalikeError(f"a worker {how} before it listened; the lines above say why")
+        wait_seconds = min(2.0**place.failures, LONGEST_WAIT) if place.failures else 0.0
+        place.again_at = time.monotonic() + wait_seconds
+        logger.warning("worker %s %s: another one is started", process.pid, how)
+
+    def _end(self, signalled: int) -> None:
+        """Asks all to end, and kills those that do not in time or at a second signal."""
+        running = [place.process for place in self._places if place.process is not None]
+        for process in running:
+            process.terminate()
+        end = time.monotonic() + DRAIN_SECONDS + MARGIN
+        os.set_blocking(signalled, False)
+        _emptied(signalled)
+        while alive := [process for process in running if process.is_alive()]:
+            sentinels = [process.sentinel for process in alive]
+            happened = wait([signalled, *sentinels], max(0.0, end - time.monotonic()))
+            if not happened or signalled in happened:
+                for process in alive:
+                    process.kill()
+        for process in running:
+            process.join()
+
+
+def work(settings: Settings, listener: socket.socket, worker: Worker, say: Connection) -> None:
+    """What a worker does: serves until it is told to end."""
+    engine = Engine(lambda: settings, worker)
+    try:
+        engine.open()
+    except LookalikeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    beating: set[asyncio.Task[None]] = set()
+
+    def begin_to_beat() -> None:
+        beating.add(asyncio.get_running_loop().create_task(_beat(say)))
+
+    server = make_server(engine, on_started=begin_to_beat)
+
+    def end_with_the_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        server.should_exit = True
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    server.run(sockets=[listener])
+    sys.exit(0 if server.started else LookalikeError.exit_code)
+
+
+async def _beat(say: Connection) -> None:
+    """Tells the parent that this event loop turns."""
+    os.set_blocking(say.fileno(), False)
+    while True:
+        with contextlib.suppress(OSError):  # it does not listen, for now or for good
+            say.send_bytes(b"")
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A file descriptor that can be read once SIGTERM or SIGINT has come."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def note(*_: object) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(write, b"!")
+
+    before = {one: signal.signal(one, note) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield read
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        os.close(read)
+        os.close(write)
+
+
+def _emptied(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(descriptor, 1024)
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

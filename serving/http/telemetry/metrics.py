@@ -1,0 +1,197 @@
+"""Counters and histograms in Prometheus' text format (version 0.0.4).
+
+BentoML's own metrics label every raw path, so that a scan for unknown paths grows them without
+bound, and need a folder of memory-mapped files; they are off. Here every label has a fixed set of
+values: `route_of` maps any path to a route of this service or to `other`.
+"""
+
+import bisect
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from serving.http.telemetry.memory import resident_bytes
+from serving.http.telemetry.metric_store import Figures, Key, Labels
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
+FIXED_ROUTES = frozenset(
+    (
+        *("/", "/embed", "/search", "/items", "/livez", "/readyz", "/healthz", "/metrics"),
+        *("/docs.json", "/schema.json", "/status"),
+        *("/v1/embeddings", "/v1/models", "/v2", "/v2/health/live", "/v2/health/ready"),
+    )
+)
+# Prefixes, what follows them, and the views that may end it.
+OPEN_ROUTES = {
+    "/web/": ("{file}",),
+    "/items/": ("{key}", "/similar", "/thumbnail"),
+    "/v1/models/": ("{model}",),
+    "/v2/models/": ("{model}", "/infer", "/ready"),
+}
+
+
+def route_of(path: str) -> str:
+    """The template of a path, one of two dozen."""
+    if path in FIXED_ROUTES:
+        return path
+    for prefix, (name, *views) in OPEN_ROUTES.items():
+        if path.startswith(prefix):
+            return prefix + name + next((view for view in views if path.endswith(view)), "")
+    return "other"
+
+
+def method_of(method: str) -> str:
+    """The method, or `other`."""
+    return method if method in METHODS else "other"
+
+
+class Counter:
+    """A number that grows, for each combination of labels."""
+
+    kind = "counter"
+
+    def __init__(self, figures: Figures, name: str, help_text: str) -> None:
+        self.name = name
+        self.help_text = help_text
+        self._figures = figures
+
+    def add(self, amount: float = 1, **labels: str) -> None:
+        """Adds to the number under these labels."""
+        self._figures.add((self.name, tuple(labels.items())), amount)
+
+    def lines(self, values: Mapping[Key, float]) -> list[str]:
+        """The samples."""
+        own = [(labels, value) for (name, labels), value in values.items() if name == self.name]
+        return [_sample(self.name, labels, value) for labels, value in own]
+
+
+class Gauge(Counter):
+    """A number that goes up and down."""
+
+    kind = "gauge"
+
+    def put(self, value: float) -> None:
+        """Sets the number of this process."""
+        self._figures.put((self.name, ()), value)
+
+
+class Histogram:
+    """How often a value fell below each of some bounds, for each combination of labels."""
+
+    kind = "histogram"
+
+    def __init__(
+        self, figures: Figures, name: str, help_text: str, bounds: Sequence[float]
+    ) -> None:
+        self.name = name
+        self.help_text = help_text
+        self._bounds = tuple(bounds)
+        self._names = (*map(str, self._bounds), "+Inf")
+        self._figures = figures
+
+    def observe(self, value: float, **labels: str) -> None:
+        """Notes one value."""
+        key = tuple(labels.items())
+        bound = self._names[bisect.bisect_left(self._bounds, value)]
+        self._figures.add((f"{self.name}_bucket", (*key, ("le", bound))), 1)
+        self._figures.add((f"{self.name}_sum", key), value)
+
+    def lines(self, values: Mapping[Key, float]) -> list[str]:
+        """The samples: cumulative buckets, sum and count."""
+        lines: list[str] = []
+        bucket = f"{self.name}_bucket"
+        for labels in [labels for name, labels in values if name == f"{self.name}_sum"]:
+            total = 0.0
+            for bound in self._names:
+                key = (*labels, ("le", bound))
+                total += values.get((bucket, key), 0.0)
+                lines.append(_sample(bucket, key, total))
+            lines.append(_sample(f"{self.name}_sum", labels, values[f"{self.name}_sum", labels]))
+            lines.append(_sample(f"{self.name}_count", labels, total))
+        return lines
+
+
+class Metrics:
+    """All figures of one service. `note_…` is called on the event loop only.
+
+    Args:
+        figures: where they are kept.
+    """
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        counter, histogram = partial(Counter, figures), partial(Histogram, figures)
+        gauge = partial(Gauge, figures)
+        self.requests = counter("lookalike_requests_total", "Requests by route and answer.")
+        self.seconds = histogram(
+            "lookalike_request_seconds", "Seconds from a request's head to its answer.", SECONDS
+        )
+        self.refused = counter("lookalike_refused_total", "Refused requests by error type.")
+        self.images = counter("lookalike_images_total", "Images by outcome: embedded or refused.")
+        self.batch_images = histogram("lookalike_batch_images", "Images in a batch.", BATCHES)
+        self.batch_seconds = histogram(
+            "lookalike_batch_seconds", "Seconds of the encoder for a batch.", SECONDS
+        )
+        self.queue_seconds = histogram(
+            "lookalike_queue_seconds", "Longest wait of a request's images for a batch.", SECONDS
+        )
+        self.decode_seconds = histogram(
+            "lookalike_decode_seconds", "Seconds to decode and resize an image.", SECONDS
+        )
+        self.admitted = gauge("lookalike_images_admitted", "Images being decoded or embedded.")
+        self.body_bytes = gauge(
+            "lookalike_body_bytes", "Bytes of the bodies of all requests under way."
+        )
+        self.resident_bytes = gauge(
+            "lookalike_resident_bytes",
+            "Memory that all workers hold, half a minute old at most.",
+        )
+        for one in (self.admitted, self.body_bytes):
+            one.put(0)  # whatever a worker before this one was at
+
+    def note_request(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Notes an answered request."""
+        route = route_of(path)
+        self.requests.add(method=method_of(method), route=route, status=str(status))
+        self.seconds.observe(seconds, route=route)
+
+    def note_batch(self, images: int, seconds: float) -> None:
+        """Notes a batch that the encoder has done."""
+        self.batch_images.observe(images)
+        self.batch_seconds.observe(seconds)
+
+    def note_images(self, outcomes: Sequence[object]) -> None:
+        """Notes what became of a request's images; an exception is a refusal."""
+        refused = sum(isinstance(outcome, Exception) for outcome in outcomes)
+        self.images.add(refused, outcome="refused")
+        self.images.add(len(outcomes) - refused, outcome="embedded")
+
+    def note_memory(self) -> None:
+        """Notes the memory of this process, where the system tells it."""
+        found = resident_bytes()
+        if found is not None:
+            self.resident_bytes.put(found)
+
+    def text(self, items: int | None) -> str:
+        """All figures as Prometheus reads them; `items` of the collection, None without one."""
+        values = self._figures.all()
+        lines: list[str] = []
+        for metric in (
+            *(self.requests, self.seconds, self.refused, self.images),
+            *(self.batch_images, self.batch_seconds, self.queue_seconds, self.decode_seconds),
+            *(self.admitted, self.body_bytes, self.resident_bytes),
+        ):
+            lines += [f"# HELP {metric.name} {metric.help_text}"]
+            lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines(values)]
+        if items is not None:
+            lines += ["# HELP lookalike_items Items in the collection."]
+            lines += ["# TYPE lookalike_items gauge", _sample("lookalike_items", (), items)]
+        return "\n".join(lines) + "\n"
+
+
+def _sample(name: str, labels: Labels, value: float) -> str:
+    named = ",".join(f'{label}="{text}"' for label, text in labels)
+    number = f"{value:.0f}" if float(value).is_integer() else repr(float(value))
+    return f"{name}{{{named}}} {number}" if named else f"{name} {number}"

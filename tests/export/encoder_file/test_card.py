@@ -1,0 +1,90 @@
+"""The card: every kind of origin in words, whatever an encoder file may say."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.encoder_file.card import card_rows, markdown
+from export.encoder_file.encoder_file import describe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def rows_with(path: Path, **contract: Any) -> dict[str, str]:
+    facts = describe(path)
+    facts["contract"] |= contract
+    return dict(card_rows(facts))
+
+
+def test_a_run_is_told_with_its_training(exported_encoder: Path) -> None:
+    rows = dict(card_rows(describe(exported_encoder)))
+    assert rows["made from"].startswith("a run of lookalike train: resnet18, width 0.125")
+    assert rows["trained"].startswith("SimCLR, recipe small-cpu: 64 pictures seen, batch 8")
+    assert "knn accuracy" in rows["quality"]
+    assert rows["in the graph"] == (
+        "/ 255, - mean 0.5 0.45 0.4, / std 0.25 0.3 0.2, and the division by the length"
+    )
+
+
+def test_other_origins_are_told(tiny_encoder: Path) -> None:
+    weights = {
+        "file": "w.pt",
+        "encoder": "resnet50",
+        "width": 2,
+        "layout": "lightly",
+        "stem": "small",
+    }
+    rows = rows_with(tiny_encoder, recipe={"weights": weights})
+    assert rows["made from"] == "resnet50, width 2, stem small in w.pt, as lightly writes it"
+    rows = rows_with(tiny_encoder, recipe={"onnx": {"file": "x.onnx", "output": "pool"}})
+    assert rows["made from"] == "x.onnx, an ONNX file; features are its pool"
+    rows = rows_with(tiny_encoder, recipe={}, quality={}, licence_note="", created_with={})
+    assert (
+        rows["made from"] == rows["trained"] == rows["licence"] == rows["made with"] == "not stated"
+    )
+    assert rows["quality"] == "nothing was measured"
+    stretched = {"size": 8, "resize": "stretch", "resize_to": 8, "resample": "lanczos"}
+    rows = rows_with(tiny_encoder, preprocess=stretched)
+    assert rows["a picture is"] == "turned as its EXIF says, stretched to 8 px (lanczos)"
+
+
+def test_the_cost_of_a_smaller_file_is_told(tiny_encoder: Path) -> None:
+    int8 = {"target": "avx2", "mean_cosine": 0.99871, "overlap": 0.957, "held_out": 256}
+    widths = [{"width": 24, "map_at_r": 0.5}, {"width": 16}, {"width": 8, "map_at_r": 0.4867}]
+    projection = {"embedding_dim": 8, "explained": 0.9, "widths": widths, "whiten": True}
+    projection |= {"compared_on": 40, "source": "photos"}
+    layers = [{"in_float": True}, {"in_float": False}]
+    quality = {"int8": int8 | {"layers": layers}, "projection": projection}
+    rows = rows_with(tiny_encoder, quality=quality)
+    assert rows["int8"] == (
+        "for avx2: mean cosine 0.9987 to fp32, 95.7 % of 10 neighbours the same, on 256 pictures; "
+        "1 layers in float"
+    )
+    assert rows["projection"] == (
+        "PCA to 8 numbers, whitened, 90.0 % of the variance; "
+        "mAP@R 48.7 % with 8, 50.0 % with 24 (40 pictures of photos)"
+    )
+    rows = rows_with(tiny_encoder, quality={"int8": {"mean_cosine": "x"}, "projection": [1]})
+    assert not {"int8", "projection"} & set(rows)
+
+
+def test_what_a_file_says_cannot_play_tricks(tiny_encoder: Path) -> None:
+    recipe = {"encoder": {"name": "\x1b[2J", "width": "wide"}, "training": {}, "loss": {"a": []}}
+    rows = rows_with(tiny_encoder, recipe=recipe, licence_note="a\nb" * 1000, quality={"x": "y"})
+    assert all(words.isprintable() and len(words) <= 401 for words in rows.values())
+    assert rows["quality"] == "nothing was measured"
+
+
+def test_the_snippet_on_the_card_runs(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_encoder.parent)
+    page = markdown(describe(tiny_encoder))
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    assert np.asarray(found["embeddings"]).shape == (1, 24)

@@ -1,0 +1,154 @@
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from base.errors import ImageRefused, RefusalReason, SourceError
+from images.sources import parquet
+from images.sources.sources import open_source, read_uri
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+FILES = [png(number) for number in range(100)]
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def save(folder: Path, columns: dict[str, Any], **given: Any) -> Path:
+    path = folder / "train-00.parquet"
+    table = pa.table(columns)
+    pq.write_table(table.replace_schema_metadata(given.pop("metadata", None)), path, **given)
+    return path
+
+
+@pytest.mark.parametrize("group", [7, 40, 1000])
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), STRUCT])
+def test_rows_in_any_order(tmp_path: Path, group: int, kind: pa.DataType) -> None:
+    values: list[Any] = FILES
+    if kind == STRUCT:
+        values = [{"bytes": data, "path": "x.png"} for data in FILES]
+    path = save(tmp_path, {"image": pa.array(values, kind)}, row_group_size=group)
+    items = list(open_source(path))
+    assert [item.key for item in items] == [f"train-00/{row:05d}" for row in range(100)]
+    assert items[3].uri == f"parquet://{path}#3"
+    for row in (*range(100), *range(99, -1, -7), *np.random.default_rng(0).permutation(100)):
+        assert items[row].read() == read_uri(items[row].uri) == FILES[row]
+
+
+def test_memory_holds_a_few_stretches_only(tmp_path: Path) -> None:
+    count = 2000
+    path = save(tmp_path, {"image": [FILES[n % 100] for n in range(count)]})
+    source = open_source(path)
+    for item in source:
+        item.read()
+    rows = parquet._rows(str(path), source.stamp)  # type: ignore[attr-defined]
+    assert (
+        sum(len(values) for values in rows._kept.values()) <= parquet.BATCH * parquet.KEPT < count
+    )
+
+
+def test_labels_keys_and_hugging_faces_class_names(tmp_path: Path) -> None:
+    features = {"label": {"names": ["hat", "shoe"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    columns = {"label": [1, 0, -1, None], "image": FILES[:4], "key": list("dcba")}
+    source = open_source(save(tmp_path, columns, metadata=metadata))
+    assert [(item.key, item.label) for item in source] == [
+        ("d", "shoe"), ("c", "hat"), ("b", None), ("a", None),
+    ]  # fmt: skip
+    assert source.classes == ("hat", "shoe")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (pa.array([3, 10, None]), ["3", "10", None]),
+        (pa.array(["x", None, "y"]), ["x", None, "y"]),
+        (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),
+        (pa.array([None] * 3, pa.string()), [None] * 3),
+        (pa.array([0.5, 1, 2]), [None] * 3),
+    ],
+)
+def test_kinds_of_labels(tmp_path: Path, labels: pa.Array, expected: list[str | None]) -> None:
+    source = open_source(save(tmp_path, {"photo": FILES[:3], "category": labels}))
+    assert [item.label for item in source] == expected
+
+
+def test_a_row_without_bytes_is_refused_alone(tmp_path: Path) -> None:
+    values = pa.array([{"bytes": FILES[0]}, {"bytes": None}, None], STRUCT)
+    good, *bad = open_source(save(tmp_path, {"image": values}))
+    assert good.read() == FILES[0]
+    for item in bad:
+        with pytest.raises(ImageRefused) as caught:
+            item.read()
+        assert caught.value.reason == RefusalReason.EMPTY
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"]}, r"no column of image files among text \(string\); it must be binary"),
+        ({"a": [b"x"], "b": [b"y"]}, "no column of image files among a"),
+        ({"image": pa.array([], pa.binary())}, "holds no rows"),
+        ({"image": FILES[:2], "key": ["a", "a"]}, "column key gives the keys, but some of them"),
+        ({"image": FILES[:2], "key": ["a", None]}, "column key gives the keys, but some of them"),
+    ],
+)
+def test_tables_that_are_no_source(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(save(tmp_path, columns))
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    path = save(tmp_path, {"image": [np.random.default_rng(n).bytes(3000) for n in range(64)]},
+                row_group_size=32, compression="none", use_dictionary=False,
+                write_page_checksum=True)  # fmt: skip
+    whole = path.read_bytes()
+    for cut in (len(whole) - 1, len(whole) // 2, 3):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(SourceError, match=r"train-00\.parquet is no readable Parquet file"):
+            open_source(path)
+    path.write_bytes(whole[:40] + bytes(80_000) + whole[80_040:])  # most of the first row group
+    outcomes: list[object] = []
+    for item in open_source(path):
+        try:
+            outcomes.append(len(item.read()))
+        except ImageRefused as refused:
+            outcomes.append(refused.reason)
+    assert outcomes[32:] == [3000] * 32
+    assert RefusalReason.UNREADABLE in outcomes[:32]
+
+
+def test_uris_that_lead_nowhere(tmp_path: Path) -> None:
+    path = save(tmp_path, {"image": FILES[:2]})
+    for uri in (f"parquet://{path}#2", f"parquet://{path}#-1", f"parquet://{tmp_path}/no#0"):
+        with pytest.raises(ImageRefused) as caught:
+            read_uri(uri)
+        assert caught.value.reason == RefusalReason.UNREADABLE
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path) -> None:
+    path = save(tmp_path, {"image": FILES[:2]})
+    code = f"""
+import sys
+sys.modules["pyarrow"] = None
+from base.errors import SourceError
+from images.sources.sources import open_source
+try:
+    open_source({str(path)!r})
+except SourceError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "needs pyarrow; pip install 'lookalike[serve]'" in done.stdout

@@ -1,0 +1,184 @@
+"""Filters: the same items as the plain rule over dicts, types included."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from base.errors import UsageError
+from serving.collection import Record, create_collection
+from serving.collection.contract.locations import Place
+
+ITEMS: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "a": ("shirt", {"colour": "red", "size": 1, "sale": True}),
+    "b": ("shirt", {"colour": "red", "size": 1.0, "sale": False}),
+    "c": (None, {"colour": "blue", "size": "1", "sale": None}),
+    "d": ("it's", {'odd "name"': "x", "$.dots": 2, "label": "inner"}),
+    "e": ("shirt", {"colour": ["red"], "size": 2**70, "lists": [None, 3]}),
+    "f": ("", {"colour": "", "": "empty name", "lists": [None]}),
+}
+
+
+def equal(found: object, value: object) -> bool:
+    return isinstance(found, bool) is isinstance(value, bool) and found == value
+
+
+def like(found: object, value: object) -> bool:
+    """Whether two values can be put in order."""
+    kinds = (str, (int, float))
+    return any(
+        isinstance(found, kind) and isinstance(value, kind) for kind in kinds
+    ) and not isinstance(found, bool)
+
+
+TESTS: dict[str, Callable[[Any, Any], bool]] = {
+    "$eq": equal,
+    "$gt": lambda found, value: like(found, value) and found > value,
+    "$gte": lambda found, value: like(found, value) and found >= value,
+    "$lt": lambda found, value: like(found, value) and found < value,
+    "$lte": lambda found, value: like(found, value) and found <= value,
+    "$prefix": lambda found, value: isinstance(found, str) and found.startswith(value),
+}
+
+
+def meets(label: str | None, metadata: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:
+    """The rule, written plainly."""
+
+    def holds(name: str, value: Any) -> bool:
+        if name == "$and":
+            return all(meets(label, metadata, one) for one in value)
+        if name == "$or":
+            return any(meets(label, metadata, one) for one in value)
+        if name == "$not":
+            return not meets(label, metadata, value)
+        found = label if name == "label" else metadata.get(name)
+        tests = value if isinstance(value, dict) else {"$eq": value}
+        return all(field(found, operator, wanted) for operator, wanted in tests.items())
+
+    def field(found: Any, operator: str, wanted: Any) -> bool:
+        if operator == "$ne":
+            return not field(found, "$eq", wanted)
+        if operator == "$in":
+            return any(field(found, "$eq", one) for one in wanted)
+        if wanted is None:  # a list that holds null is something
+            return found is None
+        candidates = [found, *found] if isinstance(found, list) else [found]
+        return any(TESTS[operator](one, wanted) for one in candidates)
+
+    return all(holds(name, value) for name, value in condition.items())
+
+
+def expected(condition: Mapping[str, Any]) -> set[str]:
+    return {key for key, (label, metadata) in ITEMS.items() if meets(label, metadata, condition)}
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {},
+        {"label": "shirt"},
+        {"label": None},
+        {"label": "it's"},
+        {"label": ""},
+        {"colour": "red"},
+        {"colour": ""},
+        {"colour": None},
+        {"lists": None},
+        {"lists": {"$in": [None, 3]}},
+        {"size": 1},
+        {"size": 1.0},
+        {"size": "1"},
+        {"size": 2**70},
+        {"size": 2**70 + 2**40},
+        {"sale": True},
+        {"sale": False},
+        {"sale": None},
+        {'odd "name"': "x"},
+        {"$.dots": 2},
+        {"": "empty name"},
+        {"label": "shirt", "colour": "red", "sale": True},
+        {"label": "shirt", "missing": None},
+        {"colour": "red' OR '1'='1"},
+        {"colour": {"$ne": "red"}},
+        {"label": {"$ne": "shirt"}},
+        {"label": {"$in": ["shirt", ""]}},
+        {"label": {"$in": ["it's", None]}},
+        {"size": {"$in": [1, "1"]}},
+        {"size": {"$gte": 1, "$lt": 2}},
+        {"size": {"$gt": 1}},
+        {"size": {"$lte": "1"}},
+        {"colour": {"$gt": "blue", "$lte": "red"}},
+        {"colour": {"$prefix": "r"}},
+        {"colour": {"$prefix": ""}},
+        {"colour": {"$prefix": "\U0010ffff"}},
+        {"label": {"$prefix": "sh"}},
+        {"label": {"$lt": "j"}},
+        {"$or": [{"colour": "blue"}, {"sale": True}]},
+        {"$and": [{"colour": "red"}, {"sale": False}], "label": "shirt"},
+        {"$not": {"label": "shirt"}},
+        {"$not": {"$or": [{"colour": "red"}, {"label": None}]}},
+        {"$not": {}},
+        {"colour": {}},
+    ],
+)
+def test_filters_find_what_the_plain_rule_finds(place: Place, condition: dict[str, Any]) -> None:
+    with create_collection(place, "0" * 64, 2) as collection:
+        collection.add(
+            Record(key, [1.0, 0.0], "", label=label, metadata=metadata)
+            for key, (label, metadata) in ITEMS.items()
+        )
+        hits = collection.search([[1.0, 0.0]], 10, filter=condition)[0]
+    assert [hit.key for hit in hits] == sorted(expected(condition))
+
+
+def test_what_is_removed_is_not_found(folder: Path) -> None:
+    with create_collection(folder, "0" * 64, 2) as collection:
+        collection.add([Record("a", [1.0, 0.0], "", metadata={"n": [1, 2], "t": "x"})])
+        collection.remove(["a"])
+        with collection._ledger.reading() as view:
+            assert view._one("SELECT count(*) FROM fields") == 0
+
+
+def test_filters_inside_filters_end_somewhere(place: Place) -> None:
+    condition: dict[str, Any] = {"colour": "red"}
+    for _ in range(30):
+        condition = {"$not": condition}
+    with (
+        create_collection(place, "0" * 64, 2) as collection,
+        pytest.raises(UsageError, match="filters inside"),
+    ):
+        collection.search([[1.0, 0.0]], filter=condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ({"label": 3}, ["label", "3"]),
+        ({"colour": ["red"]}, ["colour", "red"]),
+        ({"colour": {"not": "red"}}, ["colour", "not"]),
+        ({"colour": {"$in": []}}, ["colour", "$in"]),
+        ({"colour": {"$in": "red"}}, ["colour", "$in"]),
+        ({"colour": {"$prefix": 3}}, ["colour", "$prefix"]),
+        ({"sale": {"$gt": True}}, ["sale", "$gt"]),
+        ({"label": {"$gt": 3}}, ["label", "3"]),
+        ({"$or": []}, ["$or"]),
+        ({"$and": {"colour": "red"}}, ["$and"]),
+        ({"$not": "red"}, ["red"]),
+        ({"size": float("nan")}, ["size", "nan"]),
+        ({"size": 10**400}, ["size", "finite"]),
+        ({3: "x"}, ["3"]),
+        ({"colour": "\ud800"}, ["colour"]),
+        ({"\ud800": "x"}, ["name"]),
+    ],
+)
+def test_other_values_are_refused(
+    place: Place, condition: dict[Any, Any], words: list[str]
+) -> None:
+    with (
+        create_collection(place, "0" * 64, 2) as collection,
+        pytest.raises(UsageError) as refused,
+    ):
+        collection.search([[1.0, 0.0]], 10, filter=condition)
+    for word in words:
+        assert word in str(refused.value)

@@ -1,0 +1,77 @@
+"""/docs.json is what the service does: requests made from it, good and bad, and their answers."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from serving.http.policy.settings import Settings
+from tests.serving.http.conftest import Running, make_collection, started
+from tests.serving.http.routes.test_embed import Encode
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+EXAMPLES = 6  # of each route and each mode
+
+
+@pytest.fixture(scope="module")
+def described(
+    tiny_encoder: Path,
+    picture_folder: Path,
+    pictures: dict[str, bytes],
+    encode: Encode,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Running, Any]]:
+    folder = tmp_path_factory.mktemp("schema") / "collection"
+    make_collection(folder, tiny_encoder, picture_folder, pictures, encode)
+    with started(Settings(encoder=tiny_encoder, collection=folder)) as running:
+        spec = httpx.get(f"{running.url}/docs.json").json()
+        yield running, schemathesis.openapi.from_dict(spec)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_answer_is_one_that_is_described(
+    described: tuple[Running, Any], mode: GenerationMode
+) -> None:
+    """No 5xx; the status, the media type and the shape are those of the description."""
+    running, schema = described
+    asked: set[str] = set()
+    operations = [result.ok() for result in schema.get_all_operations()]
+    for operation in operations:
+
+        @hypothesis.settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+        def ask(case: Any) -> None:
+            answer = case.call(base_url=running.url, timeout=20)
+            case.validate_response(answer, checks=CHECKS)
+            asked.add(case.operation.label)
+
+        with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # nothing can be wrong in it
+            ask()
+    if mode is GenerationMode.POSITIVE:
+        assert asked == {operation.label for operation in operations}
+    else:
+        assert {"POST /embed", "POST /search", "POST /items", "GET /items"} < asked
+    assert running.client.get("/readyz").status_code == 200

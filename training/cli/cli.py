@@ -1,0 +1,176 @@
+"""The command `lookalike train`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+INTERRUPTED = 130
+WHAT, HOW, TUNE = "What to train on", "How to train", "Before training"
+
+
+@app.callback()
+def training() -> None:
+    """Training commands."""
+
+
+def _list(*, wanted: bool) -> None:
+    """Lists recipes and encoders; asked before SOURCE is missed."""
+    if wanted:
+        from training.cli.cli_report import list_choices
+
+        typer.echo(list_choices())
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    source: Annotated[
+        str, typer.Argument(help="Pictures: folder, archive, array file, list, URL, name.")
+    ],
+    *,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use N pictures, evenly spread.", rich_help_panel=WHAT),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV of keys or paths with labels for SOURCE.", rich_help_panel=WHAT),
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option("--eval", help="Labelled SOURCE for kNN accuracy.", rich_help_panel=WHAT),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Name or .toml file; default: by the pictures.", rich_help_panel=HOW),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+            help="Change a value of the recipe; may be repeated.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|RUN|torchvision",
+            help="Start from these weights, not from random ones.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Pictures a step; auto: the most that memory takes.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=HOW)] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; default: runs/SOURCE-RECIPE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="Try learning rates and suggest one; no run is written.",
+            rich_help_panel=TUNE,
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="With --find-lr: its curve.", rich_help_panel=TUNE),
+    ] = None,
+    _listed: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            is_eager=True,
+            callback=lambda wanted: _list(wanted=wanted),
+            help="List recipes and encoders.",
+            rich_help_panel=TUNE,
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Train an encoder on pictures, without labels.
+
+    Writes a run folder. Ctrl-C leaves a run that --resume goes on with.
+
+    Example: lookalike train photos/ --out runs/photos
+    """
+    from training import cpu_tuning
+
+    cpu_tuning.prepare()  # before torch is loaded
+
+    from rich.console import Console
+
+    from base.errors import UsageError
+    from base.progress import reporter_for
+    from images.sources.sources import open_source
+    from training.cli import cli_plan
+    from training.cli.cli_report import show_refused, tell
+    from training.data.value_range import settled
+    from training.parallel.launch import launch_of
+    from training.train import train as train_run
+
+    if plot is not None and not find_lr:
+        raise UsageError("--plot is for --find-lr: add it, or leave --plot out")
+    leads = launch_of().leads  # of several processes one speaks
+    console = Console(stderr=True, quiet=not leads)
+    reporter = reporter_for(console)
+    pictures = open_source(source, labels=labels)
+    name, run = cli_plan.plan(pictures, source, recipe, out, resume=resume, say=reporter.say)
+    count = min(len(pictures), limit or len(pictures))
+    asked = cli_plan.all_settings(settings, weights, batch_size)
+    if resume:
+        chosen = cli_plan.resumed_recipe(name, asked, count)
+    else:
+        chosen = cli_plan.fitted_recipe(
+            name,
+            asked,
+            count,
+            auto_batch=batch_size == cli_plan.AUTO,
+            device=device,
+            reporter=reporter,
+        )
+    chosen = settled(chosen, pictures)
+    if find_lr:
+        from training.cli.cli_report import show_rates
+        from training.tuning.lr_finder import find_learning_rate
+
+        finding = find_learning_rate(
+            pictures, chosen, device=device, limit=limit, reporter=reporter
+        )
+        show_rates(finding, plot, console, as_json=as_json)
+        return
+    result = train_run(
+        pictures,
+        chosen,
+        run,
+        resume=resume,
+        device=device,
+        evaluation=None if evaluation is None else open_source(evaluation),
+        limit=limit,
+        reporter=reporter,
+    )
+    show_refused(result, console)
+    again = ["lookalike", "train", source, "--out", str(run)]
+    again += ["--limit", str(limit)] if limit else []
+    again += ["--eval", evaluation] if evaluation else []
+    again += ["--labels", str(labels)] if labels else []
+    if leads:
+        tell(result, chosen, shlex.join([*again, "--resume"]), as_json=as_json)
+    if not result.finished:
+        raise typer.Exit(INTERRUPTED)
+    if result.refused:
+        raise typer.Exit(1)

@@ -1,0 +1,153 @@
+"""What `lookalike train` decides before it trains: recipe, run folder, batch and first weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from base.errors import UsageError
+from base.progress import Silent
+from training.compute import choose_device
+from training.optim.schedule import peak_learning_rate
+from training.recipes.pick_recipe import choose_recipe
+from training.recipes.recipe_files import load_recipe, recipe_names
+from training.tuning.batch_size import auto_batch_size
+from training.weights.start_weights import pinned, read_start_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from base.progress import Reporter
+    from images.sources.sources import Source
+    from training.recipes.recipe import Recipe
+
+    Say = Callable[[str], None]
+
+FEWEST = 8  # pictures; with fewer there is nothing to contrast
+AUTO = "auto"
+
+
+def all_settings(
+    settings: Iterable[str] | None, weights: str | None, batch_size: str | None
+) -> list[str]:
+    """What --set, --weights and --batch-size come to, as "table.key=value".
+
+    Raises:
+        UsageError: a batch size that is neither a number nor "auto".
+    """
+    found = list(settings or [])
+    if weights is not None:
+        found.append(f"encoder.weights={json.dumps(weights)}")
+    if batch_size is not None and batch_size != AUTO:
+        if not batch_size.isdecimal():
+            raise UsageError(f"--batch-size {batch_size}: give a number of pictures, or auto")
+        found.append(f"training.batch_size={batch_size}")
+    return found
+
+
+def plan(
+    pictures: Source, source: str, recipe: str | None, out: Path | None, *, resume: bool, say: Say
+) -> tuple[str, Path]:
+    """Returns the recipe to read and the run folder.
+
+    A run that is resumed keeps its recipe; else, where none is named, the pictures decide.
+    """
+    if recipe is not None:
+        return recipe, out or _default_run(source, Path(recipe).stem)
+    if resume and out is not None and (out / "recipe.toml").is_file():
+        return str(out / "recipe.toml"), out
+    name, reason = choose_recipe(pictures)
+    run = out or _default_run(source, name)
+    if resume and (run / "recipe.toml").is_file():
+        return str(run / "recipe.toml"), run
+    others = ", ".join(other for other in recipe_names() if other != name)
+    say(f"recipe {name}: {reason} (--recipe for another: {others})")
+    return name, run
+
+
+def fitted_recipe(
+    name: str,
+    settings: Sequence[str],
+    pictures: int,
+    *,
+    auto_batch: bool,
+    device: str,
+    reporter: Reporter,
+) -> Recipe:
+    """The recipe of a new run, with what depends on pictures and machine decided and written down.
+
+    Args:
+        name: of a recipe, or its file.
+        settings: from `all_settings`.
+        pictures: how many there are.
+        auto_batch: measure which batch fits memory.
+        device: as for `train.train`.
+        reporter: told what was decided.
+    """
+    recipe = load_recipe(name, settings)
+    if recipe.encoder.weights is not None:
+        weights = read_start_weights(recipe)
+        mine = _asked(settings, "data.mean") or _asked(settings, "data.std")
+        with_weights = pinned(recipe, weights, keep_norm=mine)
+        reporter.say(f"starting from {weights.summary(recipe.encoder.weights)}")
+        if with_weights.data != recipe.data:
+            mean = [round(value, 4) for value in with_weights.data.mean]
+            std = [round(value, 4) for value in with_weights.data.std]
+            reporter.say(f"data.mean = {mean}, data.std = {std}: as those weights were trained")
+        recipe = with_weights
+    if auto_batch:
+        return _measured_batch(recipe, pictures, device, reporter)
+    if _asked(settings, "training.batch_size"):
+        return recipe
+    return _halved_batch(recipe, pictures, reporter)
+
+
+def resumed_recipe(name: str, settings: Sequence[str], pictures: int) -> Recipe:
+    """The recipe of a run to go on with: what was measured or read for it stands in its file."""
+    recipe = load_recipe(name, settings)
+    if _asked(settings, "training.batch_size"):
+        return recipe
+    return _halved_batch(recipe, pictures, Silent())
+
+
+def _measured_batch(recipe: Recipe, pictures: int, device: str, reporter: Reporter) -> Recipe:
+    fit = auto_batch_size(recipe, choose_device(device), pictures, reporter)
+    training = replace(recipe.training, batch_size=fit.batch_size)
+    micro = training.micro_batch
+    if micro is not None and (micro > fit.batch_size or fit.batch_size % micro):
+        training = replace(training, micro_batch=None)
+    schedule = recipe.schedule
+    rate = peak_learning_rate(schedule.learning_rate, schedule.scaling, fit.batch_size)
+    rule = "not scaled" if schedule.scaling == "none" else f"{schedule.scaling} scaling"
+    reporter.say(
+        f"batches of {fit.batch_size}, learning rate {rate:.3g} ({rule}); not larger: {fit.reason}"
+    )
+    return replace(recipe, training=training)
+
+
+def _halved_batch(recipe: Recipe, pictures: int, reporter: Reporter) -> Recipe:
+    """Halves the batch of a recipe that was made for more pictures than there are."""
+    batch = recipe.training.batch_size
+    if pictures >= batch or pictures < FEWEST:
+        return recipe
+    while batch > pictures // 2:
+        batch //= 2
+    instead = f"batches of {batch} instead of {recipe.training.batch_size}"
+    reporter.say(f"{instead}: there are {pictures} pictures")
+    return replace(recipe, training=replace(recipe.training, batch_size=batch, micro_batch=None))
+
+
+def _asked(settings: Iterable[str], key: str) -> bool:
+    return any(setting.partition("=")[0].strip() == key for setting in settings)
+
+
+def _default_run(source: str, recipe: str) -> Path:
+    return Path("runs") / f"{_slug(source)}-{_slug(recipe)}"
+
+
+def _slug(text: str) -> str:
+    """A source or recipe as a part of a folder's name."""
+    return re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-.") or "pictures"

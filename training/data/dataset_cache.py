@@ -1,0 +1,53 @@
+"""Where the training pictures are kept: `data.cache` of a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from training.data.cache import Form, decode_source
+from training.data.stream import open_stream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from base.progress import Reporter
+    from images.sources.sources import Source
+    from training.data.pictures import Pictures
+    from training.recipes.recipe_data import Data
+
+
+def training_pictures(
+    source: Source,
+    data: Data,
+    *,
+    limit: int | None,
+    folder: Path,
+    memory_limit: int,
+    reporter: Reporter,
+) -> Pictures:
+    """The pictures in memory, in a file or streamed.
+
+    Args:
+        source: the pictures.
+        data: "auto" keeps up to `memory_limit` bytes in memory and more in a file, "memory" and
+            "disk" decide that, "stream" decodes each picture whenever it is needed.
+        limit: take this many pictures, evenly spread.
+        folder: for the file.
+        memory_limit: see `data`.
+        reporter: told about the progress.
+
+    Raises:
+        SourceError: not one picture can be used.
+        LookalikeError: the disk has no room for the file.
+    """
+    if data.cache == "stream":
+        return open_stream(source, Form(spec=data.stored, whole=data.whole), limit)
+    return decode_source(
+        source,
+        data.stored,
+        whole=data.whole,
+        limit=limit,
+        folder=folder,
+        memory_limit={"memory": 2**63, "disk": -1}.get(data.cache, memory_limit),
+        reporter=reporter,
+    )

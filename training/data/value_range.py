@@ -1,0 +1,80 @@
+"""data.range = "auto": which values of a source become black and white.
+
+A few pictures are looked at; 0.1% of their values may lie below the range and 0.1% above it, so
+that a dead pixel does not decide. The range is measured once, before training, and written into the
+recipe and the encoder file: training, extraction and serving scale alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from base.errors import ImageRefused, SourceError
+from images.pixels.decode import DEFAULT_MAX_PIXELS
+from images.pixels.planes import values_of
+from training.data.sampling import spread
+
+if TYPE_CHECKING:
+    from base.progress import Reporter
+    from images.sources.sources import Source
+    from training.recipes.recipe import Recipe
+
+LOOK_AT = 64  # pictures
+VALUES = 10_000  # of each
+OUTSIDE = 0.1  # percent, at either end
+
+
+def settled(recipe: Recipe, source: Source) -> Recipe:
+    """The recipe with numbers for the range.
+
+    Raises:
+        SourceError: no picture could be read, or all their values are the same.
+    """
+    if recipe.data.range != "auto":
+        return recipe
+    low_high = measured_range(source, recipe.data.channels)
+    return replace(recipe, data=replace(recipe.data, range=low_high))
+
+
+def tell_values(recipe: Recipe, reporter: Reporter) -> None:
+    """Says what is not as with photographs."""
+    data, augmentation = recipe.data, recipe.augmentation
+    if data.values is not None:
+        reporter.say("values {:g} to {:g} become 0 to 255 (data.range)".format(*data.values))
+    if data.channels != 3 and any(
+        (augmentation.saturation, augmentation.hue, augmentation.grayscale)
+    ):
+        off = "saturation, hue and grayscale are for RGB and switched off"
+        reporter.say(f"pictures of {data.channels} channels: {off}")
+
+
+def measured_range(source: Source, channels: int) -> tuple[float, float]:
+    """The values between which all but `OUTSIDE` of a source's values lie; whole where they are.
+
+    Raises:
+        SourceError: as `settled`.
+    """
+    wanted = set(spread(len(source), LOOK_AT).tolist())
+    drawn, whole, problem = [], True, ""
+    for position, item in enumerate(source):
+        if position not in wanted:
+            continue
+        try:
+            values = values_of(item.read(), channels, max_pixels=DEFAULT_MAX_PIXELS).ravel()
+        except ImageRefused as refused:
+            problem = f" ({item.key}: {refused})"
+            continue
+        whole = whole and values.dtype.kind != "f"
+        some = values[spread(len(values), VALUES)].astype(np.float64)
+        drawn.append(some[np.isfinite(some)])
+    if not drawn:
+        raise SourceError(f'data.range = "auto": none of {source.name} could be read{problem}')
+    low, high = np.percentile(np.concatenate(drawn), [OUTSIDE, 100 - OUTSIDE]).tolist()
+    if whole:
+        low, high = float(np.floor(low)), float(np.ceil(high))
+    if not low < high:
+        raise SourceError(f'data.range = "auto": all values of {source.name} are {low:g}')
+    return low, high

@@ -1,0 +1,1 @@
+"""Networks: images in, features h (encoder) and projections z (projection head) out."""

@@ -1,0 +1,51 @@
+"""Features h of many pictures with a torch encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from training.models.simclr import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+
+@torch.inference_mode()
+def encode(
+    encoder: nn.Module,
+    images: NDArray[np.uint8],
+    *,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    batch_size: int = 256,
+) -> NDArray[np.float32]:
+    """Encodes in evaluation mode and fp32, on the device the encoder is on.
+
+    Args:
+        encoder: float [N,C,S,S] -> h [N,D]; left in the mode (training or not) it came in.
+        images: uint8 [N,S,S,C], also memory-mapped.
+        mean: subtracted from pictures in [0,1], per channel.
+        std: divided by, per channel.
+        batch_size: pictures per forward.
+
+    Returns:
+        h, float32 [N,D], not normalised; [0,0] for no pictures.
+    """
+    device = next(encoder.parameters()).device
+    training = encoder.training
+    encoder.eval()
+    try:
+        features = []
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+            x = batch.permute(0, 3, 1, 2).float() / 255  # NHWC storage is channels_last
+            features.append(encoder(normalise(x, mean, std)).float().cpu().numpy())
+    finally:
+        encoder.train(training)
+    return np.concatenate(features) if features else np.zeros((0, 0), np.float32)

@@ -1,0 +1,1 @@
+"""From projections to an update: contrastive losses, gradient caching, optimizers, schedule."""

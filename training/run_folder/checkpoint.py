@@ -1,0 +1,205 @@
+"""The run folder: what a training run leaves behind.
+
+    checkpoint.pt    MUST be there; the state of the run after its last saved step
+    recipe.toml      MUST be there; every value of the recipe (`recipe_files.load_recipe` reads it)
+    metrics.jsonl    MUST be there; see `metrics.py`
+    report.html      MAY be there; the run on one page, see `report/`
+    tensorboard/     MAY be there; the same figures as TensorBoard events
+    refused.jsonl    MAY be there; {"key", "reason", "message"} per picture that could not be used
+    cache/           MAY be there; decoded pictures, see `cache_file.py`; may be deleted any time
+
+`checkpoint.pt` is a file of `torch.save` that MUST load with `weights_only=True` (tensors, dict,
+list, str, int, float, bool, None; no code runs). It is replaced atomically, so that at any moment
+the folder holds one whole checkpoint. Its keys:
+
+    format           1
+    encoder, head    state dicts; the encoder's names are torchvision's
+    optimizer        state dict
+    step, steps      finished steps and length of the run
+    elapsed_s        seconds of training so far
+    pending          {"loss_sum": float, "steps": int}: the loss since the last metrics line
+    recipe           as in recipe.toml
+    recipe_digest    SHA-256 over its values
+    source           {"name", "pictures", "refused", "classes", "digest"} of the training pictures
+    evaluation       the same of the evaluation set, or None
+    quality          what was measured last: "loss" and the evaluation figures of `metrics.py`
+    versions         {"torch", "torchvision", "lookalike"}
+
+There is no random state: the order of the pictures is drawn from (seed, epoch) and the augmentation
+from (seed, step), so the step alone says how to go on.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from base.errors import ArtefactError
+from base.files import atomic_write, sha256_file
+from training.models.simclr import encoder_of
+from training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from images.pixels.preprocess import PreprocessSpec
+    from training.models.encoders import EncoderModule
+
+FORMAT = 1
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The content of `checkpoint.pt`; the fields are the keys of the file."""
+
+    format: int = FORMAT
+    encoder: dict[str, Any]
+    head: dict[str, Any]
+    optimizer: dict[str, Any]
+    step: int
+    steps: int
+    elapsed_s: float
+    pending: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    source: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    quality: dict[str, float]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedEncoder:
+    """A finished encoder and what it needs to be used.
+
+    Pixels uint8 go through `preprocess`, / 255, - mean, / std, `module` to h [N,feature_dim].
+    """
+
+    module: EncoderModule  # in evaluation mode, on the CPU, fp32
+    preprocess: PreprocessSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    recipe: dict[str, Any]
+    quality: dict[str, float]
+    sha256: str  # of checkpoint.pt
+
+
+def has_run(run: Path) -> bool:
+    """Whether the folder holds a checkpoint."""
+    return (run / CHECKPOINT).is_file()
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Replaces the run's checkpoint atomically.
+
+    Raises:
+        LookalikeError: the disk is full or gone; the checkpoint that was there stays.
+    """
+    content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    with atomic_write(run / CHECKPOINT) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # what the disk said, behind torch's complaint about what came of it
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def remove_leftovers(run: Path) -> None:
+    """Removes half-written checkpoints of a killed process (`base.files` names them so)."""
+    for leftover in run.glob(f".{CHECKPOINT}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """Reads a run's checkpoint, tensors on the CPU.
+
+    Raises:
+        ArtefactError: no run in this folder, a damaged file, or one of another format.
+    """
+    path = Path(run) / CHECKPOINT
+    if not path.is_file():
+        raise ArtefactError(f"{run} is no run folder: it has no {CHECKPOINT}")
+    try:
+        with zipfile.ZipFile(path) as parts:
+            broken = parts.testzip()  # torch.load does not look at the checksums in the file
+        content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = str(error).split("\n", 1)[0][:100]
+        raise ArtefactError(f"{path} is damaged or no checkpoint ({reason})") from error
+    if broken:
+        raise ArtefactError(f"{path} is damaged (checksum of {broken})")
+    if not isinstance(content, dict) or "format" not in content:
+        raise ArtefactError(f"{path} is not a checkpoint of lookalike train")
+    if content["format"] != FORMAT:
+        raise ArtefactError(
+            f"{path} has format {content['format']}, this version reads {FORMAT}: update lookalike"
+        )
+    missing = {field.name for field in fields(Checkpoint)} - set(content)
+    if missing:
+        raise ArtefactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    return Checkpoint(**{field.name: content[field.name] for field in fields(Checkpoint)})
+
+
+def load_encoder(run: Path) -> TrainedEncoder:
+    """The encoder of a run, without its head.
+
+    Raises:
+        ArtefactError: no run in this folder, or a damaged one.
+    """
+    checkpoint = load_checkpoint(run)
+    recipe = Recipe.from_dict(checkpoint.recipe)
+    module = encoder_of(recipe)
+    try:
+        module.load_state_dict(checkpoint.encoder)
+    except RuntimeError as error:
+        raise ArtefactError(f"{run} is damaged: its weights do not fit its recipe") from error
+    return TrainedEncoder(
+        module=module.eval(),
+        preprocess=recipe.data.evaluation,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        recipe=checkpoint.recipe,
+        quality=checkpoint.quality,
+        sha256=sha256_file(Path(run) / CHECKPOINT),
+    )
+
+
+def describe(run: Path) -> dict[str, Any]:
+    """What a run is, for `lookalike info`; plain values only.
+
+    Raises:
+        ArtefactError: no run in this folder, or a damaged one.
+    """
+    checkpoint = load_checkpoint(run)
+    recipe = Recipe.from_dict(checkpoint.recipe)
+    report = Path(run) / "report.html"
+    parameters = sum(
+        v.numel() for k, v in checkpoint.encoder.items() if k.endswith(("weight", "bias"))
+    )
+    return {
+        "kind": "run",
+        "path": str(run),
+        "sha256": sha256_file(Path(run) / CHECKPOINT),
+        "format": checkpoint.format,
+        "finished": checkpoint.step >= checkpoint.steps,
+        "step": checkpoint.step,
+        "steps": checkpoint.steps,
+        "samples": checkpoint.step * recipe.training.batch_size,
+        "elapsed_s": round(checkpoint.elapsed_s, 1),
+        "encoder": recipe.encoder.name,
+        "width": recipe.encoder.width,
+        "parameters": parameters,
+        "image_size": recipe.data.image_size,
+        "source": checkpoint.source,
+        "evaluation": checkpoint.evaluation,
+        "quality": checkpoint.quality,
+        "report": str(report) if report.is_file() else None,
+        "recipe": checkpoint.recipe,
+        "recipe_digest": checkpoint.recipe_digest,
+        "versions": checkpoint.versions,
+    }

@@ -1,0 +1,1 @@
+"""Found by measuring before a run: batch size, learning rate, memory."""

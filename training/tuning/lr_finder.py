@@ -1,0 +1,204 @@
+"""A sweep over learning rates that shows which ones a recipe learns at (Smith 2015, section 3.3).
+
+A network that is thrown away takes a few hundred real steps while the rate grows exponentially. Too
+low, the loss stays; at the right size it falls; too high, it rises again. Suggested is the rate at
+which the smoothed loss falls fastest, per factor of the rate. No run is written.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from base.cpus import available_cpus
+from base.errors import UsageError
+from base.progress import Reporter, Silent
+from training.compute import choose_device
+from training.data.dataset_cache import training_pictures
+from training.errors import TrainingDivergedError
+from training.optim.schedule import peak_learning_rate
+from training.parallel.launch import launch_of
+from training.train import CACHE_IN_MEMORY, check_enough
+from training.trainer import Trainer
+from training.weights.start_weights import load_start_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from images.sources.sources import Source
+    from training.recipes.recipe import Recipe
+
+STEPS = 200
+RANGES = {"lars": (1e-2, 1e2), "sgd": (1e-4, 1e1), "adamw": (1e-6, 1e-1)}
+SMOOTHING = 0.9  # share of the past in the running mean
+WARM_UP = 0.05  # of the sweep: the first losses say nothing about the rate
+WINDOW = 0.1  # of the sweep, over which a slope is taken
+LEAST_FALL = 0.005  # of the first loss; less is noise
+HOPELESS = 1.5  # times the first loss: the sweep ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Rates and the loss that each step had, shorter than planned where the loss ran away."""
+
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+
+    @property
+    def steepest(self) -> float | None:
+        """Where the smoothed loss falls fastest before its minimum; None: it never does."""
+        losses, lowest = np.array(self.smoothed), int(np.argmin(self.smoothed))
+        first = math.ceil(WARM_UP * len(losses))
+        fall = losses[first] - losses[lowest]
+        if lowest - first < 2 or fall < LEAST_FALL * abs(losses[first]):
+            return None
+        half, last = math.ceil(WINDOW * len(losses) / 2), len(losses) - 1
+        places = np.arange(first, lowest + 1)
+        before, after = np.maximum(places - half, 0), np.minimum(places + half, last)
+        logarithms = np.log(self.rates)
+        slopes = (losses[after] - losses[before]) / (logarithms[after] - logarithms[before])
+        return self.rates[int(places[np.argmin(slopes)])]
+
+    @property
+    def minimum(self) -> float:
+        """The rate of the lowest smoothed loss; where the loss is about to rise."""
+        return self.rates[int(np.argmin(self.smoothed))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a sweep says about a recipe.
+
+    Attributes:
+        suggested: a peak rate, after scaling with the batch size.
+        learning_rate: what to write as schedule.learning_rate for it.
+        minimum_tenth: the usual other rule, a tenth of the rate with the lowest loss.
+    """
+
+    recipe: str
+    batch_size: int
+    scaling: str
+    suggested: float
+    learning_rate: float
+    minimum_tenth: float
+    sweep: Sweep
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def sweep(step: Callable[[float], float], rates: NDArray[np.float64]) -> Sweep:
+    """Takes one step per rate until the rates or the hope end.
+
+    Args:
+        step: takes a step at a rate, returns the loss before it or raises TrainingDivergedError.
+        rates: [T], rising.
+    """
+    losses: list[float] = []
+    smoothed: list[float] = []
+    mean = 0.0
+    for rate in rates:
+        try:
+            loss = step(float(rate))
+        except TrainingDivergedError:
+            break
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        smoothed.append(mean / (1 - SMOOTHING ** len(losses)))  # without the bias of its start at 0
+        if smoothed[-1] > HOPELESS * smoothed[0]:
+            break
+    return Sweep(rates=[float(r) for r in rates[: len(losses)]], losses=losses, smoothed=smoothed)
+
+
+def find_learning_rate(
+    source: Source,
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    limit: int | None = None,
+    steps: int = STEPS,
+    reporter: Reporter | None = None,
+) -> Finding:
+    """Sweeps the rates of a recipe's optimiser on the pictures of a source.
+
+    Args:
+        source: the pictures.
+        recipe: its batch size, network, loss and optimiser are used, its schedule is not.
+        device: as for `train.train`.
+        limit: as for `train.train`.
+        steps: length of the sweep.
+        reporter: told about the progress.
+
+    Raises:
+        UsageError: several processes, less pictures than a batch, or the loss fell at no rate.
+    """
+    if launch_of().world > 1:
+        raise UsageError("--find-lr takes one process: leave torchrun out")
+    reporter = reporter or Silent()
+    target = choose_device(device)
+    torch.set_num_threads(available_cpus())
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        pictures = training_pictures(
+            source,
+            recipe.data,
+            limit=limit,
+            folder=Path(folder),
+            memory_limit=CACHE_IN_MEMORY,
+            reporter=reporter,
+        )
+        check_enough(pictures, recipe)
+        batch = recipe.training.batch_size
+        length = replace(recipe.training, epochs=None, samples=steps * batch, progressive=None)
+        trainer = Trainer(replace(recipe, training=length), pictures, target)
+        if recipe.encoder.weights is not None:
+            load_start_weights(trainer.model.encoder, recipe)
+        reporter.begin("learning rates", steps)
+        try:
+            found = sweep(
+                _stepper(trainer, reporter), np.geomspace(*RANGES[recipe.optimizer.name], steps)
+            )
+        finally:
+            reporter.end()
+    return _finding(recipe, found)
+
+
+def _stepper(trainer: Trainer, reporter: Reporter) -> Callable[[float], float]:
+    def step(rate: float) -> float:
+        trainer.learning_rates[trainer.step] = rate
+        trainer.advance()
+        loss = trainer.take_loss()
+        reporter.update(trainer.step, f"loss {loss:.3f}  lr {rate:.2e}")
+        return loss
+
+    return step
+
+
+def _finding(recipe: Recipe, found: Sweep) -> Finding:
+    if found.steepest is None:
+        raise UsageError(
+            f"the loss fell at no rate from {found.rates[0]:.1e} to {found.rates[-1]:.1e}: the "
+            "batch is too small for a sweep, or the views are too hard"
+        )
+    schedule, batch = recipe.schedule, recipe.training.batch_size
+    factor = peak_learning_rate(1.0, schedule.scaling, batch)
+    return Finding(
+        recipe=recipe.name,
+        batch_size=batch,
+        scaling=schedule.scaling,
+        suggested=found.steepest,
+        learning_rate=found.steepest / factor,
+        minimum_tenth=found.minimum / 10,
+        sweep=found,
+    )
