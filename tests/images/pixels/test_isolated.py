@@ -20,7 +20,7 @@ SPEC = PreprocessSpec(size=32)
 
 HOSTILE = """
     import ctypes, os, signal, sys, time
-    from images import decode_worker, preprocess
+    from images.pixels import decode_worker, preprocess
 
     original = preprocess.load_image
 

@@ -105,9 +105,10 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from export.encoder_file.encoder_file import open_encoder
-    from images import files
+    from base import files
     from images.sources.sources import open_source
-    from serving import extract, extract_work, feature_shards
+    from serving.extraction import extract, work
+    from serving.features import shards
 
     encoder, source, out, step, left = *sys.argv[1:5], int(sys.argv[5])
 
@@ -123,9 +124,9 @@ KILLED = """
         setattr(owner, name, wrapped)
 
     if step == "between-file-and-manifest":
-        die_in(extract_work, "write_shard", after=True)
+        die_in(work, "write_shard", after=True)
     elif step == "between-the-files":
-        die_in(feature_shards, "write_bytes_atomic", after=True)
+        die_in(shards, "write_bytes_atomic", after=True)
     elif step == "before-a-rename":
         die_in(Path, "replace", after=False)
 

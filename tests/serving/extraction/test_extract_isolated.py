@@ -15,7 +15,7 @@ from serving.features.reader import open_features
 
 DIES = """
     import os, signal
-    from images import decode_worker, preprocess
+    from images.pixels import decode_worker, preprocess
 
     original = preprocess.load_image
 

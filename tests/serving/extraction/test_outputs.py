@@ -178,7 +178,7 @@ KILLED = """
     from pathlib import Path
     from export.encoder_file.encoder_file import open_encoder
     from images.sources.sources import open_source
-    from serving import extract
+    from serving.extraction import extract
     from serving.collection import open_collection, Collection
 
     encoder, source, out, shop, left = *sys.argv[1:5], int(sys.argv[5])

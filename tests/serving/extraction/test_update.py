@@ -266,7 +266,7 @@ KILLED = """
     from pathlib import Path
     from export.encoder_file.encoder_file import open_encoder
     from images.sources.sources import open_source
-    from serving import extract
+    from serving.extraction import extract
 
     encoder, source, out, left = *sys.argv[1:4], int(sys.argv[4])
 

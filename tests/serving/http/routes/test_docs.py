@@ -115,7 +115,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_every_type_of_refusal_is_documented() -> None:
     documented = set(re.findall(r"`([a-z0-9-]+)`", table("Refusals")))
-    code = "".join(path.read_text() for path in (DOCS.parent / "serving/http").glob("*.py"))
+    code = "".join(path.read_text() for path in (DOCS.parent / "serving/http").rglob("*.py"))
     raised = set(re.findall(r'Refusal\(\s*[\w.]+,\s*"([a-z-]+)"', code))
     raised |= {f"malformed-{what}" for what in re.findall(r'malformed\(\s*"(\w+)"', code)}
     raised |= set(FOREIGN_TYPES.values())

@@ -29,7 +29,7 @@ from tests.serving.http.routes.test_embed import Encode
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from serving.http import workers
+from serving.http.server import workers
 from serving.http.server.server import serve
 workers.HUNG_SECONDS = float(os.environ.pop("HUNG_SECONDS", 60))
 serve(sys.argv[1], Path(sys.argv[2]), port=0, workers=int(sys.argv[3]))

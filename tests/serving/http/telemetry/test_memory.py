@@ -16,7 +16,7 @@ from tests.serving.http.conftest import started
 # Each in a process of its own: what is set is the process's for good.
 ARENAS = """
 import ctypes, os, sys, tempfile, threading
-from serving.http import memory
+from serving.http.telemetry import memory
 memory.available_cpus = lambda: 3
 memory.limit_arenas()
 libc = ctypes.CDLL(None)
@@ -38,7 +38,7 @@ with tempfile.NamedTemporaryFile() as file:
 """
 GIVEN_BACK = """
 import ctypes, sys
-from serving.http import memory
+from serving.http.telemetry import memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 blocks = [libc.malloc(32768) for _ in range(2000)]
