@@ -39,7 +39,7 @@ TRAINING_OPTIONS = ("--recipe", "grey-cpu")
 COLLECTION_SIZE = 10_000
 VOTERS = 20  # of the kNN accuracy: the collection holds about 1,000 pictures of each kind
 PRECISION_AT = 10
-DRAWN = 6  # neighbours of a query in the picture
+DRAWN = 6  # neighbors of a query in the picture
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "raw pixels"
 
 app = typer.Typer()
@@ -149,14 +149,14 @@ def read_report(out: Path) -> "Report":
 
 
 def measure(out: Path) -> dict[str, dict[str, float]]:
-    """Measure three ways to compare pictures on plain and camera queries, and draw neighbours.
+    """Measure three ways to compare pictures on plain and camera queries, and draw neighbors.
 
     Returns:
         Percentages by way of comparing; every test picture is a query, the collection the gallery.
     """
     import numpy as np
 
-    from images.pixels.contact_sheet import Block, draw_neighbours
+    from images.pixels.contact_sheet import Block, draw_neighbors
     from training.protocols.camera import camera_queries
     from training.protocols.knn import knn_accuracy
     from training.protocols.retrieval import precision_at_k
@@ -178,7 +178,7 @@ def measure(out: Path) -> dict[str, dict[str, float]]:
                 nearest = (-asked[drawn] @ known.T).argsort(axis=1)[:, :DRAWN]
                 same = gallery_labels[nearest] == labels[drawn, None]
                 blocks[f"{kind} query"] = (pictures[drawn], gallery[nearest], same)
-    draw_neighbours(out / "neighbours.png", classes, blocks)
+    draw_neighbors(out / "neighbours.png", classes, blocks)
     return quality
 
 
@@ -198,7 +198,7 @@ def embedders(out: Path) -> "dict[str, Callable[[Pixels], Vectors]]":
     return {
         TRAINED: lambda pictures: in_batches(trained.encode, pictures),
         UNTRAINED: lambda pictures: unit(encode(untrained, pictures, mean=mean, std=std)),
-        # grey pictures: one channel says it all
+        # gray pictures: one channel says it all
         PIXELS: lambda pictures: unit(pictures[..., 0].reshape(len(pictures), -1)),
     }
 
@@ -219,7 +219,7 @@ def unit(vectors: "NDArray[Any]") -> "Vectors":
 
 
 def load(source: str, limit: int | None = None) -> "tuple[Pixels, Labels, tuple[str, ...]]":
-    """Read the pictures of a labelled source.
+    """Read the pictures of a labeled source.
 
     Returns:
         uint8 [N,S,S,3]; int64 [N], indices into the classes; the classes' names.
@@ -270,4 +270,4 @@ def print_report(report: "Report", out: Path) -> None:
         f"P@{PRECISION_AT}: of the {PRECISION_AT} nearest."
     )
     console.print(f"Peak memory of a step: {report['peak_memory_mib']:,} MiB")
-    console.print(f"Queries and their neighbours: {out / 'neighbours.png'}")
+    console.print(f"Queries and their neighbors: {out / 'neighbours.png'}")

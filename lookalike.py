@@ -22,7 +22,7 @@ import typer
 from typer import _click as click  # typer carries click within itself and re-exports part of it
 from typer.core import TyperGroup
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 
 ROOMS = {
     "train": "training.cli.cli",
@@ -75,7 +75,7 @@ def lookalike(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Turns a pile of unlabelled images into a similarity-search service.
+    """Turn a pile of unlabeled images into a similarity-search service.
 
     Train an encoder, export it, extract features, fill a collection, search and serve it.
 
@@ -97,7 +97,7 @@ def info(
         bool, typer.Option("--check", help="Features: compare every file with its SHA-256.")
     ] = False,
 ) -> None:
-    """Say what any artefact of Lookalike is, in words or as JSON.
+    """Say what any artifact of Lookalike is, in words or as JSON.
 
     Example: lookalike info encoder.onnx
     """
@@ -144,10 +144,10 @@ def _flat(facts: dict[str, object], outer: str = "") -> Iterator[tuple[str, str]
 
 
 def find_describer(path: Path) -> Callable[[Path], dict[str, object]]:
-    """Return the function that describes the artefact at `path`; a file in it marks its kind.
+    """Return the function that describes the artifact at `path`; a file in it marks its kind.
 
     Raises:
-        ArtefactError: nothing is there, or it is none of the four artefacts.
+        ArtifactError: nothing is there, or it is none of the four artifacts.
     """
     marks = {
         "checkpoint.pt": "training.run_folder.checkpoint",
@@ -160,9 +160,9 @@ def find_describer(path: Path) -> Callable[[Path], dict[str, object]]:
         if (path / mark).is_file():
             return _describe_in(module)
     if not path.exists():
-        raise ArtefactError(f"{path}: there is no such file or folder")
-    raise ArtefactError(
-        f"{path}: not an artefact of Lookalike "
+        raise ArtifactError(f"{path}: there is no such file or folder")
+    raise ArtifactError(
+        f"{path}: not an artifact of Lookalike "
         "(a run folder, an encoder file, a feature folder or a collection)"
     )
 

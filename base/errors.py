@@ -3,7 +3,7 @@
     LookalikeError              3   it failed
     ├── UsageError              2   unusable argument: wrong path, unknown name, bad value
     │   ├── SourceError         2   a SOURCE that cannot be listed
-    │   └── ArtefactError       2   a file or folder that is not ours, is damaged, or another's
+    │   └── ArtifactError       2   a file or folder that is not ours, is damaged, or another's
     └── ImageRefused            3   one image that cannot be used; a batch notes it and goes on
 
 A message names the input, the value and the remedy, on one line.
@@ -29,8 +29,8 @@ class SourceError(UsageError):
     """A SOURCE that cannot be listed: missing, empty, damaged or of an unknown kind."""
 
 
-class ArtefactError(UsageError):
-    """An artefact that is not ours, is damaged, or was made from something else."""
+class ArtifactError(UsageError):
+    """An artifact that is not ours, is damaged, or was made from something else."""
 
 
 class RefusalReason(StrEnum):

@@ -18,13 +18,13 @@ class Reporter(Protocol):
     """Takes the news of a long job; one stage at a time."""
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage of `total` units starts, of which `done` are done already."""
+        """Begin a stage of `total` units, of which `done` are done already."""
 
     def update(self, done: int, figures: str = "") -> None:
         """So many units are done; `figures` is what to show beside the bar."""
 
     def end(self) -> None:
-        """The stage is over, finished or not."""
+        """End the stage, finished or not."""
 
     def say(self, line: str) -> None:
         """One line that stays."""
@@ -55,7 +55,7 @@ class Bars:
         self._task: TaskID | None = None
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """Starts a new bar."""
+        """Start a new bar."""
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -68,7 +68,7 @@ class Bars:
         self._bar.start()
 
     def update(self, done: int, figures: str = "") -> None:
-        """Moves the bar."""
+        """Move the bar."""
         if self._bar is not None and self._task is not None:
             fields = {"figures": figures} if figures else {}
             self._bar.update(self._task, completed=done, **fields)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ class Bars:
             self._bar = None
 
     def say(self, line: str) -> None:
-        """Prints above the bar."""
+        """Print above the bar."""
         self._console.print(line, markup=False, highlight=False)
 
 
@@ -93,12 +93,12 @@ class Lines:
         self._began = self._last = 0.0
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """Notes the time."""
+        """Note the time."""
         self._stage, self._total, self._start = stage, total, done
         self._began = self._last = time.monotonic()
 
     def update(self, done: int, figures: str = "") -> None:
-        """Prints a line if ten seconds have passed since the last one, or at the end."""
+        """Print a line if ten seconds have passed since the last one, or at the end."""
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES and done < self._total:
             return
@@ -112,10 +112,10 @@ class Lines:
         """Nothing to clean up."""
 
     def say(self, line: str) -> None:
-        """Prints a line."""
+        """Print a line."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def reporter_for(console: Console) -> Reporter:
-    """A bar where the console is a terminal, lines where it is a file or a pipe."""
+    """Return a bar where the console is a terminal, lines where it is a file or a pipe."""
     return Bars(console) if console.is_terminal else Lines(console)

@@ -14,7 +14,7 @@ Every learning rate follows the CPU clock: warm-up as the contestant has it, the
     lightly         SimCLRTransform (32 px, no blur), DataLoader, SimCLRProjectionHead, NTXentLoss
                     with their defaults, batch 256, SGD of rate 0.06, momentum 0.9, decay 5e-4 with
                     a cosine, as its tutorials have them
-    lightly, adamw  the same with our optimiser, rate and warm-up
+    lightly, adamw  the same with our optimizer, rate and warm-up
 
 `knn_lightly` is the better of its two rows. CIFAR-10-JPEG75 is CIFAR-10 stored as JPEG of quality
 75: not comparable with published figures of CIFAR-10.
@@ -120,7 +120,7 @@ def what_is_missing(data: Path) -> str | None:
 
 
 def decode(data: Path, folder: Path) -> None:
-    """Decodes both parts to arrays that the contestants read."""
+    """Decode both parts to arrays that the contestants read."""
     for part in ("train", "test"):
         spec = load_recipe("small-cpu", RECIPE).data.stored
         pictures = decode_source(open_source(data / f"{part}.npz"), spec)
@@ -150,7 +150,7 @@ def contest(seconds: float, seeds: int, folder: Path) -> dict[str, list[dict[str
 
 
 def start(name: str, seed: int, seconds: float, folder: Path, core: int) -> subprocess.Popen[str]:
-    """A contestant in a process of its own on one core."""
+    """Return a contestant in a process of its own on one core."""
     module = [sys.executable, "-m", "benchmarks.accuracy_per_minute"]
     command = [*module, "--child", name, str(seed), str(seconds), str(folder)]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -204,13 +204,13 @@ class CpuClock:
 
 
 def rate_at(share: float, peak: float, warmup: float) -> float:
-    """The learning rate of the run's schedule at a share of the time; past its end the last one."""
+    """Return the learning rate of the run's schedule at a share of the time; past its end the last one."""
     rates = warmup_cosine(peak, CLOCK_STEPS, round(warmup * CLOCK_STEPS))
     return float(rates[min(int(share * CLOCK_STEPS), CLOCK_STEPS - 1)])
 
 
 def train_ours(recipe: Recipe, images: NDArray[np.uint8], clock: CpuClock) -> tuple[nn.Module, int]:
-    """The trainer of `lookalike train`, one after another for each size of views."""
+    """Return the trainer of `lookalike train`, one after another for each size of views."""
     labels = np.full(len(images), NO_LABEL)
     pictures = Pictures(
         name="CIFAR-10-JPEG75", images=images, labels=labels, classes=(), refused=(), digest=""

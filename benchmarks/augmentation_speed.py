@@ -5,7 +5,7 @@
 All start from decoded pictures in memory and end with a float32 batch [2N, 3, S, S] in [0, 1], with
 the probabilities and strengths of the same recipe. torchvision: transforms.v2 on one picture at a
 time, as people use it, on PIL images and on tensors; the faster of the two counts. lightly: its
-SimCLRTransform on PIL images, without normalisation; left out where it is not installed.
+SimCLRTransform on PIL images, without normalization; left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def contest(recipe: str, *, ours: int, theirs: int, rounds: int) -> Rates:
-    """Samples (pictures) per second of each way, with the recipe's sizes and augmentation."""
+    """Sample (pictures) per second of each way, with the recipe's sizes and augmentation."""
     loaded = load_recipe(recipe)
     augmentation, size = loaded.augmentation, loaded.data.image_size
     images = soft_pictures(max(ours, theirs), loaded.data.stored.size)
@@ -79,12 +79,12 @@ def contest(recipe: str, *, ours: int, theirs: int, rounds: int) -> Rates:
 
 
 def _stacked(views: list[Tensor]) -> int:
-    """Samples in the batch of all views."""
+    """Sample in the batch of all views."""
     return len(torch.stack(views)) // 2
 
 
 def soft_pictures(count: int, side: int) -> Tensor:
-    """uint8 [count, side, side, 3] of colour clouds."""
+    """uint8 [count, side, side, 3] of color clouds."""
     generator = torch.Generator().manual_seed(0)
     clouds = torch.rand(count, 3, 6, 6, generator=generator)
     images = functional.interpolate(clouds, (side, side), mode="bilinear")
@@ -92,7 +92,7 @@ def soft_pictures(count: int, side: int) -> Tensor:
 
 
 def torchvision_transform(a: Augmentation, size: int) -> Callable[[Any], Tensor]:
-    """The same augmentation of torchvision's parts."""
+    """Return the same augmentation of torchvision's parts."""
     bicubic = InterpolationMode.BICUBIC
     crop = v2.RandomResizedCrop(size, a.crop_area, a.crop_aspect, bicubic, antialias=True)
     jitter = v2.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue)
@@ -108,7 +108,7 @@ def torchvision_transform(a: Augmentation, size: int) -> Callable[[Any], Tensor]
 
 
 def lightly_transform(a: Augmentation, size: int) -> Callable[[Any], list[Tensor]]:
-    """The same augmentation as lightly's documentation sets it up."""
+    """Return the same augmentation as lightly's documentation sets it up."""
     from lightly.transforms import SimCLRTransform
 
     transform: Callable[[Any], list[Tensor]] = SimCLRTransform(

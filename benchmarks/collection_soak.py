@@ -112,7 +112,7 @@ class Ordeal:
         self.check_backups(backups)
 
     def lines_until_killed(self, kind: str) -> Iterator[dict[str, Any]]:
-        """What a writer says; it is killed at a random moment of its first call of the kind."""
+        """Yield what a writer says; it is killed at a random moment of its first call of the kind."""
         arguments = [self.folder, kind, self.version, self.rng.randrange(2**31)]
         command = [sys.executable, "-m", "benchmarks.collection_writer", *map(str, arguments)]
         lines: Queue[bytes] = Queue()
@@ -233,7 +233,7 @@ class Truth:
         self.passing = (self.numbers % 3 == 1) & np.isin(self.numbers % 7, (0, 3))
 
     def check_vectors(self, collection: Collection) -> None:
-        """That each item has the vector of its version."""
+        """Check that each item has the vector of its version."""
         for item in collection.items(limit=NUMBERS):
             wanted = self.vectors[self.rows[int(item.key)]]
             assert np.abs(np.asarray(item.vector) - wanted).max() < TOLERANCE, item.key
@@ -253,7 +253,7 @@ class Truth:
         k: int | None,
         floor: float | None,
     ) -> None:
-        """That these are the nearest: the right scores, each the item's own, none twice."""
+        """Check that these are the nearest: the right scores, each the item's own, none twice."""
         scores = self.scores(query, filtered)[:k]
         if floor is not None:
             scores = scores[scores >= floor]
@@ -269,7 +269,7 @@ class Truth:
 
 
 def content(collection: Collection) -> Model:
-    """What is there."""
+    """Return what is there."""
     items = collection.items(limit=NUMBERS + 1)
     model = {int(item.key): int(item.metadata["version"]) for item in items}
     assert len(model) == len(items) == len(collection), "a key is there twice"

@@ -31,19 +31,19 @@ FILLERS = ("add", "put", "remove", "save")  # what goes on around the call that 
 
 
 def table_of(encoder: int) -> NDArray[np.float32]:
-    """The vectors that an encoder gives, float32 [TABLE_ROWS, DIM]."""
+    """Return the vectors that an encoder gives, float32 [TABLE_ROWS, DIM]."""
     return np.random.default_rng(encoder).standard_normal((TABLE_ROWS, DIM)).astype(np.float32)
 
 
 def vectors_of(table: NDArray[np.float32], numbers: Any, versions: Any) -> NDArray[np.float32]:
-    """The vectors [N, DIM] of items."""
+    """Return the vectors [N, DIM] of items."""
     rows = np.asarray(numbers, np.int64) * 7919 + np.asarray(versions, np.int64) * 104_729
     found: NDArray[np.float32] = table[rows % TABLE_ROWS]
     return found
 
 
 def records_of(table: NDArray[np.float32], numbers: list[int], version: int) -> Iterator[Record]:
-    """The items of one write."""
+    """Yield the items of one write."""
     from serving.collection import Record
 
     for number, vector in zip(
@@ -54,7 +54,7 @@ def records_of(table: NDArray[np.float32], numbers: list[int], version: int) -> 
 
 
 def digest_of(encoder: int) -> str:
-    """What stands for the digest of an encoder's file."""
+    """Return what stands for the digest of an encoder's file."""
     return f"{encoder:064x}"
 
 
@@ -102,11 +102,11 @@ class Writer:
         say(done=self.version, seconds=time.perf_counter() - begun)
 
     def add(self, numbers: list[int]) -> None:
-        """New items."""
+        """Add new items."""
         self.collection.add(records_of(self.table, numbers, self.version))
 
     def put(self, numbers: list[int]) -> None:
-        """New items and others in place of those that are there."""
+        """Add new items and replace existing ones."""
         self.collection.add(records_of(self.table, numbers, self.version), "replace")
 
     def remove(self, numbers: list[int]) -> None:
@@ -114,11 +114,11 @@ class Writer:
         self.collection.remove([f"{number:06}" for number in numbers])
 
     def save(self, _: list[int]) -> None:
-        """The index, as it is."""
+        """Save the index as it is."""
         self.collection.save()
 
     def tune(self, _: list[int]) -> None:
-        """A new graph."""
+        """Build a new graph."""
         self.collection.tune(threads=1)
 
     def compact(self, _: list[int]) -> None:

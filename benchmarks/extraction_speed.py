@@ -112,7 +112,7 @@ def cold(ours: Ours) -> dict[str, float]:
 
 
 def rival_way(worker: Worker, notes: dict[str, str], name: str) -> Way:
-    """A way that another process measures; what it says of its setting is noted."""
+    """Return a way that another process measures; what it says of its setting is noted."""
 
     def way() -> tuple[int, float]:
         answer = worker.ask()
@@ -123,7 +123,7 @@ def rival_way(worker: Worker, notes: dict[str, str], name: str) -> Way:
 
 
 def alone(worker: Worker) -> Way:
-    """The floor: as if each core did what one does while the others rest."""
+    """Return the floor: as if each core did what one does while the others rest."""
 
     def way() -> tuple[int, float]:
         answer = worker.ask()
@@ -328,7 +328,7 @@ def _all_against(rates: Rates) -> dict[str, float]:
 
 
 def _least(found: dict[str, Rates], way: str, precision: str) -> float | None:
-    """The lower of the networks; None where one of them was not measured."""
+    """Return the lower of the networks; None where one of them was not measured."""
     ratios = [_against(rates, way, precision) if way in rates else None for rates in found.values()]
     known = [value for value in ratios if value is not None]
     return round(min(known), 3) if known and len(known) == len(ratios) else None

@@ -22,7 +22,7 @@ def picture_files(folder: Path) -> tuple[list[Path], str]:
 
 
 def linked(folder: Path, files: list[Path], count: int) -> Path:
-    """A folder of so many names, of files that may come again, in classes by tens of their number.
+    """Return a folder of so many names, of files that may come again, in classes by tens of their number.
 
     Every way can read it, and all read the same.
     """

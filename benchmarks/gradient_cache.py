@@ -2,7 +2,7 @@
 
     python -m benchmarks.gradient_cache [--short]
 
-Memory: the peak of a process that makes optimiser steps as the train command does, one process per
+Memory: the peak of a process that makes optimizer steps as the train command does, one process per
 batch size, the network of the recipe small-cpu at 32 px. Gradient: the cached one against that
 of one graph over the whole batch whose batch norms work on the same chunks, as the relative error
 of the gradient of each weight (largest of all), and against the plain step with the batch norms
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def child(*arguments: str) -> dict[str, float]:
-    """What a process of its own measures."""
+    """Return what a process of its own measures."""
     command = [sys.executable, "-m", "benchmarks.gradient_cache", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -63,7 +63,7 @@ def child(*arguments: str) -> dict[str, float]:
 
 
 def make_trainer(pictures: int, micro_batch: int) -> Trainer:
-    """A run whose batch is all of its pictures, which are noise."""
+    """Return a run whose batch is all of its pictures, which are noise."""
     import numpy as np
     import torch
 
@@ -126,7 +126,7 @@ def compare_gradients(pictures: int, micro_batch: int) -> dict[str, float]:
 
 
 def relative_error(pictures: int, micro_batch: int, *, frozen: bool) -> float:
-    """The largest over all weights of |cached - whole| / |whole|."""
+    """Return the largest over all weights of |cached - whole| / |whole|."""
     import torch
 
     from training.optim.losses import contrastive_loss

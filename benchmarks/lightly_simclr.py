@@ -63,7 +63,7 @@ class LightlyProcess:
         self._folder.cleanup()
 
     def steps(self, workers: int, steps: int, batch: int) -> tuple[int, float]:
-        """Samples and seconds of so many steps."""
+        """Sample and seconds of so many steps."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(workers, steps, file=self._process.stdin, flush=True)

@@ -81,30 +81,30 @@ class Connection(asyncio.Protocol):
         self.answer: asyncio.Future[tuple[int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport."""
+        """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
 
     def data_received(self, data: bytes) -> None:
-        """Parses a piece of the answer."""
+        """Parse a piece of the answer."""
         self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the request that was on its way, if any."""
+        """End the request that was on its way, if any."""
         self.transport = None
         if self.answer is not None and not self.answer.done():
             self.answer.set_exception(exc or ConnectionError("closed before the answer"))
 
     def on_body(self, body: bytes) -> None:
-        """Collects the answer's body."""
+        """Collect the answer's body."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Gives out the answer."""
+        """Give out the answer."""
         if self.answer is not None and not self.answer.done():
             self.answer.set_result((self._parser.get_status_code(), b"".join(self._body)))
 
     async def ask(self, request: tuple[bytes, bytes]) -> tuple[int, bytes]:
-        """Sends head and body; returns the answer's status and body."""
+        """Send head and body; returns the answer's status and body."""
         assert self.transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
@@ -125,7 +125,7 @@ class Load:
         self._end = self._begin + order.seconds
 
     async def run(self) -> Result:
-        """Puts the load on and returns what came back."""
+        """Put the load on and returns what came back."""
         await (self._closed() if self.order.clients else self._open())
         for connection in self._idle:
             if connection.transport is not None:
@@ -185,7 +185,7 @@ def _requests(order: Order) -> Iterator[tuple[bytes, bytes]]:
 
 
 def main() -> None:
-    """Reads an order on standard input and prints the result."""
+    """Read an order on standard input and prints the result."""
     order = Order(**json.load(sys.stdin))
     result = uvloop.run(Load(order).run())
     json.dump(asdict(result), sys.stdout)

@@ -39,7 +39,7 @@ def _drawn(rng: np.random.Generator) -> bytes:
 
 
 def random_resnet(path: Path, network: str = "resnet18") -> Path:
-    """Writes an encoder file for 224 px with random weights, in a process of its own.
+    """Write an encoder file for 224 px with random weights, in a process of its own.
 
     Torch and its threads stay out of the process that measures.
     """
@@ -65,10 +65,10 @@ def export_random(path: str, network: str) -> None:
     export_trained(trained, path)
 
 
-def quantise_random(
+def quantize_random(
     pictures: list[bytes], folder: Path, path: Path, network: str = "resnet18"
 ) -> str | None:
-    """Writes the int8 file of the same network with `lookalike export`; or says why there is none.
+    """Write the int8 file of the same network with `lookalike export`; or says why there is none.
 
     Args:
         pictures: to calibrate on.
@@ -92,7 +92,7 @@ def quantise_random(
 def random_encoders(
     folder: Path, networks: Sequence[str], calibration: int, details: dict[str, Any]
 ) -> dict[str, Path]:
-    """The encoder files of several networks in fp32 and int8, by name; those there are are taken.
+    """Return the encoder files of several networks in fp32 and int8, by name; those there are are taken.
 
     Args:
         folder: where they are, or are put.
@@ -105,7 +105,7 @@ def random_encoders(
     for network in networks:
         fp32, int8 = (folder / f"{network}-{precision}.onnx" for precision in ("fp32", "int8"))
         made[f"{network} fp32"] = fp32 if fp32.exists() else random_resnet(fp32, network)
-        why = None if int8.exists() else quantise_random(pictures, folder, int8, network)
+        why = None if int8.exists() else quantize_random(pictures, folder, int8, network)
         if why is None:
             made[f"{network} int8"] = int8
         else:
@@ -114,7 +114,7 @@ def random_encoders(
 
 
 def save_random(path: str, network: str) -> None:
-    """Saves the weights of `export_random`'s network as torchvision names them."""
+    """Save the weights of `export_random`'s network as torchvision names them."""
     import torch
 
     torch.save(_drawn_network(network).state_dict(), path)
@@ -130,7 +130,7 @@ def _drawn_network(network: str) -> EncoderModule:
 
 
 def _apart(function: str, *arguments: object) -> None:
-    """Calls a function of this module in a process of its own."""
+    """Call a function of this module in a process of its own."""
     program = f"from benchmarks.pictures import {function}; import sys; {function}(*sys.argv[1:])"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     subprocess.run(command, check=True, capture_output=True)

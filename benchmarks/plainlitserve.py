@@ -24,13 +24,13 @@ class Embedder(litserve.LitAPI):  # type: ignore[misc]
     """Pictures to embeddings, batched by LitServe."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
-        """Opens the encoder in the worker."""
+        """Open the encoder in the worker."""
         encoder = os.environ[ENCODER]
         self.session = ort.InferenceSession(encoder, providers=["CPUExecutionProvider"])
         self.spec = read_contract(encoder).preprocess
 
     def decode_request(self, request: Request) -> Any:
-        """A form's file to the square that the encoder sees; LitServe hands over the form."""
+        """Return a form's file to the square that the encoder sees; LitServe hands over the form."""
         picture: Any = request["image"]
         return prepared(Image.open(io.BytesIO(picture.file.read())), self.spec)
 
@@ -52,7 +52,7 @@ class Embedder(litserve.LitAPI):  # type: ignore[misc]
 
 
 def main() -> None:
-    """Serves until it is stopped."""
+    """Serve until it is stopped."""
     api = Embedder(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False)

@@ -28,7 +28,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def torchvision_way(network: str) -> tuple[nn.Module, Any]:
-    """The network without its classifier, and what makes its input."""
+    """Return the network without its classifier, and what makes its input."""
     module = getattr(models, network)(weights=None)
     module.fc = nn.Identity()
     steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
@@ -36,7 +36,7 @@ def torchvision_way(network: str) -> tuple[nn.Module, Any]:
 
 
 def timm_way(network: str) -> tuple[nn.Module, Any]:
-    """The same from timm."""
+    """Return the same from timm."""
     import timm
     from timm.data import create_transform, resolve_data_config
 

@@ -1,4 +1,4 @@
-"""Data sets that differ in what makes a neighbour hard to find, for ``promise_kept``."""
+"""Data sets that differ in what makes a neighbor hard to find, for `promise_kept`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DataSet:
         drift: whether what is added is another part of the distribution.
         removed: share that is removed at the end, "near": all that is nearest to some points.
         bytes_each: memory asked for, in bytes an item; None: no limit.
-        index: as in ``collection create --index``.
+        index: as in `collection create --index`.
     """
 
     name: str
@@ -73,15 +73,15 @@ def pictures(dim: int) -> Source:
 
 
 def clusters(dim: int, count: int, spread: float, unequal: float = 0.0) -> Source:
-    """Around points; ``unequal`` is the exponent of Zipf's law for how many are around each."""
+    """Around points; `unequal` is the exponent of Zipf's law for how many are around each."""
 
     def draw(n: int, seed: int, phase: int) -> Vectors:
-        centres = unit(np.random.default_rng(phase).standard_normal((count, dim)))
+        centers = unit(np.random.default_rng(phase).standard_normal((count, dim)))
         random = np.random.default_rng(seed)
         weights = np.arange(1, count + 1.0) ** -unequal
         chosen = random.choice(count, n, p=weights / weights.sum())
         noise = random.standard_normal((n, dim)) * (spread / np.sqrt(dim))
-        return unit(centres[chosen] + noise)
+        return unit(centers[chosen] + noise)
 
     return draw
 
@@ -93,8 +93,8 @@ def nested(dim: int) -> Source:
         fixed, random = np.random.default_rng(phase), np.random.default_rng(seed)
         x = np.zeros((n, dim))
         for level in range(3):
-            centres = fixed.standard_normal((20, dim)) / 8**level
-            x += centres[random.integers(20, size=n)]
+            centers = fixed.standard_normal((20, dim)) / 8**level
+            x += centers[random.integers(20, size=n)]
         return unit(x + random.standard_normal((n, dim)) / 200)
 
     return draw
@@ -120,7 +120,7 @@ def decaying(dim: int, power: float) -> Source:
 
 
 def surface(dim: int, inner: int) -> Source:
-    """A curved surface of few dimensions."""
+    """Return a curved surface of few dimensions."""
 
     def draw(n: int, seed: int, phase: int) -> Vectors:
         fixed = np.random.default_rng(phase)
@@ -132,7 +132,7 @@ def surface(dim: int, inner: int) -> Source:
 
 
 def copies(dim: int, distinct: int, jitter: float) -> Source:
-    """A few vectors again and again, exactly (0) or nearly."""
+    """Return a few vectors again and again, exactly (0) or nearly."""
 
     def draw(n: int, seed: int, phase: int) -> Vectors:
         originals = unit(np.random.default_rng(phase).standard_normal((distinct, dim)))

@@ -2,10 +2,10 @@
 
     python -m benchmarks.promise_kept [--short] [--only 3,7]
 
-Each data set (``promise_data``) becomes a collection on the disk. It is filled, tuned, and then, as
+Each data set (`promise_data`) becomes a collection on the disk. It is filled, tuned, and then, as
 its line says, grows in batches with the upkeep that a service has, or loses items. A thousand fresh
 queries are answered one by one and compared with exact searches. A promise is broken where even the
-upper end of the 95 % interval of the recall (``serving.collection.upkeep.tuning.interval``) is
+upper end of the 95 % interval of the recall (`serving.collection.upkeep.tuning.interval`) is
 below the recall asked for. The full form takes five times as many items.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from benchmarks.promise_data import DataSet, Vectors
 
 QUERIES = 1000
-NEIGHBOURS = 10
+NEIGHBORS = 10
 BATCH = 5000
 FULL = 5
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(data: DataSet, times: int) -> dict[str, Any]:
-    """What a collection of the data set promises and what it does."""
+    """Return what a collection of the data set promises and what it does."""
     size = data.size * times
     limit = None if data.bytes_each is None else size * data.bytes_each
     with (
@@ -118,7 +118,7 @@ def fill(collection: Collection, data: DataSet, size: int) -> None:
 
 
 def batches(vectors: Vectors, first: int) -> Iterator[list[Record]]:
-    """Records to be added together."""
+    """Record to be added together."""
     for start in range(0, len(vectors), BATCH):
         part = vectors[start : start + BATCH]
         yield [Record(f"{first + start + n:08}", vector, "") for n, vector in enumerate(part)]
@@ -149,18 +149,18 @@ def doomed(collection: Collection, data: DataSet, queries: Vectors) -> list[str]
 
 def answers(collection: Collection, queries: Vectors) -> tuple[list[float], list[float]]:
     """Share of the ten nearest that each search finds, and its seconds."""
-    floors = [hits[-1].score for hits in collection.search(queries, NEIGHBOURS, exact=True)]
+    floors = [hits[-1].score for hits in collection.search(queries, NEIGHBORS, exact=True)]
     shares, seconds = [], []
     for query, floor in zip(queries, floors, strict=True):
         start = time.perf_counter()
-        hits = collection.search(query[None], NEIGHBOURS)[0]
+        hits = collection.search(query[None], NEIGHBORS)[0]
         seconds.append(time.perf_counter() - start)
-        shares.append(sum(hit.score >= floor for hit in hits) / NEIGHBOURS)
+        shares.append(sum(hit.score >= floor for hit in hits) / NEIGHBORS)
     return shares, seconds
 
 
 def change(data: DataSet) -> str:
-    """What happened after tuning, in words."""
+    """Return what happened after tuning, in words."""
     words = []
     if data.grown:
         where = " elsewhere" if data.drift else ""
@@ -171,7 +171,7 @@ def change(data: DataSet) -> str:
 
 
 def report(results: list[dict[str, Any]]) -> None:
-    """A table for people, one line for machines."""
+    """Print a table for people and one line for machines."""
     names = ("data", "items x dim", "then", "asked", "recall", "95 %", "index", "B/item", "ms")
     table = Table(*names, title="Recall@10 of fresh queries against the one promised")
     for r in results:

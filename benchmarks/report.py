@@ -79,7 +79,7 @@ def machine() -> dict[str, object]:
 
 
 def cpu_fields(cpuinfo: Path = CPUINFO) -> dict[str, str]:
-    """What Linux says of the first CPU; nothing on other systems."""
+    """Return what Linux says of the first CPU; nothing on other systems."""
     if not cpuinfo.exists():
         return {}
     first = cpuinfo.read_text(encoding="utf-8").split("\n\n", 1)[0]

@@ -25,7 +25,7 @@ FIELDS = {"bentoml": "images", "litserve": "image"}
 
 
 def command(name: str, port: int) -> list[str]:
-    """What starts a rival on a port of 127.0.0.1."""
+    """Return what starts a rival on a port of 127.0.0.1."""
     if name == "litserve":
         return [sys.executable, "-m", "benchmarks.plainlitserve", str(port)]
     service = ["-m", "bentoml", "serve", "benchmarks.plainbento:Plain"]
@@ -33,10 +33,10 @@ def command(name: str, port: int) -> list[str]:
 
 
 def environment(encoder: str) -> dict[str, str]:
-    """What a rival's process finds around itself."""
+    """Return what a rival's process finds around itself."""
     return {**os.environ, ENCODER: encoder, "BENTOML_DO_NOT_TRACK": "True"}
 
 
 def prepared(picture: Image.Image, spec: PreprocessSpec) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The square that the encoder sees, uint8 [S, S, 3]."""
+    """Return the square that the encoder sees, uint8 [S, S, 3]."""
     return preprocess(np.asarray(picture.convert("RGB")), spec)

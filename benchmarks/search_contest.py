@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 
 from base.cpus import available_cpus
-from benchmarks.search_rivals import EFFORTS, NEIGHBOURS
+from benchmarks.search_rivals import EFFORTS, NEIGHBORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,14 +40,14 @@ class Truth:
         self.vectors, self.queries = vectors, queries
         faiss.omp_set_num_threads(available_cpus())
         product = faiss.METRIC_INNER_PRODUCT
-        self.floors = faiss.knn(queries, vectors, NEIGHBOURS, metric=product)[0][:, -1]
+        self.floors = faiss.knn(queries, vectors, NEIGHBORS, metric=product)[0][:, -1]
 
     def recall(self, way: Search) -> float:
         """Share of the ten nearest that are found; what ties with the tenth counts."""
         found: NDArray[np.int64] = np.stack([way(query[None]) for query in self.queries])
         scores = np.einsum("qkd,qd->qk", self.vectors[found], self.queries)
         hits = (scores >= self.floors[:, None] - 1e-6).sum(1)
-        return float(hits.clip(max=NEIGHBOURS).mean()) / NEIGHBOURS
+        return float(hits.clip(max=NEIGHBORS).mean()) / NEIGHBORS
 
 
 def contest(

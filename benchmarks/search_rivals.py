@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
     Search = Callable[[Vectors], NDArray[np.int64]]  # float32 [1, E] -> rows int64 [10]
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 LINKS, BUILD_EFFORT = 16, 100
 EFFORTS = tuple(round(10 * 1.125**step) for step in range(35))  # 10 to 549
 PACKAGES = {"faiss flat": "faiss", "hnswlib": "hnswlib", "usearch": "usearch"}
@@ -46,14 +46,14 @@ def flat(vectors: Vectors, _: Path) -> Callable[[int], Search]:
     index.add(vectors)
 
     def search(query: Vectors) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = index.search(query, NEIGHBOURS)[1][0]
+        found: NDArray[np.int64] = index.search(query, NEIGHBORS)[1][0]
         return found
 
     return lambda _: search
 
 
 def hnswlib(vectors: Vectors, _: Path) -> Callable[[int], Search]:
-    """A graph with the links of ours, over float32."""
+    """Return a graph with the links of ours, over float32."""
     import hnswlib
 
     index = hnswlib.Index("ip", vectors.shape[1])
@@ -62,7 +62,7 @@ def hnswlib(vectors: Vectors, _: Path) -> Callable[[int], Search]:
 
     def with_effort(effort: int) -> Search:
         def search(query: Vectors) -> NDArray[np.int64]:
-            found: NDArray[np.int64] = index.knn_query(query, NEIGHBOURS, num_threads=1)[0][0]
+            found: NDArray[np.int64] = index.knn_query(query, NEIGHBORS, num_threads=1)[0][0]
             return found.astype(np.int64)
 
         index.set_ef(effort)
@@ -72,7 +72,7 @@ def hnswlib(vectors: Vectors, _: Path) -> Callable[[int], Search]:
 
 
 def usearch(vectors: Vectors, _: Path) -> Callable[[int], Search]:
-    """A graph with the links of ours, in the library's default precision."""
+    """Return a graph with the links of ours, in the library's default precision."""
     from usearch.index import Index
 
     index = Index(
@@ -82,7 +82,7 @@ def usearch(vectors: Vectors, _: Path) -> Callable[[int], Search]:
 
     def with_effort(effort: int) -> Search:
         def search(query: Vectors) -> NDArray[np.int64]:
-            found: NDArray[np.int64] = index.search(query[0], NEIGHBOURS, threads=1).keys
+            found: NDArray[np.int64] = index.search(query[0], NEIGHBORS, threads=1).keys
             return found.astype(np.int64)
 
         index.expansion_search = effort
@@ -92,7 +92,7 @@ def usearch(vectors: Vectors, _: Path) -> Callable[[int], Search]:
 
 
 def milvus_lite(vectors: Vectors, folder: Path) -> Callable[[int], Search]:
-    """A graph with the links of ours in a database of its own, asked through its client."""
+    """Return a graph with the links of ours in a database of its own, asked through its client."""
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(str(folder / "milvus.db"))
@@ -116,7 +116,7 @@ def milvus_lite(vectors: Vectors, folder: Path) -> Callable[[int], Search]:
     def with_effort(effort: int) -> Search:
         def search(query: Vectors) -> NDArray[np.int64]:
             hits = client.search(
-                "c", query.tolist(), limit=NEIGHBOURS, search_params={"params": {"ef": effort}}
+                "c", query.tolist(), limit=NEIGHBORS, search_params={"params": {"ef": effort}}
             )[0]
             return np.array([hit["id"] for hit in hits], np.int64)
 

@@ -2,19 +2,19 @@
 
     python -m benchmarks.search_speed [--short] [--dim 128] [--keep FOLDER]
 
-The vectors are embeddings of real pictures with jitter, not uniform noise (``search_vectors``):
+The vectors are embeddings of real pictures with jitter, not uniform noise (`search_vectors`):
 they lie in clusters of unequal density, as embeddings do. Queries are made in the same way from
 pictures that are not in the collection. The full form takes 1,000,000 vectors of 128 and of 512
 numbers; the short one 200,000 and 50,000, and leaves the time to open a million unmeasured.
 
-Ours is a collection on the disk, asked one query at a time through ``Collection.search``. Beside
-each other library (``search_rivals``) our index is measured as they are, without the ledger: the
-other's least effort that has our recall or more, in turns (``search_contest``). milvus-lite is
+Ours is a collection on the disk, asked one query at a time through `Collection.search`. Beside
+each other library (`search_rivals`) our index is measured as they are, without the ledger: the
+other's least effort that has our recall or more, in turns (`search_contest`). milvus-lite is
 given at most 200,000 vectors: more take it too long.
 
-Every stage runs in a process of its own. What it measured stays in ``--keep`` and is not measured
+Every stage runs in a process of its own. What it measured stays in `--keep` and is not measured
 again, so the full form may be run in pieces of at most ten minutes (the first that is not done:
-``--stages 1``); a dimension takes 2 to 5 GB of disk there.
+`--stages 1`); a dimension takes 2 to 5 GB of disk there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from benchmarks.search_rivals import Search, Vectors
 
-NEIGHBOURS = search_rivals.NEIGHBOURS
+NEIGHBORS = search_rivals.NEIGHBORS
 QUERIES = 1000
 SINGLE_ADDS = 300
 SALES = 10  # filters, of which each leaves one item in a hundred
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def run_stage(stage: str, folder: Path) -> None:
-    """One stage's figures, written where ``gathered`` finds them."""
+    """One stage's figures, written where `gathered` finds them."""
     at = Stage(folder, **json.loads((folder / "size.json").read_text()))
     start = time.perf_counter()
     figures = STAGES[stage](at)
@@ -144,7 +144,7 @@ class Stage:
         return self.folder / "c"
 
     def load(self) -> tuple[Vectors, Vectors]:
-        """The collection's vectors, mapped, and the queries."""
+        """Return the collection's vectors, mapped, and the queries."""
         return np.load(self.folder / "vectors.npy", mmap_mode="r"), self.queries()
 
     def queries(self) -> Vectors:
@@ -185,7 +185,7 @@ def add_batches(at: Stage) -> dict[str, Any]:
 
 
 def tune(at: Stage) -> dict[str, Any]:
-    """Building, tuning on held-out items and saving, on all cores."""
+    """Build, tuning on held-out items and saving, on all cores."""
     with open_collection(at.collection) as collection:
         start = time.perf_counter()
         described = collection.tune()
@@ -193,7 +193,7 @@ def tune(at: Stage) -> dict[str, Any]:
 
 
 def search(at: Stage) -> dict[str, Any]:
-    """Opening from the snapshot, recall of fresh queries, time of each, filters, single adds."""
+    """Measure opening from the snapshot, recall of fresh queries, time of each, filters, single adds."""
     queries = at.queries()
     start = time.perf_counter()
     with open_collection(at.collection) as collection:
@@ -210,13 +210,13 @@ def search(at: Stage) -> dict[str, Any]:
 def latencies(collection: Collection, queries: Vectors) -> dict[str, float]:
     """Recall of fresh queries, and the time of each, one at a time."""
     seconds, shares = [], []
-    truth = [hits[-1].score for hits in collection.search(queries, NEIGHBOURS, exact=True)]
-    collection.search(queries[:1], NEIGHBOURS)
+    truth = [hits[-1].score for hits in collection.search(queries, NEIGHBORS, exact=True)]
+    collection.search(queries[:1], NEIGHBORS)
     for query, floor in zip(queries, truth, strict=True):
         start = time.perf_counter()
-        hits = collection.search(query[None], NEIGHBOURS)[0]
+        hits = collection.search(query[None], NEIGHBORS)[0]
         seconds.append(time.perf_counter() - start)
-        shares.append(sum(hit.score >= floor for hit in hits) / NEIGHBOURS)
+        shares.append(sum(hit.score >= floor for hit in hits) / NEIGHBORS)
     return {
         "recall10": statistics.mean(shares),
         "p50_ms": 1000 * statistics.median(seconds),
@@ -229,10 +229,10 @@ def filters(collection: Collection, queries: Vectors) -> dict[str, float]:
     scan, filtered = [], []
     for sale, query in enumerate(queries[:SALES]):
         start = time.perf_counter()
-        collection.search(query[None], NEIGHBOURS, exact=True)
+        collection.search(query[None], NEIGHBORS, exact=True)
         scan.append(time.perf_counter() - start)
         start = time.perf_counter()
-        collection.search(query[None], NEIGHBOURS, filter={"sale": sale})
+        collection.search(query[None], NEIGHBORS, filter={"sale": sale})
         filtered.append(time.perf_counter() - start)
     return {
         "scan_ms": 1000 * statistics.median(scan),
@@ -242,7 +242,7 @@ def filters(collection: Collection, queries: Vectors) -> dict[str, float]:
 
 
 def rebuild(at: Stage) -> dict[str, Any]:
-    """Searches while the index is built anew on another core, for a minute at most."""
+    """Search while the index is built anew on another core, for a minute at most."""
     queries = at.queries()
     collection = open_collection(at.collection)
     alone = times(collection, queries, 10.0, lambda: True)
@@ -261,14 +261,14 @@ def times(
     end = time.perf_counter() + seconds
     while time.perf_counter() < end and going():
         start = time.perf_counter()
-        collection.search(queries[len(found) % QUERIES][None], NEIGHBOURS)
+        collection.search(queries[len(found) % QUERIES][None], NEIGHBORS)
         found.append(time.perf_counter() - start)
         time.sleep(0.01)
     return found
 
 
 def beside(name: str) -> Callable[[Stage], dict[str, Any]]:
-    """The stage that compares ours with a library."""
+    """Return the stage that compares ours with a library."""
 
     def stage(at: Stage) -> dict[str, Any]:
         if not search_rivals.installed(name):
@@ -285,7 +285,7 @@ def beside(name: str) -> Callable[[Stage], dict[str, Any]]:
         collection = open_collection(at.collection)
         index = collection._follower.index  # noqa: SLF001 - without the ledger, as the others are
         assert index is not None
-        ours: Search = lambda query: index.search(query, NEIGHBOURS)[0][0][:NEIGHBOURS] - 1  # noqa: E731
+        ours: Search = lambda query: index.search(query, NEIGHBORS)[0][0][:NEIGHBORS] - 1  # noqa: E731
         figures = contest(ours, with_effort, ours_knows, theirs_knows)
         return figures | {"build_s": built, "vectors": len(theirs)}
 

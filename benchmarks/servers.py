@@ -67,7 +67,7 @@ def _signal_tree(pid: int, number: signal.Signals) -> None:
 def started(
     name: str, encoder: Path, folder: Path, picture: bytes, collection: Path | None = None
 ) -> Iterator[Target]:
-    """Starts a server, waits until it is warm, and stops it in its tracks until `awake`.
+    """Start a server, waits until it is warm, and stops it in its tracks until `awake`.
 
     Args:
         name: `lookalike` or a rival's.
@@ -158,7 +158,7 @@ def load(
     clients: int = 0,
     rate: float = 0.0,
 ) -> Result:
-    """Loads a server that is awake from another process.
+    """Load a server that is awake from another process.
 
     Raises:
         RuntimeError: the load could not be put on.

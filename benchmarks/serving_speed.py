@@ -33,7 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.pictures import photos, quantise_random, random_resnet
+from benchmarks.pictures import photos, quantize_random, random_resnet
 from benchmarks.report import publish
 from benchmarks.servers import Target, load, started, write_bodies
 from benchmarks.timing import ratio
@@ -78,7 +78,7 @@ class Contest:
     rates: dict[str, list[float]] = field(default_factory=dict)
 
     def bodies(self, target: Target, kind: str) -> list[str]:
-        """The requests of a load, as files."""
+        """Return the requests of a load, as files."""
         folder = self.folder / f"{target.name}-{PICTURES[kind]}"
         size = PICTURES[kind]
         groups = [self.pictures[i : i + size] for i in range(0, len(self.pictures), size)]
@@ -156,7 +156,7 @@ class Contest:
         self.rates.setdefault(way, []).append(rate)
 
     def of_in_process(self) -> float:
-        """The lower of our two ratios."""
+        """Return the lower of our two ratios."""
         base = self.rates["in process"]
         return min(ratio(self.rates[f"lookalike, {kind}"], base) for kind in (ONE, MANY))
 
@@ -170,7 +170,7 @@ class Contest:
 def contest(
     path: Path, pictures: list[bytes], folder: Path, seconds: float, rivals: Sequence[str]
 ) -> Iterator[Contest]:
-    """Starts every server with one encoder."""
+    """Start every server with one encoder."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
         targets = {
@@ -248,7 +248,7 @@ def main() -> None:
         files["int8"] = options.int8
         if options.int8 is None:
             made = folder / "int8.onnx"
-            why = quantise_random(pictures[:64], folder, made)
+            why = quantize_random(pictures[:64], folder, made)
             files["int8"] = made if why is None else None
             details["int8"] = why and f"not measured: {why}"
         for precision, path in files.items():

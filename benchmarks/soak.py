@@ -55,7 +55,7 @@ class Soak:
         self.unexpected: list[str] = []
 
     def run(self, process: int, every: float) -> list[int]:
-        """Runs all clients; returns the process' resident KiB, sampled every so many seconds."""
+        """Run all clients; returns the process' resident KiB, sampled every so many seconds."""
         clients = [Client(self, number) for number in range(CLIENTS)]
         for client in clients:
             client.start()
@@ -153,7 +153,7 @@ def resident(process: int) -> int:
 
 
 def held(collection: Path) -> set[str]:
-    """The keys of a collection."""
+    """Return the keys of a collection."""
     keys: set[str] = set()
     with open_collection(collection, load_index=False) as opened:
         after = None

@@ -34,8 +34,8 @@ def write_tiny_encoder(path: Path, size: int) -> None:
     }
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["float", "middle"], ["centred"]),
-        helper.make_node("Reshape", ["centred", "flat"], ["line"]),
+        helper.make_node("Sub", ["float", "middle"], ["centered"]),
+        helper.make_node("Reshape", ["centered", "flat"], ["line"]),
         helper.make_node("MatMul", ["line", "matrix"], ["features"]),
         helper.make_node("ReduceL2", ["features", "rows"], ["length"], keepdims=1),
         helper.make_node("Max", ["length", "tiny"], ["divisor"]),

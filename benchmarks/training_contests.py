@@ -51,16 +51,16 @@ class Contest:
     lightly: bool = False
 
     def load(self) -> Recipe:
-        """The recipe with the settings."""
+        """Return the recipe with the settings."""
         return load_recipe(self.recipe, [*self.settings])
 
     def compiled(self) -> Contest:
-        """The same contest of compiled networks."""
+        """Return the same contest of compiled networks."""
         return replace(self, settings=(*self.settings, "training.compile=true"))
 
 
 def _photos(size: int, batch: int) -> tuple[str, ...]:
-    """The recipe imagenet at another size: crops from pictures that are larger by 8/7."""
+    """Return the recipe imagenet at another size: crops from pictures that are larger by 8/7."""
     stored = size * 8 // 7
     sizes = (f"data.image_size={size}", f"data.stored_size={stored}")
     more = (f"data.evaluation_resize={stored}", f"training.batch_size={batch}")
@@ -87,7 +87,7 @@ CUDA = {
 def run(
     contest: Contest, source: str | None, device: torch.device, rounds: int
 ) -> tuple[Rates, dict[str, object]]:
-    """Samples per second of each way in each round, and what they were measured on."""
+    """Sample per second of each way in each round, and what they were measured on."""
     recipe = contest.load()
     batch, steps = recipe.training.batch_size, contest.steps
     spec = recipe.data.stored
@@ -158,7 +158,7 @@ class Limit:
 
 
 def _contrast(z: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The paper's loss as it is written."""
+    """Return the paper's loss as it is written."""
     z = functional.normalize(z, dim=1)
     logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     positive = torch.arange(len(z), device=z.device).roll(len(z) // 2)
@@ -166,7 +166,7 @@ def _contrast(z: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 class Clouds:
-    """A source of generated photographs: soft colours under fine grain.
+    """A source of generated photographs: soft colors under fine grain.
 
     Large ones are upright, level and square in turns, as photographs are.
     """
@@ -193,9 +193,9 @@ def _same(picture: Pixels) -> Pixels:
 
 def _cloud(random: np.random.Generator, height: int, width: int) -> Pixels:
     soft = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    colours = np.asarray(soft.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    grain = random.integers(-12, 13, colours.shape, dtype=np.int16)
-    return (colours + grain).clip(0, 255).astype(np.uint8)
+    colors = np.asarray(soft.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    grain = random.integers(-12, 13, colors.shape, dtype=np.int16)
+    return (colors + grain).clip(0, 255).astype(np.uint8)
 
 
 def accuracy(

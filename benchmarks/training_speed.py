@@ -3,7 +3,7 @@
     python -m benchmarks.training_speed [--short] [--device cuda] [--pictures SOURCE]
 
 Ours: steps of the training loop as `lookalike train` takes them, on pictures from its cache. The
-limit: the same model, precision, batch, loss and optimiser on random numbers that lie in memory,
+limit: the same model, precision, batch, loss and optimizer on random numbers that lie in memory,
 without augmentation. lightly: see lightly_simclr.py; without and with 2 loader workers, the faster
 counts. All take turns; `of_limit` and `vs_lightly` are medians of the ratios within a round.
 
@@ -78,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="training.compile=true, both sides")
     parser.add_argument("--pictures", help="SOURCE for the contest at 32 px")
     parser.add_argument("--minutes", type=float, default=0.0, help="train that long on --pictures")
-    parser.add_argument("--eval", help="labelled SOURCE to measure that training with")
+    parser.add_argument("--eval", help="labeled SOURCE to measure that training with")
     options = parser.parse_args()
     if options.minutes and not (options.pictures and options.eval):
         parser.error("--minutes needs --pictures and --eval")

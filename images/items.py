@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The sorted label names; () if unlabelled."""
+        """The sorted label names; () if unlabeled."""
 
     def __len__(self) -> int: ...
 

@@ -1,1 +1,1 @@
-"""Encoder file to vectors, neighbours, HTTP and the web page. Never imports torch."""
+"""Encoder file to vectors, neighbors, HTTP and the web page. Never imports torch."""

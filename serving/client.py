@@ -58,7 +58,7 @@ class ServiceError(LookalikeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbor:
     """One item that a search found; `score` is its cosine similarity."""
 
     key: str
@@ -85,7 +85,7 @@ class _Base:
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 6
     ) -> None:
-        """Makes the client; nothing is sent yet.
+        """Make the client; nothing is sent yet.
 
         Args:
             url: of the service, http://127.0.0.1:3000 say.
@@ -120,7 +120,7 @@ class Client(_Base):
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def embed(self, images: Sequence[Image], *, batch: int = 16) -> NDArray[np.float32]:
@@ -151,8 +151,8 @@ class Client(_Base):
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
         exact: bool = False,
-    ) -> list[Neighbour]:
-        """Finds the items most similar to an image, an embedding, an item or several of them.
+    ) -> list[Neighbor]:
+        """Find the items most similar to an image, an embedding, an item or several of them.
 
         Args:
             image: encoded, or a path.
@@ -160,9 +160,9 @@ class Client(_Base):
             key: of an item, which is not found itself.
             positive: instead of these three, examples of what is looked for.
             negative: examples of what is not.
-            k: the most neighbours.
+            k: the most neighbors.
             min_score: leave out what is less similar; cosine in [-1, 1].
-            filter: what a neighbour must have.
+            filter: what a neighbor must have.
             exact: miss nothing, whatever recall the collection promises.
 
         Raises:
@@ -170,7 +170,7 @@ class Client(_Base):
         """
         fields = {"key": key, "k": k, "min_score": min_score, "filter": filter, "exact": exact}
         call = _search_call(image, vector, positive, negative, fields)
-        return _neighbours(self._ask(call))
+        return _neighbors(self._ask(call))
 
     def _ask(self, call: _Call) -> dict[str, Any]:
         pauses = self._pauses()
@@ -204,7 +204,7 @@ class AsyncClient(_Base):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def embed(self, images: Sequence[Image], *, batch: int = 16) -> NDArray[np.float32]:
@@ -229,11 +229,11 @@ class AsyncClient(_Base):
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
         exact: bool = False,
-    ) -> list[Neighbour]:
+    ) -> list[Neighbor]:
         """As `Client.search`."""
         fields = {"key": key, "k": k, "min_score": min_score, "filter": filter, "exact": exact}
         call = _search_call(image, vector, positive, negative, fields)
-        return _neighbours(await self._ask(call))
+        return _neighbors(await self._ask(call))
 
     async def _ask(self, call: _Call) -> dict[str, Any]:
         pauses = self._pauses()
@@ -307,7 +307,7 @@ def _content(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _asked_for(answer: httpx.Response) -> float:
-    """The seconds of Retry-After; a date there, or nothing, asks for none."""
+    """Return the seconds of Retry-After; a date there, or nothing, asks for none."""
     given = answer.headers.get("retry-after", "")
     return min(LONGEST_PAUSE, float(given)) if given.isdecimal() else 0.0
 
@@ -323,5 +323,5 @@ def _joined(batches: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
 
 
-def _neighbours(content: dict[str, Any]) -> list[Neighbour]:
-    return [Neighbour(**one) for one in content["neighbours"]]
+def _neighbors(content: dict[str, Any]) -> list[Neighbor]:
+    return [Neighbor(**one) for one in content["neighbours"]]

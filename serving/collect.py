@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from export.encoder_file.encoder_file import Encoder
 from images.items import Source
 from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
@@ -50,7 +50,7 @@ class CollectReport:
         return self.added + self.replaced + self.unchanged + self.refused
 
     def to_dict(self) -> dict[str, Any]:
-        """The report, ready for JSON."""
+        """Return the report, ready for JSON."""
         return asdict(self)
 
 
@@ -60,16 +60,16 @@ def add_features(
     """Add the rows of a feature folder.
 
     The items are added in batches, each safe once it is in; interrupted, the same command with
-    ``on_duplicate="replace"`` adds the rest and leaves what is there as it is.
+    `on_duplicate="replace"` adds the rest and leaves what is there as it is.
 
     Raises:
-        ArtefactError: the features are of another encoder, unfinished or damaged.
-        KeyExists: ``on_duplicate`` is "refuse" and keys are there; nothing has been added then.
+        ArtifactError: the features are of another encoder, unfinished or damaged.
+        KeyExists: `on_duplicate` is "refuse" and keys are there; nothing has been added then.
     """
     start = time.perf_counter()
     collection.check_encoder(features.manifest.encoder_sha256)
     if not features.manifest.complete:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{features.path} is an unfinished extraction; finish it with "
             "lookalike extract … --resume, then add it"
         )
@@ -123,11 +123,11 @@ def add_source(
     limit: int | None = None,
     progress: Progress,
 ) -> CollectReport:
-    """Embed a source's images and add them; otherwise as ``add_features``.
+    """Embed a source's images and add them; otherwise as `add_features`.
 
     Raises:
-        ArtefactError: the encoder is another than the collection's.
-        KeyExists: ``on_duplicate`` is "refuse" and keys are there; nothing has been embedded then.
+        ArtifactError: the encoder is another than the collection's.
+        KeyExists: `on_duplicate` is "refuse" and keys are there; nothing has been embedded then.
     """
     start = time.perf_counter()
     collection.check_encoder(encoder.digest)
@@ -196,11 +196,11 @@ def _embedded(outcomes: Iterable[Embedded | Refused], report: CollectReport) -> 
 def add_export(
     collection: AnyCollection, path: str, *, on_duplicate: OnDuplicate, progress: Progress
 ) -> CollectReport:
-    """Add what was exported from a collection; otherwise as ``add_features``.
+    """Add what was exported from a collection; otherwise as `add_features`.
 
     Raises:
-        ArtefactError: it is of another encoder, or damaged.
-        KeyExists: ``on_duplicate`` is "refuse" and keys are there; nothing has been added then.
+        ArtifactError: it is of another encoder, or damaged.
+        KeyExists: `on_duplicate` is "refuse" and keys are there; nothing has been added then.
     """
     start = time.perf_counter()
     blocks = read_export(path, collection.encoder_digest)

@@ -41,12 +41,12 @@ class CopyReport:
     elapsed: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The report, ready for JSON."""
+        """Return the report, ready for JSON."""
         return asdict(self)
 
 
 def open_target(original: AnyCollection, place: Place, recall: float | None) -> AnyCollection:
-    """The collection to copy to: the one at the place, or a new one of the same encoder.
+    """Return the collection to copy to: the one at the place, or a new one of the same encoder.
 
     Args:
         original: what will be copied.
@@ -69,7 +69,7 @@ def open_target(original: AnyCollection, place: Place, recall: float | None) -> 
 
 
 def _limits(original: AnyCollection) -> dict[str, Any]:
-    """What a collection in a folder promises beside its recall, and how it stores vectors."""
+    """Return what a collection in a folder promises beside its recall, and how it stores vectors."""
     stats = original.stats()
     promise: dict[str, Any] = stats.get("promise", {})
     limits = {name: value for name, value in promise.items() if name != "recall"}
@@ -85,7 +85,7 @@ def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) 
     are left as they are.
 
     Raises:
-        ArtefactError: the target is of another encoder.
+        ArtifactError: the target is of another encoder.
         UsageError: the target holds items that the original does not have.
         LookalikeError: the target has more or fewer items at the end, because one of the two was
             changed meanwhile.

@@ -1,4 +1,4 @@
-"""``collection rebuild``: every item embedded again, with another encoder."""
+"""`collection rebuild`: every item embedded again, with another encoder."""
 
 import shutil
 from collections.abc import Callable, Iterator

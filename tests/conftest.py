@@ -38,16 +38,16 @@ PER_CLASS = 10
 
 
 def draw_picture(kind: str, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """One picture of a class: a shape of random place, size and colours, with a little noise."""
+    """One picture of a class: a shape of random place, size and colors, with a little noise."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    centre_x, centre_y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height
+    center_x, center_y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height
     reach = rng.uniform(0.2, 0.4) * min(width, height)
     if kind == "discs":
-        mask = (np.hypot(x - centre_x, y - centre_y) < reach).astype(np.float64)
+        mask = (np.hypot(x - center_x, y - center_y) < reach).astype(np.float64)
     elif kind == "ramps":
         mask = (x / width + y / height) / 2
     elif kind == "squares":
-        inside = np.maximum(np.abs(x - centre_x), np.abs(y - centre_y)) < reach
+        inside = np.maximum(np.abs(x - center_x), np.abs(y - center_y)) < reach
         mask = inside.astype(np.float64)
     else:
         mask = (np.sin((x + y * rng.uniform(0.5, 2)) * rng.uniform(0.3, 0.8)) > 0).astype(
@@ -94,7 +94,7 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
     """A small encoder graph made by hand: fixed random convolutions, no torch.
 
     Two strided convolutions, the mean over the picture of their 24 channels as features, L2.
-    Embeddings depend on colour and on edges, which is all that a search needs to be tested.
+    Embeddings depend on color and on edges, which is all that a search needs to be tested.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -116,8 +116,8 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Sub", ["planes", "mean"], ["centred"]),
-        helper.make_node("Mul", ["centred", "scale"], ["scaled"]),
+        helper.make_node("Sub", ["planes", "mean"], ["centered"]),
+        helper.make_node("Mul", ["centered", "scale"], ["scaled"]),
         helper.make_node("Conv", ["scaled", "conv1"], ["map1"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["map1"], ["active1"]),
         helper.make_node("Conv", ["active1", "conv2"], ["map2"], strides=[2, 2], pads=[1, 1, 1, 1]),

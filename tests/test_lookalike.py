@@ -162,7 +162,7 @@ def test_the_card_of_an_encoder(tiny_encoder: Path, capsys: pytest.CaptureFixtur
     assert lookalike.run(["info", str(tiny_encoder), "--card"]) == 0
     page = capsys.readouterr().out
     assert page.startswith("# encoder.onnx\n")
-    assert "| licence | made by the tests |" in page
+    assert "| license | made by the tests |" in page
     assert lookalike.run(["info", str(tiny_encoder), "--speed", "--json"]) == 0
     speed = json.loads(capsys.readouterr().out)["speed"]
     assert min(speed["images_per_second"].values()) > 0

@@ -14,7 +14,7 @@ from base.errors import UsageError
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device to compute on; "auto" takes CUDA where it works.
+    """Return the device to compute on; "auto" takes CUDA where it works.
 
     Args:
         name: "auto", "cpu" or "cuda".
@@ -32,7 +32,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
-    """Returns the dtype of convolutions and matrix products; everything else stays fp32.
+    """Return the dtype of convolutions and matrix products; everything else stays fp32.
 
     "auto" takes bf16 only where the hardware multiplies it. Measured, ResNet-18 of width 16: 1.8
     times the speed of fp32 on a CPU with AVX512_BF16, a tenth of it on one with AVX2 alone, where
@@ -50,7 +50,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def compiled(network: nn.Module, device: torch.device) -> nn.Module:
-    """The same network through torch.compile, on CUDA replayed as CUDA graphs.
+    """Return the same network through torch.compile, on CUDA replayed as CUDA graphs.
 
     Worth a minute before the first step only where it helps. Measured, ResNet-18 in fp32 on two
     cores with AVX2: 0.98 times the speed at 32 and at 224 px, after 50 to 60 s: convolutions are
@@ -68,7 +68,7 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """The instruction sets of the first CPU as Linux names them; none where it does not say."""
+    """Return the instruction sets of the first CPU as Linux names them; none where it does not say."""
     try:
         text = cpuinfo.read_text(encoding="utf-8")
     except OSError:

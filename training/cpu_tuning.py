@@ -17,7 +17,7 @@ _NEVER_TRIM = 2**31 - 1  # bytes; parameters are a C int
 
 
 def prepare() -> None:
-    """Sets both; call it before torch is loaded."""
+    """Set both; call it before torch is loaded."""
     wait_briefly()
     keep_freed_memory()
 

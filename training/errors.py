@@ -33,7 +33,7 @@ MOST = 20  # choices in one message
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Returns "; did you mean 'x'?" for the nearest choice, else the list of choices."""
+    """Return "; did you mean 'x'?" for the nearest choice, else the list of choices."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=1)
     if near:

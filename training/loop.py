@@ -88,7 +88,7 @@ class Loop:
         return Metrics(self._run, self._trainer.step) if self._leader else None
 
     def _between_steps(self, work: Callable[[], None], stop: StopOnSignal) -> bool:
-        """Does what is due, brings the next batch and returns whether there is a next step."""
+        """Do what is due, brings the next batch and returns whether there is a next step."""
         trainer = self._trainer
 
         def all_of_it() -> None:
@@ -143,7 +143,7 @@ class Loop:
         self._restart_window()
 
     def _watched_words(self) -> str:
-        """The last measurement for the progress line: kNN accuracy, or what needs no label."""
+        """Return the last measurement for the progress line: kNN accuracy, or what needs no label."""
         found = self.quality
         if knn := found.get("knn_accuracy"):
             return f"  kNN {knn:.1%}  rank {found.get('rankme', 0):.0f}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.cpus import available_cpus
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.files import write_bytes_atomic
 from base.progress import Reporter, Silent
 from training.compute import choose_device
@@ -81,7 +81,7 @@ def train(
         run: folder to write; see `checkpoint.py` for its content.
         resume: go on with the run in that folder; a finished run is left as it is.
         device: "auto" takes CUDA where it works, "cpu", "cuda".
-        evaluation: labelled pictures whose nearest training pictures are asked for their label;
+        evaluation: labeled pictures whose nearest training pictures are asked for their label;
             `monitor.QUERIES` of them are used.
         limit: train on that many pictures, evenly spread over the source.
         reporter: told about the progress.
@@ -89,7 +89,7 @@ def train(
     Raises:
         UsageError: the folder holds a run and `resume` is false, or nothing to resume, or the
             source has less than one batch, or `evaluation` no label in common with it.
-        ArtefactError: the run to resume had another recipe or other pictures, or is damaged.
+        ArtifactError: the run to resume had another recipe or other pictures, or is damaged.
         TrainingDivergedError: the loss is no longer finite; the last good checkpoint is kept.
     """
     launch = launch_of()
@@ -149,7 +149,7 @@ def _decode(
     limit: int | None,
     reporter: Reporter,
 ) -> Pictures:
-    """The training pictures; several processes share one file of them per disk."""
+    """Return the training pictures; several processes share one file of them per disk."""
     pictures = ranks.in_turn(
         lambda: training_pictures(
             source,
@@ -173,7 +173,7 @@ def _prepare(
     previous: Checkpoint | None,
     reporter: Reporter,
 ) -> Leader:
-    """Checks the pictures against the run and begins its folder."""
+    """Check the pictures against the run and begins its folder."""
     against = None
     if evaluation is not None:
         against = decode_source(
@@ -190,7 +190,7 @@ def _prepare(
 
 
 def _begin(run: Path, recipe: Recipe, *, resume: bool) -> tuple[Recipe, Checkpoint | None]:
-    """The recipe, pinned to the weights that it starts from, and the state to go on from."""
+    """Return the recipe, pinned to the weights that it starts from, and the state to go on from."""
     previous = _open_run(run, recipe, resume=resume)
     if recipe.encoder.weights is not None and recipe.encoder.weights_sha256 is None:
         recipe = pinned(recipe, read_start_weights(recipe))
@@ -198,7 +198,7 @@ def _begin(run: Path, recipe: Recipe, *, resume: bool) -> tuple[Recipe, Checkpoi
 
 
 def _open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
-    """Returns the state to go on from; refuses to touch a folder that is something else."""
+    """Return the state to go on from; refuses to touch a folder that is something else."""
     if not resume:
         if has_run(run):
             raise UsageError(f"{run} already holds a run: add --resume to go on, or another --out")
@@ -211,7 +211,7 @@ def _open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
     # by value: a run of an older version lacks keys that came since and so has another digest
     started = Recipe.from_dict(previous.recipe).digest
     if started != recipe.digest:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{run} was started with another recipe ({started[:12]}, this one is "
             f"{recipe.digest[:12]}): resume without --recipe and --set, or give another --out"
         )
@@ -252,7 +252,7 @@ def _check_pictures(
         if (before and before["digest"]) != (now and now.digest):
             had = f"{before['pictures']} of {before['name']}" if before else "none"
             has = f"{len(now)} of {now.name}" if now else "none"
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{run} was started with other pictures as {argument} ({had}, now {has}): give the "
                 "same ones and the same --limit, or another --out"
             )
@@ -282,7 +282,7 @@ def _start_run(run: Path, recipe: Recipe, pictures: Pictures) -> None:
 
 
 def _list_refused(run: Path, refused: Iterable[Refusal]) -> None:
-    """Writes what was refused, those of a stopped run as well: a stream meets others each time."""
+    """Write what was refused, those of a stopped run as well: a stream meets others each time."""
     file = run / "refused.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     lines += [json.dumps(asdict(refusal), ensure_ascii=False) for refusal in refused]

@@ -1,4 +1,4 @@
-"""One run in memory: network, optimiser and the step that moves them."""
+"""One run in memory: network, optimizer and the step that moves them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Trainer:
         return z
 
     def _loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of the global batch and its gradient for this process's projections [C*V,E].
+        """Return the loss of the global batch and its gradient for this process's projections [C*V,E].
 
         Each process works out its share of the anchors for the projections of all.
         """
@@ -164,7 +164,7 @@ class Trainer:
         return loss
 
     def check_finite(self) -> None:
-        """A checkpoint must be worth keeping; waits for the accelerator.
+        """Check that a checkpoint is worth keeping; waits for the accelerator.
 
         Raises:
             TrainingDivergedError: the loss or a weight is not finite.
@@ -182,7 +182,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """The part of a checkpoint that changes from step to step."""
+        """Return the part of a checkpoint that changes from step to step."""
         return {
             "encoder": self.model.encoder.state_dict(),
             "head": self.model.head.state_dict(),

@@ -62,7 +62,7 @@ def export(
         int | None, typer.Option(help="ONNX operator set, 18 to 23; default: 20.")
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="What the file shall say about its weights' licence.")
+        str | None, typer.Option(help="What the file shall say about its weights' license.")
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="WEIGHTS: which encoder; default: found from the shapes.")
@@ -101,7 +101,7 @@ def export(
         Int8Target, typer.Option(help="int8: the CPU that it is for; auto: one like this one.")
     ] = Int8Target.AUTO,
     min_cosine: Annotated[float, typer.Option(help="int8: least mean cosine to fp32.")] = 0.99,
-    min_overlap: Annotated[float, typer.Option(help="int8: least overlap of 10 neighbours.")] = 0.9,
+    min_overlap: Annotated[float, typer.Option(help="int8: least overlap of 10 neighbors.")] = 0.9,
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="int8: write it even so.")
     ] = False,
@@ -144,7 +144,7 @@ def export(
         run=run,
         onnx=onnx,
         opset=opset,
-        licence=licence,
+        licence=license,
         weights=WeightOptions(
             encoder=encoder, prefix=prefix, image_size=image_size, mean=shift, std=scale
         ),
@@ -181,7 +181,7 @@ def export(
 
 
 def _say_written(out: Path, run: Path | None, source: str | None, *, as_json: bool) -> None:
-    """What the file is, and the command that checks it, on pictures of `source`."""
+    """Show what the file is, and the command that checks it, on pictures of `source`."""
     from export.encoder_file.encoder_file import describe
 
     facts = describe(out)
@@ -222,7 +222,7 @@ def verify(
         float | None, typer.Option(help="Least cosine; fp32: 0.99999, else 0.99 in the mean.")
     ] = None,
     min_overlap: Annotated[
-        float | None, typer.Option(help="Least overlap of 10 neighbours; fp32: 0.99, else 0.9.")
+        float | None, typer.Option(help="Least overlap of 10 neighbors; fp32: 0.99, else 0.9.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ class Solver(StrEnum):
 
 def evaluate(
     subject: Annotated[Path, typer.Argument(help="Run folder or encoder file.")],
-    source: Annotated[str, typer.Argument(help="Labelled pictures to test.")],
+    source: Annotated[str, typer.Argument(help="Labeled pictures to test.")],
     *,
     protocol: Annotated[Protocol, typer.Option(help="What to measure.")] = Protocol.KNN,
     train: Annotated[
@@ -34,10 +34,10 @@ def evaluate(
         typer.Option(
             "--train",
             "--gallery",
-            help="Labelled pictures to learn from, or to search; default: a part of SOURCE.",
+            help="Labeled pictures to learn from, or to search; default: a part of SOURCE.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="knn: neighbours that vote.")] = 200,
+    k: Annotated[int, typer.Option("-k", "--k", help="knn: neighbors that vote.")] = 200,
     temperature: Annotated[
         float, typer.Option(help="knn: a vote weighs exp(cosine / temperature).")
     ] = 0.1,
@@ -67,7 +67,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the JSON object to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
-    """Measure what a run or an encoder file is worth on labelled pictures.
+    """Measure what a run or an encoder file is worth on labeled pictures.
 
     knn: the vote of the nearest; linear: a classifier on frozen features; finetune: all weights, on
     a few labels; retrieval: recall, precision and mAP@R. Without --train a fifth of SOURCE is

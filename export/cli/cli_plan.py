@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from base.errors import UsageError
-from export.convert.onnx_graph import NO_LICENCE, OPSET, export_run
+from export.convert.onnx_graph import NO_LICENSE, OPSET, export_run
 from export.convert.weights import WeightOptions, draft_weights
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Origin:
         run: a run folder or a file of weights.
         onnx: instead of it, an encoder in ONNX.
         opset: version of the ONNX operator set; not for `onnx`.
-        licence: what the file shall say about the licence of its weights.
+        license: what the file shall say about the license of its weights.
         weights: what is known of a file of weights.
         graph: what is known of an ONNX file.
 
@@ -34,7 +34,7 @@ class Origin:
     run: Path | None
     onnx: Path | None
     opset: int | None
-    licence: str | None
+    license: str | None
     weights: WeightOptions
     graph: OnnxOptions
 
@@ -58,19 +58,19 @@ class Origin:
             raise UsageError(f"{', '.join(given)}: not used for {subject}; leave it out")
 
     def write(self, target: Path) -> str | None:
-        """Writes the encoder, in fp32 and whole, to `target`.
+        """Write the encoder, in fp32 and whole, to `target`.
 
         Returns:
             what was found in a stranger's file, in words.
 
         Raises:
-            UsageError, ArtefactError: as `export_run`, `draft_weights`, `draft_onnx`.
+            UsageError, ArtifactError: as `export_run`, `draft_weights`, `draft_onnx`.
         """
-        licence = self.licence or NO_LICENCE
+        license = self.license or NO_LICENSE
         if self.onnx is not None:
             from export.convert.wrap_onnx import draft_onnx
 
-            draft, wrapped = draft_onnx(self.onnx, options=self.graph, licence_note=licence)
+            draft, wrapped = draft_onnx(self.onnx, options=self.graph, licence_note=license)
             draft.write(target)
             return wrapped.words
         if self.run is None:
@@ -78,12 +78,12 @@ class Origin:
         opset = self.opset or OPSET
         if self.run.is_file():
             draft, found = draft_weights(
-                self.run, options=self.weights, opset=opset, licence_note=licence
+                self.run, options=self.weights, opset=opset, licence_note=license
             )
             draft.write(target)
             return found.words
         if self.weights.given:
             given = ", ".join(self.weights.given)
             raise UsageError(f"{given}: for files of weights; {self.run} knows its own")
-        export_run(self.run, target, opset=opset, licence_note=licence)
+        export_run(self.run, target, opset=opset, licence_note=license)
         return None

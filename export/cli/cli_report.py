@@ -38,7 +38,7 @@ def show_scores(outcome: Evaluation, console: Console) -> None:
 
 
 def show_checks(outcome: Verification, console: Console) -> None:
-    """The checks, and below them what else was measured."""
+    """Show the checks, and below them what else was measured."""
     console.print(
         f"{outcome.encoder} on {outcome.count} {outcome.pictures}",
         markup=False,
@@ -76,7 +76,7 @@ def _measured(
 
 
 def show_refused(refused: tuple[Refusal, ...], console: Console) -> None:
-    """The first of the pictures that could not be used, and why."""
+    """Show the first of the pictures that could not be used, and why."""
     if not refused:
         return
     table = Table("picture", "refused because", title=f"{len(refused)} pictures refused")

@@ -27,7 +27,7 @@ SHOWN_LAYERS = 10
 
 @contextmanager
 def finishing(out: Path, todo: Finish, console: Console) -> Iterator[tuple[Path, list[Finished]]]:
-    """Gives the path to export the full-width fp32 encoder to; then `out` becomes what was asked.
+    """Give the path to export the full-width fp32 encoder to; then `out` becomes what was asked.
 
     Beside the path comes a list, which holds what was done once the block has ended.
 
@@ -56,7 +56,7 @@ def finishing(out: Path, todo: Finish, console: Console) -> Iterator[tuple[Path,
 
 
 def show_reduction(report: ReductionReport, console: Console) -> None:
-    """What each width of the embedding is worth."""
+    """Show what each width of the embedding is worth."""
     console.print(
         f"Embeddings of {report.embedding_dim}, fitted on {report.fitted_on} pictures; measured on "
         f"{report.compared_on} others:",
@@ -75,7 +75,7 @@ def show_reduction(report: ReductionReport, console: Console) -> None:
 
 
 def show_quantization(report: QuantizationReport, console: Console) -> None:
-    """What int8 costs: in all, and the costliest layers alone."""
+    """Show what int8 costs: in all, and the costliest layers alone."""
     in_float = sum(layer.in_float for layer in report.layers)
     console.print(
         f"int8 for {report.target}, ranges by {report.method}: mean cosine to fp32 "

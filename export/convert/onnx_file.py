@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import external_data_helper, inliner
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from export.encoder_file.onnx_safety import check_graph_is_safe
 from export.encoder_file.onnx_wire import WireError, is_external, messages
 
@@ -20,16 +20,16 @@ MAX_BYTES = 2 * 1024**3 - 1  # protobuf's own limit, and an encoder file's
 
 
 def read_model(path: Path) -> ModelProto:
-    """Reads a model whole: data files beside it taken in, functions written out.
+    """Read a model whole: data files beside it taken in, functions written out.
 
     Raises:
-        ArtefactError: missing, damaged, larger than 2 GiB, data outside its folder, or a graph
+        ArtifactError: missing, damaged, larger than 2 GiB, data outside its folder, or a graph
             that `onnx_safety` refuses.
     """
     if not path.is_file():
-        raise ArtefactError(f"{path}: there is no such file")
+        raise ArtifactError(f"{path}: there is no such file")
     if path.stat().st_size > MAX_BYTES:
-        raise ArtefactError(f"{path} is larger than 2 GiB: an encoder is one file below that")
+        raise ArtifactError(f"{path} is larger than 2 GiB: an encoder is one file below that")
     content = path.read_bytes()
     try:
         outside = sum(
@@ -39,42 +39,42 @@ def read_model(path: Path) -> ModelProto:
         model = onnx.load_model_from_string(content)
     except (WireError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        raise ArtefactError(f"{path} is not a whole ONNX file ({reason})") from error
+        raise ArtifactError(f"{path} is not a whole ONNX file ({reason})") from error
     except Exception as error:  # protobuf's own class, which has no fixed home
-        raise ArtefactError(f"{path} is not an ONNX file ({type(error).__name__})") from error
+        raise ArtifactError(f"{path} is not an ONNX file ({type(error).__name__})") from error
     if not model.graph.node:
-        raise ArtefactError(f"{path} holds no ONNX graph")
+        raise ArtifactError(f"{path} holds no ONNX graph")
     if outside:
         _take_in(path, model)
     if model.functions:
         model = inliner.inline_local_functions(model)
     try:
         check_graph_is_safe(model.SerializeToString())
-    except (ArtefactError, WireError, ValueError) as error:
-        raise ArtefactError(f"{path}: {error}") from error
+    except (ArtifactError, WireError, ValueError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
     return model
 
 
 def _take_in(path: Path, model: ModelProto) -> None:
-    """Replaces data in other files by the data, if the files lie in the model's folder."""
+    """Replace data in other files by the data, if the files lie in the model's folder."""
     folder = path.resolve().parent
     total = 0
     for tensor in _tensors(model):
         place = next((e.value for e in tensor.external_data if e.key == "location"), "")
         file = (folder / place).resolve()  # follows links: what counts is where the bytes are
         if not place or not file.is_relative_to(folder) or not file.is_file():
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path} keeps {tensor.name[:60]!a} in {place[:80]!a}, which is no file in its "
                 f"folder: only files beside the model are read"
             )
         total += next((int(e.value) for e in tensor.external_data if e.key == "length"), 0)
     if total > MAX_BYTES:
-        raise ArtefactError(f"{path} has {total} bytes of data: an encoder is one file below 2 GiB")
+        raise ArtifactError(f"{path} has {total} bytes of data: an encoder is one file below 2 GiB")
     try:
         external_data_helper.load_external_data_for_model(model, str(folder))
     except Exception as error:  # whatever onnx finds wrong with the files
         reason = " ".join(str(error).split())[:100]
-        raise ArtefactError(f"{path}: its data files cannot be read ({reason})") from error
+        raise ArtifactError(f"{path}: its data files cannot be read ({reason})") from error
 
 
 def _tensors(model: ModelProto) -> list[TensorProto]:

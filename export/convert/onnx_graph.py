@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 OPSET = 20  # ONNX 1.15, IR version 10: ONNX Runtime 1.18 and later
 MIN_OPSET, MAX_OPSET = 18, 23
 TINY_NORM = 1e-12
-NO_LICENCE = "no licence was stated when this file was made"
+NO_LICENSE = "no license was stated when this file was made"
 
 
 class _Mean(nn.Module):
@@ -109,7 +109,7 @@ def build_graph(
     *,
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """Turns an encoder module into an ONNX model with the inputs and outputs of an encoder file.
+    """Turn an encoder module into an ONNX model with the inputs and outputs of an encoder file.
 
     Args:
         encoder: float [N,C,S,S] -> h [N,D].
@@ -160,7 +160,7 @@ class Draft:
     contract: EncoderContract
 
     def write(self, out: str | os.PathLike[str]) -> Path:
-        """Writes the file, atomically; missing folders are made."""
+        """Write the file, atomically; missing folders are made."""
         path = Path(out)
         check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,14 +169,14 @@ class Draft:
 
 
 def draft_encoder(
-    trained: TrainedEncoder, *, opset: int = OPSET, licence_note: str = NO_LICENCE
+    trained: TrainedEncoder, *, opset: int = OPSET, licence_note: str = NO_LICENSE
 ) -> Draft:
-    """An encoder in memory, wherever its weights came from, as a graph: fp32, full width.
+    """Return an encoder in memory, wherever its weights came from, as a graph: fp32, full width.
 
     Args:
         trained: the encoder and what it needs to be used.
         opset: version of the ONNX operator set.
-        licence_note: what the file shall say about the licence of its weights.
+        licence_note: what the file shall say about the license of its weights.
 
     Raises:
         UsageError: the opset is out of range.
@@ -207,21 +207,21 @@ def export_run(
     out: str | os.PathLike[str],
     *,
     opset: int = OPSET,
-    licence_note: str = NO_LICENCE,
+    licence_note: str = NO_LICENSE,
 ) -> Path:
-    """Writes the encoder of a run folder as an encoder file, in fp32 and at its full width.
+    """Write the encoder of a run folder as an encoder file, in fp32 and at its full width.
 
     Args:
         run: run folder of `lookalike train`.
         out: the file to write, atomically.
         opset: version of the ONNX operator set.
-        licence_note: what the file shall say about the licence of its weights.
+        licence_note: what the file shall say about the license of its weights.
 
     Returns:
         the path written.
 
     Raises:
-        ArtefactError: the run folder is missing, damaged or not ours.
+        ArtifactError: the run folder is missing, damaged or not ours.
         UsageError: the opset is out of range, or `out` is a folder, a pipe or a device.
     """
     check_target(out)  # before the work
@@ -233,8 +233,8 @@ def export_trained(
     out: str | os.PathLike[str],
     *,
     opset: int = OPSET,
-    licence_note: str = NO_LICENCE,
+    licence_note: str = NO_LICENSE,
 ) -> Path:
-    """Writes an encoder that is in memory, wherever its weights came from; see `export_run`."""
+    """Write an encoder that is in memory, wherever its weights came from; see `export_run`."""
     check_target(out)
     return draft_encoder(trained, opset=opset, licence_note=licence_note).write(out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from onnx import TensorProto
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,22 +48,22 @@ class OnnxOptions:
 
 
 def picture_input(file: Path, model: ModelProto) -> ValueInfoProto:
-    """The one input that is no weight, if it can be pictures."""
+    """Return the one input that is no weight, if it can be pictures."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs: list[ValueInfoProto] = [
         value for value in model.graph.input if value.name not in weights
     ]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs[:8])
-        raise ArtefactError(f"{file} has {len(inputs)} inputs ({names}): an encoder has one")
+        raise ArtifactError(f"{file} has {len(inputs)} inputs ({names}): an encoder has one")
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in INPUT_TYPES or len(tensor.shape.dim) != 4:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{file}: its input {inputs[0].name} is {_shape_words(inputs[0])}: pictures are "
             f"{', '.join(INPUT_TYPES.values())} with 4 axes"
         )
     if tensor.shape.dim[0].dim_value > 1:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{file}: its batch is fixed to {tensor.shape.dim[0].dim_value}: export the original "
             f"with a dynamic first axis"
         )
@@ -71,7 +71,7 @@ def picture_input(file: Path, model: ModelProto) -> ValueInfoProto:
 
 
 def find_layout(file: Path, value: ValueInfoProto, known: OnnxOptions) -> Layout:
-    """Where the 3 colours are: the axis of length 3, or what was said."""
+    """Where the 3 colors are: the axis of length 3, or what was said."""
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     if known.layout is not None:
         if known.layout not in LAYOUTS:
@@ -83,7 +83,7 @@ def find_layout(file: Path, value: ValueInfoProto, known: OnnxOptions) -> Layout
     if (dims[1] == 3) == (dims[3] == 3):
         raise UsageError(
             f"{file}: its input {value.name} is {_shape_words(value)}, which does not show where "
-            f"the 3 colours are: say --layout nchw or --layout nhwc"
+            f"the 3 colors are: say --layout nchw or --layout nhwc"
         )
     return "nchw" if dims[1] == 3 else "nhwc"
 
@@ -93,7 +93,7 @@ def find_size(file: Path, value: ValueInfoProto, layout: Layout, known: OnnxOpti
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     height, width = dims[2:] if layout == "nchw" else dims[1:3]
     if height and width and height != width:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{file} takes pictures of {width} x {height}: encoders here see squares"
         )
     shown = height or width
@@ -111,7 +111,7 @@ def find_norm(element: str, known: OnnxOptions) -> tuple[Rgb, Rgb]:
     """Mean and std in units of [0,1], whatever pixels are divided by first."""
     if element != "uint8" and (known.mean is None or known.std is None):
         raise UsageError(
-            "no graph shows how its pictures were normalised: say --mean and --std, for most "
+            "no graph shows how its pictures were normalized: say --mean and --std, for most "
             "networks of ImageNet --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, for pictures "
             "in [0,1] --mean 0 --std 1"
         )
@@ -129,7 +129,7 @@ def find_norm(element: str, known: OnnxOptions) -> tuple[Rgb, Rgb]:
 
 
 def find_output(file: Path, model: ModelProto, known: OnnxOptions) -> str:
-    """The tensor of features: the one asked for, or the one output of rank 2."""
+    """Return the tensor of features: the one asked for, or the one output of rank 2."""
     outputs: list[str] = [value.name for value in model.graph.output]
     made = {name for node in model.graph.node for name in node.output}
     if known.output is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from export.encoder_file.session import session_options
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Original:
                 (found,) = self._session.run([self._output], {self._input.name: picture[None]})
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 reason = " ".join(str(error).split())[:200]
-                raise ArtefactError(f"{self._file} fails on a picture: {reason}") from error
+                raise ArtifactError(f"{self._file} fails on a picture: {reason}") from error
             rows.append(_flat(self._file, self._output, np.asarray(found)))
         return np.concatenate(rows)
 
@@ -68,7 +68,7 @@ def _flat(file: Path, name: str, found: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def plain_session(file: Path, model: ModelProto) -> onnxruntime.InferenceSession:
-    """A session on the CPU, or one clear line."""
+    """Return a session on the CPU, or one clear line."""
     import onnxruntime
 
     try:
@@ -77,4 +77,4 @@ def plain_session(file: Path, model: ModelProto) -> onnxruntime.InferenceSession
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         reason = str(error).partition("\n")[0]
-        raise ArtefactError(f"{file} does not load in ONNX Runtime: {reason}") from error
+        raise ArtifactError(f"{file} does not load in ONNX Runtime: {reason}") from error

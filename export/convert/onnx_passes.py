@@ -38,7 +38,7 @@ def fold_input_scale(graph: onnx.GraphProto) -> bool:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Takes out what the exporter notes for its own debugging, paths of source files among it."""
+    """Take out what the exporter notes for its own debugging, paths of source files among it."""
     graph = model.graph
     model.producer_name, model.producer_version = "lookalike", ""
     del model.metadata_props[:]
@@ -51,7 +51,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def pool_globally(graph: onnx.GraphProto) -> int:
-    """Writes means over the last two of four axes as GlobalAveragePool; returns how many.
+    """Write means over the last two of four axes as GlobalAveragePool; returns how many.
 
     ONNX Runtime computes that in the blocked layout of the convolutions around it, a ReduceMean
     only after reordering. Ranks are looked up in `value_info`, so this comes before `strip`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from base.errors import UsageError
-from export.convert.onnx_graph import NO_LICENCE, OPSET, draft_encoder
+from export.convert.onnx_graph import NO_LICENSE, OPSET, draft_encoder
 from training.weights.foreign_encoder import load_foreign_encoder
 from training.weights.foreign_weights import read_foreign_weights
 
@@ -49,21 +49,21 @@ def draft_weights(
     *,
     options: WeightOptions | None = None,
     opset: int = OPSET,
-    licence_note: str = NO_LICENCE,
+    licence_note: str = NO_LICENSE,
 ) -> tuple[Draft, ForeignWeights]:
-    """The encoder in a checkpoint of somebody else's as an encoder file to be written.
+    """Return the encoder in a checkpoint of somebody else's as an encoder file to be written.
 
     Args:
         weights: see `training.weights.foreign_weights.read_foreign_weights`.
         options: what is known better than the file says it.
         opset: version of the ONNX operator set.
-        licence_note: what the file shall say about the licence of its weights.
+        licence_note: what the file shall say about the license of its weights.
 
     Returns:
         the draft, and what was found in the file.
 
     Raises:
-        ArtefactError: missing or damaged, no encoder in it, or several.
+        ArtifactError: missing or damaged, no encoder in it, or several.
         UsageError: an argument out of range.
     """
     known = options or WeightOptions()

@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from base.files import sha256_file
 from export.convert.onnx_file import read_model
-from export.convert.onnx_graph import NO_LICENCE, TINY_NORM, Draft
+from export.convert.onnx_graph import NO_LICENSE, TINY_NORM, Draft
 from export.convert.onnx_inspect import (
     INPUT_TYPES,
     Layout,
@@ -76,17 +76,17 @@ def draft_onnx(
     file: str | os.PathLike[str],
     *,
     options: OnnxOptions | None = None,
-    licence_note: str = NO_LICENCE,
+    licence_note: str = NO_LICENSE,
 ) -> tuple[Draft, Wrapped]:
-    """Puts somebody's ONNX encoder into the contract; its weights stay as they are.
+    """Put somebody's ONNX encoder into the contract; its weights stay as they are.
 
     Args:
         file: the model.
         options: what the graph does not show.
-        licence_note: what the file shall say about the licence of its weights.
+        licence_note: what the file shall say about the license of its weights.
 
     Raises:
-        ArtefactError: damaged, unsafe, not an image encoder, or a batch that cannot be made free.
+        ArtifactError: damaged, unsafe, not an image encoder, or a batch that cannot be made free.
         UsageError: something that the graph does not show was not said, or said wrongly.
     """
     file, known = Path(file), options or OnnxOptions()
@@ -136,10 +136,10 @@ def _wrap(
     mean: Rgb,
     std: Rgb,
 ) -> ModelProto:
-    """The model between the contract's input and `raw`, its own output; its weights untouched."""
+    """Return the model between the contract's input and `raw`, its own output; its weights untouched."""
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     if opset < OLDEST_OPSET:
-        raise ArtefactError(
+        raise ArtifactError(
             f"it uses ONNX operator set {opset}, {OLDEST_OPSET} or later is needed: "
             f"convert it with onnx.version_converter"
         )
@@ -179,7 +179,7 @@ def _wrap(
 
 
 def _finish(wrapped: ModelProto, dim: int) -> None:
-    """Appends what makes features [N,D] and embeddings of `raw`, with operators of every opset."""
+    """Append what makes features [N,D] and embeddings of `raw`, with operators of every opset."""
     graph = wrapped.graph
     constants = {"ones": np.ones((dim, 1), np.float32), "tiny": np.float32(TINY_NORM)}
     for name, numbers in constants.items():
@@ -242,7 +242,7 @@ def _compare(
     """Refuses a wrapped graph that does not compute what the original computes.
 
     Raises:
-        ArtefactError: another result, or none.
+        ArtifactError: another result, or none.
     """
     session = plain_session(file, wrapped)
     cause = (
@@ -254,7 +254,7 @@ def _compare(
         (together,) = session.run([FEATURES], {INPUT: pictures})
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         reason = " ".join(str(error).split())[:150]
-        raise ArtefactError(
+        raise ArtifactError(
             f"{file} fails on {len(pictures)} pictures at once: {cause} ({reason})"
         ) from error
     scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
@@ -264,7 +264,7 @@ def _compare(
         else np.inf
     )
     if not off <= TOLERANCE:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{file} computes something else for {len(pictures)} pictures at once than for each "
             f"(relative error {off:.2g}): {cause}"
         )

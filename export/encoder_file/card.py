@@ -22,7 +22,7 @@ MAX_SHOWN = 400  # characters of what a file says
 
 
 def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What `export.encoder_file.encoder_file.describe` found, as (name, words) in reading order.
+    """Return what `export.encoder_file.encoder_file.describe` found, as (name, words) in reading order.
 
     Args:
         facts: of `describe`; "speed" of `measure_speed` may be added.
@@ -55,7 +55,7 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
-    """The card as a Markdown page, to publish beside the file."""
+    """Return the card as a Markdown page, to publish beside the file."""
     contract = facts["contract"]
     name = Path(facts["path"]).name
     lines = [f"# {name}", "", "| | |", "|---|---|"]
@@ -84,7 +84,7 @@ def measure_speed(path: str | Path) -> dict[str, Any]:
         batches that fit into half a second, at least one after one to warm up.
 
     Raises:
-        ArtefactError: the file is damaged or not an encoder.
+        ArtifactError: the file is damaged or not an encoder.
         ModuleNotFoundError: onnxruntime is not installed.
     """
     from base.cpus import available_cpus
@@ -118,7 +118,7 @@ def _numbers(values: list[float]) -> str:
 
 
 def _printable(words: str) -> str:
-    """What a file says of itself, in one line that cannot play tricks with the terminal."""
+    """Return what a file says of itself, in one line that cannot play tricks with the terminal."""
     clean = "".join(letter if letter.isprintable() else " " for letter in words)
     return clean if len(clean) <= MAX_SHOWN else f"{clean[:MAX_SHOWN]}…"
 
@@ -165,19 +165,19 @@ def _quality(quality: Mapping[str, Any]) -> str:
 
 
 def _int8(cost: object) -> str:
-    """What 8 bits cost, as the quantization reports it; nothing where it reports otherwise."""
+    """Return what 8 bits cost, as the quantization reports it; nothing where it reports otherwise."""
     if not isinstance(cost, dict) or not _are_shares(cost, "mean_cosine", "overlap"):
         return ""
     layers = [layer for layer in _tables(cost.get("layers")) if layer.get("in_float")]
     return (
         f"for {cost.get('target')}: mean cosine {cost['mean_cosine']:.4f} to fp32, "
-        f"{100 * cost['overlap']:.1f} % of 10 neighbours the same, on {cost.get('held_out')} "
+        f"{100 * cost['overlap']:.1f} % of 10 neighbors the same, on {cost.get('held_out')} "
         f"pictures; {len(layers)} layers in float"
     )
 
 
 def _projection(report: object) -> str:
-    """What a shorter embedding is worth, as `export.shrink.pca` reports it."""
+    """Return what a shorter embedding is worth, as `export.shrink.pca` reports it."""
     if not isinstance(report, dict) or not _are_shares(report, "explained"):
         return ""
     whitened = ", whitened" if report.get("whiten") else ""
@@ -209,7 +209,7 @@ def _preparation(spec: Mapping[str, Any]) -> str:
     if spec["resize"] == "stretch":
         return f"{turned}, stretched to {spec['size']} px ({spec['resample']})"
     scaled = f"its short side scaled to {spec['resize_to']} px ({spec['resample']})"
-    return f"{turned}, {scaled}, its centre of {spec['size']} px cut out"
+    return f"{turned}, {scaled}, its center of {spec['size']} px cut out"
 
 
 def _speed(speed: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from base.errors import ArtefactError, LookalikeError
+from base.errors import ArtifactError, LookalikeError
 from images.pixels.preprocess import PreprocessSpec
 
 FORMAT_VERSION = 1
@@ -28,7 +28,7 @@ class EncoderContract:
     """What an encoder file says about itself; the fields are those of the specification.
 
     Raises:
-        ArtefactError: a field's value breaks the specification; the message names it.
+        ArtifactError: a field's value breaks the specification; the message names it.
     """
 
     preprocess: PreprocessSpec
@@ -45,7 +45,7 @@ class EncoderContract:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        """Checks every field."""
+        """Check every field."""
         _expect(self, "format_version", self.format_version == FORMAT_VERSION, f"{FORMAT_VERSION}")
         channels = self.preprocess.channels
         _expect(self, "mean", _are_numbers(self.mean, channels), f"{channels} numbers")
@@ -63,7 +63,7 @@ class EncoderContract:
         _expect(self, "created_with", versions, "an object of texts")
 
     def to_json(self) -> str:
-        """The metadata's value: canonical JSON (sorted keys, no spaces)."""
+        """Return the metadata's value: canonical JSON (sorted keys, no spaces)."""
         found = {item.name: getattr(self, item.name) for item in fields(self)}
         found["preprocess"] = self.preprocess.to_dict()
         found["preprocess_digest"] = self.preprocess.digest
@@ -73,25 +73,25 @@ class EncoderContract:
 
     @classmethod
     def from_json(cls, text: str) -> EncoderContract:
-        """Reads `to_json` back.
+        """Read `to_json` back.
 
         Raises:
-            ArtefactError: not JSON, a field is missing, unknown or has a wrong value, or the
+            ArtifactError: not JSON, a field is missing, unknown or has a wrong value, or the
                 preprocessing's digest does not match its specification.
         """
         if len(text.encode()) > MAX_METADATA_BYTES:
-            raise ArtefactError(f"the encoder metadata is larger than {MAX_METADATA_BYTES} bytes")
+            raise ArtifactError(f"the encoder metadata is larger than {MAX_METADATA_BYTES} bytes")
         try:
             found = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise ArtefactError(f"the encoder metadata is not JSON ({error})") from error
+            raise ArtifactError(f"the encoder metadata is not JSON ({error})") from error
         if not isinstance(found, dict):
-            raise ArtefactError("the encoder metadata is not a JSON object")
+            raise ArtifactError("the encoder metadata is not a JSON object")
         _check_version(found.get("format_version"))
         names = {item.name for item in fields(cls)} | {"preprocess_digest"}
         for problem, keys in (("lacks", names - set(found)), ("has unknown", set(found) - names)):
             if keys:
-                raise ArtefactError(f"the encoder metadata {problem} {_short(sorted(keys))}")
+                raise ArtifactError(f"the encoder metadata {problem} {_short(sorted(keys))}")
         digest = found.pop("preprocess_digest")
         found["preprocess"] = _preprocess(found["preprocess"], digest)
         for name in ("mean", "std"):
@@ -100,10 +100,10 @@ class EncoderContract:
         return cls(**found)
 
     def check_graph(self, inputs: list[Signature], outputs: list[Signature]) -> None:
-        """Compares a graph's inputs and outputs with what this contract promises.
+        """Compare a graph's inputs and outputs with what this contract promises.
 
         Raises:
-            ArtefactError: a name, an element type or a shape differs, or one too many.
+            ArtifactError: a name, an element type or a shape differs, or one too many.
         """
         size, channels = self.preprocess.size, self.preprocess.channels
         promised_inputs: list[Signature] = [(INPUT, "uint8", (None, size, size, channels))]
@@ -116,7 +116,7 @@ class EncoderContract:
             ("outputs", outputs, promised_outputs),
         ):
             if found != promised:
-                raise ArtefactError(
+                raise ArtifactError(
                     f"the graph's {kind} are {_words(found)}, its metadata promises "
                     f"{_words(promised)}"
                 )
@@ -125,11 +125,11 @@ class EncoderContract:
 def _expect(contract: EncoderContract, name: str, good: bool, wanted: str) -> None:
     if not good:
         value = _short(getattr(contract, name))
-        raise ArtefactError(f"encoder contract: {name} is {value}, it must be {wanted}")
+        raise ArtifactError(f"encoder contract: {name} is {value}, it must be {wanted}")
 
 
 def _short(value: object) -> str:
-    """A value from a file, in one line of bounded length."""
+    """Return a value from a file, in one line of bounded length."""
     text = ascii(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
@@ -158,7 +158,7 @@ def _no_constant(name: str) -> float:
 
 def _check_version(version: object) -> None:
     if version != FORMAT_VERSION or type(version) is not int:
-        raise ArtefactError(
+        raise ArtifactError(
             f"encoder contract: format_version is {_short(version)}, this program reads "
             f"{FORMAT_VERSION}: take the version of lookalike that wrote it"
         )
@@ -166,15 +166,15 @@ def _check_version(version: object) -> None:
 
 def _preprocess(found: object, digest: object) -> PreprocessSpec:
     if not isinstance(found, dict):
-        raise ArtefactError(
+        raise ArtifactError(
             f"encoder contract: preprocess is {_short(found)}, it must be an object"
         )
     try:
         spec = PreprocessSpec.from_dict(found)
     except (LookalikeError, TypeError, ValueError) as error:
-        raise ArtefactError(f"encoder contract: preprocess: {error}") from error
+        raise ArtifactError(f"encoder contract: preprocess: {error}") from error
     if spec.digest != digest:
-        raise ArtefactError(
+        raise ArtifactError(
             f"encoder contract: preprocess_digest is {_short(digest)}, the specification's is "
             f"{spec.digest}: the metadata was altered"
         )

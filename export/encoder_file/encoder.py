@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from export.encoder_file.contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Encoder:
         Raises:
             UsageError: another type or shape; the message says which was expected.
             LookalikeError: ONNX Runtime fails on it, for lack of memory say.
-            ArtefactError: the graph does not keep what its file promises.
+            ArtifactError: the graph does not keep what its file promises.
         """
         return self._run(images, [EMBEDDINGS])[0]
 
@@ -109,7 +109,7 @@ class Encoder:
             ) from error
         for name, rows in zip(outputs, found, strict=True):
             if rows.shape != (len(images), dims[name]):
-                raise ArtefactError(
+                raise ArtifactError(
                     f"{self.path}: {name} came out as {list(rows.shape)} instead of "
                     f"{[len(images), dims[name]]}: export it again"
                 )

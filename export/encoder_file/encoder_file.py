@@ -63,7 +63,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.files import sha256_bytes, write_bytes_atomic
 from export.encoder_file.contract import (
     EMBEDDINGS,
@@ -110,40 +110,40 @@ StrPath = str | os.PathLike[str]
 
 
 def _read_file(path: Path) -> bytes:
-    """The file's bytes, with a clear word for what is no file of this kind."""
+    """Return the file's bytes, with a clear word for what is no file of this kind."""
     if path.is_dir():
-        raise ArtefactError(f"{path} is a folder, not an encoder file: {REMEDY}")
+        raise ArtifactError(f"{path} is a folder, not an encoder file: {REMEDY}")
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise ArtefactError(f"{path} is a pipe or a device, not an encoder file: {REMEDY}")
+            raise ArtifactError(f"{path} is a pipe or a device, not an encoder file: {REMEDY}")
         if facts.st_size > MAX_FILE_BYTES:
-            raise ArtefactError(f"{path} is larger than 2 GiB, no encoder file is: {REMEDY}")
+            raise ArtifactError(f"{path} is larger than 2 GiB, no encoder file is: {REMEDY}")
         content = path.read_bytes()
     except OSError as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} cannot be read ({error.strerror}): give the path of an encoder file, or "
             f"{REMEDY}"
         ) from error
     if content.startswith((b"PK\x03\x04", b"\x80\x02")):
-        raise ArtefactError(f"{path} looks like a PyTorch checkpoint, not an encoder: {REMEDY}")
+        raise ArtifactError(f"{path} looks like a PyTorch checkpoint, not an encoder: {REMEDY}")
     return content
 
 
 def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
-    """Looks at the bytes without running anything; refuses what the specification forbids."""
+    """Look at the bytes without running anything; refuses what the specification forbids."""
     with _naming(path):
         header = read_header(content)
     if not header.has_graph:
-        raise ArtefactError(f"{path} holds no ONNX graph (truncated, or another format): {REMEDY}")
+        raise ArtifactError(f"{path} holds no ONNX graph (truncated, or another format): {REMEDY}")
     if header.external_tensors:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} keeps {header.external_tensors} tensors in other files: an encoder is one "
             f"file; {REMEDY}"
         )
     values = [value for key, value in header.metadata if key == METADATA_KEY]
     if len(values) != 1:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} is ONNX, but holds {len(values)} descriptions under '{METADATA_KEY}' instead "
             f"of one: no encoder of this program; {REMEDY}"
         )
@@ -156,30 +156,30 @@ def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Puts the file's path before what is wrong with it."""
+    """Put the file's path before what is wrong with it."""
     try:
         yield
     except WireError as error:
-        raise ArtefactError(f"{path} is not a whole ONNX file: {error}; {REMEDY}") from error
-    except ArtefactError as error:
-        raise ArtefactError(f"{path}: {error}; {REMEDY}") from error
+        raise ArtifactError(f"{path} is not a whole ONNX file: {error}; {REMEDY}") from error
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}; {REMEDY}") from error
 
 
 def read_contract(path: StrPath) -> EncoderContract:
-    """Reads what an encoder file says about itself, without loading its graph.
+    """Read what an encoder file says about itself, without loading its graph.
 
     Raises:
-        ArtefactError: the file is missing, damaged or not an encoder.
+        ArtifactError: the file is missing, damaged or not an encoder.
     """
     path = Path(path)
     return _parse(path, _read_file(path))[1]
 
 
 def describe(path: StrPath) -> dict[str, Any]:
-    """What an encoder file is, ready for JSON: its contract, digest, size and graph versions.
+    """Return what an encoder file is, ready for JSON: its contract, digest, size and graph versions.
 
     Raises:
-        ArtefactError: the file is missing, damaged or not an encoder.
+        ArtifactError: the file is missing, damaged or not an encoder.
     """
     path = Path(path)
     content = _read_file(path)
@@ -203,7 +203,7 @@ def describe(path: StrPath) -> dict[str, Any]:
 def open_encoder(
     path: StrPath, *, provider: Provider = "auto", threads: int | None = None
 ) -> Encoder:
-    """Opens an encoder file: specification checked, ONNX Runtime session made.
+    """Open an encoder file: specification checked, ONNX Runtime session made.
 
     Args:
         path: the encoder file.
@@ -212,7 +212,7 @@ def open_encoder(
             and cgroup quota).
 
     Raises:
-        ArtefactError: the file is missing, damaged or not an encoder.
+        ArtifactError: the file is missing, damaged or not an encoder.
         UsageError: the provider is unknown or does not work here, or threads < 1.
         ModuleNotFoundError: onnxruntime is not installed.
     """
@@ -259,7 +259,7 @@ def check_target(path: StrPath) -> None:
 
 
 def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: StrPath) -> str:
-    """Writes a graph and its contract as an encoder file, atomically.
+    """Write a graph and its contract as an encoder file, atomically.
 
     Args:
         model: a graph with the inputs and outputs of the specification; it is not changed.
@@ -270,7 +270,7 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
         the file's SHA-256.
 
     Raises:
-        ArtefactError: the graph breaks the specification or the contract.
+        ArtifactError: the graph breaks the specification or the contract.
         UsageError: the path is a folder, a pipe or a device.
     """
     import onnx
@@ -285,7 +285,7 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
     if not model.doc_string:
         side, depth = contract.preprocess.size, contract.preprocess.channels
         model.doc_string = (
-            f"Image encoder: uint8 [N, {side}, {side}, {depth}] to features and L2-normalised "
+            f"Image encoder: uint8 [N, {side}, {side}, {depth}] to features and L2-normalized "
             f"embeddings of {contract.embedding_dim} numbers. "
             f"metadata_props['{METADATA_KEY}'] describes it."
         )
@@ -293,7 +293,7 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         first_line = str(error).partition("\n")[0]
-        raise ArtefactError(f"{path} was not written: not valid ONNX: {first_line}") from error
+        raise ArtifactError(f"{path} was not written: not valid ONNX: {first_line}") from error
     content = model.SerializeToString(deterministic=True)
     _parse(path, content)
     write_bytes_atomic(path, content)

@@ -1,6 +1,6 @@
 """What a graph from a stranger may hold: looked at in the bytes, before any runtime parses them.
 
-- operators of ONNX itself, and of com.microsoft those that quantised and fused graphs are made of;
+- operators of ONNX itself, and of com.microsoft those that quantized and fused graphs are made of;
   none that loops (it might never end), draws random numbers, or is defined in the file;
 - no tensor that claims more values than the file holds, and no sparse one: a few bytes that become
   gigabytes in memory;
@@ -16,7 +16,7 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from export.encoder_file.onnx_wire import fields, is_external, messages, text
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check_graph_is_safe(content: bytes) -> None:
         content: an ONNX file's bytes, which `onnx_wire.read_header` has read.
 
     Raises:
-        ArtefactError: it holds something of the list above; the message names it.
+        ArtifactError: it holds something of the list above; the message names it.
         WireError: it is not a whole ONNX file.
     """
     nodes = 0
@@ -72,9 +72,9 @@ def check_graph_is_safe(content: bytes) -> None:
             _check_tensor(message)
         elif kind in ("Function", "SparseTensor", "Training"):
             what = {"Function": "functions", "SparseTensor": "sparse tensors"}.get(kind, "training")
-            raise ArtefactError(f"it holds {what} of its own, which no encoder needs")
+            raise ArtifactError(f"it holds {what} of its own, which no encoder needs")
     if nodes > MAX_NODES:
-        raise ArtefactError(f"it has {nodes} nodes, more than the {MAX_NODES} of any encoder")
+        raise ArtifactError(f"it has {nodes} nodes, more than the {MAX_NODES} of any encoder")
 
 
 def _check_node(node: memoryview) -> None:
@@ -86,7 +86,7 @@ def _check_node(node: memoryview) -> None:
     if domain == "com.microsoft" and operator in CONTRIBUTED:
         return
     name = ascii(f"{domain}.{operator}" if domain else operator)[1:-1][:MAX_SHOWN]
-    raise ArtefactError(f"it uses the operator {name}, which no encoder needs")
+    raise ArtifactError(f"it uses the operator {name}, which no encoder needs")
 
 
 def _check_attribute(attribute: memoryview) -> None:
@@ -98,13 +98,13 @@ def _check_attribute(attribute: memoryview) -> None:
         elif number == 8:
             numbers += list(_integers(value))
     if name == "pads" and any(not -MAX_PAD <= pad <= MAX_PAD for pad in numbers):
-        raise ArtefactError(f"it pads by {max(numbers, key=abs)} pixels, more than any encoder")
+        raise ArtifactError(f"it pads by {max(numbers, key=abs)} pixels, more than any encoder")
 
 
 def _check_tensor(tensor: memoryview) -> None:
     """TensorProto: dims = 1, data_type = 2, raw_data = 9, typed lists = 4, 5, 7, 10, 11."""
     if is_external(tensor):
-        raise ArtefactError("it keeps tensors in other files")
+        raise ArtifactError("it keeps tensors in other files")
     dims: list[int] = []
     kind, raw, listed = 0, None, 0
     for number, value in fields(tensor):
@@ -117,15 +117,15 @@ def _check_tensor(tensor: memoryview) -> None:
         elif number in _LISTS:
             listed += 1 if isinstance(value, int) else len(value) // _LISTS[number]
     if kind not in _BITS or any(size < 0 for size in dims):
-        raise ArtefactError(f"it holds a tensor of type {kind} and shape {dims[:8]}")
+        raise ArtifactError(f"it holds a tensor of type {kind} and shape {dims[:8]}")
     count = math.prod(dims)
     there = listed if raw is None else raw * 8 // _BITS[kind]
     if count > there:
-        raise ArtefactError(f"it holds a tensor of {count} values with bytes for {there}")
+        raise ArtifactError(f"it holds a tensor of {count} values with bytes for {there}")
 
 
 def _integers(value: int | memoryview) -> Iterator[int]:
-    """The numbers of a repeated int64 field, packed or not."""
+    """Yield the numbers of a repeated int64 field, packed or not."""
     if isinstance(value, int):
         yield _signed(value)
         return
@@ -149,7 +149,7 @@ def _signed(value: int | memoryview) -> int:
 def graph_signatures(content: bytes) -> tuple[list[Signature], list[Signature]]:
     """Names, types and shapes of the outermost graph's inputs and outputs.
 
-    Inputs that are initialisers too (as in ONNX before IR version 4) count: a caller could replace
+    Inputs that are initializers too (as in ONNX before IR version 4) count: a caller could replace
     the weights through them.
 
     Raises:

@@ -74,7 +74,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yields (field number, value) of one message; a length-delimited value stays a view.
+    """Yield (field number, value) of one message; a length-delimited value stays a view.
 
     Raises:
         WireError: the message is cut short or is not protobuf.
@@ -104,7 +104,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def text(value: int | memoryview) -> str:
-    """A string field."""
+    """Return a string field."""
     if isinstance(value, int):
         raise WireError("a number stands where text belongs: not an ONNX file")
     try:
@@ -135,7 +135,7 @@ def _opset(value: int | memoryview) -> tuple[str, int]:
 
 
 def messages(kind: str, data: memoryview, depth: int = 0) -> Iterator[tuple[str, memoryview]]:
-    """Yields (kind, bytes) of a message and of every message below it that `_CHILDREN` names.
+    """Yield (kind, bytes) of a message and of every message below it that `_CHILDREN` names.
 
     Raises:
         WireError: cut short, not protobuf, or nested deeper than any encoder.
@@ -159,7 +159,7 @@ def is_external(tensor: memoryview) -> bool:
 
 
 def read_header(content: bytes) -> ModelHeader:
-    """Walks a whole ONNX file once.
+    """Walk a whole ONNX file once.
 
     Args:
         content: the file's bytes.

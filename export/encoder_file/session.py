@@ -19,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from base.cpus import available_cpus
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,7 +30,7 @@ _ERRORS_ONLY = 3
 
 
 def usable_cuda_devices() -> int:
-    """The number of CUDA devices the driver offers; 0 without a driver.
+    """Return the number of CUDA devices the driver offers; 0 without a driver.
 
     onnxruntime-gpu lists its CUDA provider on every machine and complains on stderr when it
     cannot load it, so the driver is asked first.
@@ -71,7 +71,7 @@ def _load(
         session = ort.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its exceptions share no base class of their own
         first_line = str(error).partition("\n")[0]
-        raise ArtefactError(f"it does not load in ONNX Runtime: {first_line}") from error
+        raise ArtifactError(f"it does not load in ONNX Runtime: {first_line}") from error
     # It keeps the file's bytes to begin again on the CPU when the GPU fails, without telling more
     # than standard output; a whole encoder in memory for what its callers would rather be told.
     session.disable_fallback()
@@ -80,7 +80,7 @@ def _load(
 
 
 def _cuda_session(content: bytes, threads: int) -> onnxruntime.InferenceSession | None:
-    """A session on the first CUDA device, or None where its libraries do not load.
+    """Return a session on the first CUDA device, or None where its libraries do not load.
 
     In that case ONNX Runtime names the missing library on stderr, which the machine's owner needs.
     """
@@ -97,7 +97,7 @@ def _cuda_session(content: bytes, threads: int) -> onnxruntime.InferenceSession 
 def make_session(
     content: bytes, provider: Provider = "auto", threads: int | None = None
 ) -> tuple[onnxruntime.InferenceSession, Literal["cpu", "cuda"]]:
-    """Loads a model into ONNX Runtime.
+    """Load a model into ONNX Runtime.
 
     Args:
         content: the ONNX file's bytes.
@@ -109,7 +109,7 @@ def make_session(
 
     Raises:
         UsageError: an unknown provider, no usable CUDA device where one was asked for, threads < 1.
-        ArtefactError: ONNX Runtime cannot load the model.
+        ArtifactError: ONNX Runtime cannot load the model.
         ModuleNotFoundError: onnxruntime is not installed.
     """
     if provider not in ("auto", "cpu", "cuda"):

@@ -44,7 +44,7 @@ def evaluate(
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Measures a run or an encoder file on labelled pictures.
+    """Measures a run or an encoder file on labeled pictures.
 
     Args:
         subject: run folder or encoder file.
@@ -52,14 +52,14 @@ def evaluate(
         protocol: "knn" (weighted vote of the nearest), "linear" (a classifier on frozen features),
             "finetune" (all weights, on a fraction of the labels), "retrieval" (recall, precision,
             mAP@R).
-        train: labelled pictures to learn from or to search.
+        train: labeled pictures to learn from or to search.
         settings: the protocol's numbers.
         limit: use that many pictures of each source, evenly spread.
         device: "auto", "cpu", "cuda".
         reporter: told about the progress.
 
     Raises:
-        ArtefactError: the subject is missing, damaged or not ours.
+        ArtifactError: the subject is missing, damaged or not ours.
         UsageError: pictures without labels, or too few; a protocol that needs a run and has a file.
         SourceError: no picture of a source can be used.
     """

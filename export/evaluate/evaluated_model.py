@@ -1,4 +1,4 @@
-"""What is evaluated: a run or an encoder file, and labelled pictures as it sees them."""
+"""What is evaluated: a run or an encoder file, and labeled pictures as it sees them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from export.encoder_file.encoder_file import open_encoder
 from training.compute import choose_device
 from training.data.cache import decode_source
@@ -53,23 +53,23 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Labelled pictures: their vectors and the names of their classes [N]."""
+class Labeled:
+    """Labeled pictures: their vectors and the names of their classes [N]."""
 
     vectors: Vectors
     labels: NDArray[np.str_]
 
-    def take(self, chosen: NDArray[np.bool_]) -> Labelled:
-        """The rows where `chosen` [N] is true."""
+    def take(self, chosen: NDArray[np.bool_]) -> Labeled:
+        """Return the rows where `chosen` [N] is true."""
         vectors = {space: rows[chosen] for space, rows in self.vectors.items()}
-        return Labelled(vectors=vectors, labels=self.labels[chosen])
+        return Labeled(vectors=vectors, labels=self.labels[chosen])
 
 
 def open_subject(path: Path, device: str = "auto") -> Subject:
-    """Opens a run folder or an encoder file.
+    """Open a run folder or an encoder file.
 
     Raises:
-        ArtefactError: it is missing, damaged or not ours.
+        ArtifactError: it is missing, damaged or not ours.
         UsageError: the device cannot be used.
     """
     target = choose_device(device)
@@ -95,7 +95,7 @@ def open_subject(path: Path, device: str = "auto") -> Subject:
             model.encoder.load_state_dict(checkpoint.encoder)
             model.head.load_state_dict(checkpoint.head)
         except RuntimeError as error:
-            raise ArtefactError(f"{path} is damaged: its weights do not fit its recipe") from error
+            raise ArtifactError(f"{path} is damaged: its weights do not fit its recipe") from error
         return model.eval()
 
     model, data = build(), recipe.data
@@ -118,8 +118,8 @@ def vectors_of(
     limit: int | None,
     reporter: Reporter,
     refused: list[Refusal],
-) -> Labelled:
-    """Decodes and embeds a source; unlabelled pictures are left out, refused ones noted."""
+) -> Labeled:
+    """Decode and embeds a source; unlabeled pictures are left out, refused ones noted."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         pictures = decode_source(
             source,
@@ -130,7 +130,7 @@ def vectors_of(
             reporter=reporter,
         )
         refused.extend(pictures.refused)
-        labelled, names = labels_of(pictures)
+        labeled, names = labels_of(pictures)
         parts: dict[str, list[NDArray[np.float32]]] = {}
         reporter.begin(f"encoding {pictures.name}", len(pictures))
         try:
@@ -140,18 +140,18 @@ def vectors_of(
                 reporter.update(min(start + BATCH, len(pictures)))
         finally:
             reporter.end()
-    vectors = {space: np.concatenate(rows)[labelled] for space, rows in parts.items()}
-    return Labelled(vectors=vectors, labels=names)
+    vectors = {space: np.concatenate(rows)[labeled] for space, rows in parts.items()}
+    return Labeled(vectors=vectors, labels=names)
 
 
 def labels_of(pictures: Pictures) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """The positions of the labelled pictures, and their labels."""
+    """Return the positions of the labeled pictures, and their labels."""
     places = np.flatnonzero(pictures.labels != NO_LABEL)
     return places, np.asarray(pictures.classes)[pictures.labels[places]]
 
 
 def check_labels(source: Source, protocol: str) -> None:
-    """Raises UsageError where a source has no labels."""
+    """Raise UsageError where a source has no labels."""
     if not source.classes:
         raise UsageError(
             f"{source.name} has no labels, which {protocol} needs: give one sub-folder per class"

@@ -55,7 +55,7 @@ def learn_and_test(
     Args:
         subject: a run.
         source: what is tested; a fifth of it where `train` is None, and the rest is learned from.
-        train: labelled pictures to learn from.
+        train: labeled pictures to learn from.
         settings: fraction, seeds, epochs, batch size.
         whole: fine-tune all weights; otherwise the linear probe.
         limit: pictures of each source.
@@ -186,7 +186,7 @@ class _Learner:
 
 
 def _under(model: SimCLR, *, from_head: bool) -> tuple[nn.Module, int]:
-    """What the classifier stands on, and its width.
+    """Return what the classifier stands on, and its width.
 
     The encoder; or, as Chen et al. 2020b (section 2) fine-tune a deep head, the encoder and the
     head's first layer with its batch norm and ReLU.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from base.progress import Reporter
-    from export.evaluate.evaluated_model import Labelled
+    from export.evaluate.evaluated_model import Labeled
 
     Outcome = tuple[dict[str, Scores], int, int, dict[str, Any]]
     Rows = NDArray[np.float32]
@@ -31,8 +31,8 @@ TOP = 5
 
 def vector_scores(
     protocol: Protocol,
-    tested: Labelled,
-    known: Labelled | None,
+    tested: Labeled,
+    known: Labeled | None,
     settings: Settings,
     reporter: Reporter,
 ) -> Outcome:
@@ -50,16 +50,16 @@ def vector_scores(
     return probe_scores(tested, asked, known, truth, settings, reporter=reporter)
 
 
-def split(tested: Labelled, known: Labelled | None) -> tuple[Labelled, Labelled]:
-    """What is tested and what is learned from: a fifth and the rest where only one is given."""
+def split(tested: Labeled, known: Labeled | None) -> tuple[Labeled, Labeled]:
+    """Return what is tested and what is learned from: a fifth and the rest where only one is given."""
     if known is not None:
         return tested, known
     asking = asking_part(len(tested.labels))
     return tested.take(asking), tested.take(~asking)
 
 
-def numbered(*sides: Labelled) -> list[Numbers]:
-    """The classes' names as numbers, the same in all sides; those of the last one come first.
+def numbered(*sides: Labeled) -> list[Numbers]:
+    """Return the classes' names as numbers, the same in all sides; those of the last one come first.
 
     So a classifier of the last side has no class that it has never seen.
     """
@@ -71,9 +71,9 @@ def numbered(*sides: Labelled) -> list[Numbers]:
 
 
 def knn_scores(
-    tested: Labelled, asked: Numbers, known: Labelled, truth: Numbers, settings: Settings
+    tested: Labeled, asked: Numbers, known: Labeled, truth: Numbers, settings: Settings
 ) -> Outcome:
-    """The weighted vote of the nearest, on each draw of the labels."""
+    """Return the weighted vote of the nearest, on each draw of the labels."""
     spaces: dict[str, Scores] = {}
     per_seed: dict[str, list[float]] = {}
     parts = [_part(truth, settings, seed) for seed in range(settings.seeds)]
@@ -95,15 +95,15 @@ def knn_scores(
 
 
 def probe_scores(
-    tested: Labelled,
+    tested: Labeled,
     asked: Numbers,
-    known: Labelled,
+    known: Labeled,
     truth: Numbers,
     settings: Settings,
     *,
     reporter: Reporter,
 ) -> Outcome:
-    """The linear probe solved by L-BFGS, on each draw of the labels."""
+    """Return the linear probe solved by L-BFGS, on each draw of the labels."""
     spaces: dict[str, Scores] = {}
     details: dict[str, Any] = {}
     parts = [_part(truth, settings, seed) for seed in range(settings.seeds)]
@@ -133,17 +133,17 @@ def classifier_scores(logits: list[Rows], labels: Numbers) -> Scores:
 
 
 def averaged(shares: list[float], count: int) -> Score:
-    """The mean over seeds of shares of the same `count` queries; Wilson's interval of the mean."""
+    """Return the mean over seeds of shares of the same `count` queries; Wilson's interval of the mean."""
     mean = float(np.mean(shares))
     return Score(value=mean, interval=wilson(mean, count))
 
 
 def seeds_told(per_seed: dict[str, list[float]]) -> dict[str, Any]:
-    """The share of each seed, where there are several."""
+    """Return the share of each seed, where there are several."""
     return {"per_seed": per_seed} if max(map(len, per_seed.values())) > 1 else {}
 
 
-def search_scores(tested: Labelled, known: Labelled | None) -> Outcome:
+def search_scores(tested: Labeled, known: Labeled | None) -> Outcome:
     """Recall@k, precision@k, R-precision and mAP@R; a query never finds itself."""
     spaces: dict[str, Scores] = {}
     queries = 0

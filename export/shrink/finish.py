@@ -80,10 +80,10 @@ class Finished:
 
 
 def read_draft(path: str | os.PathLike[str]) -> Draft:
-    """An encoder file, opened to be changed.
+    """Return an encoder file, opened to be changed.
 
     Raises:
-        ArtefactError: the file is missing, damaged or not an encoder.
+        ArtifactError: the file is missing, damaged or not an encoder.
     """
     contract = read_contract(path)
     return Draft(model=onnx.load(path), contract=contract)
@@ -137,7 +137,7 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
 
 
 def _scaled(draft: Draft) -> Draft:
-    """The same encoder, for pictures that are decoded smaller where that keeps embeddings."""
+    """Return the same encoder, for pictures that are decoded smaller where that keeps embeddings."""
     spec = replace(draft.contract.preprocess, scaled_decode=SCALED_DECODE)
     return replace(draft, contract=replace(draft.contract, preprocess=spec))
 

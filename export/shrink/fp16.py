@@ -26,7 +26,7 @@ MAKE_FLOATS = ("Cast", "Constant", "ConstantOfShape", "Resize", "Range")  # by a
 
 
 def halve_draft(draft: Draft) -> Draft:
-    """The same encoder with its inner layers in fp16."""
+    """Return the same encoder with its inner layers in fp16."""
     model = prepare(draft.model)
     graph = model.graph
     halve_graph(graph, kept_in_fp32(graph))
@@ -52,7 +52,7 @@ def kept_in_fp32(graph: onnx.GraphProto) -> set[str]:
 
 
 def halve_graph(graph: onnx.GraphProto, kept: set[str]) -> None:
-    """Moves all nodes but the kept ones to fp16, with one Cast where a tensor crosses over.
+    """Move all nodes but the kept ones to fp16, with one Cast where a tensor crosses over.
 
     Args:
         graph: with a type for every tensor, as `prepare` gives them; it is changed.

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from base.errors import UsageError
 from export.convert.onnx_graph import TINY_NORM, Draft
 from export.encoder_file.encoder_file import EMBEDDINGS
-from export.verify.measures import neighbour_overlap
+from export.verify.measures import neighbor_overlap
 from training.data.pictures import NO_LABEL
 from training.protocols.retrieval import retrieval_scores
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 EVERY = 5
 COMPARED = 2000  # pictures kept out at most: they are compared all with all
 WIDTHS = (1024, 512, 256, 128, 64, 32, 16, 8)
-NEIGHBOURS = 10
+NEIGHBORS = 10
 UNIT = "unit_features"
 
 
@@ -47,7 +47,7 @@ class Covariance:
         self._products = np.zeros((dim, dim))
 
     def add(self, rows: NDArray[np.floating[Any]]) -> None:
-        """Takes rows [n,D]."""
+        """Take rows [n,D]."""
         wide = rows.astype(np.float64)
         self.count += len(wide)
         self._sum += wide.sum(0)
@@ -83,7 +83,7 @@ class Basis:
 
 
 def principal_directions(covariance: Covariance) -> Basis:
-    """The eigenvectors of a covariance, each with its largest part above 0."""
+    """Return the eigenvectors of a covariance, each with its largest part above 0."""
     variances, directions = np.linalg.eigh(covariance.matrix)
     variances, directions = variances[::-1], directions[:, ::-1]
     largest = directions[np.abs(directions).argmax(0), np.arange(len(variances))]
@@ -100,7 +100,7 @@ class WidthScore:
 
     width: int
     explained: float  # share of the variance
-    overlap: float  # of 10 neighbours with the full width's
+    overlap: float  # of 10 neighbors with the full width's
     map_at_r: float | None  # where there are labels
     recall_at_1: float | None
 
@@ -132,7 +132,7 @@ def reduce_draft(
     whiten: bool = False,
     source: str = "",
 ) -> tuple[Draft, ReductionReport]:
-    """Appends a projection to `embedding_dim` numbers.
+    """Append a projection to `embedding_dim` numbers.
 
     Args:
         draft: in fp32, at full width.
@@ -223,7 +223,7 @@ def _score(
     return WidthScore(
         width=width,
         explained=explained,
-        overlap=neighbour_overlap(short, whole, NEIGHBOURS) if len(whole) > 1 else 1.0,
+        overlap=neighbor_overlap(short, whole, NEIGHBORS) if len(whole) > 1 else 1.0,
         map_at_r=None if found is None else found.map_at_r,
         recall_at_1=None if found is None else found.recall[1],
     )
@@ -232,7 +232,7 @@ def _score(
 def append_projection(
     model: onnx.ModelProto, weights: NDArray[np.float32], shift: NDArray[np.float32]
 ) -> onnx.ModelProto:
-    """A copy of the model whose embeddings are L2(unit weights + shift), fp32."""
+    """Return a copy of the model whose embeddings are L2(unit weights + shift), fp32."""
     model = copy.deepcopy(model)
     graph = model.graph
     for node in graph.node:  # what was the embedding is now a step on the way to it

@@ -2,11 +2,11 @@
 
 1. The pictures are parted at random into calibration and held-out pictures.
 2. Ranges are measured on calibration pictures by every method of `quantize_graph.METHODS`; the
-   method whose wholly quantised network comes nearest to the float one, on calibration pictures, is
+   method whose wholly quantized network comes nearest to the float one, on calibration pictures, is
    taken.
-3. Each layer is quantised alone. Its cost is 1 - the mean cosine of the embeddings to the float
+3. Each layer is quantized alone. Its cost is 1 - the mean cosine of the embeddings to the float
    network's, on calibration pictures.
-4. The gate looks at held-out pictures: mean cosine and the overlap of the 10 nearest neighbours.
+4. The gate looks at held-out pictures: mean cosine and the overlap of the 10 nearest neighbors.
    While it is shut, the costliest layers go back to float: 1, 2, 4, ... of them, then the fewest
    between the last two numbers. Half of the layers at most: past that there is no use in it.
 5. If it stays shut, nothing is written (`LossTooGreat`), unless the loss is allowed.
@@ -33,7 +33,7 @@ from export.shrink.quantize_graph import (
     resolve_target,
     units_of,
 )
-from export.verify.measures import cosines, neighbour_overlap
+from export.verify.measures import cosines, neighbor_overlap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     Found = tuple[onnx.ModelProto, "QuantizationReport"]
     from base.progress import Reporter
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 BATCH = 16
 CALIBRATION_BATCH_PIXELS = 8 * 224 * 224  # a calibrator holds all tensors of a batch
 LEAST_PICTURES = 32
@@ -66,7 +66,7 @@ class Gate:
     """What an 8-bit encoder has to keep, on held-out pictures."""
 
     min_cosine: float = 0.99  # mean
-    min_overlap: float = 0.90  # of 10 neighbours
+    min_overlap: float = 0.90  # of 10 neighbors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def quantize_draft(
     allow_loss: bool = False,
     reporter: Reporter | None = None,
 ) -> tuple[Draft, QuantizationReport]:
-    """Puts an encoder into 8 bits.
+    """Put an encoder into 8 bits.
 
     Args:
         draft: in fp32.
@@ -150,7 +150,7 @@ def _words(report: QuantizationReport, gate: Gate) -> str:
     cosine, overlap = f"{report.mean_cosine:.4f}", f"{report.overlap:.3f}"
     return (
         f"int8 loses too much: mean cosine {cosine} (must be >= {gate.min_cosine:g}), "
-        f"overlap@{NEIGHBOURS} {overlap} (must be >= {gate.min_overlap:g}), costliest "
+        f"overlap@{NEIGHBORS} {overlap} (must be >= {gate.min_overlap:g}), costliest "
         f"layer {worst.name} ({worst.cost:.2g}); nothing was written: calibrate on more pictures "
         "of the kind that will be searched, or --allow-loss"
     )
@@ -175,7 +175,7 @@ class _Search:
         self.expected_held_out = embed(self.model, held_out)
 
     def find(self, gate: Gate) -> tuple[onnx.ModelProto, QuantizationReport]:
-        """The network with the fewest layers in float that passes, or with none in float."""
+        """Return the network with the fewest layers in float that passes, or with none in float."""
         method, methods, ranges = self.choose_method()
         layers = self.costs(ranges)
         ranked = sorted(layers, key=lambda layer: -layer.cost)
@@ -185,7 +185,7 @@ class _Search:
             model = self.built(ranges, [unit for unit in self.units if unit.name not in kept])
             found = embed(model, self.held_out)
             cosine = cosines(found, self.expected_held_out)
-            overlap = neighbour_overlap(found, self.expected_held_out, NEIGHBOURS)
+            overlap = neighbor_overlap(found, self.expected_held_out, NEIGHBORS)
             return model, QuantizationReport(
                 target=self.target,
                 method=method,
@@ -214,7 +214,7 @@ class _Search:
         return best, scores, found[best]
 
     def costs(self, ranges: Ranges) -> list[Layer]:
-        """What each layer costs alone."""
+        """Return what each layer costs alone."""
         layers = []
         if self.reporter:
             self.reporter.begin("trying layers in int8", len(self.units))
@@ -239,7 +239,7 @@ class _Search:
 
 
 def fewest(attempt: Callable[[int], Found], most: int) -> Found:
-    """The attempt that passes with the fewest layers in float; with none where none passes.
+    """Return the attempt that passes with the fewest layers in float; with none where none passes.
 
     Passing is taken to be monotonic in the count, which it nearly is.
     """

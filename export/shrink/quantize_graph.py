@@ -47,7 +47,7 @@ Ranges = dict[str, Range]  # by tensor
 
 
 def resolve_target(target: Target, cpuinfo: Path = CPUINFO) -> Literal["vnni", "avx2"]:
-    """What "auto" means on this machine: "vnni" only where the CPU says that it is safe."""
+    """Return what "auto" means on this machine: "vnni" only where the CPU says that it is safe."""
     if target != "auto":
         return target
     words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
@@ -70,7 +70,7 @@ class Unit:
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes all have names and whose tensors all have types."""
+    """Return a copy whose nodes all have names and whose tensors all have types."""
     prepared = copy.deepcopy(model)
     for number, node in enumerate(prepared.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
@@ -78,7 +78,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def units_of(graph: onnx.GraphProto) -> list[Unit]:
-    """The layers that can be in 8 bits, in the order of the graph.
+    """Return the layers that can be in 8 bits, in the order of the graph.
 
     These are convolutions and products with constant weights, and the sums that join the branches
     of a convolutional network. The rest stays as it is: attention, norms, all behind the features.
@@ -133,7 +133,7 @@ class _Reader:
 def measure_ranges(
     model: onnx.ModelProto, batches: Iterable[NDArray[np.uint8]]
 ) -> dict[str, Ranges]:
-    """The range of every tensor over calibration pictures, by each of `METHODS`.
+    """Return the range of every tensor over calibration pictures, by each of `METHODS`.
 
     All methods read the same histograms, so the pictures go through the network once.
 
@@ -185,7 +185,7 @@ def _floats(ranges: Ranges) -> Ranges:
 def quantize(
     model: onnx.ModelProto, ranges: Ranges, units: Iterable[Unit], *, reduce_range: bool
 ) -> onnx.ModelProto:
-    """Puts units into 8 bits; the rest stays in float.
+    """Put units into 8 bits; the rest stays in float.
 
     Args:
         model: from `prepare`; it is not changed.
@@ -226,7 +226,7 @@ def quantize(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what onnxruntime.quantization prints and logs through the root logger to itself."""
+    """Keep what onnxruntime.quantization prints and logs through the root logger to itself."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.verify.measures import cosines, neighbour_overlap, relative_error
+from export.verify.measures import cosines, neighbor_overlap, relative_error
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]  # [N, D]
 
 SINGLY = 16  # pictures that are also encoded one by one
-NEIGHBOURS = 10
+NEIGHBORS = 10
 NORM_TOLERANCE = 1e-5
 
 
@@ -53,7 +53,7 @@ class Check:
 
 
 def identity_checks(encoder: Encoder, trained: TrainedEncoder) -> list[Check]:
-    """Does the file say that it was made from this run, and does it have the run's dimensions?"""
+    """Do the file say that it was made from this run, and does it have the run's dimensions?"""
     contract = encoder.contract
     pairs = {
         "checkpoint": (contract.source_sha256, trained.sha256),
@@ -86,7 +86,7 @@ def parity_checks(
     *,
     of: str = "",
 ) -> list[Check]:
-    """Compares features and embeddings with the expected ones.
+    """Compare features and embeddings with the expected ones.
 
     Args:
         features: [N,D].
@@ -104,8 +104,8 @@ def parity_checks(
         checks.append(_at_most("relative error", error, limits.max_relative_error))
         checks.append(at_least(f"least cosine{of}", cosine, limits.min_cosine))
     if len(features) > 1:
-        overlap = neighbour_overlap(embeddings, directions, NEIGHBOURS)
-        checks.append(at_least(f"overlap@{NEIGHBOURS}{of}", overlap, limits.min_overlap))
+        overlap = neighbor_overlap(embeddings, directions, NEIGHBORS)
+        checks.append(at_least(f"overlap@{NEIGHBORS}{of}", overlap, limits.min_overlap))
     return checks
 
 
@@ -116,7 +116,7 @@ def file_checks(
     embeddings: Vectors,
     limits: Thresholds,
 ) -> list[Check]:
-    """What a file has to keep by itself: rows without regard to their batch, length 1."""
+    """Return what a file has to keep by itself: rows without regard to their batch, length 1."""
     singly = [
         encoder.encode_with_features(images[i : i + 1])[0] for i in range(len(images))[:SINGLY]
     ]

@@ -1,4 +1,4 @@
-"""Two encoders on the same pictures: errors, cosines, neighbours, speed."""
+"""Two encoders on the same pictures: errors, cosines, neighbors, speed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.verify.checks import NEIGHBOURS
-from export.verify.measures import cosines, neighbour_overlap, relative_error
+from export.verify.checks import NEIGHBORS
+from export.verify.measures import cosines, neighbor_overlap, relative_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]  # [N, D]
 
-OVERLAP = f"overlap@{NEIGHBOURS}"
+OVERLAP = f"overlap@{NEIGHBORS}"
 PROJECTED = f"{OVERLAP} of projected embeddings"
 SPEED_BATCHES = (1, 32)
 SPEED_ROUNDS = 3
@@ -28,7 +28,7 @@ def figures(found: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) -
     """How (features, embeddings) of one encoder compare with those of another; all by row.
 
     Cosines are left out where the embeddings have different widths, errors where the features have.
-    The neighbours of a projected embedding are not asked to be the same: that is shown, no check.
+    The neighbors of a projected embedding are not asked to be the same: that is shown, no check.
     """
     measured: dict[str, float] = {}
     if found[0].shape == expected[0].shape:
@@ -44,8 +44,8 @@ def figures(found: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) -
         }
     if len(found[1]) > 1:
         alike = found[1].shape == expected[1].shape or found[0].shape != expected[0].shape
-        measured[OVERLAP if alike else PROJECTED] = neighbour_overlap(
-            found[1], expected[1], NEIGHBOURS
+        measured[OVERLAP if alike else PROJECTED] = neighbor_overlap(
+            found[1], expected[1], NEIGHBORS
         )
     return measured
 

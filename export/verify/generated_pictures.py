@@ -17,7 +17,7 @@ def generated_pictures(
 ) -> NDArray[np.uint8]:
     """Draws pictures with structure at several scales: uint8 [count,size,size,channels].
 
-    Each is a sum of coloured waves of random direction and length with a little noise, stretched to
+    Each is a sum of colored waves of random direction and length with a little noise, stretched to
     the full range of values; the first two are plain black and plain white. Noise alone would not
     do: an encoder sees every noise picture as the same.
     """

@@ -1,4 +1,4 @@
-"""How near two ways from pictures to vectors come, row by row and neighbour by neighbour."""
+"""How near two ways from pictures to vectors come, row by row and neighbor by neighbor."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def cosines(found: Vectors, expected: Vectors) -> NDArray[np.float64]:
     return np.where(zero, 1.0, products)
 
 
-def neighbour_overlap(found: Vectors, expected: Vectors, k: int) -> float:
+def neighbor_overlap(found: Vectors, expected: Vectors, k: int) -> float:
     """Mean share of each row's k nearest other rows that stays the same, by cosine.
 
-    A neighbour that is as near as the k-th expected one counts as found: ties have no order.
+    A neighbor that is as near as the k-th expected one counts as found: ties have no order.
     """
     k = min(k, len(found) - 1)
     near_found, near_expected = _similarities(found), _similarities(expected)
@@ -44,7 +44,7 @@ def neighbour_overlap(found: Vectors, expected: Vectors, k: int) -> float:
 
 
 def _similarities(vectors: Vectors) -> NDArray[np.float64]:
-    """Cosines of all pairs [N,N]; a row is not its own neighbour."""
+    """Cosines of all pairs [N,N]; a row is not its own neighbor."""
     rows = vectors.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths == 0, 1, lengths)

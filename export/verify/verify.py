@@ -27,7 +27,7 @@ from export.encoder_file.encoder_file import open_encoder
 from export.verify.checks import (
     EXACT,
     LOSSY,
-    NEIGHBOURS,
+    NEIGHBORS,
     Check,
     Thresholds,
     at_least,
@@ -37,7 +37,7 @@ from export.verify.checks import (
 )
 from export.verify.compare import OVERLAP, PROJECTED, figures, speeds
 from export.verify.generated_pictures import generated_pictures
-from export.verify.measures import neighbour_overlap
+from export.verify.measures import neighbor_overlap
 from training.data.cache import decode_source
 from training.models.features import encode
 from training.run_folder.checkpoint import load_encoder
@@ -93,7 +93,7 @@ def verify(
     limit: int = 256,
     reporter: Reporter | None = None,
 ) -> Verification:
-    """Compares an encoder file with the run it was made from, or with another encoder file.
+    """Compare an encoder file with the run it was made from, or with another encoder file.
 
     Args:
         encoder_path: the encoder file.
@@ -106,7 +106,7 @@ def verify(
         reporter: told about the decoding.
 
     Raises:
-        ArtefactError: the file or the run folder is missing, damaged or not ours.
+        ArtifactError: the file or the run folder is missing, damaged or not ours.
         SourceError: no picture of the source can be used.
     """
     encoder = open_encoder(encoder_path, provider="cpu")
@@ -142,10 +142,10 @@ def verify(
         expected = encode(trained.module, images, mean=trained.mean, std=trained.std)
         if embeddings.shape == expected.shape:
             checks += parity_checks(features, embeddings, expected, limits)
-        else:  # projected: its features are the run's; how near its neighbours are is its choice
+        else:  # projected: its features are the run's; how near its neighbors are is its choice
             checks += parity_checks(features, features, expected, limits, of=" of features")
             if len(images) > 1:
-                measured[PROJECTED] = neighbour_overlap(embeddings, expected, NEIGHBOURS)
+                measured[PROJECTED] = neighbor_overlap(embeddings, expected, NEIGHBORS)
     checks += file_checks(encoder, images, features, embeddings, limits)
     return Verification(
         encoder=str(encoder_path),
@@ -178,7 +178,7 @@ def _against_file(
         expected = _in_batches(other, images)
         measured = figures(found, expected)
         if found[0].shape != expected[0].shape:
-            if len(images) > 1:  # only their neighbours can be compared
+            if len(images) > 1:  # only their neighbors can be compared
                 overlap = measured[OVERLAP]
                 checks.append(at_least(OVERLAP, overlap, limits.min_overlap))
         elif found[1].shape == expected[1].shape:

@@ -1,8 +1,8 @@
 """Encoded bytes and plain arrays to upright RGB uint8 pixels, or a refusal with a named reason.
 
 Bytes and pixels are counted before anything is decoded. Pictures are turned as their EXIF
-orientation says. Alpha is composited on white. 16-bit grey is scaled (65535 becomes 255), not
-clipped. CMYK is converted as Pillow does it; embedded colour profiles are ignored. Of an animation
+orientation says. Alpha is composited on white. 16-bit gray is scaled (65535 becomes 255), not
+clipped. CMYK is converted as Pillow does it; embedded color profiles are ignored. Of an animation
 or a document the first picture counts.
 """
 
@@ -169,12 +169,12 @@ def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale to 8 bits, rounded; 12-bit TIFFs come as 0..4095, and inverted ones come inverted."""
     tags = getattr(image, "tag_v2", {})
     top = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
-    grey = np.asarray(image).astype(np.uint32)
+    gray = np.asarray(image).astype(np.uint32)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero
-        grey = top - grey
+        gray = top - gray
     if (key := image.info.get("transparency")) is not None:  # the one see-through value of a PNG
-        grey[grey == key] = top
-    return Image.fromarray(((grey * 255 + top // 2) // top).astype(np.uint8))
+        gray[gray == key] = top
+    return Image.fromarray(((gray * 255 + top // 2) // top).astype(np.uint8))
 
 
 def _upright(image: Image.Image, opened: Opened) -> Opened:

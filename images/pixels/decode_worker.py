@@ -1,4 +1,4 @@
-"""The other end of ``images.pixels.isolated``: decodes pictures in a process of its own.
+"""The other end of `images.pixels.isolated`: decodes pictures in a process of its own.
 
     python -m images.pixels.decode_worker
 

@@ -1,7 +1,7 @@
 """Decoding in processes of their own, so that a hostile picture costs that picture only.
 
 A decoder that crashes takes its process with it, one that hangs or eats memory is ended by the
-system's own limits (``images.pixels.decode_worker``). The picture at which that happened is refused
+system's own limits (`images.pixels.decode_worker`). The picture at which that happened is refused
 by name, and a new process takes the place of the old one. A process decodes one picture at a time,
 so there is never a doubt which one it was.
 """
@@ -43,7 +43,7 @@ class Isolated:
         workers: processes.
         seconds: the longest that one picture may take.
         memory: the most bytes that decoding one may take.
-        command: what to run in place of ``images.pixels.decode_worker``.
+        command: what to run in place of `images.pixels.decode_worker`.
 
     Raises:
         LookalikeError: they cannot be started.
@@ -119,7 +119,7 @@ class _EndedError(Exception):
         super().__init__(code)
 
     def refusal(self, seconds: float) -> ImageRefused:
-        """What to say of the picture."""
+        """Return what to say of the picture."""
         if self.code == -signal.SIGALRM:
             message = f"decoding took longer than {seconds:g} s"
             return ImageRefused(RefusalReason.TIMED_OUT, message)

@@ -114,9 +114,9 @@ def _read_npy(data: bytes) -> NDArray[Any]:
 
 
 def _read_deep_png(data: bytes, max_pixels: int) -> NDArray[Any]:
-    """Grey of 16 bits as it is; of colours Pillow keeps 8 bits only."""
-    if data[25:26] != b"\x00":  # not plain grey
-        message = "a colour PNG of 16 bits is read with 8 only; save it as TIFF to use data.range"
+    """Gray of 16 bits as it is; of colors Pillow keeps 8 bits only."""
+    if data[25:26] != b"\x00":  # not plain gray
+        message = "a color PNG of 16 bits is read with 8 only; save it as TIFF to use data.range"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     decode(data, max_pixels=max_pixels)  # all checks and refusals
     with hush_pillow, Image.open(io.BytesIO(data), formats=("PNG",)) as image:
@@ -153,7 +153,7 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
 
 
 def _check_planes(planes: int, channels: int) -> None:
-    """Refuse a stack before it is decoded: 4 may be a colour picture with alpha."""
+    """Refuse a stack before it is decoded: 4 may be a color picture with alpha."""
     if planes > max(4, channels):
         message = f"the TIFF has {planes} planes, the encoder sees {channels} (data.channels)"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)

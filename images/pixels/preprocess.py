@@ -118,7 +118,7 @@ class PreprocessSpec:
         """Build a spec from what `to_dict` returned.
 
         Raises:
-            UsageError: an unknown key (its nearest neighbour is named), a missing one, a bad value.
+            UsageError: an unknown key (its nearest neighbor is named), a missing one, a bad value.
         """
         known = tuple(field.name for field in fields(cls))
         for key in d:
@@ -143,7 +143,7 @@ def _check_length(name: str, value: object, least: int) -> None:
 def check_channels(channels: object) -> None:
     """Raise UsageError for a number of channels that no picture has."""
     if type(channels) is not int or not 2 <= channels <= MAX_CHANNELS:
-        message = f"channels is {channels!r}; give 2 to {MAX_CHANNELS}, grey pictures have 3 alike"
+        message = f"channels is {channels!r}; give 2 to {MAX_CHANNELS}, gray pictures have 3 alike"
         raise UsageError(message)
 
 

@@ -57,7 +57,7 @@ class ArchiveSource:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The sorted label names; () if unlabelled."""
+        """The sorted label names; () if unlabeled."""
         return tuple(sorted({label for label in self.labels if label is not None}))
 
     def __len__(self) -> int:

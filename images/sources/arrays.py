@@ -39,10 +39,10 @@ class EncodedRows:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Class names by number of image; unlabelled by default.
+    """Class names by number of image; unlabeled by default.
 
     Attributes:
-        indices: [N] positions in `names`, -1 for none; or None if unlabelled.
+        indices: [N] positions in `names`, -1 for none; or None if unlabeled.
         names: the class names, in the order of their numbers.
     """
 
@@ -76,7 +76,7 @@ class ArraySource:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The sorted class names, also those without an image; () if unlabelled."""
+        """The sorted class names, also those without an image; () if unlabeled."""
         return tuple(sorted(set(self.labels.names)))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The name `cifar10`: 60,000 colour pictures of 32 px in 10 classes (Krizhevsky 2009).
+"""The name `cifar10`: 60,000 color pictures of 32 px in 10 classes (Krizhevsky 2009).
 
 It is read from the official archives, as they are or unpacked, and never downloaded. The python
 version is a pickle: what unpickles it here knows four harmless names, and raises at any other, so
@@ -120,7 +120,7 @@ def _binary(data: bytes) -> Pair | None:
 
 
 def _pickled(data: bytes, path: Path) -> Pair | None:
-    """A dictionary with `data`, an array [N,3072] of uint8, and `labels`, a list."""
+    """Return a dictionary with `data`, an array [N,3072] of uint8, and `labels`, a list."""
     try:
         batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         array, labels = batch[b"data"], batch[b"labels"]

@@ -1,4 +1,4 @@
-"""A folder of images: recursive, in order, labelled by its sub-folders."""
+"""A folder of images: recursive, in order, labeled by its sub-folders."""
 
 import os
 from collections.abc import Iterator

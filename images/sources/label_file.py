@@ -15,7 +15,7 @@ SHOWN = 3  # of the wrong ones
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledSource:
+class LabeledSource:
     """A source whose labels come from a table; its own ones no longer count.
 
     Attributes:
@@ -49,7 +49,7 @@ class LabelledSource:
         return next((name for name in names if name in self.table), None)
 
 
-def with_labels(source: Source, file: Path) -> LabelledSource:
+def with_labels(source: Source, file: Path) -> LabeledSource:
     """Label a source from a CSV file with a header; images that it does not name have no label.
 
     Raises:
@@ -58,11 +58,11 @@ def with_labels(source: Source, file: Path) -> LabelledSource:
     table = {name: label for name, label in read_table(file) if label is not None}
     if not table:
         raise SourceError(f"{file} holds no labels")
-    labelled = LabelledSource(source, table, f"{file.absolute().parent}/",
+    labeled = LabeledSource(source, table, f"{file.absolute().parent}/",
                               tuple(sorted(set(table.values()))))  # fmt: skip
     unknown = dict.fromkeys(table)
     for item in source:
-        entry = labelled.entry_of(item)
+        entry = labeled.entry_of(item)
         if entry is not None:
             unknown.pop(entry, None)
     if unknown:
@@ -72,7 +72,7 @@ def with_labels(source: Source, file: Path) -> LabelledSource:
             f"{file} labels {len(unknown)} of {len(table)} images that are not in {source.name}: "
             f"{shown}; its keys are like {first}"
         )
-    return labelled
+    return labeled
 
 
 def read_table(file: Path) -> Iterator[tuple[str, str | None]]:

@@ -82,7 +82,7 @@ class ParquetSource:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The sorted class names, also those without an image; () if unlabelled."""
+        """The sorted class names, also those without an image; () if unlabeled."""
         return tuple(sorted(set(self.labels.names)))
 
     def __len__(self) -> int:

@@ -103,5 +103,5 @@ def _number(text: str) -> int:
 
 @lru_cache(maxsize=4)
 def _reopen_unchanged(scheme: str, path: Path, _mtime_ns: int) -> ArraySource:
-    """Keep the last few files open: unpacking one takes long, and neighbours come from the same."""
+    """Keep the last few files open: unpacking one takes long, and neighbors come from the same."""
     return _ARRAYS[scheme](path, str(path))

@@ -141,7 +141,7 @@ def read_zip_uri(place: str, member: str, offset: int) -> Content:
 def _listed(
     place: str, _stamp: str
 ) -> tuple[dict[tuple[str, int], int], Callable[[int], Callable[[], Content]]]:
-    """Keep the last few directories: reading one takes long, neighbours come from the same."""
+    """Keep the last few directories: reading one takes long, neighbors come from the same."""
     source = open_zip(place, place)
     pairs = zip(source.members, source.offsets, strict=True)
     return {pair: index for index, pair in enumerate(pairs)}, source.reader

@@ -57,7 +57,7 @@ OwnEncoder = Annotated[
 
 
 def _limits(memory: str | None, latency: str | None, index: str | None) -> dict[str, Any]:
-    """The options that were given."""
+    """Return the options that were given."""
     from serving.collection.contract.promise import parse_latency, parse_memory
 
     given: dict[str, Any] = {}

@@ -16,7 +16,7 @@ DUPLICATE = 0.99
 
 
 def register(app: typer.Typer) -> None:
-    """Make them commands of ``lookalike collection``."""
+    """Make them commands of `lookalike collection`."""
     for command in (verify, compact, backup, export, duplicates, rebuild):
         app.command()(command)
 

@@ -21,7 +21,7 @@ class Answer:
     neighbours: list[Hit]
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer, ready for JSON."""
+        """Return the answer, ready for JSON."""
         return asdict(self)
 
 
@@ -30,7 +30,7 @@ def encoder_of(collection: AnyCollection, given: Path | None) -> Encoder:
 
     Raises:
         UsageError: none is given and none is there.
-        ArtefactError: it is not an encoder, or not the collection's.
+        ArtifactError: it is not an encoder, or not the collection's.
     """
     hint = collection.encoder_path
     if given is None and (hint is None or not Path(hint).is_file()):
@@ -58,10 +58,10 @@ def search_images(
         collection: to be searched.
         paths: of the files.
         encoder: the collection's, if it is not where it was last seen.
-        options: of ``AnyCollection.search``.
+        options: of `AnyCollection.search`.
 
     Raises:
-        UsageError, ArtefactError: as ``encoder_of``.
+        UsageError, ArtifactError: as `encoder_of`.
     """
     embedded, refused = embed_files(collection, paths, encoder)
     hits = collection.search([out.embedding for out in embedded], **options)
@@ -92,7 +92,7 @@ def search_together(
 
     Raises:
         KeyUnknown: an item is not there.
-        UsageError: the examples cancel each other out; otherwise as ``search_images``.
+        UsageError: the examples cancel each other out; otherwise as `search_images`.
     """
     embedded, refused = embed_files(collection, [*positive.images, *negative.images], encoder)
     if refused:
@@ -118,10 +118,10 @@ def label_images(
     exact: bool,
     encoder: Path | None,
 ) -> tuple[list[tuple[str, Suggestion]], list[Refused]]:
-    """For each image file its path and the labels that its neighbours suggest.
+    """For each image file its path and the labels that its neighbors suggest.
 
     Raises:
-        UsageError, ArtefactError: as ``encoder_of``.
+        UsageError, ArtifactError: as `encoder_of`.
     """
     embedded, refused = embed_files(collection, paths, encoder)
     found = collection.suggest_labels([out.embedding for out in embedded], k, exact=exact)

@@ -20,7 +20,7 @@ def search(
     directory: AnyPlace,
     images: Annotated[list[Path] | None, typer.Argument(help="Image files to search with.")] = None,
     k: Annotated[
-        int | None, typer.Option("-k", min=1, help="Neighbours for each query; default: 10.")
+        int | None, typer.Option("-k", min=1, help="Neighbors for each query; default: 10.")
     ] = None,
     min_score: Annotated[
         float | None, typer.Option(help="Leave out what is less similar (cosine, -1 to 1).")
@@ -33,7 +33,7 @@ def search(
         typer.Option(
             "--filter",
             metavar="JSON",
-            help='What neighbours must have, \'{"label": "shirt"}\' say.',
+            help='What neighbors must have, \'{"label": "shirt"}\' say.',
         ),
     ] = None,
     key: Annotated[
@@ -106,12 +106,12 @@ def label(
     *,
     directory: AnyPlace,
     images: Annotated[list[Path], typer.Argument(help="Image files to suggest labels for.")],
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours that vote.")] = 20,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbors that vote.")] = 20,
     exact: Exact = False,
     encoder: OwnEncoder = None,
     as_json: Json = False,
 ) -> None:
-    """Suggest labels for images, by vote of their neighbours in a collection.
+    """Suggest labels for images, by vote of their neighbors in a collection.
 
     A label's share is that of the votes, which weigh exp(cosine / 0.1); it is no probability.
 

@@ -33,7 +33,7 @@ def print_refused(count: int, first: "Sequence[Refused]", where: str | None = No
 
 
 def print_extracted(report: "ExtractReport") -> None:
-    """What an extraction did and where its time went, on stderr."""
+    """Show what an extraction did and where its time went, on stderr."""
     done, seconds = report.items - report.resumed, report.seconds
     before = f" ({report.resumed} items were done before)" if report.resumed else ""
     found = report.changes
@@ -57,7 +57,7 @@ def print_extracted(report: "ExtractReport") -> None:
 
 
 def _where_time_went(seconds: "Seconds") -> str:
-    """What the cores did, or the encoder where it has them all or a GPU."""
+    """Return what the cores did, or the encoder where it has them all or a GPU."""
     if not seconds.cores:
         return (
             f"encoder busy {seconds.encode:.1f} s, waiting for images {seconds.wait:.1f} s; "
@@ -72,7 +72,7 @@ def _where_time_went(seconds: "Seconds") -> str:
 
 
 def print_added(report: "CollectReport", items: int) -> None:
-    """What an addition did, on stderr."""
+    """Show what an addition did, on stderr."""
     line = (
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged in "
         f"{report.elapsed:.1f} s; the collection holds {items} items"
@@ -81,7 +81,7 @@ def print_added(report: "CollectReport", items: int) -> None:
 
 
 def print_copied(report: "CopyReport") -> None:
-    """What a copy did, on stderr."""
+    """Show what a copy did, on stderr."""
     line = (
         f"{report.copied} copied, {report.unchanged} were there already, in "
         f"{report.elapsed:.1f} s; the copy holds all {report.items} items"
@@ -90,7 +90,7 @@ def print_copied(report: "CopyReport") -> None:
 
 
 def print_answers(answers: "Sequence[Answer]") -> None:
-    """The neighbours of each query, best first, on stdout."""
+    """Print the neighbors of each query, best first, on stdout."""
     console = Console()
     for answer in answers:
         table = Table("score", title=Text(answer.query))
@@ -103,7 +103,7 @@ def print_answers(answers: "Sequence[Answer]") -> None:
 
 
 def print_suggestions(suggested: "Sequence[tuple[str, Suggestion]]") -> None:
-    """For each image the labels its neighbours vote for, on stdout."""
+    """For each image the labels its neighbors vote for, on stdout."""
     console = Console()
     for query, suggestion in suggested:
         table = Table("share", "label", "neighbours", title=Text(query))
@@ -112,7 +112,7 @@ def print_suggestions(suggested: "Sequence[tuple[str, Suggestion]]") -> None:
         console.print(table)
         if suggestion.unlabelled:
             voters = suggestion.labelled + suggestion.unlabelled
-            text = f"{suggestion.unlabelled} of {voters} neighbours have no label and do not vote"
+            text = f"{suggestion.unlabelled} of {voters} neighbors have no label and do not vote"
             console.print(Text(text))
 
 

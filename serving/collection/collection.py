@@ -2,9 +2,9 @@
 
 On the disk it is a folder:
 
-    ledger.db       the truth: vectors, keys, metadata, removals (``schema``), beside it SQLite's
+    ledger.db       the truth: vectors, keys, metadata, removals (`schema`), beside it SQLite's
     ledger.db-wal   log and its index while a process has the ledger open
-    index/          a cache of the index (``snapshot``)
+    index/          a cache of the index (`snapshot`)
     .lock           held by the process that writes
 
 A write is (1) the folder's lock, (2) one SQLite transaction, on the disk when it is committed,
@@ -38,10 +38,10 @@ LOCK_SECONDS = 5.0
 
 
 class Collection(Reader):
-    """An open collection; made by ``open_collection`` or ``create_collection``.
+    """An open collection; made by `open_collection` or `create_collection`.
 
     Safe to use from several threads. Any number of processes may have it open and search it; one
-    at a time writes. All methods raise ArtefactError for a damaged ledger and LookalikeError for a
+    at a time writes. All methods raise ArtifactError for a damaged ledger and LookalikeError for a
     disk that fails.
     """
 
@@ -109,7 +109,7 @@ class Collection(Reader):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other writers out over several calls of ``add`` and ``remove``.
+        """Keep other writers out over several calls of `add` and `remove`.
 
         Other threads of this process wait; other processes are refused after some seconds.
 
@@ -148,10 +148,10 @@ class Collection(Reader):
             recall: promise this recall@10 from now on; None keeps what is promised.
             threads: of the processor, all of them by default.
             on_progress: told how many items of how many are in the index.
-            changes: ``memory``, ``latency`` and ``index`` from now on (``promise.Promise``).
+            changes: `memory`, `latency` and `index` from now on (`promise.Promise`).
 
         Returns:
-            what ``stats`` says of the index then.
+            what `stats` says of the index then.
 
         Raises:
             UsageError: a promise that cannot be made, or an index that more items are needed for.
@@ -183,7 +183,7 @@ class Collection(Reader):
         return False
 
     def save(self) -> None:
-        """Save the index, so that opening is fast (``snapshot``).
+        """Save the index, so that opening is fast (`snapshot`).
 
         Raises:
             CollectionBusy: another process writes.
@@ -202,7 +202,7 @@ class Collection(Reader):
         leaves the collection as it was, or compact.
 
         Returns:
-            bytes of the ledger ``before`` and ``after``, and removals ``forgotten``.
+            bytes of the ledger `before` and `after`, and removals `forgotten`.
 
         Raises:
             CollectionBusy: another process writes.

@@ -17,8 +17,8 @@ from serving.collection.contract.interface import AnyCollection
 from serving.collection.contract.records import Hit, Record
 
 BLOCK_ITEMS = 1024
-NEIGHBOURS = 16  # asked for first; more only where all of them are duplicates
-MOST_NEIGHBOURS = 1024  # of one item; larger groups hold together through their other members
+NEIGHBORS = 16  # asked for first; more only where all of them are duplicates
+MOST_NEIGHBORS = 1024  # of one item; larger groups hold together through their other members
 
 Progress = Callable[[int, int], object]
 
@@ -61,7 +61,7 @@ class Group:
 def find_duplicates(
     collection: AnyCollection, threshold: float, on_progress: Progress | None = None
 ) -> list[Group]:
-    """The groups of a collection's near-duplicates, the largest first.
+    """Return the groups of a collection's near-duplicates, the largest first.
 
     Args:
         collection: of any kind; it is read while others may write.
@@ -100,12 +100,12 @@ def _blocks(collection: AnyCollection) -> Iterator[list[Record]]:
 def _near(collection: AnyCollection, records: list[Record], threshold: float) -> list[list[Hit]]:
     """For each item what is as similar as the threshold, itself among it."""
     found: list[list[Hit]] = [[] for _ in records]
-    wanted, k = list(range(len(records))), NEIGHBOURS
+    wanted, k = list(range(len(records))), NEIGHBORS
     while wanted:
         vectors = np.stack([np.asarray(records[i].vector, np.float32) for i in wanted])
         for i, hits in zip(wanted, collection.search(vectors, k, min_score=threshold), strict=True):
             found[i] = hits
-        wanted = [i for i in wanted if len(found[i]) == k] if k < MOST_NEIGHBOURS else []
+        wanted = [i for i in wanted if len(found[i]) == k] if k < MOST_NEIGHBORS else []
         k *= 8
     return found
 

@@ -2,7 +2,7 @@
 
 Columns: key, uri, label, width, height, sha256, metadata (a JSON object as text) and embedding
 (fixed-size list of float32, length one), in the order of the keys. The encoder's digest is
-``lookalike.encoder_sha256`` in the schema's metadata. Pandas, Polars and DuckDB read it as it is.
+`lookalike.encoder_sha256` in the schema's metadata. Pandas, Polars and DuckDB read it as it is.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from base.files import atomic_write
 from serving.collection.contract.interface import AnyCollection
 from serving.collection.contract.records import Record
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], object]
 
 
 def schema_of(dim: int, encoder_sha256: str) -> pa.Schema:
-    """The columns, for embeddings of length ``dim``."""
+    """Return the columns, for embeddings of length `dim`."""
     text, number = pa.string(), pa.int32()
     embedding = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
     return pa.schema(
@@ -76,7 +76,7 @@ def export_parquet(
 
 
 def is_export(path: str | Path) -> bool:
-    """Whether it is a file that ``export_parquet`` wrote."""
+    """Whether it is a file that `export_parquet` wrote."""
     try:
         with Path(path).open("rb") as file:
             if file.read(4) != b"PAR1":
@@ -96,11 +96,11 @@ def read_export(path: str | Path, encoder_sha256: str) -> Iterator[list[Record]]
     """Its items in blocks.
 
     Raises:
-        ArtefactError: it is of another encoder, or damaged.
+        ArtifactError: it is of another encoder, or damaged.
     """
     digest = _facts(path).get(DIGEST, b"").decode()
     if digest != encoder_sha256:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} was exported from a collection of the encoder {digest[:12]}…, this one is of "
             f"{encoder_sha256[:12]}…: their vectors cannot be compared"
         )
@@ -109,7 +109,7 @@ def read_export(path: str | Path, encoder_sha256: str) -> Iterator[list[Record]]
             for batch in file.iter_batches(BLOCK_ROWS):
                 yield _records(batch)
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}); export it again") from error
+        raise ArtifactError(f"{path} is damaged ({error}); export it again") from error
 
 
 def _facts(path: str | Path) -> dict[bytes, bytes]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, overload
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from serving.collection.collection import LOCK_SECONDS, Collection
 from serving.collection.contract.errors import CollectionMissing
 from serving.collection.contract.interface import AnyCollection
@@ -60,17 +60,17 @@ def create_collection(
 
     Args:
         path: a folder that does not exist or is empty, or the URL of a collection in Milvus
-            (``places``) that is not there. A ``Path`` is always a folder.
+            (`places`) that is not there. A `Path` is always a folder.
         encoder_digest: SHA-256 of the encoder file whose vectors it will hold.
         dim: length of a vector, E.
         encoder_path: where that file is; only remembered as a hint.
         recall: recall@10 that searches promise once there are many items; 1: always exact. Milvus
-            promises nothing but that (``milvus``).
+            promises nothing but that (`milvus`).
         memory: the most bytes the index may hold; None: as many as it needs.
         latency: milliseconds that half of the searches must not exceed; None: no matter.
         index: "auto": whatever keeps the promise; "flat"; or a FAISS factory string.
         dtype: how vectors are stored, only in a folder; float16 takes half the space on the disk
-            and scores are off by less than 0.0005 (``stored_vectors``).
+            and scores are off by less than 0.0005 (`stored_vectors`).
 
     Raises:
         UsageError: there is something already, or an impossible dim or promise.
@@ -142,7 +142,7 @@ def open_collection(
     The last three arguments are for one in a folder; Milvus loads and tends its index by itself.
 
     Args:
-        path: its folder, or its URL if it is in Milvus (``places``). A ``Path`` is always a folder.
+        path: its folder, or its URL if it is in Milvus (`places`). A `Path` is always a folder.
         encoder_digest: refuse a collection of another encoder; None does not ask.
         load_index: read all vectors now; False reads them at the first search.
         lock_seconds: how long a write waits for another process before it is refused.
@@ -150,7 +150,7 @@ def open_collection(
 
     Raises:
         CollectionMissing: there is nothing at the path.
-        ArtefactError: it is not a collection, damaged, or of another encoder.
+        ArtifactError: it is not a collection, damaged, or of another encoder.
     """
     if in_milvus := milvus_place(path):
         from serving.collection.milvus import open_in_milvus
@@ -170,26 +170,26 @@ def open_collection(
 
 
 def check_folder(path: str | Path) -> Path:
-    """The folder of a collection that is kept in one.
+    """Return the folder of a collection that is kept in one.
 
     Raises:
         CollectionMissing: there is nothing.
-        ArtefactError: it is something else.
+        ArtifactError: it is something else.
     """
     folder = Path(path)
     if not folder.exists():
         raise CollectionMissing(folder)
     if not (folder / FILE_NAME).is_file():
-        raise ArtefactError(f"{folder} is not a collection: it has no {FILE_NAME}")
+        raise ArtifactError(f"{folder} is not a collection: it has no {FILE_NAME}")
     return folder
 
 
 def describe(path: Place) -> dict[str, Any]:
-    """What a collection is and holds, ready for JSON, without reading its vectors.
+    """Return what a collection is and holds, ready for JSON, without reading its vectors.
 
     Raises:
         UsageError: there is nothing at the path.
-        ArtefactError: it is not a collection or damaged.
+        ArtifactError: it is not a collection or damaged.
     """
     with open_collection(path, load_index=False) as collection:
         return collection.stats()

@@ -23,7 +23,7 @@ SAMPLED_KEYS = 100_000
 
 
 class Reader(AnyCollection):
-    """The half of a ``Collection`` that only reads.
+    """The half of a `Collection` that only reads.
 
     Attributes:
         path: its folder.
@@ -55,7 +55,7 @@ class Reader(AnyCollection):
         """Refuse another encoder than the collection's own.
 
         Raises:
-            ArtefactError: naming both and the remedy.
+            ArtifactError: naming both and the remedy.
         """
         check_encoder(self.place, self.encoder_digest, digest)
 
@@ -68,13 +68,13 @@ class Reader(AnyCollection):
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """The nearest items of each query, with the recall the collection promises.
+        """Return the nearest items of each query, with the recall the collection promises.
 
         Args:
             vectors: queries [Q, E] of any length but zero.
             k: the most hits for a query; None: everything that is as similar as min_score, exactly.
             min_score: leave out what is less similar; cosine in [-1, 1].
-            filter: what a hit must have (``filters``); k is counted after it.
+            filter: what a hit must have (`filters`); k is counted after it.
             exact: miss nothing, whatever the collection promises, and take the time it needs.
 
         Returns:
@@ -114,17 +114,17 @@ class Reader(AnyCollection):
         return [key for key in keys if key in there]
 
     def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
-        """The next keys in ascending order, after one that need not be there."""
+        """Return the next keys in ascending order, after one that need not be there."""
         with self._ledger.reading() as view:
             return view.keys(after, limit)
 
     def items(self, *, after: str | None = None, limit: int = 1000) -> list[Record]:
-        """The next items in the order of their keys, with their vectors."""
+        """Return the next items in the order of their keys, with their vectors."""
         with self._ledger.reading() as view:
             return view.page(after, limit)
 
     def sample(self, count: int) -> list[Record]:
-        """Some items by chance, of the first 100,000; fewer where there are fewer."""
+        """Return some items by chance, of the first 100,000; fewer where there are fewer."""
         with self._ledger.reading() as view:
             keys = view.keys(None, SAMPLED_KEYS)
             chosen = random.sample(keys, min(count, len(keys)))
@@ -135,7 +135,7 @@ class Reader(AnyCollection):
             return view.count()
 
     def stats(self) -> dict[str, Any]:
-        """What the collection is and holds, ready for JSON."""
+        """Return what the collection is and holds, ready for JSON."""
         with self._ledger.reading() as view:
             return {
                 "kind": "collection",

@@ -1,4 +1,4 @@
-"""``verify``: proves that a collection is whole, that its index holds what its ledger holds.
+"""`verify`: proves that a collection is whole, that its index holds what its ledger holds.
 
 In this order: SQLite's own check of the file; every item with a vector of length one that has the
 checksum it was written with; every field of its metadata findable and no other; the snapshot's
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from serving.collection.index.flat_index import FlatIndex
 from serving.collection.index.index import Index
 from serving.collection.ledger.ledger import FILE_NAME, Ledger
@@ -61,7 +61,7 @@ def verify(path: str | Path, on_progress: Progress | None = None) -> Verificatio
 
     Raises:
         CollectionMissing: there is none.
-        ArtefactError: it is no collection, or too damaged to be read at all.
+        ArtifactError: it is no collection, or too damaged to be read at all.
     """
     folder = check_folder(path)
     with closing(Ledger(folder / FILE_NAME)) as ledger:
@@ -92,7 +92,7 @@ def _snapshot(folder: Path, view: View) -> tuple[str, list[str]]:
         return "none", []
     try:
         read(folder / FOLDER, view)
-    except (OSError, ValueError, KeyError, TypeError, ArtefactError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArtifactError) as error:
         return "damaged", [f"the index that is kept on the disk cannot be used: {error}"]
     return "whole", []
 

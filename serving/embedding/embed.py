@@ -2,14 +2,14 @@
 
 Two arrangements. Which one is right follows from the session, and so from who opened it:
 
-- apart, for a session of one thread on the CPU (``lookalike extract`` opens one): each core takes
+- apart, for a session of one thread on the CPU (`lookalike extract` opens one): each core takes
   a few images, decodes and encodes them by itself. No core waits for another, there is nothing to
   be split between decoding and encoding, and a few images stay in the core's cache::
 
       items ──▶ pieces of 8 ──▶ read ──▶ a core: decode, resize, crop, encode ──▶ outcomes
 
   While the cores compute, the next pieces are read: a few more than there are cores, and up to
-  ``MOST_PIECES`` a core where reading is seen to be slow.
+  `MOST_PIECES` a core where reading is seen to be slow.
 
 - together, for a session of several threads or on a GPU: threads decode the next batches while the
   encoder works on one (on a GPU: while one is computed, another is copied)::
@@ -84,7 +84,7 @@ class _Arrangement(Protocol):
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of ``size``, the last one shorter."""
+    """Yield the items in lists of `size`, the last one shorter."""
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch

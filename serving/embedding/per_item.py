@@ -17,7 +17,7 @@ from serving.embedding.results import Embedded, Outcome, Refused
 NO_DIRECTION = "no-direction"
 
 Load = Callable[[Content, PreprocessSpec], tuple[Pixels, tuple[int, int]]]
-"""What decodes: ``images.pixels.preprocess.load_image``, or the same somewhere else."""
+"""What decodes: `images.pixels.preprocess.load_image`, or the same somewhere else."""
 
 
 @dataclass(kw_only=True)
@@ -68,7 +68,7 @@ class Stopwatch:
 
 
 def read(item: Item) -> Content | Refused:
-    """The item's content."""
+    """Return the item's content."""
     try:
         return item.read()
     except ImageRefused as error:
@@ -80,7 +80,7 @@ def read(item: Item) -> Content | Refused:
 def decode(
     item: Item, content: Content | Refused, spec: PreprocessSpec, load: Load
 ) -> Ready | Refused:
-    """What the encoder is to see of a content; what was refused stays so."""
+    """Return what the encoder is to see of a content; what was refused stays so."""
     if isinstance(content, Refused):
         return content
     try:
@@ -96,7 +96,7 @@ def decode(
 
 
 def encode(encoder: Encoder, items: list[Item], results: list[Ready | Refused]) -> list[Outcome]:
-    """The outcomes of ``items``, from what ``decode`` made of them, in the same order."""
+    """Return the outcomes of `items`, from what `decode` made of them, in the same order."""
     ready = [result.pixels for result in results if isinstance(result, Ready)]
     embeddings = iter(encoder.encode(np.stack(ready)) if ready else ())
     return [
@@ -114,5 +114,5 @@ def _embedded(item: Item, ready: Ready, embedding: NDArray[np.float32]) -> Outco
 
 
 def refused(item: Item, stage: str, reason: str, message: str) -> Refused:
-    """An item's refusal."""
+    """Return an item's refusal."""
     return Refused(item.key, item.uri, stage, str(reason), message)

@@ -37,7 +37,7 @@ class Refused:
         key: of the item in its source.
         uri: where the image is.
         stage: "read", "decode" or "encode": what failed.
-        reason: a word that does not change (``base.errors.RefusalReason``, or one of ``embed``).
+        reason: a word that does not change (`base.errors.RefusalReason`, or one of `embed`).
         message: the same for a reader.
     """
 
@@ -72,7 +72,7 @@ class Entry:
 
     Attributes:
         outcome: what became of it.
-        stamp: of its file when it was read (``images.sources.uris.stamp_of``), None if it is not
+        stamp: of its file when it was read (`images.sources.uris.stamp_of`), None if it is not
             known.
         thumbnail: a WebP picture, if the folder has them.
     """

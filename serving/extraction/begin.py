@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from serving.features.manifest import FILE_NAME, Manifest, SourceNote
 from serving.features.reader import open_features
 from serving.features.shards import remove_strangers
@@ -23,7 +23,7 @@ def begin(
 
     Raises:
         UsageError: there is something, and neither was asked for; or it cannot be gone on with so.
-        ArtefactError: it is of another encoder or source, or no feature folder.
+        ArtifactError: it is of another encoder or source, or no feature folder.
     """
     if not any(not entry.name.startswith(".") for entry in folder.iterdir()):
         wanted.write(folder)
@@ -76,7 +76,7 @@ def _state(folder: Path) -> str:
 
 def _check_same(folder: Path, earlier: Manifest, wanted: Manifest) -> None:
     if earlier.encoder_sha256 != wanted.encoder_sha256:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{folder} was begun with the encoder {earlier.encoder_sha256[:12]}…, this is "
             f"{wanted.encoder_sha256[:12]}…; go on with that one, or extract into another folder"
         )
@@ -93,8 +93,8 @@ def _check_resumable(folder: Path, earlier: Manifest, wanted: Manifest) -> None:
         raise _other_source(folder, earlier, wanted)
 
 
-def _other_source(folder: Path, earlier: Manifest, wanted: Manifest) -> ArtefactError:
-    return ArtefactError(
+def _other_source(folder: Path, earlier: Manifest, wanted: Manifest) -> ArtifactError:
+    return ArtifactError(
         f"{folder} was begun with {_words(earlier.source)}, this is {_words(wanted.source)}; "
         "resume with the same source and --limit, bring it up to date with --update, or extract "
         "into another folder"

@@ -1,7 +1,7 @@
 """From an extraction straight into a collection: each image once, whatever interrupts it.
 
 A shard is added when the feature folder has it for good. What has been added is noted beside the
-shards, in ``.into.json``: by file, the digests of the tables that are in. The note follows the
+shards, in `.into.json`: by file, the digests of the tables that are in. The note follows the
 addition, so that after a kill a shard may be added again; that changes nothing, because an item
 with the same key and content stays what it is. Where a source has changed, what was deleted, or can
 no longer be used, is taken out again.
@@ -42,7 +42,7 @@ class Into:
         collected: what has been done.
 
     Raises:
-        ArtefactError: the collection is of another encoder.
+        ArtifactError: the collection is of another encoder.
     """
 
     def __init__(self, collection: AnyCollection, folder: Path, encoder_sha256: str) -> None:
@@ -101,7 +101,7 @@ class Into:
             self.collected.removed += len(self._collection.remove(some))
 
     def _read(self) -> dict[str, str] | None:
-        """What has been added to this very collection; None where nothing is known."""
+        """Return what has been added to this very collection; None where nothing is known."""
         try:
             content: Any = json.loads(self._note.read_bytes())
             if content["collection"] == self._identity:

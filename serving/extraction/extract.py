@@ -5,7 +5,7 @@ manifest which shards are finished, passes over their items without reading them
 others; the result is the one an unbroken run would have made. The manifest's digest over each
 shard's keys and uris proves that the source still lists what it listed.
 
-A folder may later be brought up to date with a source that has changed (``update``).
+A folder may later be brought up to date with a source that has changed (`update`).
 """
 
 from contextlib import ExitStack
@@ -62,13 +62,13 @@ def extract(
 ) -> ExtractReport:
     """Embed a source's images into a feature folder.
 
-    Interrupted by Ctrl-C, kill -9, a full disk or a power cut, it can be continued with ``resume``,
-    an update with ``update``.
+    Interrupted by Ctrl-C, kill -9, a full disk or a power cut, it can be continued with `resume`,
+    an update with `update`.
 
     Args:
         encoder: an open encoder.
         source: the images.
-        out: the feature folder; new or empty, unless ``resume`` or ``update``.
+        out: the feature folder; new or empty, unless `resume` or `update`.
         resume: keep what an earlier run finished; also fine where there was none.
         update: also do again what has changed since, add what is new, and take out what is gone.
         limit: take only the first items.
@@ -76,17 +76,17 @@ def extract(
         shard_items: items of a shard; a folder keeps what its first run had.
         dtype: of the embeddings, "float32" or "float16"; None takes the folder's, or float32.
         max_errors: stop when more images than these are refused.
-        isolate: decode in processes of their own (``images.pixels.isolated``).
+        isolate: decode in processes of their own (`images.pixels.isolated`).
         thumbnails: also keep small pictures of the images.
-        npy: also write all embeddings as one array (``arrays``).
+        npy: also write all embeddings as one array (`arrays`).
         into: also add the images to this collection, shard by shard.
-        engine: does the work; ``ray_engine.ray_embed`` on a cluster.
+        engine: does the work; `ray_engine.ray_embed` on a cluster.
         progress: is told how far the work is.
 
     Raises:
         UsageError: the folder holds something, or a number is unusable.
-        ArtefactError: what is to be resumed is of another encoder or source, or no feature folder.
-        TooManyRefused: more than ``max_errors``; what is finished is kept.
+        ArtifactError: what is to be resumed is of another encoder or source, or no feature folder.
+        TooManyRefused: more than `max_errors`; what is finished is kept.
         LookalikeError: another process works on the folder, or the disk fails.
     """
     for name, number in {"limit": limit, "batch size": batch_size, "shard": shard_items}.items():

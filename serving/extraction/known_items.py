@@ -62,7 +62,7 @@ class Known:
         return bisect_right(self.starts, number) - 1
 
     def state_of(self, number: int, item: Item, stamp: str | None) -> State:
-        """What is to be done with an item that is there."""
+        """Return what is to be done with an item that is there."""
         kind = self.kinds[number]
         same = stamp is not None and self.places[number] == hash((item.uri, stamp))
         if kind == Kind.EMBEDDED:

@@ -1,4 +1,4 @@
-"""Embedding on a Ray cluster: what ``embed`` does on one machine, done by Ray Data's actors.
+"""Embedding on a Ray cluster: what `embed` does on one machine, done by Ray Data's actors.
 
     items ──▶ tables of key, uri, label ──▶ actors, a session each ──▶ outcomes, in the items' order
               (Ray's object store)          (embed, on every node)     (the caller's)
@@ -43,7 +43,7 @@ class Cluster:
         address: of the cluster; None takes RAY_ADDRESS, or starts Ray on this machine alone.
         actors: how many; None takes all the cluster has room for.
         cpus: threads of an actor, for decoding and encoding.
-        gpus: of an actor; with one, a few ``cpus`` are needed to decode for it.
+        gpus: of an actor; with one, a few `cpus` are needed to decode for it.
     """
 
     address: str | None = None
@@ -193,7 +193,7 @@ def _tables(data: Any) -> Generator[pa.Table]:
 
 
 def _outcomes(data: Any, seconds: Seconds) -> Generator[Outcome]:
-    """The rows of the dataset as they come, its times added up."""
+    """Yield the rows of the dataset as they come, its times added up."""
     for table in _tables(data):
         embeddings = table["embedding"].combine_chunks()
         vectors = embeddings.values.to_numpy(zero_copy_only=False)  # NaN for the refused

@@ -22,7 +22,7 @@ from serving.extraction.tracked_item import Tracked
 from serving.features.manifest import Manifest, Shard
 
 Engine = Callable[..., Generator[list[Outcome]]]
-"""`embed`, or what does the same elsewhere: called with encoder, batches and ``seconds``."""
+"""`embed`, or what does the same elsewhere: called with encoder, batches and `seconds`."""
 
 Progress = Callable[[int, int], None]
 """Is called with the items done and all items, each time some are done."""

@@ -23,7 +23,7 @@ class Stamper:
         self._lock = threading.Lock()
 
     def __call__(self, uri: str) -> str | None:
-        """The stamp, or None if it cannot be told."""
+        """Return the stamp, or None if it cannot be told."""
         if own_scheme(uri) is None:
             return stamp_of(uri)
         file = uri.rpartition("#")[0]
@@ -37,7 +37,7 @@ class Tracked:
     """An item that notes, when it is read, its stamp, its thumbnail, and whether it is the same.
 
     Attributes:
-        unchanged: its content turned out to be the one expected; then ``read`` refuses to go on,
+        unchanged: its content turned out to be the one expected; then `read` refuses to go on,
             and what was known of the item stays.
     """
 
@@ -66,7 +66,7 @@ class Tracked:
 
     @property
     def item(self) -> Item:
-        """The item as the pipeline takes it: its ``read`` is this object.
+        """The item as the pipeline takes it: its `read` is this object.
 
         It is not kept: the two would keep each other alive.
         """
@@ -86,7 +86,7 @@ class Tracked:
         return content
 
     def entry(self, outcome: Outcome) -> Entry:
-        """What is to be kept, once the outcome is known."""
+        """Return what is to be kept, once the outcome is known."""
         return Entry(outcome, self.stamp, self._thumbnail)
 
 

@@ -54,11 +54,11 @@ class Changes:
 
 
 class Update:
-    """An update that is planned; ``tasks`` are its work.
+    """An update that is planned; `tasks` are its work.
 
     Attributes:
         items: of the source.
-        changes: how much of what; ``same`` grows as the work goes on.
+        changes: how much of what; `same` grows as the work goes on.
         needed: whether there is anything to do.
         unread: items that need not be read.
         refused: images that stay refused without being looked at.
@@ -134,7 +134,7 @@ class Update:
         return work
 
     def tasks(self) -> Generator[Task]:
-        """The work, as it comes in the order of the source."""
+        """Yield the work, as it comes in the order of the source."""
         shards = self._features.manifest.shards
         size = self._features.manifest.shard_items
         for index in [index for index, count in sorted(self._work.items()) if not count]:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import ArtefactError, LookalikeError
+from base.errors import ArtifactError, LookalikeError
 from export.encoder_file.encoder_file import Encoder
 from images.items import Source
 from serving.embedding.embed import Seconds
@@ -37,7 +37,7 @@ class ExtractReport:
         refused: images without one.
         resumed: items that an earlier run had finished, or that an update did not look at.
         elapsed: seconds by the clock.
-        images_per_second: items of this run over ``elapsed``.
+        images_per_second: items of this run over `elapsed`.
         seconds: where the time went.
         changes: what an update found; None where there was none.
         collected: what went into a collection; None where none was given.
@@ -57,7 +57,7 @@ class ExtractReport:
     first_refused: list[Refused] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report, ready for JSON."""
+        """Return the report, ready for JSON."""
         return {**asdict(self), "out": str(self.out)}
 
 
@@ -129,7 +129,7 @@ class Work:
         return self._report(start, manifest, run, resumed, plan.changes if plan else None)
 
     def _finished(self, manifest: Manifest) -> Manifest:
-        """What is made of the shards once they are all there."""
+        """Return what is made of the shards once they are all there."""
         done = replace(manifest, updating=False)
         wanted = self.npy or manifest.arrays is not None
         if wanted and (manifest.updating or not arrays_are_whole(self.folder, manifest)):
@@ -141,7 +141,7 @@ class Work:
         return done
 
     def _plan(self, manifest: Manifest) -> Update | None:
-        """What an update has to do; None where nothing is finished that could be compared."""
+        """Return what an update has to do; None where nothing is finished that could be compared."""
         if not manifest.shards:
             return None
         features = Features(self.folder, manifest)
@@ -174,7 +174,7 @@ class Work:
         )
 
     def _unfinished(self, manifest: Manifest) -> Generator[Task]:
-        """The shards to be made; the items of the others are only compared."""
+        """Yield the shards to be made; the items of the others are only compared."""
         finished = {shard.first_item: shard for shard in manifest.shards}
         remaining = iter(self.source)
         stamper = Stamper()
@@ -190,7 +190,7 @@ class Work:
                 ]
                 yield Task(tracked, partial(self._write, first // size, tracked))
             elif items_digest((i.key, i.uri) for i in items) != finished[first].items_sha256:
-                raise ArtefactError(
+                raise ArtifactError(
                     f"{self.folder} was begun on other images: items {first} to "
                     f"{first + len(items) - 1} of {self.source.name} are not those it holds; "
                     "bring it up to date with --update, or extract into another folder"

@@ -1,4 +1,4 @@
-"""A feature folder's embeddings as one NumPy array, with their keys beside it (``extract --npy``).
+"""A feature folder's embeddings as one NumPy array, with their keys beside it (`extract --npy`).
 
     embeddings.npy    [N,E], to be mapped: np.load("features/embeddings.npy", mmap_mode="r")
     keys.parquet      key, uri, label: row i belongs to row i of the array
@@ -24,7 +24,7 @@ def write_arrays(folder: Path, manifest: Manifest) -> Arrays:
     """Write both files from the shards, in the memory of one of them.
 
     Raises:
-        ArtefactError: a shard is damaged.
+        ArtifactError: a shard is damaged.
         LookalikeError: the disk is full or fails.
     """
     features = Features(folder, manifest)

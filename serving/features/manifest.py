@@ -1,6 +1,6 @@
-"""``manifest.json`` of a feature folder: its fields, and how they are read and checked.
+"""`manifest.json` of a feature folder: its fields, and how they are read and checked.
 
-What each field means is specified in ``feature_shards``.
+What each field means is specified in `feature_shards`.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from base.files import write_json_atomic
 
 FILE_NAME = "manifest.json"
@@ -31,7 +31,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrays:
-    """What ``--npy`` wrote: the embeddings as one array, and their keys, row for row."""
+    """What `--npy` wrote: the embeddings as one array, and their keys, row for row."""
 
     embeddings: Table
     keys: Table
@@ -121,7 +121,7 @@ class Manifest:
         return replace(self, shards=tuple(shards))
 
     def exchanged(self, file: str, shard: Shard) -> Self:
-        """With ``shard`` in the place of the one whose file this is; items are counted anew."""
+        """With `shard` in the place of the one whose file this is; items are counted anew."""
         shards, first = [], 0
         for other in self.shards:
             shards.append(replace(shard if other.file == file else other, first_item=first))
@@ -129,7 +129,7 @@ class Manifest:
         return replace(self, shards=tuple(shards))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of the file."""
+        """Return the JSON object of the file."""
         content = {
             "format": FORMAT,
             "format_version": self.version,
@@ -158,26 +158,26 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a feature folder's manifest.
 
     Raises:
-        ArtefactError: there is none, or it is damaged, not ours or of a newer version.
+        ArtifactError: there is none, or it is damaged, not ours or of a newer version.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise ArtefactError(f"{folder} is not a feature folder: it has no {FILE_NAME}")
+        raise ArtifactError(f"{folder} is not a feature folder: it has no {FILE_NAME}")
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{path} cannot be read as JSON: {error}") from error
+        raise ArtifactError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ArtefactError(f"{path} is not the manifest of a feature folder")
+        raise ArtifactError(f"{path} is not the manifest of a feature folder")
     if content.get("format_version") not in READABLE:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} has format version {content.get('format_version')!r}, this program knows "
             f"{FORMAT_VERSION}: it was written by a newer Lookalike; update this one"
         )
     try:
         return _parsed(content)
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{path} is damaged: {error!r}") from error
+        raise ArtifactError(f"{path} is damaged: {error!r}") from error
 
 
 def _parsed(content: dict[str, Any]) -> Manifest:

@@ -1,4 +1,4 @@
-"""Reading a feature folder, as ``feature_shards`` specifies it."""
+"""Reading a feature folder, as `feature_shards` specifies it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from base.files import sha256_bytes, sha256_file
 from serving.embedding.results import Deleted, Embedded, Entry, Refused
 from serving.features import tables
@@ -43,7 +43,7 @@ class FeatureBlock:
 
 
 class Features:
-    """An open feature folder. Made by ``open_features``.
+    """An open feature folder. Made by `open_features`.
 
     Attributes:
         path: the folder.
@@ -58,32 +58,32 @@ class Features:
         return self.manifest.rows
 
     def blocks(self) -> Iterator[FeatureBlock]:
-        """The shards one after the other, each compared with its SHA-256 before it is used.
+        """Yield the shards one after the other, each compared with its SHA-256 before it is used.
 
         Raises:
-            ArtefactError: a shard is missing, damaged or not what the manifest says.
+            ArtifactError: a shard is missing, damaged or not what the manifest says.
         """
         for shard in self.manifest.shards:
             yield self.block(shard)
 
     def block(self, shard: Shard) -> FeatureBlock:
-        """The rows of one shard, checked like ``blocks``."""
+        """Return the rows of one shard, checked like `blocks`."""
         return _block(self._rows(shard))
 
     def keys(self) -> Iterator[str]:
-        """The keys of all rows, without their embeddings; the files are not checked.
+        """Yield the keys of all rows, without their embeddings; the files are not checked.
 
         Raises:
-            ArtefactError: a shard cannot be read.
+            ArtifactError: a shard cannot be read.
         """
         for shard in self.manifest.shards:
             yield from self.columns(shard, "key").column("key").to_pylist()
 
     def columns(self, shard: Shard, *names: str) -> pa.Table:
-        """Some columns of a shard, those that it has; the file is not checked.
+        """Return some columns of a shard, those that it has; the file is not checked.
 
         Raises:
-            ArtefactError: it cannot be read.
+            ArtifactError: it cannot be read.
         """
         path = self.path / shard.file
         try:
@@ -91,17 +91,17 @@ class Features:
                 there = set(file.schema_arrow.names)
                 return file.read(columns=[name for name in names if name in there])
         except (OSError, pa.ArrowException) as error:
-            raise ArtefactError(f"{path} cannot be read ({error}); {self.remedy}") from error
+            raise ArtifactError(f"{path} cannot be read ({error}); {self.remedy}") from error
 
     def errors(self) -> Iterator[Refused]:
-        """The refused images in the order of the shards; checked like ``blocks``."""
+        """Yield the refused images in the order of the shards; checked like `blocks`."""
         for shard in self.manifest.shards:
             for entry in self.refused(shard):
                 assert isinstance(entry.outcome, Refused)
                 yield entry.outcome
 
     def refused(self, shard: Shard) -> list[Entry]:
-        """The refused images of one shard; checked like ``blocks``."""
+        """Return the refused images of one shard; checked like `blocks`."""
         if not shard.errors.rows:
             return []
         schemas = [
@@ -129,14 +129,14 @@ class Features:
         return found + self.refused(shard)
 
     def deleted(self, shard: Shard) -> list[Deleted]:
-        """Items that a shard once had; checked like ``blocks``."""
+        """Items that a shard once had; checked like `blocks`."""
         if shard.deleted is None:
             return []
         table = self._table(shard.deleted, tables.deleted_schema(self.manifest))
         return [Deleted(**row) for row in table.to_pylist()]
 
     def thumbnails(self, shard: Shard) -> list[bytes | None]:
-        """The thumbnails of a shard's rows, [] if the folder has none; checked like ``blocks``."""
+        """Return the thumbnails of a shard's rows, [] if the folder has none; checked like `blocks`."""
         if shard.thumbnails is None:
             return []
         table = self._table(shard.thumbnails, tables.thumbnails_schema(self.manifest))
@@ -175,11 +175,11 @@ class Features:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path} cannot be read ({error.strerror}); {self.remedy}"
             ) from error
         if sha256_bytes(content) != table.sha256:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path} is damaged: its SHA-256 is not the manifest's; {self.remedy}"
             )
         try:
@@ -187,10 +187,10 @@ class Features:
             with pq.ParquetFile(pa.BufferReader(content)) as file:
                 found = file.read(use_threads=False)
         except pa.ArrowException as error:
-            raise ArtefactError(f"{path} is not a Parquet file: {error}; {self.remedy}") from error
+            raise ArtifactError(f"{path} is not a Parquet file: {error}; {self.remedy}") from error
         fits = any(found.schema.equals(schema, check_metadata=True) for schema in schemas)
         if not fits or len(found) != table.rows:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path} does not have the rows and columns promised; {self.remedy}"
             )
         return found
@@ -204,12 +204,12 @@ def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Fea
         encoder_sha256: refuse features of another encoder; None does not ask.
 
     Raises:
-        ArtefactError: it is not a feature folder, its manifest is damaged, or the encoder another.
+        ArtifactError: it is not a feature folder, its manifest is damaged, or the encoder another.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     if encoder_sha256 not in (None, manifest.encoder_sha256):
-        raise ArtefactError(
+        raise ArtifactError(
             f"the features in {folder} were made with the encoder {manifest.encoder_sha256[:12]}…, "
             f"{encoder_sha256[:12]}… is wanted: their embeddings cannot be compared. Extract them "
             "again with that encoder into another folder"
@@ -221,7 +221,7 @@ def check_files(path: str | Path) -> str:
     """Compare every file of a feature folder with its SHA-256; returns their number in words.
 
     Raises:
-        ArtefactError: naming those that are missing or damaged, and the remedy.
+        ArtifactError: naming those that are missing or damaged, and the remedy.
     """
     features = open_features(path)
     manifest = features.manifest
@@ -231,7 +231,7 @@ def check_files(path: str | Path) -> str:
     damaged = [table.file for table in tables if not features.is_intact(table)]
     if damaged:
         more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: {len(damaged)} of {len(tables)} files are missing or damaged: "
             f"{', '.join(damaged[:3])}{more}; {features.remedy}"
         )

@@ -13,10 +13,10 @@ and MAY hold
     embeddings.npy, keys.parquet    all embeddings as one array, and key, uri and label of its rows
 
 and files whose names begin with a dot, which mean nothing. An item of the source is in exactly one
-shard or errors table, once. As long as ``updates`` is 0, shard n and errors table n cover the items
-n·``shard_items`` up to (n+1)·``shard_items``, in the order of the source. An update writes the
-tables it changes anew as ``00000-1``, ``00000-2`` and so on, and appends new images at the end. A
-file that ``manifest.json`` does not name MUST be ignored.
+shard or errors table, once. As long as `updates` is 0, shard n and errors table n cover the items
+n·`shard_items` up to (n+1)·`shard_items`, in the order of the source. An update writes the
+tables it changes anew as `00000-1`, `00000-2` and so on, and appends new images at the end. A
+file that `manifest.json` does not name MUST be ignored.
 
 Columns of a shard, in this order; "null" says that the value may be missing:
 
@@ -27,8 +27,8 @@ Columns of a shard, in this order; "null" says that the value may be missing:
     height     int32
     sha256     string            of the content: a file's bytes, or an array's values in row order
     stamp      string, null      of the file it lies in when it was read: another one, if the file
-                                 may have changed (``images.sources.uris.stamp_of``)
-    embedding  fixed_size_list<element: ``dtype``>[E]     of length one
+                                 may have changed (`images.sources.uris.stamp_of`)
+    embedding  fixed_size_list<element: `dtype`>[E]     of length one
 
 Columns of an errors table:
 
@@ -40,10 +40,10 @@ Columns of an errors table:
 
 Columns of a table of deleted images: key, uri, sha256 (null, if it had no embedding). Of a table of
 thumbnails: key, sha256, thumbnail (binary, a WebP file of at most 384 pixels a side; null, if none
-could be made). All carry the encoder's digest as ``lookalike.encoder_sha256`` in their schema's
+could be made). All carry the encoder's digest as `lookalike.encoder_sha256` in their schema's
 metadata.
 
-``manifest.json`` is one JSON object with exactly these fields:
+`manifest.json` is one JSON object with exactly these fields:
 
     format             "lookalike-features"
     format_version     2; a reader MUST refuse a version that it does not know
@@ -75,9 +75,9 @@ arrays and deleted. It is read, and continued as it is; an update makes it versi
 Writing a shard is, in this order: its other tables (temporary file, fsync, rename, fsync of the
 folder), shard (the same), manifest (the same), removal of the files it took the place of. A crash
 at any moment leaves the manifest before or after: what it does not name is made again by
-``extract --resume`` or ``--update``.
+`extract --resume` or `--update`.
 
-Pandas, Polars and DuckDB read ``shards/*.parquet`` as they are.
+Pandas, Polars and DuckDB read `shards/*.parquet` as they are.
 """
 
 import io
@@ -162,7 +162,7 @@ def _write(folder: Path, file: str, table: pa.Table, *, compression: str = "zstd
 
 
 def numbers_of(file: str) -> tuple[int, int]:
-    """The number and the generation in a shard's file name."""
+    """Return the number and the generation in a shard's file name."""
     number, _, generation = Path(file).stem.partition("-")
     return int(number), int(generation or 0)
 
@@ -188,10 +188,10 @@ def is_feature_folder(path: str | Path) -> bool:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What a feature folder is, ready for JSON: its manifest without the list of shards.
+    """Return what a feature folder is, ready for JSON: its manifest without the list of shards.
 
     Raises:
-        ArtefactError: it is not a feature folder or its manifest is damaged.
+        ArtifactError: it is not a feature folder or its manifest is damaged.
     """
     manifest = read_manifest(Path(path))
     return {

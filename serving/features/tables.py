@@ -1,4 +1,4 @@
-"""The tables of a feature folder, as ``feature_shards`` specifies them: columns, and back again."""
+"""The tables of a feature folder, as `feature_shards` specifies them: columns, and back again."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ ROW_FIELDS = ("key", "uri", "label", "width", "height", "sha256")
 
 
 def shard_schema(manifest: Manifest, *, stamped: bool = True) -> pa.Schema:
-    """The columns of a shard; those of version 1 have no stamps."""
+    """Return the columns of a shard; those of version 1 have no stamps."""
     kind = pa.float16() if manifest.dtype == "float16" else pa.float32()
     embedding = pa.list_(pa.field("element", kind, nullable=False), manifest.embedding_dim)
     fields = [
@@ -32,19 +32,19 @@ def shard_schema(manifest: Manifest, *, stamped: bool = True) -> pa.Schema:
 
 
 def errors_schema(manifest: Manifest, *, stamped: bool = True) -> pa.Schema:
-    """The columns of an errors table."""
+    """Return the columns of an errors table."""
     fields = [pa.field(name, pa.string(), nullable=False) for name in ERROR_FIELDS]
     return pa.schema([*fields, *_stamp(stamped)], metadata=_metadata(manifest))
 
 
 def deleted_schema(manifest: Manifest) -> pa.Schema:
-    """The columns of a table of deleted images."""
+    """Return the columns of a table of deleted images."""
     fields = [pa.field(name, pa.string(), nullable=False) for name in ("key", "uri")]
     return pa.schema([*fields, pa.field("sha256", pa.string())], metadata=_metadata(manifest))
 
 
 def thumbnails_schema(manifest: Manifest) -> pa.Schema:
-    """The columns of a table of thumbnails."""
+    """Return the columns of a table of thumbnails."""
     fields = [pa.field(name, pa.string(), nullable=False) for name in ("key", "sha256")]
     return pa.schema([*fields, pa.field("thumbnail", pa.binary())], metadata=_metadata(manifest))
 
@@ -58,7 +58,7 @@ def _metadata(manifest: Manifest) -> dict[bytes, bytes]:
 
 
 def shard_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
-    """The embedded ones of some entries."""
+    """Return the embedded ones of some entries."""
     schema = shard_schema(manifest, stamped=manifest.version > 1)
     rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, Embedded)]
     kind = schema.field("embedding").type
@@ -75,7 +75,7 @@ def shard_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
 
 
 def errors_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
-    """The refused ones of some entries."""
+    """Return the refused ones of some entries."""
     rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, Refused)]
     columns = [pa.array([getattr(row, n) for row, _ in rows], pa.string()) for n in ERROR_FIELDS]
     stamped = manifest.version > 1
@@ -92,7 +92,7 @@ def deleted_table(manifest: Manifest, rows: Sequence[Deleted]) -> pa.Table:
 
 
 def thumbnails_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
-    """The thumbnails of the embedded ones."""
+    """Return the thumbnails of the embedded ones."""
     rows = [(e.outcome, e.thumbnail) for e in entries if isinstance(e.outcome, Embedded)]
     columns = [
         pa.array([row.key for row, _ in rows], pa.string()),
@@ -103,7 +103,7 @@ def thumbnails_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
 
 
 def embeddings_of(table: pa.Table) -> NDArray[np.float32]:
-    """The embeddings of a shard, float32 [B,E], whatever they are stored as."""
+    """Return the embeddings of a shard, float32 [B,E], whatever they are stored as."""
     column = table.column("embedding").combine_chunks()
     flat: NDArray[np.floating] = column.flatten().to_numpy(zero_copy_only=False)
     return flat.astype(np.float32, copy=False).reshape(-1, column.type.list_size)

@@ -1,7 +1,7 @@
 import pickle
 
 from base.errors import (
-    ArtefactError,
+    ArtifactError,
     ImageRefused,
     LookalikeError,
     RefusalReason,
@@ -12,7 +12,7 @@ from base.errors import (
 
 def test_exit_codes() -> None:
     assert LookalikeError.exit_code == ImageRefused.exit_code == 3
-    assert UsageError.exit_code == SourceError.exit_code == ArtefactError.exit_code == 2
+    assert UsageError.exit_code == SourceError.exit_code == ArtifactError.exit_code == 2
 
 
 def test_a_refusal_says_what_and_why() -> None:

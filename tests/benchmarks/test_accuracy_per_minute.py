@@ -45,7 +45,7 @@ def test_a_contestant_trains_for_its_time_and_is_measured(name: str, folder: Pat
     assert found["cpu_s"] >= seconds
     assert found["samples"] > 0
     assert found["samples"] % 128 == 0
-    assert (90 if name == OURS else 0) <= found["knn"] <= 100  # ours: red against grey
+    assert (90 if name == OURS else 0) <= found["knn"] <= 100  # ours: red against gray
 
 
 def test_rates_follow_the_clock() -> None:

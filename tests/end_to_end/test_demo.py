@@ -16,8 +16,8 @@ import demo
 from training.run_folder.checkpoint import describe
 
 
-def grey_pictures(path: Path, count: int, seed: int) -> str:
-    """An .npz of grey 28-pixel pictures of two kinds: bars that stand and bars that lie."""
+def gray_pictures(path: Path, count: int, seed: int) -> str:
+    """An .npz of gray 28-pixel pictures of two kinds: bars that stand and bars that lie."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count)
     pictures = rng.integers(0, 40, (count, 28, 28), dtype=np.uint8)
@@ -34,8 +34,8 @@ def grey_pictures(path: Path, count: int, seed: int) -> str:
 def test_the_demo_goes_the_whole_way_and_a_second_run_starts_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "GALLERY", grey_pictures(tmp_path / "train.npz", 96, 1))
-    monkeypatch.setattr(demo, "QUERIES", grey_pictures(tmp_path / "test.npz", 24, 2))
+    monkeypatch.setattr(demo, "GALLERY", gray_pictures(tmp_path / "train.npz", 96, 1))
+    monkeypatch.setattr(demo, "QUERIES", gray_pictures(tmp_path / "test.npz", 24, 2))
     monkeypatch.setattr(demo, "COLLECTION_SIZE", 64)
     shorter = ("training.samples=192", "training.batch_size=32", "encoder.width=0.125")
     settings = [word for setting in shorter for word in ("--set", setting)]
@@ -63,7 +63,7 @@ def test_the_demo_goes_the_whole_way_and_a_second_run_starts_at_once(
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_stage_keeps_its_work(tmp_path: Path, stop: signal.Signals) -> None:
     """Ctrl-C reaches every process of the terminal, SIGTERM only the demo itself."""
-    pictures = grey_pictures(tmp_path / "train.npz", 96, 1)
+    pictures = gray_pictures(tmp_path / "train.npz", 96, 1)
     settings = ("training.samples=10_000_000", "training.batch_size=32", "encoder.width=0.125")
     arguments = ["train", pictures, "--recipe", "grey-cpu", "--out", str(tmp_path / "run")]
     arguments += [word for setting in settings for word in ("--set", setting)]

@@ -1,4 +1,4 @@
-"""Pictures of five channels and 12 bits, from TIFF files to their neighbours."""
+"""Pictures of five channels and 12 bits, from TIFF files to their neighbors."""
 
 import io
 from pathlib import Path
@@ -30,8 +30,8 @@ SETTINGS = (
 def draw(kind: int, rng: np.random.Generator) -> NDArray[np.uint16]:
     """Values 300 to 3000 of 4095: a blob that shows in one channel more than in the others."""
     y, x = np.mgrid[0:40, 0:44]
-    centre = rng.uniform(12, 28, 2)
-    blob = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / rng.uniform(30, 120))
+    center = rng.uniform(12, 28, 2)
+    blob = np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / rng.uniform(30, 120))
     strength = np.full(5, 0.2)
     strength[kind] = 1
     values = 300 + 2500 * blob[..., None] * strength + rng.normal(0, 30, (40, 44, 5))
@@ -64,7 +64,7 @@ def run(plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_from_files_to_neighbours(run: Path, plates: Path, tmp_path: Path) -> None:
+def test_from_files_to_neighbors(run: Path, plates: Path, tmp_path: Path) -> None:
     data = load_recipe(str(run / "recipe.toml")).data
     assert data.channels == 5
     assert data.values is not None

@@ -1,4 +1,4 @@
-"""200 pictures from the folder to the neighbours, through commands in processes of their own."""
+"""200 pictures from the folder to the neighbors, through commands in processes of their own."""
 
 import json
 import shutil
@@ -58,8 +58,8 @@ def test_the_whole_way_on_200_pictures(tmp_path: Path) -> None:
     assert best["score"] > 0.9999
     assert len(others) == 4
 
-    for artefact in ("run", "encoder.onnx", "f", "shop"):
-        assert lookalike(tmp_path, "info", artefact)
+    for artifact in ("run", "encoder.onnx", "f", "shop"):
+        assert lookalike(tmp_path, "info", artifact)
 
 
 def test_a_stranger_is_refused_at_every_join(tmp_path: Path, tiny_encoder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from serving.collection import AnyCollection, Record, create_collection, open_collection
 from serving.collection.contract.locations import Place
 from serving.collection.thumbnails import kept_path
@@ -97,7 +97,7 @@ def test_strangers_are_refused_and_left_alone(shop: Path, milvus: str) -> None:
 
 def test_another_encoder_is_refused(shop: Path, tmp_path: Path) -> None:
     create_collection(tmp_path / "other", "cd" * 32, DIM).close()
-    with pytest.raises(ArtefactError, match="cdcdcdcd"):
+    with pytest.raises(ArtifactError, match="cdcdcdcd"):
         run(shop, tmp_path / "other")
 
 

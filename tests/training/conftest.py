@@ -64,7 +64,7 @@ def _same(content: Content) -> Content:
     return content
 
 
-def coloured(count: int, seed: int = 0, *, size: int = 24) -> tuple[list[Content], list[str]]:
+def colored(count: int, seed: int = 0, *, size: int = 24) -> tuple[list[Content], list[str]]:
     """Pictures of two classes: noise that is redder, and noise that is bluer."""
     rng = np.random.default_rng(seed)
     contents: list[Content] = []
@@ -89,13 +89,13 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_source() -> Callable[..., Arrays]:
-    """make_source(count=40, seed=0, labelled=True, name="arrays") -> a source."""
+    """make_source(count=40, seed=0, labeled=True, name="arrays") -> a source."""
 
     def make(
-        count: int = 40, seed: int = 0, *, labelled: bool = True, name: str = "arrays"
+        count: int = 40, seed: int = 0, *, labeled: bool = True, name: str = "arrays"
     ) -> Arrays:
-        contents, labels = coloured(count, seed)
-        return Arrays(name, contents, labels if labelled else None)
+        contents, labels = colored(count, seed)
+        return Arrays(name, contents, labels if labeled else None)
 
     return make
 

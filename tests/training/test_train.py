@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.progress import Silent
 from tests.training.runs import TIMES, Interrupt, assert_same_run
 from training.errors import TrainingDivergedError
@@ -33,7 +33,7 @@ class Notes(Silent):
         self.lines.append(line)
 
 
-def test_a_run_leaves_its_artefacts(
+def test_a_run_leaves_its_artifacts(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     run = tmp_path / "a" / "run"
@@ -74,7 +74,7 @@ def test_training_brings_the_views_of_a_picture_together(
     """Against a run that sees the same views and does not move."""
     settings = ["training.batch_size=20", "training.samples=800", "training.evaluations=0"]
     settings += ["loss.temperature=0.5", "augmentation.grayscale=0"]
-    settings += ["augmentation.jitter_probability=0"]  # colour is what tells these pictures apart
+    settings += ["augmentation.jitter_probability=0"]  # color is what tells these pictures apart
     losses = []
     for name, rate in (("moves", "2e-3"), ("stays", "1e-12")):
         recipe = make_recipe(*settings, f"schedule.learning_rate={rate}")
@@ -102,7 +102,7 @@ def test_a_run_of_a_version_with_fewer_recipe_keys_goes_on(
     kept = load_checkpoint(run)
     tables = {**kept.recipe, "loss": {"temperature": kept.recipe["loss"]["temperature"]}}
     save_checkpoint(run, dataclasses.replace(kept, recipe=tables, recipe_digest="0" * 64))
-    with pytest.raises(ArtefactError, match="another recipe"):
+    with pytest.raises(ArtifactError, match="another recipe"):
         train(source, make_recipe("loss.margin=0.5"), run, resume=True)
     assert train(source, recipe, run, resume=True).finished
     assert load_checkpoint(run).recipe_digest == recipe.digest
@@ -121,7 +121,7 @@ def test_a_run_is_not_overwritten_nor_joined_to_strangers(
         train(source, recipe, run)
     other = make_recipe("loss.temperature=0.3")
     with pytest.raises(
-        ArtefactError, match=r"another recipe \([0-9a-f]{12}, this one is [0-9a-f]{12}\)"
+        ArtifactError, match=r"another recipe \([0-9a-f]{12}, this one is [0-9a-f]{12}\)"
     ):
         train(source, other, run, resume=True)
     strangers: tuple[tuple[Any, dict[str, Any], str], ...] = (
@@ -130,7 +130,7 @@ def test_a_run_is_not_overwritten_nor_joined_to_strangers(
         (source, {"evaluation": make_source(10, 5)}, r"as --eval \(none, now 10 of arrays\)"),
     )
     for pictures, options, message in strangers:
-        with pytest.raises(ArtefactError, match=message):
+        with pytest.raises(ArtifactError, match=message):
             train(pictures, recipe, run, resume=True, **options)
     assert (run / "checkpoint.pt").read_bytes() == kept
 
@@ -176,7 +176,7 @@ def test_pictures_without_labels_train_as_well(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     notes = Notes()
-    result = train(make_source(labelled=False), make_recipe(), tmp_path, reporter=notes)
+    result = train(make_source(labeled=False), make_recipe(), tmp_path, reporter=notes)
     assert "the pictures have no labels: kNN accuracy is not measured, RankMe is" in notes.lines
     measured = {"alignment", "uniformity", "rankme", "feature_std"}
     assert result.quality.keys() == {"loss", *measured}
@@ -184,8 +184,8 @@ def test_pictures_without_labels_train_as_well(
     assert {name: last[name] for name in measured} == {
         name: result.quality[name] for name in measured
     }
-    labelled = train(make_source(), make_recipe(), tmp_path / "labelled")
-    assert labelled.quality["loss"] == result.quality["loss"]  # labels never touch the training
+    labeled = train(make_source(), make_recipe(), tmp_path / "labelled")
+    assert labeled.quality["loss"] == result.quality["loss"]  # labels never touch the training
 
 
 def test_a_run_that_collapses_raises_the_alarm(
@@ -207,7 +207,7 @@ def test_an_evaluation_set_asks_the_training_pictures(
     assert describe(tmp_path / "run")["evaluation"]["pictures"] == 12
     assert load_checkpoint(tmp_path / "run").quality["knn_accuracy"] > 0.5
     stranger = dataclasses.replace(make_source(4), labels=["cat", "dog"] * 2)
-    for evaluation in (stranger, make_source(4, labelled=False)):
+    for evaluation in (stranger, make_source(4, labeled=False)):
         with pytest.raises(UsageError, match="have no two labels in common"):
             train(make_source(), recipe, tmp_path / "other", evaluation=evaluation)
 

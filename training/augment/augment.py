@@ -1,7 +1,7 @@
 """SimCLR's augmentation for whole batches, with parameters of its own for every view.
 
 Chen et al. 2020, appendix A (google-research/simclr, data_util.py): random resized crop, flip,
-colour jitter in random order, grey, Gaussian blur. `draw` makes the random parameters and `apply`
+color jitter in random order, gray, Gaussian blur. `draw` makes the random parameters and `apply`
 the pixels, so that the pixels can be compared with torchvision's for the same parameters. Nothing
 loops over images, and on a CUDA device nothing makes the host wait.
 """
@@ -45,7 +45,7 @@ class Augmentation:
     brightness: float = 0.8  # strength b: factors are uniform in [max(0, 1 - b), 1 + b]
     contrast: float = 0.8  # likewise
     saturation: float = 0.8  # likewise
-    hue: float = 0.2  # turns of the colour circle: shifts are uniform in [-hue, hue]
+    hue: float = 0.2  # turns of the color circle: shifts are uniform in [-hue, hue]
     jitter_probability: float = 0.8  # of the four above together
     grayscale: float = 0.2  # probability
     blur: float = 0.5  # probability
@@ -195,13 +195,13 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
 
     Args:
         images: uint8 (0-255) or float32 (0-1), [N, H, W, 3] or [N, 3, H, W], or with one channel
-            for grey pictures, or [N, H, W, C], which saturation, hue and grayscale leave alone; on
+            for gray pictures, or [N, H, W, C], which saturation, hue and grayscale leave alone; on
             the parameters' device. Only read.
         parameters: for V views, V a multiple of N: view v shows picture v % N.
         size: pixels of a view's side.
 
     Returns:
-        float32 [V, C, size, size] in [0, 1], channels_last; C is 3 for grey pictures.
+        float32 [V, C, size, size] in [0, 1], channels_last; C is 3 for gray pictures.
 
     Raises:
         ValueError: images of another shape, or V is no multiple of N.
@@ -210,10 +210,10 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
     p, count = parameters, len(parameters.crop)
     if count % max(1, len(images)):
         raise ValueError(f"{count} views of {len(images)} pictures: not a multiple")
-    if images.shape[3] == 3 and _are_grey(images):
+    if images.shape[3] == 3 and _are_gray(images):
         images = images[:, :, :, :1]
     if images.shape[3] != 3:
-        p = replace(p, jitter=p.jitter and p.jitter.without_colour(), grayscale=None)
+        p = replace(p, jitter=p.jitter and p.jitter.without_color(), grayscale=None)
     depth = 3 if images.shape[3] == 1 else images.shape[3]
     views = torch.empty(count, size, size, depth, device=images.device)
     picture = torch.arange(count, device=images.device) % max(1, len(images))
@@ -244,7 +244,7 @@ def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
     if p.jitter is not None:
         color.jitter_(planes.flatten(2), p.jitter)
     if p.grayscale is not None:
-        color.to_grey_(planes.flatten(2), p.grayscale)
+        color.to_gray_(planes.flatten(2), p.grayscale)
     back = order.argsort()  # where each view is found
     if p.blur_sigma is None:
         _interleave(planes.index_select(1, back).transpose(2, 3), out)
@@ -261,7 +261,7 @@ def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
 
 
 def _cut_out(images: Tensor, picture: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
-    """The boxes [V, 4] of some pictures in the upper left corners of equal areas.
+    """Return the boxes [V, 4] of some pictures in the upper left corners of equal areas.
 
     Returns the areas [V, H, W, C], anything outside the boxes, and where the boxes are in them.
     """
@@ -280,7 +280,7 @@ def _interleave(planes: Tensor, out: Tensor) -> None:
         out[..., channel].copy_(planes[channel % len(planes)])
 
 
-def _are_grey(images: Tensor) -> bool:
+def _are_gray(images: Tensor) -> bool:
     """Whether the three channels are known to be equal; one look settles it where they are not."""
     if not per_image.host_can_look(images):
         return False
@@ -293,7 +293,7 @@ def _are_grey(images: Tensor) -> bool:
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """A view [N, H, W, C] of pictures in either layout."""
+    """Return a view [N, H, W, C] of pictures in either layout."""
     if images.ndim != 4:
         raise ValueError(f"images of shape {tuple(images.shape)}: need [N, H, W, C]")
     planes_first = images.shape[1] in {1, 3} and images.shape[3] not in {1, 3}

@@ -1,9 +1,9 @@
-"""Colour jitter on planes float32 [C, N, P] in [0, 1] (P pixels), each image with its own factors.
+"""Color jitter on planes float32 [C, N, P] in [0, 1] (P pixels), each image with its own factors.
 
 Brightness, contrast and saturation are one formula with different coefficients (torchvision's
 adjust_*), so that one pass serves images which are at different operations of their order:
 
-    x <- clip(scale * x + to_grey * grey(x) + to_mean * mean(grey(x)), 0, 1)
+    x <- clip(scale * x + to_gray * gray(x) + to_mean * mean(gray(x)), 0, 1)
 
 Only hue is another thing.
 """
@@ -20,12 +20,12 @@ from training.augment import per_image
 from training.augment.per_image import PerImage, chosen
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as torchvision numbers them
-LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in grey
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in gray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter(PerImage):
-    """The colour operations of N images. None: no image has the operation."""
+    """The color operations of N images. None: no image has the operation."""
 
     jittered: Tensor  # bool [N]; the other images have neutral factors
     place: Tensor  # int64 [N, 4]: when brightness, contrast, saturation and hue come, 0..3
@@ -45,14 +45,14 @@ class Jitter(PerImage):
         return {op: factor for op, factor in factors.items() if factor is not None}
 
     def hue_before(self) -> Tensor:
-        """The step 0..T that hue precedes, int64 [N]; -1 where the image is not jittered."""
+        """Return the step 0..T that hue precedes, int64 [N]; -1 where the image is not jittered."""
         step = torch.zeros_like(self.place[:, HUE])
         for op in self.steps:
             step += self.place[:, op] < self.place[:, HUE]
         return step.masked_fill_(~self.jittered, -1)
 
-    def without_colour(self) -> Jitter | None:
-        """What there is to do for grey pictures."""
+    def without_color(self) -> Jitter | None:
+        """Return what there is to do for gray pictures."""
         if self.brightness is None and self.contrast is None:
             return None
         return replace(self, saturation=None, hue=None)
@@ -73,7 +73,7 @@ def jitter_(planes: Tensor, jitter: Jitter) -> None:
 
 
 def _coefficients(jitter: Jitter) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """The steps T of the formula: scale, to_mean and to_grey [N, 1] of each image's turn."""
+    """Return the steps T of the formula: scale, to_mean and to_gray [N, 1] of each image's turn."""
     factors = jitter.steps
     if not factors:
         return []
@@ -82,7 +82,7 @@ def _coefficients(jitter: Jitter) -> list[tuple[Tensor, Tensor | None, Tensor | 
     scale = torch.stack([*factors.values()]).gather(0, turn)[:, :, None]
 
     def rest(op: int) -> list[Tensor | None]:
-        """What `op` leaves of the scale for its other term."""
+        """Return what `op` leaves of the scale for its other term."""
         if op not in factors:
             return [None] * len(factors)
         mine = turn[:, :, None] == list(factors).index(op)
@@ -99,32 +99,32 @@ def _spans(hue_before: Tensor, steps: int) -> list[slice]:
     return [slice(*ends) for ends in itertools.pairwise(ends)]
 
 
-def to_grey_(planes: Tensor, mask: Tensor) -> None:
-    """Make the images of planes [3, N, P] grey where mask [N] is set, in place."""
+def to_gray_(planes: Tensor, mask: Tensor) -> None:
+    """Make the images of planes [3, N, P] gray where mask [N] is set, in place."""
     index = chosen(mask)
     part = planes.index_select(1, index)
-    part.lerp_(grey(part), mask[index, None].float())
+    part.lerp_(gray(part), mask[index, None].float())
     planes.index_copy_(1, index, part)
 
 
-def blend_(planes: Tensor, scale: Tensor, to_mean: Tensor | None, to_grey: Tensor | None) -> None:
+def blend_(planes: Tensor, scale: Tensor, to_mean: Tensor | None, to_gray: Tensor | None) -> None:
     """One step of the formula at the top, in place; the coefficients are [N, 1]."""
-    if to_grey is not None:
-        rest = grey(planes)
+    if to_gray is not None:
+        rest = gray(planes)
         mean = None if to_mean is None else rest.mean(1, keepdim=True) * to_mean
-        rest *= to_grey
+        rest *= to_gray
         if mean is not None:
             rest += mean
     elif to_mean is not None:
-        rest = grey(planes.mean(2, keepdim=True)) * to_mean
+        rest = gray(planes.mean(2, keepdim=True)) * to_mean
     else:
         planes.mul_(scale).clamp_(0, 1)
         return
     torch.addcmul(rest, planes, scale, out=planes).clamp_(0, 1)
 
 
-def grey(planes: Tensor) -> Tensor:
-    """Luma [N, P] of planes [C, N, P]; a single plane is grey already."""
+def gray(planes: Tensor) -> Tensor:
+    """Luma [N, P] of planes [C, N, P]; a single plane is gray already."""
     if len(planes) == 1:
         return planes[0]
     if len(planes) != 3:  # of many channels none is nearer to what the eye sees

@@ -25,7 +25,7 @@ def host_can_look(tensor: Tensor) -> bool:
 
 
 def chosen(mask: Tensor) -> Tensor:
-    """Indices where mask [N] is set; all of them where the host would have to wait to know.
+    """Return indices where mask [N] is set; all of them where the host would have to wait to know.
 
     So what is done to the chosen ones must change nothing where the mask is not set.
     """

@@ -1,7 +1,7 @@
 """Bicubic crop-and-resize and Gaussian blur of a batch, each image with numbers of its own.
 
 Both are separable, and each of their passes makes a row of the result as a weighted sum of a few
-rows of the source ("taps"). `torch.nn.functional.embedding_bag` does exactly that, vectorised, for
+rows of the source ("taps"). `torch.nn.functional.embedding_bag` does exactly that, vectorized, for
 any mixture of images at once: rows are the table, taps the bags. A dense matrix product per image
 takes 4 times as long at 32 pixels and 10 times at 224 (measured, AVX2). Between the passes rows
 become columns.
@@ -89,7 +89,7 @@ def bicubic_taps(
     """Source positions and weights that resize [start, start + length) to `size` pixels.
 
     Pillow's and torchvision's antialiased bicubic (Keys' kernel with a = -0.5, stretched by the
-    scale when shrinking, cut off and renormalised at the edges of the box).
+    scale when shrinking, cut off and renormalized at the edges of the box).
 
     Args:
         start: int64 [N], where the box begins.

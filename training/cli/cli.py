@@ -18,7 +18,7 @@ def training() -> None:
 
 
 def _list(*, wanted: bool) -> None:
-    """Lists recipes and encoders; asked before SOURCE is missed."""
+    """List recipes and encoders; asked before SOURCE is missed."""
     if wanted:
         from training.cli.cli_report import list_choices
 
@@ -42,7 +42,7 @@ def train(
     ] = None,
     evaluation: Annotated[
         str | None,
-        typer.Option("--eval", help="Labelled SOURCE for kNN accuracy.", rich_help_panel=WHAT),
+        typer.Option("--eval", help="Labeled SOURCE for kNN accuracy.", rich_help_panel=WHAT),
     ] = None,
     recipe: Annotated[
         str | None,

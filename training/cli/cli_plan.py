@@ -33,7 +33,7 @@ AUTO = "auto"
 def all_settings(
     settings: Iterable[str] | None, weights: str | None, batch_size: str | None
 ) -> list[str]:
-    """What --set, --weights and --batch-size come to, as "table.key=value".
+    """Return what --set, --weights and --batch-size come to, as "table.key=value".
 
     Raises:
         UsageError: a batch size that is neither a number nor "auto".
@@ -51,7 +51,7 @@ def all_settings(
 def plan(
     pictures: Source, source: str, recipe: str | None, out: Path | None, *, resume: bool, say: Say
 ) -> tuple[str, Path]:
-    """Returns the recipe to read and the run folder.
+    """Return the recipe to read and the run folder.
 
     A run that is resumed keeps its recipe; else, where none is named, the pictures decide.
     """
@@ -77,7 +77,7 @@ def fitted_recipe(
     device: str,
     reporter: Reporter,
 ) -> Recipe:
-    """The recipe of a new run, with what depends on pictures and machine decided and written down.
+    """Return the recipe of a new run, with what depends on pictures and machine decided and written down.
 
     Args:
         name: of a recipe, or its file.
@@ -106,7 +106,7 @@ def fitted_recipe(
 
 
 def resumed_recipe(name: str, settings: Sequence[str], pictures: int) -> Recipe:
-    """The recipe of a run to go on with: what was measured or read for it stands in its file."""
+    """Return the recipe of a run to go on with: what was measured or read for it stands in its file."""
     recipe = load_recipe(name, settings)
     if _asked(settings, "training.batch_size"):
         return recipe
@@ -149,5 +149,5 @@ def _default_run(source: str, recipe: str) -> Path:
 
 
 def _slug(text: str) -> str:
-    """A source or recipe as a part of a folder's name."""
+    """Return a source or recipe as a part of a folder's name."""
     return re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-.") or "pictures"

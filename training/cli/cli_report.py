@@ -34,7 +34,7 @@ def say(console: Console, line: str) -> None:
 
 
 def list_choices() -> str:
-    """The recipes and encoders there are, for people."""
+    """Return the recipes and encoders there are, for people."""
     lines = ["recipes (--recipe NAME):"]
     for name in recipe_names():
         first = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
@@ -59,7 +59,7 @@ def _rows(names: list[str], width: int = 78) -> list[str]:
 
 
 def show_refused(result: TrainResult, console: Console) -> None:
-    """A table of the first refused pictures."""
+    """Show a table of the first refused pictures."""
     if not result.refused:
         return
     table = Table("picture", "refused because", title=f"{len(result.refused)} pictures refused")
@@ -71,7 +71,7 @@ def show_refused(result: TrainResult, console: Console) -> None:
 
 
 def show_rates(finding: Finding, plot: Path | None, console: Console, *, as_json: bool) -> None:
-    """The sweep as table, plot and numbers; the suggestion as a --set to copy."""
+    """Show the sweep as table, plot and numbers; the suggestion as a --set to copy."""
     table = Table("learning rate", "loss", "smoothed", title=f"{len(finding.sweep.rates)} steps")
     last = len(finding.sweep.rates) - 1
     for place in sorted({round(n * last / (SHOWN_RATES - 1)) for n in range(SHOWN_RATES)}):

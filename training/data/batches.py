@@ -29,7 +29,7 @@ class Order:
         self._epoch, self._permutation = -1, np.zeros(0, np.int64)
 
     def __call__(self, step: int) -> NDArray[np.int64]:
-        """Indices [batch_size] of the pictures of this step."""
+        """Return indices [batch_size] of the pictures of this step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             random = np.random.default_rng([self._seed, _ORDER, epoch])
@@ -69,7 +69,7 @@ class Batches:
             self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
     def __call__(self, step: int) -> Batch:
-        """The pictures of a step on the device: pixels of this process's, heights of all."""
+        """Return the pictures of a step on the device: pixels of this process's, heights of all."""
         indices = self._order(step)
         mine = indices[self._own]
         if self._resident is not None:
@@ -82,7 +82,7 @@ class Batches:
         return Batch(pixels, *self._on_device(self._pictures.sizes[indices].T).float())
 
     def _gather(self, indices: NDArray[np.int64]) -> Tensor:
-        """The canvas of pictures that live on the device."""
+        """Return the canvas of pictures that live on the device."""
         pictures, resident = self._pictures, self._resident
         assert resident is not None
         if pictures.sizes is None:

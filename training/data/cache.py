@@ -48,7 +48,7 @@ class Form:
         return f"{self.spec.digest} {self.whole}"
 
     def load(self, item: Item) -> NDArray[np.uint8] | ImageRefused:
-        """Decodes one picture."""
+        """Decode one picture."""
         try:
             if self.whole:
                 return load_whole(item.read(), self.spec)
@@ -61,7 +61,7 @@ class Store(Protocol):
     """Takes pictures one after another."""
 
     def put(self, entry: str, picture: NDArray[np.uint8] | None) -> None:
-        """The next picture, or none where it was refused, and what `Entries.add` says of it."""
+        """Add the next picture, or none where it was refused, and what `Entries.add` says of it."""
 
 
 class Memory:
@@ -71,7 +71,7 @@ class Memory:
         self._bytes = io.BytesIO()
 
     def put(self, entry: str, picture: NDArray[np.uint8] | None) -> None:  # noqa: ARG002
-        """Adds the pixels."""
+        """Add the pixels."""
         if picture is not None:
             self._bytes.write(np.ascontiguousarray(picture).data)
 
@@ -90,7 +90,7 @@ def decode_source(
     memory_limit: int = 2**63,
     reporter: Reporter | None = None,
 ) -> Pictures:
-    """Decodes every picture once, on all CPUs; what cannot be used is counted, never fatal.
+    """Decode every picture once, on all CPUs; what cannot be used is counted, never fatal.
 
     Args:
         source: from `images.sources.sources.open_source`.
@@ -167,7 +167,7 @@ def _decode(
 def in_order(
     items: Iterable[Item], form: Form
 ) -> Iterator[tuple[Item, NDArray[np.uint8] | ImageRefused]]:
-    """Decodes ahead in threads (Pillow works without the GIL), a bounded number of pictures."""
+    """Decode ahead in threads (Pillow works without the GIL), a bounded number of pictures."""
     threads = available_cpus()
     waiting: deque[tuple[Item, Future[NDArray[np.uint8] | ImageRefused]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:

@@ -65,7 +65,7 @@ class CacheFile:
                 file.close()
 
     def read(self, source: Source, items: list[Item]) -> Entries:
-        """Returns the entries of the pictures that are there; none where they are not right."""
+        """Return the entries of the pictures that are there; none where they are not right."""
         entries, end = Entries(source), 0
         try:
             with (self._folder / "items.jsonl").open("rb") as lines:
@@ -93,7 +93,7 @@ class CacheFile:
         return bool(about == self._declaration(entries))
 
     def begin(self, entries: Entries, needed: int) -> int:
-        """Opens the files to go on after some entries; refuses if the disk is too small.
+        """Open the files to go on after some entries; refuses if the disk is too small.
 
         Returns the free bytes of the disk.
 
@@ -118,7 +118,7 @@ class CacheFile:
         return free
 
     def put(self, entry: str, picture: NDArray[np.uint8] | None) -> None:
-        """Appends a picture, or none where it was refused, and its entry."""
+        """Append a picture, or none where it was refused, and its entry."""
         assert self._files is not None
         pixels, items = self._files
         try:
@@ -140,7 +140,7 @@ class CacheFile:
             file.flush()
 
     def finish(self, entries: Entries) -> None:
-        """Declares the cache whole."""
+        """Declare the cache whole."""
         self._flush()
         write_json_atomic(self._about, self._declaration(entries))
 
@@ -148,7 +148,7 @@ class CacheFile:
         return {"format": FORMAT, "stamp": self._stamp, "digest": entries.digest}
 
     def pictures(self, entries: Entries) -> Pictures:
-        """The pictures of a whole cache, memory-mapped."""
+        """Return the pictures of a whole cache, memory-mapped."""
         return entries.pictures(self._map(entries.bytes))
 
     def _map(self, count: int) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ class Entries:
         return len(self._labels) + len(self.refused)
 
     def add(self, item: Item, result: NDArray[np.uint8] | ImageRefused) -> str:
-        """Takes the next item; returns its entry, a line of JSON."""
+        """Take the next item; returns its entry, a line of JSON."""
         if isinstance(result, ImageRefused):
             entry: dict[str, Any] = {"reason": str(result.reason), "message": str(result)}
         else:
@@ -49,7 +49,7 @@ class Entries:
         return json.dumps(entry)
 
     def replay(self, item: Item, line: bytes) -> None:
-        """Takes the next item as `add` described it."""
+        """Take the next item as `add` described it."""
         self._take(item, json.loads(line))
 
     def _take(self, item: Item, entry: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ class Entries:
         self._digest.update(pixels)
 
     def pictures(self, pixels: NDArray[np.uint8]) -> Pictures:
-        """The pictures with these pixels, uint8 [bytes].
+        """Return the pictures with these pixels, uint8 [bytes].
 
         Raises:
             SourceError: all were refused.

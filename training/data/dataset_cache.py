@@ -25,7 +25,7 @@ def training_pictures(
     memory_limit: int,
     reporter: Reporter,
 ) -> Pictures:
-    """The pictures in memory, in a file or streamed.
+    """Return the pictures in memory, in a file or streamed.
 
     Args:
         source: the pictures.

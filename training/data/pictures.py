@@ -65,7 +65,7 @@ class Pictures:
         return self.images[start : start + height * width].reshape(height, width, -1)
 
     def squares(self, positions: Iterable[int], spec: PreprocessSpec) -> NDArray[np.uint8]:
-        """Some pictures as the spec prepares them, [n,S,S,C]."""
+        """Return some pictures as the spec prepares them, [n,S,S,C]."""
         found = [preprocess(self[position], spec) for position in positions]
         return (
             np.stack(found)
@@ -74,13 +74,13 @@ class Pictures:
         )
 
     def canvas(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Some pictures in the upper left corners of black areas of one size, [n,H,W,C]."""
+        """Return some pictures in the upper left corners of black areas of one size, [n,H,W,C]."""
         if self.sizes is None:
             return self.images[positions]
         return together([self[position] for position in positions])
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """The pictures that could not be used, as far as they are known."""
+        """Return the pictures that could not be used, as far as they are known."""
         return self.refused
 
 

@@ -49,11 +49,11 @@ class Shard:
         return torch.cat([self.pictures, self.pictures + self.batch_size], 1)
 
     def join(self, parts: Tensor) -> Tensor:
-        """The projections of all processes [W, 2B/W, E], each in its own order, as [2B,E]."""
+        """Return the projections of all processes [W, 2B/W, E], each in its own order, as [2B,E]."""
         rows = parts.view(self.world, self.chunks, 2, -1, parts.shape[-1])
         return rows.permute(2, 1, 0, 3, 4).reshape(2 * self.batch_size, -1)
 
     def part(self, rows: Tensor) -> Tensor:
-        """This process's rows of [2B,E], in its own order: [C, 2*B/C/W, E]."""
+        """Return this process's rows of [2B,E], in its own order: [C, 2*B/C/W, E]."""
         parts = rows.view(2, self.chunks, self.world, -1, rows.shape[-1])[:, :, self.rank]
         return parts.transpose(0, 1).reshape(self.chunks, -1, rows.shape[-1])

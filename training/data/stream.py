@@ -55,7 +55,7 @@ class Streamed(Pictures):
         return picture
 
     def find(self, position: int) -> tuple[NDArray[np.uint8], list[Refusal]]:
-        """The first usable picture from a position on, and those before it that are not.
+        """Return the first usable picture from a position on, and those before it that are not.
 
         Raises:
             SourceError: no picture of the source is usable.
@@ -71,7 +71,7 @@ class Streamed(Pictures):
         raise SourceError(f"no usable picture in {self.name}: {refused[0].message}")
 
     def note(self, refused: Iterable[Refusal]) -> None:
-        """Counts refused pictures, each once."""
+        """Count refused pictures, each once."""
         self.damaged.update((refusal.key, refusal) for refusal in refused)
 
     def refusals(self) -> tuple[Refusal, ...]:
@@ -94,7 +94,7 @@ class Streamed(Pictures):
 
 
 def open_stream(source: Source, form: Form, limit: int | None = None) -> Streamed:
-    """Lists the pictures of a source without decoding any.
+    """List the pictures of a source without decoding any.
 
     Raises:
         SourceError: there are none.
@@ -137,7 +137,7 @@ class StreamedBatches:
         self._next = -1
 
     def __call__(self, step: int) -> Batch:
-        """The pictures of a step on the device, as `Batches` gives them."""
+        """Return the pictures of a step on the device, as `Batches` gives them."""
         if self._decoded is None or step != self._next:
             self._decoded = self._from(step)
         self._next = step + 1
@@ -198,7 +198,7 @@ def _leave_signals(_worker: int) -> None:
 def batches_of(
     pictures: Pictures, order: Order, own: NDArray[np.int64], device: torch.device
 ) -> Batches | StreamedBatches:
-    """The batches of a run.
+    """Return the batches of a run.
 
     Args:
         pictures: from a cache or streamed.

@@ -28,7 +28,7 @@ OUTSIDE = 0.1  # percent, at either end
 
 
 def settled(recipe: Recipe, source: Source) -> Recipe:
-    """The recipe with numbers for the range.
+    """Return the recipe with numbers for the range.
 
     Raises:
         SourceError: no picture could be read, or all their values are the same.
@@ -52,7 +52,7 @@ def tell_values(recipe: Recipe, reporter: Reporter) -> None:
 
 
 def measured_range(source: Source, channels: int) -> tuple[float, float]:
-    """The values between which all but `OUTSIDE` of a source's values lie; whole where they are.
+    """Return the values between which all but `OUTSIDE` of a source's values lie; whole where they are.
 
     Raises:
         SourceError: as `settled`.

@@ -4,7 +4,7 @@ The network is built for a number of classes that nothing else in it has, so tha
 the one layer with so many outputs; an identity takes its place and h is what went into it. Names of
 parameters stay theirs, so that their weights fit.
 
-Dropout and stochastic depth are switched off: SimCLR regularises by augmentation, and a step must
+Dropout and stochastic depth are switched off: SimCLR regularizes by augmentation, and a step must
 depend on its seed and number alone to be repeated bit for bit.
 """
 
@@ -32,12 +32,12 @@ AUXILIARY = ("googlenet", "inception_v3")
 
 
 def torchvision_names() -> list[str]:
-    """The names of torchvision's classification networks."""
+    """Return the names of torchvision's classification networks."""
     return list(models.list_models(module=models))
 
 
 def timm_name(name: str) -> str | None:
-    """The name behind "timm:" or "timm/", or None."""
+    """Return the name behind "timm:" or "timm/", or None."""
     return next((name.removeprefix(p) for p in TIMM if name.startswith(p)), None)
 
 
@@ -52,7 +52,7 @@ def check_name(name: str) -> None:
 
 
 def build_backbone(name: str, *, image_size: int, channels: int = 3) -> EncoderModule:
-    """Builds an untrained network from torch's global random state: [N,C,S,S] -> h [N,feature_dim].
+    """Build an untrained network from torch's global random state: [N,C,S,S] -> h [N,feature_dim].
 
     Args:
         name: torchvision's (`swin_t`), or timm's behind "timm:" (`timm:vit_small_patch16_224`).
@@ -133,7 +133,7 @@ def _exchange(network: nn.Module, key: str, new: nn.Module) -> None:
 
 
 def _set_channels(network: nn.Module, channels: int) -> None:
-    """A new first convolution, for pictures that are not RGB."""
+    """Replace the first convolution, for pictures that are not RGB."""
     key, old = next(
         (key, module)
         for key, module in network.named_modules()
@@ -151,7 +151,7 @@ def _set_channels(network: nn.Module, channels: int) -> None:
 
 
 def _switch_off_dropout(network: nn.Module) -> None:
-    """Sets its probability to 0; timm's DropPath is only there where it is asked for."""
+    """Set its probability to 0; timm's DropPath is only there where it is asked for."""
     for module in network.modules():
         if isinstance(module, nn.Dropout | StochasticDepth):
             module.p = 0.0

@@ -89,9 +89,9 @@ class ResNetEncoder(EncoderModule):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.feature_dim = width
-        self._initialise(zero_init_residual=zero_init_residual)
+        self._initialize(zero_init_residual=zero_init_residual)
 
-    def _initialise(self, *, zero_init_residual: bool) -> None:
+    def _initialize(self, *, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -130,7 +130,7 @@ def build_encoder(
     selective_kernels: bool = False,
     channels: int = 3,
 ) -> EncoderModule:
-    """Builds an untrained encoder from torch's global random state.
+    """Build an untrained encoder from torch's global random state.
 
     Args:
         name: one of `RESNETS`, or of `backbones.py`, which has neither width nor stem.

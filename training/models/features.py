@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from training.models.simclr import normalise
+from training.models.simclr import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ def encode(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     batch_size: int = 256,
 ) -> NDArray[np.float32]:
-    """Encodes in evaluation mode and fp32, on the device the encoder is on.
+    """Encode in evaluation mode and fp32, on the device the encoder is on.
 
     Args:
         encoder: float [N,C,S,S] -> h [N,D]; left in the mode (training or not) it came in.
@@ -35,7 +35,7 @@ def encode(
         batch_size: pictures per forward.
 
     Returns:
-        h, float32 [N,D], not normalised; [0,0] for no pictures.
+        h, float32 [N,D], not normalized; [0,0] for no pictures.
     """
     device = next(encoder.parameters()).device
     training = encoder.training
@@ -45,7 +45,7 @@ def encode(
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
             x = batch.permute(0, 3, 1, 2).float() / 255  # NHWC storage is channels_last
-            features.append(encoder(normalise(x, mean, std)).float().cpu().numpy())
+            features.append(encoder(normalize(x, mean, std)).float().cpu().numpy())
     finally:
         encoder.train(training)
     return np.concatenate(features) if features else np.zeros((0, 0), np.float32)

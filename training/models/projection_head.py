@@ -18,7 +18,7 @@ LAYERS: dict[str, int] = {"v1": 2, "v2": 3}
 def projection_head(
     kind: HeadKind, in_dim: int, hidden: int | None = None, out_dim: int = 128
 ) -> nn.Sequential:
-    """Builds g(.): [N,in_dim] -> z [N,out_dim].
+    """Build g(.): [N,in_dim] -> z [N,out_dim].
 
     "v1" has 2 layers (SimCLR section 2.1), "v2" has 3 (Chen et al. 2020b, section 2). In both, as
     in google-research/simclr (model_util.py): each layer is a linear map without bias and a batch

@@ -87,12 +87,12 @@ class _Pool(nn.Module):
 
 
 def pooled_shortcut(in_planes: int, out: int, stride: int) -> nn.Sequential:
-    """The shortcut of ResNet-D: a mean over 2x2, then the projection without a stride."""
+    """Return the shortcut of ResNet-D: a mean over 2x2, then the projection without a stride."""
     return nn.Sequential(_Pool(stride), conv1x1(in_planes, out), nn.BatchNorm2d(out))
 
 
 def deep_stem(in_channels: int, channels: int) -> nn.Sequential:
-    """The first convolution of ResNet-D: three of 3x3 for one of 7x7, with the same stride."""
+    """Return the first convolution of ResNet-D: three of 3x3 for one of 7x7, with the same stride."""
     half = channels // 2
     return nn.Sequential(
         conv3x3(in_channels, half, 2),

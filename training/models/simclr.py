@@ -32,13 +32,13 @@ class SimCLR(nn.Module):
         self._mean, self._std = recipe.data.mean, recipe.data.std
 
     def forward(self, views: Tensor) -> Tensor:
-        """Normalises, encodes, projects."""
-        z: Tensor = self.head(self.encoder(normalise(views, self._mean, self._std)))
+        """Normalize, encode and project."""
+        z: Tensor = self.head(self.encoder(normalize(views, self._mean, self._std)))
         return z
 
 
 def encoder_of(recipe: Recipe) -> EncoderModule:
-    """The recipe's encoder, untrained."""
+    """Return the recipe's encoder, untrained."""
     return build_encoder(
         recipe.encoder.name,
         width=recipe.encoder.width,
@@ -51,7 +51,7 @@ def encoder_of(recipe: Recipe) -> EncoderModule:
 
 
 def build_model(recipe: Recipe, device: torch.device) -> SimCLR:
-    """The network with the weights that the recipe's seed gives, on a device, channels last.
+    """Return the network with the weights that the recipe's seed gives, on a device, channels last.
 
     The weights are drawn on the CPU, so they are the same for every device, and torch's global
     random state is left as it was.
@@ -81,7 +81,7 @@ def _check_sizes(encoder: EncoderModule, recipe: Recipe) -> None:
             encoder.train()
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std per channel of float [N,C,H,W]; the paper's 0 and 1 cost nothing."""
     if not any(mean) and all(s == 1 for s in std):
         return images

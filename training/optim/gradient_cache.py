@@ -32,7 +32,7 @@ def backward(
     *,
     apart: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tensor:
-    """Adds dL/dw of a batch to the gradients of the weights.
+    """Add dL/dw of a batch to the gradients of the weights.
 
     Args:
         forward: chunk number to z of its views [V,E]; twice the same for the same chunk.

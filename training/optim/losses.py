@@ -39,7 +39,7 @@ BLOCK = 2**22
 
 
 def contrastive_loss(z: Tensor, loss: Loss) -> Tensor:
-    """The loss of a batch as one differentiable scalar in fp32.
+    """Return the loss of a batch as one differentiable scalar in fp32.
 
     Args:
         z: projections [2N,E], the first views of all N pictures, then the second views.
@@ -55,14 +55,14 @@ def contrastive_loss(z: Tensor, loss: Loss) -> Tensor:
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
-    """The paper's loss (equation 1) of z [2N,E]; ln(2N - 1) where all similarities are equal."""
+    """Return the paper's loss (equation 1) of z [2N,E]; ln(2N - 1) where all similarities are equal."""
     return contrastive_loss(z, Loss(temperature=temperature))
 
 
 def loss_and_gradient(
     z: Tensor, loss: Loss, *, share: int = 0, shares: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """The loss of a batch and its gradient dL/dz, in memory that does not grow with N squared.
+    """Return the loss of a batch and its gradient dL/dz, in memory that does not grow with N squared.
 
     With several shares it is the part of the anchors share, share + 1 of `shares` equal parts: the
     losses and the gradients of all shares add up to those of the batch.
@@ -103,7 +103,7 @@ def _check(z: Tensor, loss: Loss) -> None:
 
 
 def _blocks(views: int, share: int, shares: int) -> Iterator[slice]:
-    """The anchors of one share in stretches of at most BLOCK similarities."""
+    """Yield the anchors of one share in stretches of at most BLOCK similarities."""
     start, stop = views // shares * share, views // shares * (share + 1)
     step = max(1, BLOCK // views)
     for first in range(start, stop, step):
@@ -144,7 +144,7 @@ def _nt_xent(logits: Tensor, own: Tensor, positive: Tensor) -> Tensor:
 
 
 def _hardest_below(s: Tensor, to_positive: Tensor) -> Tensor:
-    """The largest similarity below the positive's, [R,1]; -inf, no term, where there is none."""
+    """Return the largest similarity below the positive's, [R,1]; -inf, no term, where there is none."""
     return torch.where(s < to_positive, s, -torch.inf).amax(1, keepdim=True)
 
 

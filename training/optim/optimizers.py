@@ -1,4 +1,4 @@
-"""Optimisers over two groups of parameters: weights, and what is neither decayed nor adapted."""
+"""Optimizers over two groups of parameters: weights, and what is neither decayed nor adapted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _is_vector(parameter: nn.Parameter) -> bool:
 
 
 def build_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """Builds the optimiser; its learning rate is set before each step from the schedule's array.
+    """Build the optimizer; its learning rate is set before each step from the schedule's array.
 
     "lars" is the paper's (section 2), for batches of 512 and more. "sgd" is momentum SGD with L2
     decay inside the gradient. "adamw" needs neither large batches nor a tuned rate.
@@ -56,6 +56,6 @@ def build_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optim
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Sets the rate of all groups."""
+    """Set the rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

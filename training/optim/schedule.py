@@ -18,7 +18,7 @@ SCALINGS: tuple[Scaling, ...] = ("linear", "sqrt", "none")
 
 
 def peak_learning_rate(learning_rate: float, scaling: Scaling, batch_size: int) -> float:
-    """The rate after warm-up.
+    """Return the rate after warm-up.
 
     "linear" is learning_rate * B / 256 (0.3 in section 2), "sqrt" is learning_rate * sqrt(B)
     (0.075 in appendix B.1; equal to the linear rule at B = 4096), "none" is learning_rate itself.

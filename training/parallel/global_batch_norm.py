@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
 
 
-def globalise(model: nn.Module) -> None:
-    """Replaces every batch norm inside a model by one over all processes; names stay.
+def globalize(model: nn.Module) -> None:
+    """Replace every batch norm inside a model by one over all processes; names stay.
 
     Raises:
         UsageError: the model has a batch norm of a kind that cannot be replaced.
@@ -46,10 +46,10 @@ class GlobalBatchNorm(_BatchNorm):
     """nn.BatchNorm over the batches of all processes, which must be of one size."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float [N,C,...] of this process, normalised with the statistics of all."""
+        """Float [N,C,...] of this process, normalized with the statistics of all."""
         if not self.training:
             return super().forward(x)
-        y, mean, variance = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        y, mean, variance = _Normalize.apply(x, self.weight, self.bias, self.eps)
         if self.track_running_stats and self.running_mean is not None:
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
@@ -65,7 +65,7 @@ class GlobalBatchNorm(_BatchNorm):
             raise ValueError(f"a batch norm needs [N,C,...], got {tuple(input.shape)}")
 
 
-class _Normalise(Function):
+class _Normalize(Function):
     """y = (x - mean) / sqrt(variance + eps) * weight + bias, and the statistics.
 
     With x^ = (x - mean) / sqrt(variance + eps) and means over the views of all processes:

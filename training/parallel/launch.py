@@ -28,7 +28,7 @@ class Launch:
 
 
 def launch_of(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; a process alone where they lack.
+    """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; a process alone where they lack.
 
     Raises:
         UsageError: only some of them are there, or one is no number.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from base.errors import LookalikeError, UsageError
-from training.parallel.global_batch_norm import globalise
+from training.parallel.global_batch_norm import globalize
 from training.parallel.launch import Launch, launch_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Ranks:
         self.rank, self.world, self.leads = launch.rank, launch.world, launch.leads
 
     def gather(self, part: Tensor) -> Tensor:
-        """The tensors [...] of all processes as [W, ...], in the order of their ranks."""
+        """Return the tensors [...] of all processes as [W, ...], in the order of their ranks."""
         if self.world == 1:
             return part[None]
         part = part.contiguous()
@@ -54,14 +54,14 @@ class Ranks:
         return torch.stack(parts)
 
     def sum_(self, tensor: Tensor) -> None:
-        """Replaces a tensor by the sum over all processes."""
+        """Replace a tensor by the sum over all processes."""
         if self.world > 1:
             dist.all_reduce(tensor)
 
     def attempt(
         self, work: Callable[[], T], *, stop: Callable[[], bool] = lambda: False
     ) -> tuple[T, bool]:
-        """Does this process's part between two steps and hears how the others fared.
+        """Do this process's part between two steps and hears how the others fared.
 
         Returns:
             What `work` returned, and whether any process wanted to stop after its part.
@@ -88,7 +88,7 @@ class Ranks:
         return int(words)
 
     def from_leader(self, work: Callable[[], T]) -> T:
-        """What the first process makes of `work`, in all of them; it must be picklable.
+        """Return what the first process makes of `work`, in all of them; it must be picklable.
 
         Raises:
             OtherProcessError: it failed there.
@@ -113,7 +113,7 @@ class Ranks:
         return results[0]
 
     def everyones(self, value: T) -> list[T]:
-        """The values of all processes, picklable ones, in the order of their ranks."""
+        """Return the values of all processes, picklable ones, in the order of their ranks."""
         if self._control is None:
             return [value]
         values = [value] * self.world
@@ -140,14 +140,14 @@ ALONE = Ranks(Launch())
 def network_of(
     model: nn.Module, ranks: Ranks
 ) -> tuple[nn.Module, Callable[[], AbstractContextManager[None]]]:
-    """The model as it is to be called in a step, with batch norms over all processes.
+    """Return the model as it is to be called in a step, with batch norms over all processes.
 
     A backward through it averages the gradients over the processes while it runs, unless in the
     context that is returned with it.
     """
     if ranks.world == 1:
         return model, nullcontext
-    globalise(model)
+    globalize(model)
     # batch norms are the same everywhere: nothing to broadcast. newer torch renamed it
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     still: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
@@ -157,7 +157,7 @@ def network_of(
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Joins the processes that torchrun started; alone without it.
+    """Join the processes that torchrun started; alone without it.
 
     Raises:
         UsageError: torchrun's environment is incomplete, or it starts more processes on this
@@ -182,7 +182,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 def device_of(device: torch.device, launch: Launch) -> torch.device:
-    """The device of one of several processes on a machine: each CUDA device serves one."""
+    """Return the device of one of several processes on a machine: each CUDA device serves one."""
     if device.type != "cuda" or launch.world == 1:
         return device
     if launch.local_world > torch.cuda.device_count():

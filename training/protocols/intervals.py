@@ -9,7 +9,7 @@ Interval = tuple[float, float]
 
 
 def wilson(share: float, count: int) -> Interval:
-    """The score interval of a share seen in `count` trials (Wilson 1927); within [0,1]."""
+    """Return the score interval of a share seen in `count` trials (Wilson 1927); within [0,1]."""
     middle = share + Z * Z / (2 * count)
     reach = Z * math.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
     scale = 1 + Z * Z / count
@@ -17,5 +17,5 @@ def wilson(share: float, count: int) -> Interval:
 
 
 def around(mean: float, standard_error: float) -> Interval:
-    """The normal interval of a mean of shares; within [0,1]."""
+    """Return the normal interval of a mean of shares; within [0,1]."""
     return max(0.0, mean - Z * standard_error), min(1.0, mean + Z * standard_error)

@@ -26,7 +26,7 @@ def chunk_of(gallery: int) -> int:
 
 
 def as_rows(features: ArrayLike | Tensor) -> Tensor:
-    """Features as L2-normalised fp32 rows [N,D] on the CPU."""
+    """Features as L2-normalized fp32 rows [N,D] on the CPU."""
     tensor = (
         features.detach() if isinstance(features, Tensor) else torch.as_tensor(np.array(features))
     )
@@ -47,32 +47,32 @@ def knn_predict(
     k: int = 200,
     temperature: float = 0.1,
 ) -> NDArray[np.int64]:
-    """Labels for queries by weighted vote of their k nearest labelled gallery pictures.
+    """Labels for queries by weighted vote of their k nearest labeled gallery pictures.
 
     Args:
         queries: features [Q,D].
         gallery: features [G,D].
-        gallery_labels: [G] of int; -1 is unlabelled and does not vote.
-        k: neighbours that vote; all of the gallery where it holds fewer.
+        gallery_labels: [G] of int; -1 is unlabeled and does not vote.
+        k: neighbors that vote; all of the gallery where it holds fewer.
         temperature: a vote weighs exp(cosine / temperature).
 
     Returns:
         Labels [Q].
 
     Raises:
-        ValueError: nothing in the gallery is labelled.
+        ValueError: nothing in the gallery is labeled.
     """
     labels = as_labels(gallery_labels)
-    labelled = labels >= 0
-    known, labels = as_rows(gallery)[labelled], labels[labelled]
+    labeled = labels >= 0
+    known, labels = as_rows(gallery)[labeled], labels[labeled]
     if not len(labels):
-        raise ValueError("kNN needs a labelled gallery, and no gallery picture has a label")
+        raise ValueError("kNN needs a labeled gallery, and no gallery picture has a label")
     classes = int(labels.max()) + 1
     answers = []
     for chunk in torch.split(as_rows(queries), chunk_of(len(known))):
-        similarity, neighbour = (chunk @ known.T).topk(min(k, len(known)), dim=1)  # [q,k]
+        similarity, neighbor = (chunk @ known.T).topk(min(k, len(known)), dim=1)  # [q,k]
         weight = ((similarity - 1) / temperature).exp()  # the 1 cancels out and avoids overflow
-        votes = torch.zeros(len(chunk), classes).scatter_add_(1, labels[neighbour], weight)
+        votes = torch.zeros(len(chunk), classes).scatter_add_(1, labels[neighbor], weight)
         answers.append(votes.argmax(1))
     empty = torch.zeros(0, dtype=torch.int64)
     return np.asarray(torch.cat(answers or [empty]).numpy(), np.int64)
@@ -87,16 +87,16 @@ def knn_accuracy(
     k: int = 200,
     temperature: float = 0.1,
 ) -> float:
-    """Share of labelled queries whose class `knn_predict` names, in [0,1].
+    """Share of labeled queries whose class `knn_predict` names, in [0,1].
 
     Raises:
-        ValueError: no query or no gallery picture is labelled.
+        ValueError: no query or no gallery picture is labeled.
     """
     truth = as_labels(query_labels)
-    labelled = truth >= 0
-    if not bool(labelled.any()):
-        raise ValueError("kNN accuracy needs labelled queries, and no query has a label")
+    labeled = truth >= 0
+    if not bool(labeled.any()):
+        raise ValueError("kNN accuracy needs labeled queries, and no query has a label")
     answers = knn_predict(
-        as_rows(queries)[labelled], gallery, gallery_labels, k=k, temperature=temperature
+        as_rows(queries)[labeled], gallery, gallery_labels, k=k, temperature=temperature
     )
-    return float(np.mean(answers == truth[labelled].numpy()))
+    return float(np.mean(answers == truth[labeled].numpy()))

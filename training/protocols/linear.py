@@ -3,10 +3,10 @@
 The transfer protocol of Chen et al. 2020 (appendix B.8, after Kornblith et al. 2019): for each of
 45 strengths l2 between 1e-6 and 1e5, evenly spaced on a logarithmic scale,
 
-    minimise over W, b   sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||^2
+    minimize over W, b   sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||^2
 
 on a part of the training pictures; keep the strength that is best on the others; solve once more on
-all of them. Features are centred, which the free b makes up for, and divided by one number.
+all of them. Features are centered, which the free b makes up for, and divided by one number.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ROWS = 2**24  # logits held at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A solved probe; logits of features x [N,D] are (x - centre) / scale @ weight + bias."""
+    """A solved probe; logits of features x [N,D] are (x - center) / scale @ weight + bias."""
 
     weight: Tensor  # [D,C]
     bias: Tensor  # [C]
-    centre: Tensor  # [D]
+    center: Tensor  # [D]
     scale: float
     l2: float
     validation_accuracy: float  # of l2 on the part held back, in [0,1]
@@ -45,7 +45,7 @@ class Probe:
     def logits(self, features: ArrayLike | Tensor) -> Tensor:
         """[N,D] -> [N,C]."""
         x = torch.as_tensor(features, dtype=self.weight.dtype, device=self.weight.device)
-        return (x - self.centre) / self.scale @ self.weight + self.bias
+        return (x - self.center) / self.scale @ self.weight + self.bias
 
 
 def linear_probe(
@@ -75,9 +75,9 @@ def linear_probe(
         raise ValueError("a linear probe needs pictures of two classes to learn from")
     if not held.any():
         raise ValueError("a linear probe needs three pictures of a class to choose its strength")
-    centre = x.mean(0)
-    scale = max(float((x - centre).square().mean().sqrt()), 1e-12)
-    x = (x - centre) / scale
+    center = x.mean(0)
+    scale = max(float((x - center).square().mean().sqrt()), 1e-12)
+    x = (x - center) / scale
     y = torch.from_numpy(labels).to(x.device)
     fitting, checking = (torch.from_numpy(part).to(x.device) for part in (~held, held))
     solution = x.new_zeros(x.shape[1] + 1, classes)
@@ -93,7 +93,7 @@ def linear_probe(
     return Probe(
         weight=final[:-1],
         bias=final[-1],
-        centre=centre,
+        center=center,
         scale=scale,
         l2=best[1],
         validation_accuracy=best[0],
@@ -103,7 +103,7 @@ def linear_probe(
 def solve(
     x: Tensor, y: Tensor, l2: float, start: Tensor, *, iterations: int = MAX_ITERATIONS
 ) -> Tensor:
-    """The optimum for one strength: features [N,D], labels [N], start and result [D+1,C].
+    """Return the optimum for one strength: features [N,D], labels [N], start and result [D+1,C].
 
     The last row is the bias. Stops where no entry of the gradient of the mean is above 1e-6.
     """

@@ -48,20 +48,20 @@ def retrieval_scores(
 
     Args:
         queries: features [Q,D].
-        query_labels: [Q] of int; -1 is unlabelled and left out.
+        query_labels: [Q] of int; -1 is unlabeled and left out.
         gallery: features [G,D]. Without one every query searches among the other queries: itself
             is excluded.
-        gallery_labels: [G] of int; unlabelled pictures are left out.
+        gallery_labels: [G] of int; unlabeled pictures are left out.
         ks: the depths to report.
 
     Raises:
         ValueError: a k below 1 or beyond the gallery, or no query that could find anything.
     """
     alone = gallery is None
-    asked, wanted = _labelled(queries, query_labels)
+    asked, wanted = _labeled(queries, query_labels)
     known, kinds = (asked, wanted)
     if gallery is not None and gallery_labels is not None:
-        known, kinds = _labelled(gallery, gallery_labels)
+        known, kinds = _labeled(gallery, gallery_labels)
     reach = len(known) - alone
     if not ks or min(ks) < 1 or max(ks) > reach:
         raise ValueError(f"k must lie between 1 and the {reach} pictures to search, got {ks}")
@@ -79,7 +79,7 @@ def retrieval_scores(
         totals += _sums(similarity[has], relevant[has], ks)
         counted += int(has.sum())
     if not counted:
-        raise ValueError("no labelled query has a picture of its class to find")
+        raise ValueError("no labeled query has a picture of its class to find")
     mean, square = totals / counted
     means = mean.tolist()
     errors = ((square - mean.square()).clamp_min(0) / counted).sqrt().tolist()
@@ -140,6 +140,6 @@ def precision_at_k(
     return scores.precision[k]
 
 
-def _labelled(features: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+def _labeled(features: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
     numbers = as_labels(labels)
     return as_rows(features)[numbers >= 0], numbers[numbers >= 0]

@@ -1,4 +1,4 @@
-"""Which labelled pictures a protocol learns from."""
+"""Which labeled pictures a protocol learns from."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def balanced_part(labels: Labels, fraction: float, seed: int) -> Mask:
 
 
 def _classes(labels: Labels, seed: int) -> list[Labels]:
-    """The positions of each class, shuffled by seed."""
+    """Return the positions of each class, shuffled by seed."""
     random = np.random.default_rng(seed)
     return [random.permutation(np.flatnonzero(labels == kind)) for kind in np.unique(labels)]

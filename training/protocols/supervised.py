@@ -5,7 +5,7 @@
                    on 10 %
 
 Both: SGD with Nesterov momentum 0.9, no decay, no warm-up, the rate falling along a cosine; random
-crops and flips, no colour.
+crops and flips, no color.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional
 from base.progress import Silent
 from training.augment.augment import Augmentation, apply, draw
 from training.data.batches import Order
-from training.models.simclr import normalise
+from training.models.simclr import normalize
 from training.optim.optimizers import set_learning_rate
 from training.optim.schedule import peak_learning_rate, warmup_cosine
 
@@ -47,7 +47,7 @@ class Lesson:
     seed: int = 0
 
     def rates(self, steps_per_epoch: int, pictures: int) -> NDArray[np.float64]:
-        """The learning rate of each step; the batch is no larger than the set."""
+        """Return the learning rate of each step; the batch is no larger than the set."""
         peak = peak_learning_rate(self.learning_rate, "linear", min(self.batch_size, pictures))
         return warmup_cosine(peak, self.epochs * steps_per_epoch, warmup_steps=0)
 
@@ -121,7 +121,7 @@ def learn_classifier(
         pixels = torch.from_numpy(np.array(images[places[chosen]])).to(device)  # [B,T,T,3]
         height, width_px = pixels.shape[1:3]
         drawn = draw(CROP_AND_FLIP, len(chosen), height, width_px, generator)
-        logits = classifier(network(normalise(apply(pixels, drawn, size), mean, std)))
+        logits = classifier(network(normalize(apply(pixels, drawn, size), mean, std)))
         loss = functional.cross_entropy(logits, torch.from_numpy(labels[chosen]).to(device))
         set_learning_rate(optimizer, float(rate))
         optimizer.zero_grad(set_to_none=True)

@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 LOOK_AT = 16  # pictures
 SMALL = 64  # px
-GREY = 8  # largest difference between the channels of a pixel that still counts as grey
+GRAY = 8  # largest difference between the channels of a pixel that still counts as gray
 
 
 def choose_recipe(source: Source) -> tuple[str, str]:
-    """Looks at a few pictures; returns a recipe's name and the reason for it.
+    """Look at a few pictures; returns a recipe's name and the reason for it.
 
-    Grey, small pictures do badly with colour jitter and hard crops, so they have a recipe of their
+    Gray, small pictures do badly with color jitter and hard crops, so they have a recipe of their
     own. The paper's recipes take hours on an accelerator and are never chosen unasked.
     """
     step = max(1, len(source) // LOOK_AT)
-    looked = [_is_grey_and_small(item) for n, item in enumerate(source) if n % step == 0]
+    looked = [_is_gray_and_small(item) for n, item in enumerate(source) if n % step == 0]
     verdicts = [verdict for verdict in looked if verdict is not None]
     if verdicts and all(verdicts):
-        return "grey-cpu", "the pictures are grey and small"
+        return "grey-cpu", "the pictures are gray and small"
     return "small-cpu", "photographs, minutes on a CPU"
 
 
-def _is_grey_and_small(item: Item) -> bool | None:
+def _is_gray_and_small(item: Item) -> bool | None:
     try:
         content = item.read()
         picture = decode(content) if isinstance(content, bytes) else to_rgb(content)
     except ImageRefused:
         return None
     difference = np.ptp(picture.astype(np.int16), axis=2).max()
-    return bool(difference <= GREY and max(picture.shape[:2]) <= SMALL)
+    return bool(difference <= GRAY and max(picture.shape[:2]) <= SMALL)

@@ -85,7 +85,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """See `optimizers.build_optimizer`; a field of another optimiser is not looked at."""
+    """See `optimizers.build_optimizer`; a field of another optimizer is not looked at."""
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
     weight_decay: float = 1e-6
@@ -196,7 +196,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Recipe:
-        """Builds a recipe from a parsed TOML document; an absent table has its defaults.
+        """Build a recipe from a parsed TOML document; an absent table has its defaults.
 
         Raises:
             RecipeError: an unknown table or key, a missing key, a value out of type or range.
@@ -217,7 +217,7 @@ class Recipe:
         return cls(name=str(document.get("name", "unnamed")), **built)
 
     def to_dict(self) -> dict[str, str | dict[str, Value]]:
-        """The inverse of `from_dict`."""
+        """Return the inverse of `from_dict`."""
         tables = {f.name: table_of(getattr(self, f.name)) for f in fields(self) if f.name != "name"}
         return {"name": self.name, **tables}
 
@@ -236,7 +236,7 @@ class Recipe:
         return max(1, round(self.training.epochs * per_epoch))
 
     def learning_rates(self, pictures: int) -> NDArray[np.float64]:
-        """The learning rate of each step, [steps(pictures)]."""
+        """Return the learning rate of each step, [steps(pictures)]."""
         steps = self.steps(pictures)
         if self.schedule.warmup_epochs is not None:
             warmup = self.schedule.warmup_epochs * (pictures // self.training.batch_size)

@@ -19,10 +19,10 @@ class Data:
     stored_size: int | None = None  # px, short side of the cached pictures; default image_size
     stored_shape: Literal["own", "square"] = "own"  # crops see the whole picture or its middle
     cache: Literal["auto", "memory", "disk", "stream"] = "auto"  # see `store.training_pictures`
-    evaluation_resize: int | None = None  # px, short side before the centre crop; image_size
+    evaluation_resize: int | None = None  # px, short side before the center crop; image_size
     resize: Literal["short-side", "stretch"] = "short-side"
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
-    channels: int = 3  # of the pictures; 3 means RGB, grey ones included
+    channels: int = 3  # of the pictures; 3 means RGB, gray ones included
     range: tuple[float, float] | Literal["auto"] | None = None  # values that become 0 and 255
     mean: tuple[float, ...] = RGB_MEAN  # one number a channel
     std: tuple[float, ...] = RGB_STD

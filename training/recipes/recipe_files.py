@@ -27,12 +27,12 @@ _EITHER_OR = {
 
 
 def recipe_names() -> list[str]:
-    """The names of the recipes that come with the project, sorted."""
+    """Return the names of the recipes that come with the project, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe by name (`small-cpu`) or from a file (`mine.toml`).
+    """Read a recipe by name (`small-cpu`) or from a file (`mine.toml`).
 
     Args:
         name_or_path: one of `recipe_names()`, or a path that ends in .toml.
@@ -53,7 +53,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
 
 
 def save_recipe(path: Path, recipe: Recipe) -> None:
-    """Writes all values of a recipe, defaults included; `load_recipe` reads the same one back."""
+    """Write all values of a recipe, defaults included; `load_recipe` reads the same one back."""
     write_bytes_atomic(path, to_toml(recipe.to_dict()).encode())
 
 

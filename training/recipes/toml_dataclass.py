@@ -26,7 +26,7 @@ Value = bool | int | float | str | list[Any]
 
 
 def read_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Builds a dataclass from a table; its own `__post_init__` checks the ranges.
+    """Build a dataclass from a table; its own `__post_init__` checks the ranges.
 
     Args:
         cls: a dataclass with fields of bool, int, float, str, Literal, tuple[...] or `... | None`.
@@ -52,7 +52,7 @@ def read_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def _checked(value: object, hint: Any, where: str) -> object:
-    """Returns the value in the hinted type; a whole number is a fine float, nothing else is."""
+    """Return the value in the hinted type; a whole number is a fine float, nothing else is."""
     origin = get_origin(hint)
     if origin in {Union, types.UnionType}:
         kinds = get_args(hint)  # TOML has no null: `X | None` reads X
@@ -77,7 +77,7 @@ def _checked(value: object, hint: Any, where: str) -> object:
 
 
 def _checked_list(value: object, inner: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    """Returns the list as a tuple: of so many values, or of any number where "..." ends `inner`."""
+    """Return the list as a tuple: of so many values, or of any number where "..." ends `inner`."""
     if not isinstance(value, list | tuple) or not value:
         raise RecipeError(f"{where} = {value!r}: must be a list")
     if inner[-1] is Ellipsis:
@@ -88,7 +88,7 @@ def _checked_list(value: object, inner: tuple[Any, ...], where: str) -> tuple[An
 
 
 def table_of(instance: DataclassInstance) -> dict[str, Value]:
-    """The inverse of `read_table`: tuples become lists, None is left out."""
+    """Return the inverse of `read_table`: tuples become lists, None is left out."""
     values = ((f.name, getattr(instance, f.name)) for f in dataclasses.fields(instance))
     return {k: _plain(v) for k, v in values if v is not None}
 

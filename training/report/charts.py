@@ -1,4 +1,4 @@
-"""Line charts and the embedding map as SVG; colours come from the page's style."""
+"""Line charts and the embedding map as SVG; colors come from the page's style."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 30
 POINTS = 160  # drawn of a longer curve: means of equal stretches
-KINDS = 10  # colours of the map; classes past these share the last one
+KINDS = 10  # colors of the map; classes past these share the last one
 MAP, DOT, THUMBNAIL, CELLS = 640, 4, 34, 11
 
 
@@ -48,7 +48,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def words(value: float, *, percent: bool = False) -> str:
-    """A number as an axis shows it: 12.5 %, 40k, 2e-4."""
+    """Return a number as an axis shows it: 12.5 %, 40k, 2e-4."""
     if percent:
         return f"{100 * value:.3g} %"
     size = abs(value)
@@ -72,7 +72,7 @@ def thinned(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def line_chart(curve: Curve) -> str:
-    """A figure with axes, ticks and a title on each point."""
+    """Return a figure with axes, ticks and a title on each point."""
     x, y = thinned(curve)
     low, high = float(y.min()), float(y.max())
     spare = (high - low or abs(high) or 1.0) * 0.08
@@ -111,18 +111,18 @@ def line_chart(curve: Curve) -> str:
 
 
 def plane(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The two principal components of unit rows [N,D], each scaled to [0,1]: [N,2]."""
+    """Return the two principal components of unit rows [N,D], each scaled to [0,1]: [N,2]."""
     rows = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    centred = rows.astype(np.float64) - rows.mean(0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = rows.astype(np.float64) - rows.mean(0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
     found = np.zeros((len(rows), 2))
-    found[:, : min(2, len(axes))] = centred @ axes[:2].T
+    found[:, : min(2, len(axes))] = centered @ axes[:2].T
     span = np.maximum(np.ptp(found, axis=0), 1e-12)
     return np.asarray((found - found.min(0)) / span)
 
 
 def embedding_map(features: NDArray[np.float32], watched: Watched) -> str:
-    """Dots of the watched pictures, coloured by class, and some of them as pictures."""
+    """Dots of the watched pictures, colored by class, and some of them as pictures."""
     margin = THUMBNAIL
     place = margin + plane(features) * (MAP - 2 * margin)
     dots = []
@@ -147,7 +147,7 @@ def embedding_map(features: NDArray[np.float32], watched: Watched) -> str:
 
 
 def legend(watched: Watched) -> str:
-    """Names of the classes beside their colours; nothing without labels."""
+    """Names of the classes beside their colors; nothing without labels."""
     present = sorted({int(label) for label in watched.labels if label >= 0})
     if not present:
         return ""

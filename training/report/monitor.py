@@ -72,13 +72,13 @@ class Monitor:
         self.watched = self._watch(pictures, min(watched, fits // 6))
         fits = min(asked, fits)
         gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
-        labelled = np.flatnonzero(pictures.labels != NO_LABEL)
+        labeled = np.flatnonzero(pictures.labels != NO_LABEL)
         if evaluation is None:
-            queries = labelled[spread(len(labelled), len(labelled) // 5)]
-            gallery = np.setdiff1d(labelled, queries)
+            queries = labeled[spread(len(labeled), len(labeled) // 5)]
+            gallery = np.setdiff1d(labeled, queries)
             self._queries, self._query_labels = self._take(pictures, queries, query_count)
         else:
-            gallery = labelled
+            gallery = labeled
             # classes are matched by name; one that training does not know cannot be found
             number = {name: i for i, name in enumerate(pictures.classes)}
             renamed = [number.get(name, NO_LABEL) for name in evaluation.classes]
@@ -89,7 +89,7 @@ class Monitor:
         self._gallery, self._gallery_labels = self._take(pictures, gallery, gallery_size)
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether there are queries, and two classes to tell apart: kNN is measured."""
         return len(self._query_labels) > 0 and len(np.unique(self._gallery_labels)) > 1
 
@@ -108,7 +108,7 @@ class Monitor:
         return Measurement(figures=figures, features=features, alarm=self._alarm(figures))
 
     def accuracy(self, model: SimCLR) -> float:
-        """The kNN accuracy of the encoder's features h, in [0,1]."""
+        """Return the kNN accuracy of the encoder's features h, in [0,1]."""
         queries, gallery = self._encode(model, self._queries), self._encode(model, self._gallery)
         return knn_accuracy(queries, self._query_labels, gallery, self._gallery_labels)
 
@@ -130,7 +130,7 @@ class Monitor:
 
     def _projections(self, model: SimCLR) -> NDArray[np.float32]:
         """Projections z [2W,E] of the watched pictures' views, in evaluation mode."""
-        return encode(model, self.watched.views)  # the model normalises by itself
+        return encode(model, self.watched.views)  # the model normalizes by itself
 
     def _watch(self, pictures: Pictures, count: int) -> Watched:
         chosen = spread(len(pictures), count)

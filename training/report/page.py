@@ -13,7 +13,7 @@ import torch
 
 from base.files import write_bytes_atomic
 from training.report.charts import Curve, embedding_map, legend, line_chart, words
-from training.report.pictures import neighbour_sheet, view_sheet
+from training.report.pictures import neighbor_sheet, view_sheet
 from training.run_folder.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def write_report(
     measured: Measurement | None,
     state: State,
 ) -> None:
-    """Replaces the run's report atomically.
+    """Replace the run's report atomically.
 
     Args:
         run: the run folder, whose metrics and refused pictures are shown.
         recipe: `Recipe.to_dict()`.
         about: the checkpoint's "source" and "evaluation".
         watched: the pictures that the monitor looks at.
-        measured: its last measurement; without one there are no neighbours and no map.
+        measured: its last measurement; without one there are no neighbors and no map.
         state: how far the run is.
     """
     lines = read_metrics(run)
@@ -151,18 +151,18 @@ def _curves(lines: list[dict[str, float]]) -> str:
 
 
 def _found(measured: Measurement, watched: Watched) -> Iterable[str]:
-    labelled = bool((watched.labels >= 0).any())
-    framed = " Green frames share the first one's label, red ones do not." if labelled else ""
+    labeled = bool((watched.labels >= 0).any())
+    framed = " Green frames share the first one's label, red ones do not." if labeled else ""
     yield _section(
         "What it finds alike",
         f"First a picture, then its nearest among {len(watched.images)} training pictures by cosine"
         f" similarity of the features.{framed}",
-        neighbour_sheet(measured.features, watched),
+        neighbor_sheet(measured.features, watched),
     )
-    coloured = ", coloured by label" if labelled else ""
+    colored = ", colored by label" if labeled else ""
     yield _section(
         "Map of the features",
-        f"The same {len(watched.images)} pictures along their two principal components{coloured}.",
+        f"The same {len(watched.images)} pictures along their two principal components{colored}.",
         f"<div class=mapbox>{embedding_map(measured.features, watched)}{legend(watched)}</div>",
     )
 

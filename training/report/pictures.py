@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from training.report.monitor import Watched
 
 SIDE = 96  # px, at most, of a picture in the page
-PAIRS, QUERIES, NEIGHBOURS = 12, 8, 7
+PAIRS, QUERIES, NEIGHBORS = 12, 8, 7
 
 
 def data_uri(image: NDArray[np.uint8], side: int = SIDE) -> str:
-    """A picture uint8 [H,W,C] as a JPEG inside the page; of more channels the first three."""
+    """Return a picture uint8 [H,W,C] as a JPEG inside the page; of more channels the first three."""
     pixels = np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., :3]
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
@@ -52,7 +52,7 @@ def view_sheet(watched: Watched) -> str:
 def nearest(
     features: NDArray[np.float32], queries: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k nearest other rows of some rows of features [N,D] and their cosines, [Q,k] each."""
+    """Return the k nearest other rows of some rows of features [N,D] and their cosines, [Q,k] each."""
     rows = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     cosine = rows[queries] @ rows.T
     cosine[np.arange(len(queries)), queries] = -np.inf
@@ -60,10 +60,10 @@ def nearest(
     return order, np.take_along_axis(cosine, order, 1)
 
 
-def neighbour_sheet(features: NDArray[np.float32], watched: Watched) -> str:
-    """Some pictures, and their nearest among those watched; framed by whether the label agrees."""
+def neighbor_sheet(features: NDArray[np.float32], watched: Watched) -> str:
+    """Return some pictures, and their nearest among those watched; framed by whether the label agrees."""
     queries = spread(len(features), QUERIES)
-    found, cosine = nearest(features, queries, NEIGHBOURS)
+    found, cosine = nearest(features, queries, NEIGHBORS)
     lines = []
     for query, row, near in zip(queries, found, cosine, strict=True):
         asked = _img(watched.images[query], _name(watched, int(query)), "query")

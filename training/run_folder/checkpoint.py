@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from base.files import atomic_write, sha256_file
 from training.models.simclr import encoder_of
 from training.recipes.recipe import Recipe
@@ -93,7 +93,7 @@ def has_run(run: Path) -> bool:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Replaces the run's checkpoint atomically.
+    """Replace the run's checkpoint atomically.
 
     Raises:
         LookalikeError: the disk is full or gone; the checkpoint that was there stays.
@@ -110,46 +110,46 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Removes half-written checkpoints of a killed process (`base.files` names them so)."""
+    """Remove half-written checkpoints of a killed process (`base.files` names them so)."""
     for leftover in run.glob(f".{CHECKPOINT}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
-    """Reads a run's checkpoint, tensors on the CPU.
+    """Read a run's checkpoint, tensors on the CPU.
 
     Raises:
-        ArtefactError: no run in this folder, a damaged file, or one of another format.
+        ArtifactError: no run in this folder, a damaged file, or one of another format.
     """
     path = Path(run) / CHECKPOINT
     if not path.is_file():
-        raise ArtefactError(f"{run} is no run folder: it has no {CHECKPOINT}")
+        raise ArtifactError(f"{run} is no run folder: it has no {CHECKPOINT}")
     try:
         with zipfile.ZipFile(path) as parts:
             broken = parts.testzip()  # torch.load does not look at the checksums in the file
         content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).split("\n", 1)[0][:100]
-        raise ArtefactError(f"{path} is damaged or no checkpoint ({reason})") from error
+        raise ArtifactError(f"{path} is damaged or no checkpoint ({reason})") from error
     if broken:
-        raise ArtefactError(f"{path} is damaged (checksum of {broken})")
+        raise ArtifactError(f"{path} is damaged (checksum of {broken})")
     if not isinstance(content, dict) or "format" not in content:
-        raise ArtefactError(f"{path} is not a checkpoint of lookalike train")
+        raise ArtifactError(f"{path} is not a checkpoint of lookalike train")
     if content["format"] != FORMAT:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} has format {content['format']}, this version reads {FORMAT}: update lookalike"
         )
     missing = {field.name for field in fields(Checkpoint)} - set(content)
     if missing:
-        raise ArtefactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+        raise ArtifactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
     return Checkpoint(**{field.name: content[field.name] for field in fields(Checkpoint)})
 
 
 def load_encoder(run: Path) -> TrainedEncoder:
-    """The encoder of a run, without its head.
+    """Return the encoder of a run, without its head.
 
     Raises:
-        ArtefactError: no run in this folder, or a damaged one.
+        ArtifactError: no run in this folder, or a damaged one.
     """
     checkpoint = load_checkpoint(run)
     recipe = Recipe.from_dict(checkpoint.recipe)
@@ -157,7 +157,7 @@ def load_encoder(run: Path) -> TrainedEncoder:
     try:
         module.load_state_dict(checkpoint.encoder)
     except RuntimeError as error:
-        raise ArtefactError(f"{run} is damaged: its weights do not fit its recipe") from error
+        raise ArtifactError(f"{run} is damaged: its weights do not fit its recipe") from error
     return TrainedEncoder(
         module=module.eval(),
         preprocess=recipe.data.evaluation,
@@ -170,10 +170,10 @@ def load_encoder(run: Path) -> TrainedEncoder:
 
 
 def describe(run: Path) -> dict[str, Any]:
-    """What a run is, for `lookalike info`; plain values only.
+    """Return what a run is, for `lookalike info`; plain values only.
 
     Raises:
-        ArtefactError: no run in this folder, or a damaged one.
+        ArtifactError: no run in this folder, or a damaged one.
     """
     checkpoint = load_checkpoint(run)
     recipe = Recipe.from_dict(checkpoint.recipe)

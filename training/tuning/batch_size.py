@@ -1,7 +1,7 @@
 """The largest batch that fits memory, found by taking real steps with ever larger ones.
 
 Each size is tried with the trainer itself on made-up pictures, two steps long, so that activations,
-gradients, the optimiser's state and the loss over all pairs are what a run has. Memory is read off:
+gradients, the optimizer's state and the loss over all pairs are what a run has. Memory is read off:
 on CUDA the allocator's peak, on a CPU the process's. Sizes double; the next one is only tried where
 a line through the last two says that it fits; in the end one and a half of the last is tried.
 """
@@ -91,7 +91,7 @@ def auto_batch_size(recipe: Recipe, device: torch.device, pictures: int, reporte
 
 
 def _cap(recipe: Recipe, pictures: int) -> tuple[int, str]:
-    """The largest power of two that makes sense for so many pictures and so short a run."""
+    """Return the largest power of two that makes sense for so many pictures and so short a run."""
     caps = [(LARGEST, f"the paper's largest is {LARGEST}")]
     caps.append((pictures // PER_EPOCH, f"there are {pictures} pictures"))
     seen = recipe.training.samples or round((recipe.training.epochs or 1) * pictures)
@@ -101,7 +101,7 @@ def _cap(recipe: Recipe, pictures: int) -> tuple[int, str]:
 
 
 def _next(tried: dict[int, int | None], best: int, budget: float, cap: int) -> int | None:
-    """The next size to try: twice the best, or half as much more where twice is too much."""
+    """Return the next size to try: twice the best, or half as much more where twice is too much."""
     for size in (2 * best, best + best // 2):
         if size > cap or size in tried:
             continue

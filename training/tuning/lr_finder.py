@@ -98,7 +98,7 @@ class Finding:
 
 
 def sweep(step: Callable[[float], float], rates: NDArray[np.float64]) -> Sweep:
-    """Takes one step per rate until the rates or the hope end.
+    """Take one step per rate until the rates or the hope end.
 
     Args:
         step: takes a step at a rate, returns the loss before it or raises TrainingDivergedError.
@@ -131,11 +131,11 @@ def find_learning_rate(
     steps: int = STEPS,
     reporter: Reporter | None = None,
 ) -> Finding:
-    """Sweeps the rates of a recipe's optimiser on the pictures of a source.
+    """Sweeps the rates of a recipe's optimizer on the pictures of a source.
 
     Args:
         source: the pictures.
-        recipe: its batch size, network, loss and optimiser are used, its schedule is not.
+        recipe: its batch size, network, loss and optimizer are used, its schedule is not.
         device: as for `train.train`.
         limit: as for `train.train`.
         steps: length of the sweep.

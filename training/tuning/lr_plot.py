@@ -22,7 +22,7 @@ INK, FAINT, CURVE, MARK = "#333333", "#cccccc", "#1f6fb4", "#c0392b"
 
 
 def text_plot(finding: Finding) -> str:
-    """The smoothed loss over the logarithm of the rate, the suggestion marked below."""
+    """Return the smoothed loss over the logarithm of the rate, the suggestion marked below."""
     rates, losses = np.array(finding.sweep.rates), np.array(finding.sweep.smoothed)
     low, high = losses.min(), losses.max()
     grid = [[" "] * COLUMNS for _ in range(ROWS)]
@@ -43,7 +43,7 @@ def text_plot(finding: Finding) -> str:
 
 
 def save_plot(finding: Finding, path: Path) -> None:
-    """Writes the curve as a PNG, atomically."""
+    """Write the curve as a PNG, atomically."""
     rates = np.log10(finding.sweep.rates)
     raw, smoothed = np.array(finding.sweep.losses), np.array(finding.sweep.smoothed)
     low, high = float(min(raw.min(), smoothed.min())), float(max(raw.max(), smoothed.max()))

@@ -26,12 +26,12 @@ def available_memory(
 
 
 def peak_memory(proc: Path = PROC) -> int | None:
-    """The largest resident size of this process since `forget_peak`, in bytes; None as above."""
+    """Return the largest resident size of this process since `forget_peak`, in bytes; None as above."""
     return _kilobytes(proc / "self" / "status", "VmHWM")
 
 
 def resident_memory(proc: Path = PROC) -> int | None:
-    """The resident size of this process in bytes; None as above."""
+    """Return the resident size of this process in bytes; None as above."""
     return _kilobytes(proc / "self" / "status", "VmRSS")
 
 
@@ -53,7 +53,7 @@ def _kilobytes(file: Path, key: str) -> int | None:
 
 
 def _rooms(proc_cgroup: Path, root: Path) -> list[int]:
-    """What each cgroup above this process leaves; limits may sit on any of them."""
+    """Return what each cgroup above this process leaves; limits may sit on any of them."""
     try:
         lines = proc_cgroup.read_text(encoding="utf-8").splitlines()
     except OSError:

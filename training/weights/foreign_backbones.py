@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from training.models.encoders import build_encoder
 from training.weights.weight_fit import fit, inventory
 from training.weights.weight_layouts import IMAGENET, Layout, unwrapped, which_layout
@@ -43,7 +43,7 @@ class Found:
 
 
 def efficientnet_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the EfficientNet in a file, if there is one and its kind is beyond doubt."""
+    """Return the name of the EfficientNet in a file, if there is one and its kind is beyond doubt."""
     prefixes = efficientnet_prefixes(tensors)
     if len(prefixes) != 1:
         return None
@@ -60,7 +60,7 @@ def efficientnet_of(tensors: Mapping[str, Tensor]) -> str | None:
 def read_backbone(
     path: Path, tensors: Mapping[str, Tensor], name: str, *, prefix: str | None, image_size: int
 ) -> Found:
-    """The weights of a named encoder in a file.
+    """Return the weights of a named encoder in a file.
 
     Args:
         path: for messages.
@@ -70,7 +70,7 @@ def read_backbone(
         image_size: of the pictures, for vision transformers.
 
     Raises:
-        ArtefactError: a weight is missing or has another shape.
+        ArtifactError: a weight is missing or has another shape.
         UsageError: an unknown encoder.
     """
     wanted = build_encoder(name, image_size=image_size).state_dict()
@@ -84,7 +84,7 @@ def read_backbone(
         first = next(iter(wanted))
         places = [n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")]
         if not places:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path} does not hold {name}, whose first weight is {first}: it holds "
                 f"{inventory(tensors)}"
             )
@@ -96,11 +96,11 @@ def read_backbone(
 
 
 def _one(path: Path, prefixes: list[str], prefix: str | None) -> str:
-    """The one prefix, or the one that was asked for."""
+    """Return the one prefix, or the one that was asked for."""
     if prefix is not None:
         wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
         prefixes = [found for found in prefixes if wanted in (found, unwrapped(found))]
     if len(prefixes) != 1:
         several = ", ".join(f"'{found}'" for found in prefixes[:8]) or "none there"
-        raise ArtefactError(f"{path} holds several encoders: choose with --prefix: {several}")
+        raise ArtifactError(f"{path} holds several encoders: choose with --prefix: {several}")
     return prefixes[0]

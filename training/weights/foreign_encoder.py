@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.weights.weight_layouts import Rgb
 
 SMALLEST = 8  # px
-CROP_SHARE = 0.875  # of the short side that the centre crop keeps, as others evaluate on ImageNet
+CROP_SHARE = 0.875  # of the short side that the center crop keeps, as others evaluate on ImageNet
 
 
 def _pad_by_two(module: ResNetEncoder) -> None:
@@ -91,7 +91,7 @@ class ForeignWeights:
         }
 
     def build(self) -> EncoderModule:
-        """The encoder with these weights, in evaluation mode, on the CPU: [N,3,S,S] -> [N,D]."""
+        """Return the encoder with these weights, in evaluation mode, on the CPU: [N,3,S,S] -> [N,D]."""
         with torch.random.fork_rng(devices=[]):
             module = build_encoder(
                 self.encoder,

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from base.files import sha256_file
 from training.models.encoders import RESNETS, SMALL_IMAGE, Stem, build_encoder
 from training.recipes.recipe import Recipe
@@ -43,7 +43,7 @@ def read_foreign_weights(
     stem: Stem = "auto",
     image_size: int | None = None,
 ) -> ForeignWeights:
-    """Reads a file of weights.
+    """Read a file of weights.
 
     Args:
         path: a checkpoint or state dict of any layout in `weight_layouts`, or a run folder of
@@ -54,7 +54,7 @@ def read_foreign_weights(
         image_size: side of the pictures, which a vision transformer is built for; 224.
 
     Raises:
-        ArtefactError: missing or damaged, no encoder in it, or several; the message lists what was
+        ArtifactError: missing or damaged, no encoder in it, or several; the message lists what was
             found and names the remedy.
         UsageError: an unknown encoder.
     """
@@ -95,7 +95,7 @@ def read_foreign_weights(
 def _backbone(
     path: Path, tensors: Mapping[str, Tensor], name: str, prefix: str | None, image_size: int
 ) -> ForeignWeights:
-    """The weights of one of torchvision's or timm's networks."""
+    """Return the weights of one of torchvision's or timm's networks."""
     found = read_backbone(path, tensors, name, prefix=prefix, image_size=image_size)
     mean, std = found.layout.norm
     return ForeignWeights(
@@ -117,7 +117,7 @@ def _backbone(
 def _tensorflow(
     path: Path, tensors: Mapping[str, Tensor], found: TensorflowResNet
 ) -> ForeignWeights:
-    """The weights of a ResNet of the original SimCLR."""
+    """Return the weights of a ResNet of the original SimCLR."""
     like = build_encoder(
         found.encoder,
         width=found.width,
@@ -143,7 +143,7 @@ def _tensorflow(
 
 
 def _own(run: Path) -> ForeignWeights:
-    """The weights of a run folder of ours."""
+    """Return the weights of a run folder of ours."""
     trained = load_encoder(run)
     recipe = Recipe.from_dict(trained.recipe)
     stem: Stem = recipe.encoder.stem
@@ -170,14 +170,14 @@ def _own(run: Path) -> ForeignWeights:
 
 
 def _choose(path: Path, tensors: Mapping[str, Tensor], prefix: str | None) -> tuple[str, Layout]:
-    """The prefix of the trained encoder and the layout it tells."""
+    """Return the prefix of the trained encoder and the layout it tells."""
     prefixes = resnet_prefixes(tensors)
     if prefix is not None:
         wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
         prefixes = [p for p in prefixes if wanted in (p, unwrapped(p))]
     if not prefixes:
         under = f" under '{prefix}'" if prefix is not None else ""
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} holds no ResNet{under} that is known here; it holds {inventory(tensors)}; "
             f"say which encoder it is with --encoder and where it stands with --prefix"
         )
@@ -187,14 +187,14 @@ def _choose(path: Path, tensors: Mapping[str, Tensor], prefix: str | None) -> tu
     likely = [(p, layout) for p, layout in rows if order.index(layout) == best]
     if len(likely) > 1:
         several = ", ".join(f"'{p}'" for p, _ in likely[:SHOWN])
-        raise ArtefactError(f"{path} holds several encoders: choose one with --prefix: {several}")
+        raise ArtifactError(f"{path} holds several encoders: choose one with --prefix: {several}")
     return likely[0]
 
 
 def _quirks(
     prefix: str, tensors: Mapping[str, Tensor], layout: Layout, *, small: bool
 ) -> tuple[str, ...]:
-    """What the maker's encoder does differently, in names of `QUIRKS`.
+    """Return what the maker's encoder does differently, in names of `QUIRKS`.
 
     solo-learn pads small pictures by 2. A numbered ResNet whose first stage has number 2 was made
     of a ResNet that calls its ReLU in `forward` (lightly's ResNetGenerator): that call is lost.
@@ -207,7 +207,7 @@ def _quirks(
 
 
 def _left_behind(prefix: str, tensors: Iterable[str], extra: Iterable[str]) -> tuple[str, ...]:
-    """What was not taken, by its first word: heads, momentum encoders, queues, classifiers."""
+    """Return what was not taken, by its first word: heads, momentum encoders, queues, classifiers."""
     outside = (unwrapped(name) for name in tensors if not name.startswith(prefix))
     words = Counter(re.split(r"[./]", name)[0] for name in (*outside, *sorted(extra)))
     return tuple(

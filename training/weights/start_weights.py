@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchvision import models
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
 from training.errors import did_you_mean
 from training.models.backbones import timm_name
@@ -56,18 +56,18 @@ class StartWeights:
     left_out: tuple[str, ...]
 
     def summary(self, name: str) -> str:
-        """What was taken and what was not, in one line."""
+        """Return what was taken and what was not, in one line."""
         line = f"{name}: {len(self.state)} tensors"
         return f"{line}; left out: {_list(self.left_out)}" if self.left_out else line
 
 
 def read_start_weights(recipe: Recipe) -> StartWeights:
-    """Reads what `encoder.weights` names: a file, a run folder or weights of torchvision.
+    """Read what `encoder.weights` names: a file, a run folder or weights of torchvision.
 
     Raises:
         UsageError: neither a file nor a name, or weights of torchvision that are not on this
             machine; nothing is downloaded.
-        ArtefactError: a damaged file, another one than `encoder.weights_sha256`, or one that does
+        ArtifactError: a damaged file, another one than `encoder.weights_sha256`, or one that does
             not fit the recipe's encoder; the message names what is missing or has another shape.
     """
     named = recipe.encoder.weights
@@ -80,7 +80,7 @@ def read_start_weights(recipe: Recipe) -> StartWeights:
         found, sha256 = read_tensors(file), sha256_file(file)
     pinned = recipe.encoder.weights_sha256
     if pinned not in (None, sha256):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{named} is not the file of the recipe: its SHA-256 is {sha256[:12]}, "
             f"encoder.weights_sha256 is {str(pinned)[:12]}"
         )
@@ -92,7 +92,7 @@ def read_start_weights(recipe: Recipe) -> StartWeights:
 
 
 def pinned(recipe: Recipe, weights: StartWeights, *, keep_norm: bool = False) -> Recipe:
-    """The recipe with the weights' SHA-256 and, where it has none of its own, their mean and std.
+    """Return the recipe with the weights' SHA-256 and, where it has none of its own, their mean and std.
 
     Args:
         recipe: names the weights.
@@ -107,7 +107,7 @@ def pinned(recipe: Recipe, weights: StartWeights, *, keep_norm: bool = False) ->
 
 
 def load_start_weights(encoder: EncoderModule, recipe: Recipe) -> None:
-    """Puts the recipe's weights into its encoder, wherever that is."""
+    """Put the recipe's weights into its encoder, wherever that is."""
     encoder.load_state_dict(read_start_weights(recipe).state)
 
 
@@ -146,7 +146,7 @@ def _torchvision_file(named: str, encoder: str) -> tuple[Path, tuple[Rgb, Rgb]]:
         )
     promised = re.search(r"-([0-9a-f]{8,})\.", file.name)
     if promised and not sha256_file(file).startswith(promised[1]):
-        raise ArtefactError(f"{file} is damaged: its SHA-256 does not begin with {promised[1]}")
+        raise ArtifactError(f"{file} is damaged: its SHA-256 does not begin with {promised[1]}")
     transforms = weights.transforms()
     return file, (tuple(transforms.mean), tuple(transforms.std))
 
@@ -154,19 +154,19 @@ def _torchvision_file(named: str, encoder: str) -> tuple[Path, tuple[Rgb, Rgb]]:
 def _fitting(
     named: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe: Recipe
 ) -> dict[str, Tensor]:
-    """The wanted tensors; counters of batches may be missing."""
+    """Return the wanted tensors; counters of batches may be missing."""
     counters = {n for n in wanted if n.endswith("num_batches_tracked") and n not in found}
     missing = [n for n in wanted if n not in found and n not in counters]
     encoder = f"{recipe.encoder.name} of width {recipe.encoder.width:g}"
     if missing:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{named} lacks {len(missing)} of {len(wanted)} tensors of {encoder} "
             f"({_list(missing)}); it holds {_list(list(found))}: is encoder.name the right one?"
         )
     other = [n for n in wanted if n not in counters and found[n].shape != wanted[n].shape]
     if other:
         name = other[0]
-        raise ArtefactError(
+        raise ArtifactError(
             f"{named} does not fit {encoder}: {name} is {list(found[name].shape)}, wanted "
             f"{list(wanted[name].shape)}{_remedy(name, found[name])}"
         )

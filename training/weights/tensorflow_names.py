@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from training.models.encoders import RESNETS, Stem
 from training.weights.weight_layouts import NONE, Layout
 
@@ -46,10 +46,10 @@ class TensorflowResNet:
 
 
 def read_tensorflow(path: Path, tensors: Mapping[str, Tensor]) -> TensorflowResNet | None:
-    """The ResNet in a table of TensorFlow's variables; None where it is no such table.
+    """Return the ResNet in a table of TensorFlow's variables; None where it is no such table.
 
     Raises:
-        ArtefactError: such a table, but no ResNet of bottlenecks.
+        ArtifactError: such a table, but no ResNet of bottlenecks.
     """
     prefix = next((match[1] for name in tensors if (match := _KERNEL.match(name))), None)
     if prefix is None:
@@ -67,7 +67,7 @@ def read_tensorflow(path: Path, tensors: Mapping[str, Tensor]) -> TensorflowResN
             if block.expansion == 4 and len(_order(depths, selective=selective)) == len(kernels):
                 return _named(prefix, encoder, kernels, norms, selective=selective)
     known = ", ".join(name for name, (block, _) in RESNETS.items() if block.expansion == 4)
-    raise ArtefactError(
+    raise ArtifactError(
         f"{path} holds {len(kernels)} convolutions under '{prefix}', which is none of {known}, "
         f"with or without selective kernels"
     )

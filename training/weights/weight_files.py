@@ -4,9 +4,9 @@
     .safetensors               needs the package safetensors
     .npz                       NumPy arrays; names may hold "/" (variables of TensorFlow)
 
-The content is recognised by its first bytes, not by its name. Nested dictionaries become one table
+The content is recognized by its first bytes, not by its name. Nested dictionaries become one table
 with dotted names ("state_dict.backbone.conv1.weight"); whatever is no tensor is left out, and so is
-the state of optimisers.
+the state of optimizers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_DEPTH = 8
-MAX_UNPACKED = 32 * 2**30  # bytes; checkpoints hold the optimiser's state too
+MAX_UNPACKED = 32 * 2**30  # bytes; checkpoints hold the optimizer's state too
 MAX_SHOWN = 100  # characters of somebody else's message
 _ZIP = b"PK\x03\x04"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file of weights, on the CPU, under dotted names.
 
     Raises:
-        ArtefactError: missing, damaged, of an unknown kind, without tensors, or a pickle that
+        ArtifactError: missing, damaged, of an unknown kind, without tensors, or a pickle that
             needs more than weights to load.
         UsageError: a .safetensors file where the package is not installed.
     """
@@ -51,17 +51,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         tensors = _safetensors(path)
     else:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} is no file of weights that is known here: give what torch.save wrote, "
             f"a .safetensors or an .npz file"
         )
     if not tensors:
-        raise ArtefactError(f"{path} holds no tensors: give a checkpoint or a state dict")
+        raise ArtifactError(f"{path} holds no tensors: give a checkpoint or a state dict")
     return tensors
 
 
 def flatten(content: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Yields (dotted name, tensor) of nested dictionaries."""
+    """Yield (dotted name, tensor) of nested dictionaries."""
     if isinstance(content, torch.Tensor):
         yield prefix.removesuffix("."), content
     elif isinstance(content, dict) and depth < MAX_DEPTH:
@@ -72,9 +72,9 @@ def flatten(content: object, prefix: str = "", depth: int = 0) -> Iterator[tuple
 
 def _first_bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise ArtefactError(f"{path} is a folder without a checkpoint.pt: give a file of weights")
+        raise ArtifactError(f"{path} is a folder without a checkpoint.pt: give a file of weights")
     if not path.is_file():
-        raise ArtefactError(f"{path}: there is no such file")
+        raise ArtifactError(f"{path}: there is no such file")
     with path.open("rb") as file:
         return file.read(16)
 
@@ -85,9 +85,9 @@ def _is_npz(path: Path) -> bool:
             names = parts.namelist()
             unpacked = sum(part.file_size for part in parts.infolist())
     except zipfile.BadZipFile as error:
-        raise ArtefactError(f"{path} is damaged: {error}") from error
+        raise ArtifactError(f"{path} is damaged: {error}") from error
     if unpacked > MAX_UNPACKED:
-        raise ArtefactError(f"{path} unpacks to {unpacked} bytes, more than any encoder's weights")
+        raise ArtifactError(f"{path} unpacks to {unpacked} bytes, more than any encoder's weights")
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
@@ -97,47 +97,47 @@ def _numpy(path: Path) -> Iterator[tuple[str, Tensor]]:
             for name in arrays.files:
                 yield name, torch.from_numpy(np.array(arrays[name], order="C"))
     except Exception as error:  # a damaged file can raise anything
-        raise ArtefactError(f"{path} is damaged or no file of arrays ({_short(error)})") from error
+        raise ArtifactError(f"{path} is damaged or no file of arrays ({_short(error)})") from error
 
 
 def _torch(path: Path) -> Mapping[str, Any]:
-    """The content of a file of torch.save; only tensors and plain values are ever made."""
+    """Return the content of a file of torch.save; only tensors and plain values are ever made."""
     try:
         _check_zip(path)
         with torch.serialization.safe_globals(list(_HARMLESS)):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except ArtefactError:
+    except ArtifactError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         wanted = _needed_globals(path)
         if wanted:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path} holds more than weights ({wanted}), and loading that could run code of "
                 f'its maker. If you trust it: python -c "import torch; '
                 f"c = torch.load('{path}', map_location='cpu', weights_only=False); "
                 f"torch.save(c.get('state_dict', c), 'weights.pt')\", then give weights.pt"
             ) from error
-        raise ArtefactError(f"{path} is damaged or no checkpoint ({_short(error)})") from error
+        raise ArtifactError(f"{path} is damaged or no checkpoint ({_short(error)})") from error
     if not isinstance(content, dict):
-        raise ArtefactError(f"{path} holds a {type(content).__name__}, no dictionary of weights")
+        raise ArtifactError(f"{path} holds a {type(content).__name__}, no dictionary of weights")
     return content
 
 
 def _check_zip(path: Path) -> None:
-    """Compares the checksums, which torch.load does not, and refuses what unpacks to far more."""
+    """Compare the checksums, which torch.load does not, and refuses what unpacks to far more."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as parts:
         unpacked = sum(part.file_size for part in parts.infolist())
         if unpacked > 2 * path.stat().st_size + 2**20:
-            raise ArtefactError(f"{path} unpacks to {unpacked} bytes: torch.save never packs")
+            raise ArtifactError(f"{path} unpacks to {unpacked} bytes: torch.save never packs")
         broken = parts.testzip()
     if broken:
-        raise ArtefactError(f"{path} is damaged (checksum of {broken})")
+        raise ArtifactError(f"{path} is damaged (checksum of {broken})")
 
 
 def _needed_globals(path: Path) -> str:
-    """The classes that a pickle wants to import beside those of tensors; nothing is imported."""
+    """Return the classes that a pickle wants to import beside those of tensors; nothing is imported."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:  # noqa: BLE001 - an old or a damaged file: then that is what is told
@@ -155,7 +155,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except Exception as error:  # its error class is the extension module's own
-        raise ArtefactError(f"{path} is damaged ({_short(error)})") from error
+        raise ArtifactError(f"{path} is damaged ({_short(error)})") from error
     return tensors
 
 

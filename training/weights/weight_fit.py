@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from training.models.encoders import RESNETS, Stem
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ def resnet_of(
 ) -> tuple[str, float, Stem]:
     """Name, width and stem from the names and shapes of a ResNet."""
     conv = state["conv1.weight"]
-    channels, colours, side = conv.shape[0], conv.shape[1], conv.shape[2]
-    if colours != 3:
-        raise ArtefactError(f"{path}: its encoder takes {colours} channels, pictures have 3")
+    channels, colors, side = conv.shape[0], conv.shape[1], conv.shape[2]
+    if colors != 3:
+        raise ArtifactError(f"{path}: its encoder takes {colors} channels, pictures have 3")
     if side not in (3, 7):
-        raise ArtefactError(f"{path}: its first convolution is {side} x {side}: 7 or 3 are known")
+        raise ArtifactError(f"{path}: its first convolution is {side} x {side}: 7 or 3 are known")
     numbers: dict[int, int] = {}
     for part in state:
         match = re.match(r"layer([1-4])\.(\d+)\.", part)
@@ -47,19 +47,19 @@ def resnet_of(
         kind = "bottlenecks" if bottleneck else "basic blocks"
         what = f"a ResNet with {'-'.join(map(str, depths))} {kind}"
         asked = f", not {encoder}" if encoder else f": {', '.join(RESNETS)} are known"
-        raise ArtefactError(f"{path} holds {what}{f' ({name})' if name else ''}{asked}")
+        raise ArtifactError(f"{path} holds {what}{f' ({name})' if name else ''}{asked}")
     return name, channels / 64, "small" if side == 3 else "imagenet"
 
 
 def fit(
     path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], encoder: str
 ) -> dict[str, Tensor]:
-    """The tensors that an encoder wants, in its types and order.
+    """Return the tensors that an encoder wants, in its types and order.
 
     Counters of batches may be missing: they are used in training only.
 
     Raises:
-        ArtefactError: a tensor is missing, has another shape or holds what is no number.
+        ArtifactError: a tensor is missing, has another shape or holds what is no number.
     """
     state: dict[str, Tensor] = {}
     for name, like in wanted.items():
@@ -67,16 +67,16 @@ def fit(
             state[name] = like
             continue
         if name not in found:
-            raise ArtefactError(f"{path} lacks {name} of {encoder}; {_remedy(found)}")
+            raise ArtifactError(f"{path} lacks {name} of {encoder}; {_remedy(found)}")
         tensor = found[name]
         if tensor.shape != like.shape:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path}: {name} is {list(tensor.shape)}, in {encoder} it is {list(like.shape)}; "
                 f"{_remedy(found)}"
             )
         state[name] = tensor.to(like.dtype)
         if not torch.isfinite(state[name]).all():
-            raise ArtefactError(f"{path}: {name} holds what is no number: the training diverged")
+            raise ArtifactError(f"{path}: {name} holds what is no number: the training diverged")
     return state
 
 
@@ -85,7 +85,7 @@ def _remedy(found: Mapping[str, Tensor]) -> str:
 
 
 def inventory(tensors: Mapping[str, Tensor]) -> str:
-    """The first names and shapes, for a message."""
+    """Return the first names and shapes, for a message."""
     shown = [f"{name} {list(tensor.shape)}" for name, tensor in list(tensors.items())[:SHOWN]]
     more = len(tensors) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -114,11 +114,11 @@ UNNAMED = Layout(name="a layout without a name here", prefix=r".*")
 
 
 def unwrapped(name: str) -> str:
-    """A name without the containers and wrappers before it."""
+    """Return a name without the containers and wrappers before it."""
     return _WRAPPERS.sub("", name)
 
 
 def which_layout(prefix: str, names: Iterable[str]) -> Layout:
-    """The first row that fits, or `UNNAMED`."""
+    """Return the first row that fits, or `UNNAMED`."""
     known = list(names)
     return next((layout for layout in LAYOUTS if layout.fits(prefix, known)), UNNAMED)

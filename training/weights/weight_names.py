@@ -42,7 +42,7 @@ def _starts_resnet(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def first_stage(prefix: str, tensors: Iterable[str]) -> int | None:
-    """The number of the first stage in a `numbered` ResNet: 2, 3 or 4, as its stem is long.
+    """Return the number of the first stage in a `numbered` ResNet: 2, 3 or 4, as its stem is long.
 
     None for the other ways of writing.
     """
@@ -51,7 +51,7 @@ def first_stage(prefix: str, tensors: Iterable[str]) -> int | None:
 
 
 def resnet_state(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What stands under a prefix of `resnet_prefixes`, under torchvision's names."""
+    """Return what stands under a prefix of `resnet_prefixes`, under torchvision's names."""
     inside = {
         name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
@@ -97,7 +97,7 @@ def efficientnet_prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
 def efficientnet_state(
     prefix: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]
 ) -> dict[str, Tensor]:
-    """What stands under the prefix, under timm's names.
+    """Return what stands under the prefix, under timm's names.
 
     Args:
         prefix: one of `efficientnet_prefixes`.

@@ -1,4 +1,4 @@
-"""What a collection refuses, beyond the errors every room shares (``base.errors``).
+"""What a collection refuses, beyond the errors every room shares (`base.errors`).
 
 LookalikeError
   CollectionBusy        another process writes to the collection
@@ -12,7 +12,7 @@ LookalikeError
 from collections import Counter
 from collections.abc import Container, Sequence
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 
 
 class CollectionBusy(LookalikeError):  # noqa: N818 - the state it reports
@@ -69,10 +69,10 @@ def check_encoder(place: object, own: str, given: str) -> None:
     """Refuse another encoder than a collection's own.
 
     Raises:
-        ArtefactError: naming both digests and the remedy.
+        ArtifactError: naming both digests and the remedy.
     """
     if given != own:
-        raise ArtefactError(
+        raise ArtifactError(
             f"the collection {place} was made with the encoder {own[:12]}…, this is "
             f"{given[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
             "make a new collection with this one, or bring a folder over: "
@@ -96,6 +96,6 @@ def refuse_duplicates(keys: Sequence[str], there: Container[str]) -> None:
 
 
 def some(keys: Sequence[str], most: int = 5) -> str:
-    """The first keys in quotes, and how many more there are."""
+    """Return the first keys in quotes, and how many more there are."""
     named = ", ".join(repr(key) for key in keys[:most])
     return named if len(keys) <= most else f"{named} and {len(keys) - most} more"

@@ -68,7 +68,7 @@ def training_points(kind: str, dim: int) -> int:
 
 
 def make_index(kind: str, dim: int) -> Any:
-    """A new index, untrained; RuntimeError: FAISS does not make it."""
+    """Return a new index, untrained; RuntimeError: FAISS does not make it."""
     index = faiss.index_factory(dim, kind, faiss.METRIC_L2)
     inner = inner_of(index)
     if isinstance(inner, faiss.IndexIVF):
@@ -82,7 +82,7 @@ def make_index(kind: str, dim: int) -> Any:
 
 
 def inner_of(index: Any) -> Any:
-    """What is behind the transformations of vectors."""
+    """Return what is behind the transformations of vectors."""
     index = faiss.downcast_index(index)
     while isinstance(index, faiss.IndexPreTransform):
         index = faiss.downcast_index(index.index)
@@ -100,7 +100,7 @@ def lists_of(index: Any) -> int:
 
 
 def shape_of(index: Any) -> tuple[str, ...] | None:
-    """What its parameters are made of, outermost first; None: they cannot be given to a search."""
+    """Return what its parameters are made of, outermost first; None: they cannot be given to a search."""
     outer = ("transform",) if _is_transformed(index) else ()
     inner = inner_of(index)
     if isinstance(inner, faiss.IndexIVF):

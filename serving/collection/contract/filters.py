@@ -1,6 +1,6 @@
-"""Filters of a search: which items may be among the neighbours.
+"""Filters of a search: which items may be among the neighbors.
 
-A filter is a dict; an item must meet every entry. ``label`` is the item's label, every other name a
+A filter is a dict; an item must meet every entry. `label` is the item's label, every other name a
 field of its metadata object:
 
     {"label": "shirt", "price": {"$gte": 10, "$lt": 20}, "$not": {"colour": "red"}}
@@ -15,9 +15,9 @@ of which all must hold:
     $gt $gte $lt $lte  ranges, of numbers or of texts (in the order of code points)
     $prefix            a text that begins so
 
-Beside the names there may be ``$and`` and ``$or`` with a list of filters and ``$not`` with one.
+Beside the names there may be `$and` and `$or` with a list of filters and `$not` with one.
 
-Metadata is found through the table ``fields`` (``schema``), so a filter costs what it finds and not
+Metadata is found through the table `fields` (`schema`), so a filter costs what it finds and not
 what there is.
 """
 
@@ -38,12 +38,12 @@ DEEPEST = 20  # filters in filters
 
 
 class Clause(NamedTuple):
-    """A condition on ``items`` in SQL.
+    """A condition on `items` in SQL.
 
     Attributes:
-        text: the condition, with a ``?`` for each value.
+        text: the condition, with a `?` for each value.
         values: in the order of the text.
-        fields: the same as a condition on ``fields``, where that is all there is to it.
+        fields: the same as a condition on `fields`, where that is all there is to it.
     """
 
     text: str
@@ -52,13 +52,13 @@ class Clause(NamedTuple):
 
 
 def selection(condition: Mapping[str, Any]) -> Clause:
-    """A statement for the numbers of the items that meet a filter, unordered, some maybe twice.
+    """Return a statement for the numbers of the items that meet a filter, unordered, some maybe twice.
 
-    Where a field must have some value, the numbers come from its index in ``fields`` alone. To look
-    each of them up in ``items`` as well would take three times as long.
+    Where a field must have some value, the numbers come from its index in `fields` alone. To look
+    each of them up in `items` as well would take three times as long.
 
     Raises:
-        UsageError: as ``where``.
+        UsageError: as `where`.
     """
     clauses = _clauses(condition)
     first = next((one for one in clauses if one.fields), None)
@@ -74,7 +74,7 @@ def selection(condition: Mapping[str, Any]) -> Clause:
 
 
 def where(condition: Mapping[str, Any], depth: int = 0) -> Clause:
-    """The filter as a condition on ``items``.
+    """Return the filter as a condition on `items`.
 
     Raises:
         UsageError: naming the field, for a value or operator of another kind.
@@ -83,7 +83,7 @@ def where(condition: Mapping[str, Any], depth: int = 0) -> Clause:
 
 
 def _clauses(condition: Mapping[str, Any], depth: int = 0) -> list[Clause]:
-    """What must all hold."""
+    """Return what must all hold."""
     if not isinstance(condition, dict):
         raise UsageError(f"filter: {condition!r} is not an object")
     if depth > DEEPEST:
@@ -102,7 +102,7 @@ def _clauses(condition: Mapping[str, Any], depth: int = 0) -> list[Clause]:
 
 
 def field_rows(metadata: Mapping[str, Any]) -> set[tuple[str, int, Any]]:
-    """What ``fields`` holds of an item's metadata: name, kind, value.
+    """Return what `fields` holds of an item's metadata: name, kind, value.
 
     A list is there as itself and with each of its elements; null is not there.
     """
@@ -219,7 +219,7 @@ def _joined(word: str, clauses: list[Clause], *, empty: str = "0") -> Clause:
 
 
 def checked(name: str, value: object) -> tuple[int, Any]:
-    """Kind and value as ``fields`` holds them.
+    """Kind and value as `fields` holds them.
 
     Raises:
         UsageError: naming the field, for a value that is no text, finite number, true or false.

@@ -1,6 +1,6 @@
 """What the rest of serving needs of a collection, wherever it is kept.
 
-``Collection`` keeps it in a folder, ``milvus.MilvusCollection`` in Milvus. What only a folder has
+`Collection` keeps it in a folder, `milvus.MilvusCollection` in Milvus. What only a folder has
 (snapshots, a promise of recall, backups, one writer at a time) is no part of this.
 """
 
@@ -17,7 +17,7 @@ from serving.collection.contract.voting import VOTERS, Suggestion, suggestion_of
 
 
 class AnyCollection(Protocol):
-    """An open collection; made by ``open_collection`` or ``create_collection``.
+    """An open collection; made by `open_collection` or `create_collection`.
 
     Safe to use from several threads.
 
@@ -50,7 +50,7 @@ class AnyCollection(Protocol):
         """Refuse another encoder than the collection's own.
 
         Raises:
-            ArtefactError: naming both and the remedy.
+            ArtifactError: naming both and the remedy.
         """
         ...
 
@@ -82,13 +82,13 @@ class AnyCollection(Protocol):
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """The nearest items of each query.
+        """Return the nearest items of each query.
 
         Args:
             vectors: queries [Q, E] of any length but zero.
             k: the most hits for a query; None: everything that is as similar as min_score, exactly.
             min_score: leave out what is less similar; cosine in [-1, 1].
-            filter: what a hit must have (``filters``); k is counted after it.
+            filter: what a hit must have (`filters`); k is counted after it.
             exact: miss nothing, and take the time it needs.
 
         Returns:
@@ -108,7 +108,7 @@ class AnyCollection(Protocol):
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         exact: bool = False,
     ) -> list[Hit]:
-        """The nearest items of an item, without itself; otherwise as ``search``.
+        """Return the nearest items of an item, without itself; otherwise as `search`.
 
         Raises:
             KeyUnknown: the item is not there.
@@ -127,16 +127,16 @@ class AnyCollection(Protocol):
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         exact: bool = False,
     ) -> list[Hit]:
-        """What is like some examples and unlike others (``mixing``), without the examples' items.
+        """Return what is like some examples and unlike others (`mixing`), without the examples' items.
 
         Args:
             positive: keys of items (texts) and vectors [E], at least one.
             negative: likewise.
-            k: as in ``search``.
+            k: as in `search`.
             negative_weight: how much the mean of the negatives counts beside that of the positives.
-            min_score: of the mixture; as in ``search``.
-            filter: as in ``search``.
-            exact: as in ``search``.
+            min_score: of the mixture; as in `search`.
+            filter: as in `search`.
+            exact: as in `search`.
 
         Raises:
             KeyUnknown: an example's item is not there.
@@ -163,10 +163,10 @@ class AnyCollection(Protocol):
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         exact: bool = False,
     ) -> list[Suggestion]:
-        """For each query [Q, E] the labels of its k nearest items, by weighted vote (``voting``).
+        """For each query [Q, E] the labels of its k nearest items, by weighted vote (`voting`).
 
         Raises:
-            UsageError: as ``search``.
+            UsageError: as `search`.
         """
         return [suggestion_of(hits) for hits in self.search(vectors, k, filter=filter, exact=exact)]
 
@@ -179,7 +179,7 @@ class AnyCollection(Protocol):
     def _others(
         self, query: Sequence[ArrayLike], keys: set[str], k: int | None, options: dict[str, Any]
     ) -> list[Hit]:
-        """The neighbours of one query [1, E] but for some items."""
+        """Return the neighbors of one query [1, E] but for some items."""
         if k is None or k < 1:  # without an end, or to be refused
             return [hit for hit in self.search(query, k, **options)[0] if hit.key not in keys]
         found = self.search(query, k + len(keys), **options)[0]
@@ -194,15 +194,15 @@ class AnyCollection(Protocol):
         ...
 
     def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
-        """The next keys in ascending order, after one that need not be there."""
+        """Return the next keys in ascending order, after one that need not be there."""
         ...
 
     def items(self, *, after: str | None = None, limit: int = 1000) -> list[Record]:
-        """The next items in the order of their keys, with their vectors."""
+        """Return the next items in the order of their keys, with their vectors."""
         ...
 
     def sample(self, count: int) -> list[Record]:
-        """Some items by chance; fewer where there are fewer."""
+        """Return some items by chance; fewer where there are fewer."""
         ...
 
     def __len__(self) -> int: ...
@@ -211,5 +211,5 @@ class AnyCollection(Protocol):
         return isinstance(key, str) and bool(self.existing([key]))
 
     def stats(self) -> dict[str, Any]:
-        """What the collection is and holds, ready for JSON."""
+        """Return what the collection is and holds, ready for JSON."""
         ...

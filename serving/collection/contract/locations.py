@@ -6,9 +6,9 @@
     milvus+tls://host:443/shop                  over TLS
     milvus+file:trial.db#shop                   a file of milvus-lite, for tests and trials
 
-``?ef=400`` (or ``?nprobe=64``: whatever parameter the index in Milvus takes) after a server's URL
+`?ef=400` (or `?nprobe=64`: whatever parameter the index in Milvus takes) after a server's URL
 goes along with every search. Secrets are no part of a place, because places are shown in messages,
-logs and process lists: they come from the environment (``milvus.connecting``).
+logs and process lists: they come from the environment (`milvus.connecting`).
 """
 
 from dataclasses import dataclass, field
@@ -50,12 +50,12 @@ class MilvusPlace:
 
 
 def place_of(text: str) -> Place:
-    """A place as the environment or a command line gives it: a URL stays text."""
+    """Return a place as the environment or a command line gives it: a URL stays text."""
     return text if _scheme(text) else Path(text)
 
 
 def milvus_place(place: Place) -> MilvusPlace | None:
-    """The place in Milvus that a URL names, or None for a folder.
+    """Return the place in Milvus that a URL names, or None for a folder.
 
     Raises:
         UsageError: a URL that says too little, too much, or carries a password.

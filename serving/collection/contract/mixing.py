@@ -1,4 +1,4 @@
-"""One query out of several examples, some of which the neighbours should be unlike.
+"""One query out of several examples, some of which the neighbors should be unlike.
 
 The query is Rocchio's (J. J. Rocchio, "Relevance feedback in information retrieval", in: Salton,
 "The SMART Retrieval System", 1971), without an original query:
@@ -33,7 +33,7 @@ def mixed_query(
     negative: NDArray[np.float32],
     negative_weight: float = NEGATIVE_WEIGHT,
 ) -> NDArray[np.float32]:
-    """The query float32 [E], of length one, of examples of length one.
+    """Return the query float32 [E], of length one, of examples of length one.
 
     Args:
         positive: [P, E], at least one.

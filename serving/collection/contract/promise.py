@@ -1,7 +1,7 @@
 """What a collection promises of its searches, and the limits it keeps to.
 
 The user says what is to hold, not how: a recall, and if need be how much memory the index may take
-and how long a search may last. ``planning`` finds the indexes that could do it.
+and how long a search may last. `planning` finds the indexes that could do it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from serving.collection.contract.stored_vectors import Dtype, kept_by_half, stor
 OnDuplicate = Literal["refuse", "replace"]
 
 MAX_KEY_BYTES = 1024
-# A float32 vector normalised elsewhere has a length within a few 1e-7 of one. Such a vector is
+# A float32 vector normalized elsewhere has a length within a few 1e-7 of one. Such a vector is
 # kept bit for bit, so that an item read from a collection and added again is the same item.
 UNIT_TOLERANCE = 1e-6
 
@@ -26,7 +26,7 @@ class Record:
     Attributes:
         key: unique in the collection; 1 to 1024 bytes of UTF-8.
         vector: float32 [E]; any length but zero when added, of length one when read.
-        uri: where the image is (``images.sources.sources.read_uri`` opens it).
+        uri: where the image is (`images.sources.sources.read_uri` opens it).
         label: the class, if one is known.
         width: of the original image, in pixels.
         height: of the original image, in pixels.
@@ -46,7 +46,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A neighbour: an item and its cosine similarity to the query, in [-1, 1]."""
+    """A neighbor: an item and its cosine similarity to the query, in [-1, 1]."""
 
     key: str
     score: float
@@ -57,7 +57,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class AddReport:
-    """What one call of ``add`` did.
+    """What one call of `add` did.
 
     Attributes:
         added: items that were new.
@@ -203,7 +203,7 @@ def _size(value: object, name: str, field_name: str) -> int | None:
 
 
 def _json(metadata: Mapping[str, Any], name: str) -> str:
-    """The one text for a metadata object, so that equal objects are equal texts."""
+    """Return the one text for a metadata object, so that equal objects are equal texts."""
     if not isinstance(metadata, Mapping):
         raise UsageError(f"{name}: metadata is {metadata!r}; an object (a dict) is needed")
     try:

@@ -1,4 +1,4 @@
-"""How far a search goes: to the k-th neighbour, or to the last that is similar enough."""
+"""How far a search goes: to the k-th neighbor, or to the last that is similar enough."""
 
 import math
 from collections.abc import Callable

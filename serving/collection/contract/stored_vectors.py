@@ -30,7 +30,7 @@ def check_dtype(dtype: str) -> None:
 
 
 def bytes_of(dim: int, dtype: Dtype) -> int:
-    """The bytes of one stored vector."""
+    """Return the bytes of one stored vector."""
     return dim * np.dtype(CODES[dtype]).itemsize
 
 
@@ -40,7 +40,7 @@ def stored(vectors: NDArray[np.float32], dtype: Dtype) -> list[bytes]:
 
 
 def loaded(blobs: Sequence[bytes], dim: int, dtype: Dtype) -> NDArray[np.float32]:
-    """Stored vectors, all of the right size, as float32 [N, E]."""
+    """Return stored vectors, all of the right size, as float32 [N, E]."""
     matrix = np.frombuffer(b"".join(blobs), CODES[dtype]).reshape(len(blobs), dim)
     return matrix.astype(np.float32, copy=False)
 

@@ -1,9 +1,9 @@
-"""Which label the neighbours of a picture suggest, and how much of their vote it has.
+"""Which label the neighbors of a picture suggest, and how much of their vote it has.
 
-A neighbour votes for its label with the weight exp(cosine / 0.1), as in the kNN protocol of Wu et
-al. 2018 (section 3.4) that ``training.protocols.knn`` measures encoders with. A label's share is
+A neighbor votes for its label with the weight exp(cosine / 0.1), as in the kNN protocol of Wu et
+al. 2018 (section 3.4) that `training.protocols.knn` measures encoders with. A label's share is
 the weight of its votes over the weight of all votes. That is all it is: 0.9 does not say that the
-label is right nine times in ten. Other than the protocol, which looks for k labelled pictures, the
+label is right nine times in ten. Other than the protocol, which looks for k labeled pictures, the
 vote is among the k nearest items whatever they are; those without a label do not vote and are
 counted, because a share of few votes means less.
 """
@@ -22,7 +22,7 @@ VOTERS = 20
 
 @dataclass(frozen=True, slots=True)
 class LabelShare:
-    """A label, its share of the weighted votes in (0, 1], and how many neighbours have it."""
+    """A label, its share of the weighted votes in (0, 1], and how many neighbors have it."""
 
     label: str
     share: float
@@ -31,12 +31,12 @@ class LabelShare:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What the neighbours of one query say.
+    """What the neighbors of one query say.
 
     Attributes:
         labels: the largest share first, equal ones in the order of their labels; shares sum to 1.
-        labelled: neighbours that voted.
-        unlabelled: neighbours without a label.
+        labeled: neighbors that voted.
+        unlabeled: neighbors without a label.
     """
 
     labels: tuple[LabelShare, ...]
@@ -49,16 +49,16 @@ class Suggestion:
 
 
 def suggestion_of(hits: Iterable[Hit]) -> Suggestion:
-    """The vote of a query's neighbours."""
+    """Return the vote of a query's neighbors."""
     weights: dict[str, list[float]] = {}
-    unlabelled = 0
+    unlabeled = 0
     for hit in hits:
         if hit.label is None:
-            unlabelled += 1
+            unlabeled += 1
         else:
             # the 1 cancels out and keeps weights from overflowing
             weights.setdefault(hit.label, []).append(float(np.exp((hit.score - 1) / TEMPERATURE)))
     total = sum(map(sum, weights.values()))
     shares = [LabelShare(label, sum(its) / total, len(its)) for label, its in weights.items()]
     shares.sort(key=lambda one: (-one.share, one.label))
-    return Suggestion(tuple(shares), sum(one.neighbours for one in shares), unlabelled)
+    return Suggestion(tuple(shares), sum(one.neighbours for one in shares), unlabeled)

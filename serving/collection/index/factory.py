@@ -1,9 +1,9 @@
 """An approximate index that a FAISS factory string names: "IVF1024,SQ8", "OPQ16,IVF256,PQ16x4fs".
 
-Like the graph (``graph``) it only proposes. What its codes round off is made up for by more
-proposals than are asked for (``spread``), all of which are scored with the float32 vectors; so a
+Like the graph (`graph`) it only proposes. What its codes round off is made up for by more
+proposals than are asked for (`spread`), all of which are scored with the float32 vectors; so a
 code of one bit a number can keep a recall of 0.99. Distances are L2, which orders vectors of length
-one as their cosine does, and stays true under PCA's centring.
+one as their cosine does, and stays true under PCA's centering.
 
 The effort of an inverted file is nprobe, of a graph efSearch; what compares all codes has one.
 """
@@ -27,7 +27,7 @@ from serving.collection.contract.factory_strings import (
     parameters_of,
     shape_of,
 )
-from serving.collection.index.proposer import SPARE, TUNED_NEIGHBOURS
+from serving.collection.index.proposer import SPARE, TUNED_NEIGHBORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +56,10 @@ class Factory:
     Attributes:
         ids: int64 [n], the items' numbers in the order they were added.
         kind: the factory string.
-        effort: nprobe or efSearch for 10 neighbours; see ``tuning``.
+        effort: nprobe or efSearch for 10 neighbors; see `tuning`.
         spread: proposals for each that is asked for.
         tuned_items: how many items there were when it was tuned. Among more of them the same
-            neighbours are in so many more lists and behind so many more proposals.
+            neighbors are in so many more lists and behind so many more proposals.
     """
 
     ids: Ids
@@ -83,8 +83,8 @@ class Factory:
         """Train an index on a sample and put all of these items in.
 
         Args:
-            kind: a factory string that ``check_factory`` does not refuse.
-            ids: int64 [n], n >= ``training_points(kind, dim)``.
+            kind: a factory string that `check_factory` does not refuse.
+            ids: int64 [n], n >= `training_points(kind, dim)`.
             vectors: float32 [N, E], of length one; they are not copied.
             rows: int64 [n], where the items' vectors are; None: one after the other.
             threads: of the processor.
@@ -102,7 +102,7 @@ class Factory:
         return cls(ids, kind, 1, 1, len(ids), index)
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Factory:
-        """A copy with more items, none of which it has already."""
+        """Return a copy with more items, none of which it has already."""
         index = faiss.clone_index(self._index)
         faiss.omp_set_num_threads(threads)
         index.add(vectors)
@@ -113,7 +113,7 @@ class Factory:
         return True
 
     def tuned(self, effort: int, spread: int) -> Factory:
-        """The same items, searched with another effort."""
+        """Return the same items, searched with another effort."""
         other = copy.copy(self)
         object.__setattr__(other, "effort", effort)
         object.__setattr__(other, "spread", spread)
@@ -171,13 +171,13 @@ class Factory:
 
     def _effort(self, count: int) -> int:
         count = self._grown(count)
-        effort = -(-self.effort * count // (TUNED_NEIGHBOURS + SPARE))
+        effort = -(-self.effort * count // (TUNED_NEIGHBORS + SPARE))
         if isinstance(self._inner, faiss.IndexHNSW):
             return max(effort, count)
         return min(effort, lists_of(self._index))
 
     def propose(self, queries: Vectors, count: int) -> Ids:
-        """Nodes of items that are probably the nearest; see ``proposer``."""
+        """Nodes of items that are probably the nearest; see `proposer`."""
         effort = self._effort(count)
         wanted = (
             effort if isinstance(self._inner, faiss.IndexHNSW) else self._grown(count) * self.spread
@@ -188,7 +188,7 @@ class Factory:
         return nodes
 
     def to_bytes(self) -> NDArray[np.uint8]:
-        """FAISS's serialisation; the ids are not in it."""
+        """FAISS's serialization; the ids are not in it."""
         data: NDArray[np.uint8] = faiss.serialize_index(self._index)
         return data
 
@@ -196,10 +196,10 @@ class Factory:
     def from_bytes(
         cls, data: NDArray[np.uint8], ids: Ids, kind: str, *, dim: int, tuned: tuple[int, int, int]
     ) -> Factory:
-        """The inverse; the data must have been checked, FAISS trusts what it reads.
+        """Return the inverse; the data must have been checked, FAISS trusts what it reads.
 
         Args:
-            data: of ``to_bytes``.
+            data: of `to_bytes`.
             ids: int64 [n].
             kind: the factory string.
             dim: length of a vector.

@@ -1,6 +1,6 @@
 """The exact search index: FAISS's exhaustive inner product over the vectors in memory.
 
-An index is a value that never changes: ``added`` and ``removed`` return another one. So searches
+An index is a value that never changes: `added` and `removed` return another one. So searches
 run without a lock, each on the index it began with, while the next one is made, and the collection
 only swaps a pointer. Two properties make that cheap:
 
@@ -8,7 +8,7 @@ only swaps a pointer. Two properties make that cheap:
   where no older index looks. A full buffer is copied into one half as large again.
 - a removed row is masked. Its memory is taken back when most rows are masked.
 
-Vectors that were saved may stay in their file (``mapped``): nothing else changes.
+Vectors that were saved may stay in their file (`mapped`): nothing else changes.
 
 Rows are in the order of the items' numbers, so a number is found by bisection. That is all FAISS's
 IDMap2 would do, without its traps: it accepts an id twice and rebuilds its map at each removal.
@@ -91,7 +91,7 @@ class FlatIndex:
 
     @classmethod
     def empty(cls, dim: int, *, reserve: int = 0, scratch: Path | None = None) -> Self:
-        """An index of nothing, with room for ``reserve`` vectors.
+        """Return an index of nothing, with room for `reserve` vectors.
 
         Args:
             dim: length of a vector.
@@ -110,7 +110,7 @@ class FlatIndex:
 
     @classmethod
     def of(cls, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
-        """An index of items and their vectors, whose array it takes over.
+        """Return an index of items and their vectors, whose array it takes over.
 
         Args:
             ids: int64 [n], ascending.
@@ -124,7 +124,7 @@ class FlatIndex:
 
     @classmethod
     def mapped(cls, ids: Ids, file: BinaryIO, dim: int, *, sequence: int) -> Self:
-        """As ``of``, with vectors that stay in a file: float32 little-endian [n, dim], n >= 1."""
+        """As `of`, with vectors that stay in a file: float32 little-endian [n, dim], n >= 1."""
         rows = mapped_rows(file, len(ids), 2 * len(ids) + MAPPED_ROOM, dim)
         buffer = _Buffer(len(rows), dim, rows)
         buffer.ids[: len(ids)] = ids
@@ -209,7 +209,7 @@ class FlatIndex:
     def search(
         self, queries: Vectors, k: int, allowed: Ids | None = None
     ) -> list[tuple[Ids, Scores]]:
-        """The k nearest items of each query, and every further one that ties with the k-th.
+        """Return the k nearest items of each query, and every further one that ties with the k-th.
 
         Args:
             queries: float32 [Q, E], of length one.
@@ -223,7 +223,7 @@ class FlatIndex:
         return self.nearest(queries, k, None if allowed is None else self.living(allowed))
 
     def nearest(self, queries: Vectors, k: int, rows: Ids | None) -> list[tuple[Ids, Scores]]:
-        """As ``search``, among rows (``living``) that were looked up already; None: all."""
+        """As `search`, among rows (`living`) that were looked up already; None: all."""
         available = self.size if rows is None else len(rows)
         fetch = min(k + MARGIN, available)
         if not fetch:
@@ -264,7 +264,7 @@ class FlatIndex:
     ) -> tuple[Vectors, Ids]:
         """FAISS: rough scores float32 [Q, k], best first, and rows int64 [Q, k].
 
-        Among these rows, or all from ``first`` on, which count from 0 then; there must be k.
+        Among these rows, or all from `first` on, which count from 0 then; there must be k.
         """
         # One query needs one thread; OpenMP keeps a pool for every thread that ever asked for more.
         faiss.omp_set_num_threads(1 if len(queries) == 1 else _cpus())
@@ -292,7 +292,7 @@ class FlatIndex:
         scores = np.empty(len(rows))
         for start in range(0, len(rows), SCORED_ROWS):
             part = slice(start, start + SCORED_ROWS)
-            # row by row, so a row's score does not depend on its neighbours'
+            # row by row, so a row's score does not depend on its neighbors'
             np.vecdot(self.vectors.take(rows[part], 0).astype(np.float64), wide, out=scores[part])
         return scores.round(SCORE_DIGITS, out=scores)
 

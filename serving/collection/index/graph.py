@@ -1,15 +1,15 @@
 """An approximate index: FAISS's HNSW graph over vectors of one byte a number.
 
-A graph only proposes. Who asks it scores the proposals with the float32 vectors (``index``), so
+A graph only proposes. Who asks it scores the proposals with the float32 vectors (`index`), so
 rounding to bytes costs no accuracy in the scores, and in the order only what falls out of the
 proposals. What it saves is memory traffic, which is the cost of a search in a graph that is larger
 than the processor's cache. Measured at 200,000 x 128 on one core, per query at recall@10 0.999:
 float32 0.115 ms, bytes in cluster order 0.109 ms; building 59 s against 25 s.
 
-- Items enter in the order of their k-means cluster, so that neighbours lie together in memory.
-- Of long vectors only the first principal axes go into it (``projection``). Then everything that a
+- Items enter in the order of their k-means cluster, so that neighbors lie together in memory.
+- Of long vectors only the first principal axes go into it (`projection`). Then everything that a
   search looked at is proposed, not only as many as were asked for: the order is a rough one.
-- A graph never changes; ``extended`` copies it. So searches need no lock.
+- A graph never changes; `extended` copies it. So searches need no lock.
 - Removed items stay as stepping stones: HNSW has no removal (facebookresearch/faiss#3339).
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from base.cpus import available_cpus
 from serving.collection.index.pages import prefer_large
 from serving.collection.index.projection import Projection
-from serving.collection.index.proposer import SPARE, TUNED_NEIGHBOURS
+from serving.collection.index.proposer import SPARE, TUNED_NEIGHBORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from serving.collection.index.flat_index import Ids, Vectors
 
-NEIGHBOURS = 16  # M: links of a node, twice that in the lowest layer
+NEIGHBORS = 16  # M: links of a node, twice that in the lowest layer
 # efConstruction. At 1,000,000 x 128 on two cores of Zen 4 a search has a recall@10 of 0.996 with an
 # effort of 120 (0.15 ms) after 85 s of building with 120, with 80 (0.13 ms) after 135 s with 200.
 BUILD_EFFORT = 200
@@ -49,7 +49,7 @@ EFFORTS = tuple(round(26 * 1.125**step) for step in range(32))  # 26 to 1001
 # numbers, 200,000 to 1,000,000 vectors: 20 to 40.
 EFFORT_COST = 30
 SCORE_COST = 8  # a proposal: read from anywhere and scored in float64
-KIND = f"HNSW{NEIGHBOURS},SQ8"
+KIND = f"HNSW{NEIGHBORS},SQ8"
 _PROJECTED = re.compile(rf"PCA(\d+),{re.escape(KIND)}")
 
 
@@ -73,7 +73,7 @@ class Graph:
     Attributes:
         ids: int64 [n], the items' numbers in the order of the graph's nodes.
         scale: what a number of a vector is multiplied with before it is rounded to a byte.
-        effort: efSearch for 10 neighbours; see ``tuning``.
+        effort: efSearch for 10 neighbors; see `tuning`.
         projection: what is done to a vector before that; None: nothing.
     """
 
@@ -95,7 +95,7 @@ class Graph:
         axes: int = 0,
         on_progress: Callable[[int], object] | None = None,
     ) -> Graph:
-        """A graph of these items.
+        """Return a graph of these items.
 
         Args:
             ids: int64 [n], n >= 1.
@@ -117,7 +117,7 @@ class Graph:
         hnsw = faiss.IndexHNSWSQ(
             sample.shape[1],
             faiss.ScalarQuantizer.QT_8bit_direct,  # type: ignore[arg-type]
-            NEIGHBOURS,
+            NEIGHBORS,
             faiss.METRIC_L2,
         )
         hnsw.hnsw.efConstruction = BUILD_EFFORT
@@ -125,10 +125,10 @@ class Graph:
         order = _cluster_order(taken, rows, threads)
         _add(hnsw, scale, taken, rows[order], threads=threads, on_progress=on_progress)
         _in_large_pages(hnsw)
-        return cls(ids[order], scale, 4 * NEIGHBOURS, hnsw, projection)
+        return cls(ids[order], scale, 4 * NEIGHBORS, hnsw, projection)
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Graph:
-        """A copy with more items, none of which it has already."""
+        """Return a copy with more items, none of which it has already."""
         hnsw = faiss.clone_index(self._hnsw)
         taken = self._projected(vectors).__getitem__
         _add(hnsw, self.scale, taken, np.arange(len(ids)), threads=threads)
@@ -136,7 +136,7 @@ class Graph:
         return replace(self, ids=np.concatenate([self.ids, ids]), _hnsw=hnsw, _owner=None)
 
     def tuned(self, effort: int, spread: int = 1) -> Graph:  # noqa: ARG002 - it has one spread
-        """The same graph, searched with another effort."""
+        """Return the same graph, searched with another effort."""
         return replace(self, effort=effort)
 
     @property
@@ -146,7 +146,7 @@ class Graph:
 
     @property
     def efforts(self) -> tuple[int, ...]:
-        """What ``tuned`` takes."""
+        """What `tuned` takes."""
         return EFFORTS
 
     @property
@@ -156,7 +156,7 @@ class Graph:
 
     @property
     def spreads(self) -> tuple[int, ...]:
-        """What ``tuned`` takes."""
+        """What `tuned` takes."""
         return (1,)
 
     def cost(self, count: int) -> float:
@@ -164,7 +164,7 @@ class Graph:
         return EFFORT_COST * self._effort(count) + SCORE_COST * self._proposals(count)
 
     def _effort(self, count: int) -> int:
-        return max(-(-self.effort * count // (TUNED_NEIGHBOURS + SPARE)), count)
+        return max(-(-self.effort * count // (TUNED_NEIGHBORS + SPARE)), count)
 
     def _proposals(self, count: int) -> int:
         return count if self.projection is None else self._effort(count)
@@ -182,7 +182,7 @@ class Graph:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes, without the ids: codes and links."""
-        links = 2 * NEIGHBOURS * 4  # of the lowest layer; those above are a few per cent
+        links = 2 * NEIGHBORS * 4  # of the lowest layer; those above are a few per cent
         return len(self) * (int(self._hnsw.d) + links + 8)
 
     @cached_property
@@ -191,7 +191,7 @@ class Graph:
         return int(self.ids.max(initial=0))
 
     def propose(self, queries: Vectors, count: int) -> Ids:
-        """Nodes of items that are probably the nearest; see ``proposer``."""
+        """Nodes of items that are probably the nearest; see `proposer`."""
         codes = _codes(self._projected(queries), self.scale)
         wanted = self._proposals(count)
         distances = np.empty((len(codes), wanted), np.float32)
@@ -206,7 +206,7 @@ class Graph:
     # On the disk
 
     def to_bytes(self) -> NDArray[np.uint8]:
-        """FAISS's serialisation of the projection, nodes and links; the ids are not in it."""
+        """FAISS's serialization of the projection, nodes and links; the ids are not in it."""
         whole = self._hnsw
         if self.projection is not None:
             whole = faiss.IndexPreTransform(_to_faiss(self.projection), self._hnsw)
@@ -215,7 +215,7 @@ class Graph:
 
     @classmethod
     def from_bytes(cls, data: NDArray[np.uint8], ids: Ids, scale: float, effort: int) -> Graph:
-        """The inverse; the data must have been checked, FAISS trusts what it reads.
+        """Return the inverse; the data must have been checked, FAISS trusts what it reads.
 
         Raises:
             ValueError: another number of nodes than ids, or not a graph.
@@ -235,7 +235,7 @@ class Graph:
 
 
 def _to_faiss(projection: Projection) -> Any:
-    """The same map as FAISS holds it."""
+    """Return the same map as FAISS holds it."""
     pca = faiss.PCAMatrix(*projection.axes.shape)
     faiss.copy_array_to_vector(projection.axes.T.ravel(), pca.A)
     faiss.copy_array_to_vector(-(projection.mean @ projection.axes), pca.b)
@@ -246,7 +246,7 @@ def _to_faiss(projection: Projection) -> Any:
 
 
 def _from_faiss(whole: Any) -> Projection:
-    """The inverse, out of the index that holds it; ValueError: that holds something else."""
+    """Return the inverse, out of the index that holds it; ValueError: that holds something else."""
     pca = faiss.downcast_VectorTransform(whole.chain.at(0))
     if whole.chain.size() != 1 or not isinstance(pca, faiss.PCAMatrix):
         raise ValueError("it is not a graph over principal axes")
@@ -294,7 +294,7 @@ def _codes(vectors: Vectors, scale: float) -> Vectors:
 
 
 def _cluster_order(taken: Callable[[Ids], Vectors], rows: Ids, threads: int) -> Ids:
-    """The places of ``rows``, those of one cluster after each other; ``taken`` gives vectors."""
+    """Return the places of `rows`, those of one cluster after each other; `taken` gives vectors."""
     clusters = min(len(rows) // CLUSTER, MOST_CLUSTERS)
     if clusters < 2:
         return np.arange(len(rows))

@@ -1,6 +1,6 @@
 """The index that a collection searches: exact, or proposals scored exactly.
 
-A proposer (``proposer``) covers the items up to some number. What is newer is compared with the
+A proposer (`proposer`) covers the items up to some number. What is newer is compared with the
 query one by one, what was removed is left out: so an answer is always of the ledger's newest state,
 however old the proposer is.
 """
@@ -63,7 +63,7 @@ class Index:
         return self.flat.count - self._newer
 
     def with_flat(self, flat: FlatIndex) -> Index:
-        """The same proposer, newer vectors."""
+        """Return the same proposer, newer vectors."""
         if flat.layout is not self.flat.layout:
             return Index(flat, self.proposer)
         newer = copy(self)  # without looking a million nodes up at each write
@@ -74,7 +74,7 @@ class Index:
     def search(
         self, queries: Vectors, k: int, allowed: Ids | None = None, *, exact: bool = False
     ) -> list[tuple[Ids, Scores]]:
-        """The k nearest items of each query; see ``FlatIndex.search``.
+        """Return the k nearest items of each query; see `FlatIndex.search`.
 
         Args:
             queries: float32 [Q, E], of length one.
@@ -84,7 +84,7 @@ class Index:
         """
         rows = None if allowed is None else self.flat.living(allowed)
         available = len(self) if rows is None else len(rows)
-        # So many proposals that enough of them may be found, if it is not the query's neighbours
+        # So many proposals that enough of them may be found, if it is not the query's neighbors
         # of all that may not.
         count = -(-(k + SPARE) * (len(self._rows) - 1 + self.uncovered) // max(available, 1))
         if exact or not self._worth(k, count, available):
@@ -152,7 +152,7 @@ class Index:
         return max(least, int(np.count_nonzero(nodes >= 0)) * least // count)
 
     def _best(self, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Scores]:
-        """The k best of these rows and what ties with the k-th."""
+        """Return the k best of these rows and what ties with the k-th."""
         scores = self.flat.exact_scores(query, rows)
         order = (-scores).argsort(kind="stable")
         scores = scores.take(order)
@@ -187,7 +187,7 @@ def _mask(rows: Ids, count: int) -> NDArray[np.bool_]:
 
 
 def _rows_of_nodes(flat: FlatIndex, nodes: Ids) -> Ids:
-    """The row of each item, or -1; and one more -1, for the node -1."""
+    """Return the row of each item, or -1; and one more -1, for the node -1."""
     rows = np.full(len(nodes) + 1, -1, np.int64)
     places = np.searchsorted(flat.ids, nodes)
     known = np.flatnonzero(places < flat.count)

@@ -32,13 +32,13 @@ CAN_MAP = sys.platform in ("linux", "darwin")
 
 
 def mapped_rows(file: BinaryIO, rows: int, capacity: int, dim: int) -> Vectors:
-    """The rows of a file, and room for more behind them.
+    """Return the rows of a file, and room for more behind them.
 
     Args:
         file: float32 little-endian [rows, dim]; it may be closed, renamed or deleted afterwards,
             but not be cut.
         rows: in the file, at least 1.
-        capacity: of the array, at least ``rows``.
+        capacity: of the array, at least `rows`.
         dim: length of a row.
 
     Returns:

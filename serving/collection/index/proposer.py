@@ -1,6 +1,6 @@
 """What the search asks of an approximate index, whatever kind it is.
 
-It only proposes: who asks it scores the proposals with the float32 vectors (``mixed``). It never
+It only proposes: who asks it scores the proposals with the float32 vectors (`mixed`). It never
 changes, so that searches need no lock.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from serving.collection.index.flat_index import Ids, Vectors
 
 SPARE = 16  # proposals beyond k: their order is that of rounded vectors
-TUNED_NEIGHBOURS = 10  # recall@10
+TUNED_NEIGHBORS = 10  # recall@10
 
 
 class Proposer(Protocol):
@@ -34,7 +34,7 @@ class Proposer(Protocol):
 
     @property
     def effort(self) -> int:
-        """What it does for a search for 10 neighbours: its efSearch or nprobe."""
+        """What it does for a search for 10 neighbors: its efSearch or nprobe."""
         ...
 
     @property
@@ -88,13 +88,13 @@ class Proposer(Protocol):
         ...
 
     def tuned(self, effort: int, spread: int) -> Self:
-        """The same items, searched with another effort."""
+        """Return the same items, searched with another effort."""
         ...
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Self:
-        """A copy with more items, none of which it has already."""
+        """Return a copy with more items, none of which it has already."""
         ...
 
     def to_bytes(self) -> NDArray[Any]:
-        """FAISS's serialisation, uint8; the ids are not in it."""
+        """FAISS's serialization, uint8; the ids are not in it."""
         ...

@@ -1,12 +1,12 @@
 """Connections to a ledger, also to one that this process may not write.
 
 In WAL mode SQLite writes even to read: beside the database it keeps a log and an index of the log
-(``ledger.db-shm``) for all processes. Where a process may not write (a read-only file system,
+(`ledger.db-shm`) for all processes. Where a process may not write (a read-only file system,
 another user's folder), there are two cases:
 
 - another process has the ledger open or has left a log: its files are there, and reading through
-  them needs no writing (``mode=ro``);
-- else the database file holds everything, and nothing has to be shared (``immutable=1``). SQLite
+  them needs no writing (`mode=ro`);
+- else the database file holds everything, and nothing has to be shared (`immutable=1`). SQLite
   then looks at nothing but that file. So that what was read is of one moment even if someone who
   may write begins to, the file must be the same afterwards, and still without a log.
 """
@@ -30,13 +30,13 @@ def is_writable(path: Path) -> bool:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to read and write."""
+    """Return a connection to read and write."""
     return _open(path, "mode=rw")  # a file that vanished is an error, not a new empty database
 
 
 @contextmanager
 def read_unwritable(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that writes nothing, for one transaction.
+    """Yield a connection that writes nothing, for one transaction.
 
     Raises:
         CollectionBusy: someone began to write meanwhile; what was read may be of no moment.

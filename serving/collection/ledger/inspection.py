@@ -1,4 +1,4 @@
-"""What ``verify`` reads of a ledger: everything, believing nothing."""
+"""What `verify` reads of a ledger: everything, believing nothing."""
 
 import json
 import zlib
@@ -20,7 +20,7 @@ class Inspection(View):
     """Looks for faults. Each is said in one line, with the key of the item."""
 
     def database_faults(self) -> Iterator[str]:
-        """What SQLite finds wrong with its pages, indexes and constraints."""
+        """Yield what SQLite finds wrong with its pages, indexes and constraints."""
         for (line,) in self._connection.execute(f"PRAGMA integrity_check({MOST_FAULTS})"):
             if line != "ok":
                 yield f"the database is damaged: {line}"

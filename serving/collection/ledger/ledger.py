@@ -1,8 +1,8 @@
 """The ledger: one SQLite database that holds everything a collection knows.
 
-WAL with ``synchronous=FULL``: a transaction is on the disk when ``writing`` returns, and after a
+WAL with `synchronous=FULL`: a transaction is on the disk when `writing` returns, and after a
 crash each transaction is there as a whole or not at all. Readers work on a snapshot and never wait
-for the writer. The tables are described in ``schema``.
+for the writer. The tables are described in `schema`.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import TypeVar
 
-from base.errors import ArtefactError, LookalikeError
+from base.errors import ArtifactError, LookalikeError
 from serving.collection.contract.errors import CollectionBusy, CollectionRebuilt
 from serving.collection.contract.promise import Promise
 from serving.collection.contract.stored_vectors import Dtype
@@ -74,7 +74,7 @@ class Ledger:
         promise: Promise,
         dtype: Dtype = "float32",
     ) -> None:
-        """Write a new, empty ledger at ``path``, which must not exist."""
+        """Write a new, empty ledger at `path`, which must not exist."""
         with _translated(path):
             connection = sqlite3.connect(path, isolation_level=None)
             try:
@@ -105,13 +105,13 @@ class Ledger:
 
     @contextmanager
     def reading(self) -> Iterator[View]:
-        """A snapshot: everything read through it is of one moment."""
+        """Yield a snapshot: everything read through it is of one moment."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN"):
             yield self._of_this_generation(View(connection, self.binding.dim, self.binding.dtype))
 
     @contextmanager
     def inspecting(self) -> Iterator[Inspection]:
-        """A snapshot, to look for faults in."""
+        """Yield a snapshot, to look for faults in."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN"):
             yield self._of_this_generation(
                 Inspection(connection, self.binding.dim, self.binding.dtype)
@@ -125,7 +125,7 @@ class Ledger:
 
     @contextmanager
     def changing(self, kind: type[W]) -> Iterator[W]:
-        """``writing`` with other statements."""
+        """Return a copy of `writing` with other statements."""
         with self._borrowed() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
             writing = self._of_this_generation(
                 kind(connection, self.binding.dim, self.binding.dtype)
@@ -174,7 +174,7 @@ class Ledger:
 
     @contextmanager
     def _borrowed(self) -> Iterator[sqlite3.Connection]:
-        """A connection that no other thread uses meanwhile; SQLite's errors in our words."""
+        """Yield a connection that no other thread uses meanwhile; SQLite's errors in our words."""
         if self._closed:
             raise LookalikeError(f"the collection {self.path.parent} is closed")
         with _translated(self.path):
@@ -218,12 +218,12 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     folder = path.parent
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{folder} is not a collection: {path.name} is a database of another program"
         )
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{folder} has schema version {version}, this program knows {SCHEMA_VERSION}: "
             "it was written by a newer Lookalike; update this one"
         )
@@ -232,7 +232,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Run the steps a ledger of ``version`` has not gone through, all or none."""
+    """Run the steps a ledger of `version` has not gone through, all or none."""
     steps = "".join(MIGRATIONS[version:])
     try:
         connection.executescript(
@@ -261,7 +261,7 @@ def _binding(connection: sqlite3.Connection, path: Path) -> Binding:
 
 
 def new_generation() -> str:
-    """A word that no other ledger has."""
+    """Return a word that no other ledger has."""
     return secrets.token_hex(8)
 
 
@@ -296,8 +296,8 @@ def _translated(path: Path) -> Iterator[None]:
         raise _damaged(path, str(error)) from error
 
 
-def _damaged(path: Path, what: str) -> ArtefactError:
-    return ArtefactError(
+def _damaged(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(
         f"{path} is damaged or not a ledger ({what}); restore it from a backup, or make the "
         "collection anew from its features"
     )

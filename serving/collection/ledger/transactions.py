@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from serving.collection.contract.filters import field_rows, selection
 from serving.collection.contract.promise import Promise
 from serving.collection.contract.records import Hit, Record, Row
@@ -56,7 +56,7 @@ class View:
         return int(self._one("SELECT count(*) FROM removals"))
 
     def count_at(self, sequence: int) -> int:
-        """How many items there were after a change; not for changes before ``pruned``."""
+        """How many items there were after a change; not for changes before `pruned`."""
         # Those since are counted, not those before: that would read all items for a few new ones.
         added = self._one("SELECT count(*) FROM items WHERE sequence > ?", [sequence])
         removed = self._one(
@@ -70,7 +70,7 @@ class View:
         return np.fromiter((row[0] for row in rows), np.int64, len(rows))
 
     def vector(self, number: int) -> Vectors | None:
-        """The vector float32 [E] of an item, or None if it is no longer there."""
+        """Return the vector float32 [E] of an item, or None if it is no longer there."""
         row = self._connection.execute(
             "SELECT vector FROM vectors WHERE sequence = ?", (number,)
         ).fetchone()
@@ -83,7 +83,7 @@ class View:
             their numbers int64 [B] and vectors float32 [B, E].
 
         Raises:
-            ArtefactError: a vector is not what was written.
+            ArtifactError: a vector is not what was written.
         """
         cursor = self._connection.execute(
             "SELECT sequence, vector, crc32 FROM vectors WHERE sequence > ? ORDER BY sequence",
@@ -96,7 +96,7 @@ class View:
             if damaged:
                 key = self.keys_of(damaged[:1]).get(damaged[0], "?")
                 more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
-                raise ArtefactError(
+                raise ArtifactError(
                     f"the ledger is damaged: the vector of {key!r} is not the one that was "
                     f"written{more}; restore it from a backup, or remove the item and add it again"
                 )
@@ -132,7 +132,7 @@ class View:
         return None if row is None else self._record(row)
 
     def page(self, after: str | None, limit: int) -> list[Record]:
-        """The next items in the order of their keys."""
+        """Return the next items in the order of their keys."""
         rows = self._connection.execute(
             f"SELECT {_FIELDS}, vector FROM items JOIN vectors USING (sequence)"  # noqa: S608
             " WHERE key > ? ORDER BY key LIMIT ?",
@@ -141,14 +141,14 @@ class View:
         return [self._record(row) for row in rows]
 
     def keys(self, after: str | None, limit: int) -> list[str]:
-        """The next keys in order (of code points, which is that of their UTF-8 bytes)."""
+        """Return the next keys in order (of code points, which is that of their UTF-8 bytes)."""
         rows = self._connection.execute(
             "SELECT key FROM items WHERE key > ? ORDER BY key LIMIT ?", (page_start(after), limit)
         )
         return [row[0] for row in rows]
 
     def without_rebuilt(self, after: int, limit: int) -> list[tuple[int, str, str, str | None]]:
-        """Number, key, uri and label of the next items that ``rebuilt`` does not have."""
+        """Return number, key, uri and label of the next items that `rebuilt` does not have."""
         return self._connection.execute(
             "SELECT sequence, key, uri, label FROM items WHERE sequence > ?"
             " AND sequence NOT IN (SELECT sequence FROM rebuilt) ORDER BY sequence LIMIT ?",
@@ -180,7 +180,7 @@ class View:
         return found
 
     def keys_of(self, ids: Sequence[int]) -> dict[int, str]:
-        """The keys of items by their numbers."""
+        """Return the keys of items by their numbers."""
         found: dict[int, str] = {}
         for part in chunks(ids, MOST_VARIABLES):
             found.update(
@@ -192,7 +192,7 @@ class View:
         return found
 
     def hits(self, ids: Sequence[int], scores: Sequence[float]) -> list[Hit]:
-        """The items of these numbers with these scores, in the order given."""
+        """Return the items of these numbers with these scores, in the order given."""
         found = {}
         for part in chunks(ids, MOST_VARIABLES):
             rows = self._connection.execute(
@@ -217,7 +217,7 @@ class View:
         right = bytes_of(self.dim, self.dtype)
         wrong = [i for i, blob in enumerate(blobs) if len(blob) != right]
         if wrong:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"the ledger is damaged: item {ids[wrong[0]]} has {len(blobs[wrong[0]])} bytes of "
                 f"vector, {right} are right; restore it from a backup, or make the "
                 "collection anew from its features"
@@ -302,7 +302,7 @@ class Writing(View):
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """The values in pieces of at most ``size``."""
+    """Yield the values in pieces of at most `size`."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
@@ -320,7 +320,7 @@ def is_text(key: object) -> bool:
 
 
 def page_start(after: str | None) -> str:
-    """What the keys of a page are greater than.
+    """Return what the keys of a page are greater than.
 
     Raises:
         UsageError: no key could be that.

@@ -37,7 +37,7 @@ LEAST_EFFORT = 128  # ef of HNSW, where the URL does not say
 
 
 class MilvusCollection(AnyCollection):
-    """An open collection in Milvus; see ``interface.AnyCollection``.
+    """An open collection in Milvus; see `interface.AnyCollection`.
 
     All methods raise LookalikeError where Milvus fails or cannot be reached.
     """
@@ -62,13 +62,13 @@ class MilvusCollection(AnyCollection):
         self._connection.close()
 
     def check_encoder(self, digest: str) -> None:
-        """Refuse another encoder than the collection's own; see ``AnyCollection``."""
+        """Refuse another encoder than the collection's own; see `AnyCollection`."""
         check_encoder(self.place, self.encoder_digest, digest)
 
     # Writing
 
     def add(self, records: Iterable[Record], on_duplicate: OnDuplicate = "refuse") -> AddReport:
-        """Add a batch; see ``AnyCollection``. In several calls if it is large, each as a whole.
+        """Add a batch; see `AnyCollection`. In several calls if it is large, each as a whole.
 
         Raises:
             LookalikeError: Milvus failed; says how many items are in. Adding the same batch again
@@ -133,9 +133,9 @@ class MilvusCollection(AnyCollection):
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """The nearest items of each query; see ``AnyCollection``.
+        """Return the nearest items of each query; see `AnyCollection`.
 
-        ``exact`` fetches the vectors of all items from Milvus unless its index is FLAT, and a k of
+        `exact` fetches the vectors of all items from Milvus unless its index is FLAT, and a k of
         None always does.
         """
         check_bounds(k, min_score)
@@ -166,7 +166,7 @@ class MilvusCollection(AnyCollection):
         ]
 
     def _effort(self, limit: int) -> dict[str, int]:
-        """What goes along with a search; HNSW looks at no fewer items than it is to return."""
+        """Return what goes along with a search; HNSW looks at no fewer items than it is to return."""
         effort = dict(self._connection.place.search)
         if self._index.startswith("HNSW"):
             effort["ef"] = max(effort.get("ef", LEAST_EFFORT), limit)
@@ -200,11 +200,11 @@ class MilvusCollection(AnyCollection):
         return [key for key in keys if key in there]
 
     def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
-        """The next keys in ascending order, after one that need not be there."""
+        """Return the next keys in ascending order, after one that need not be there."""
         return [schema.key_of(one["id"]) for one in self._page(after, limit, ["id"])]
 
     def items(self, *, after: str | None = None, limit: int = 1000) -> list[Record]:
-        """The next items in the order of their keys, with their vectors."""
+        """Return the next items in the order of their keys, with their vectors."""
         return [schema.record(one) for one in self._page(after, limit, schema.ALL_FIELDS)]
 
     def _page(self, after: str | None, limit: int, fields: list[str]) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ class MilvusCollection(AnyCollection):
         return page[:limit]
 
     def sample(self, count: int) -> list[Record]:
-        """Some items by chance; fewer where there are fewer."""
+        """Return some items by chance; fewer where there are fewer."""
         rng = np.random.default_rng()
         wanted = 2 * count + 20  # so that chance rarely leaves fewer than asked for
         share = min(1.0, wanted / max(1, len(self)))
@@ -231,7 +231,7 @@ class MilvusCollection(AnyCollection):
         return int(self._query("", ["count(*)"], None)[0]["count(*)"])
 
     def stats(self) -> dict[str, Any]:
-        """What the collection is and holds, ready for JSON."""
+        """Return what the collection is and holds, ready for JSON."""
         return {
             "kind": "collection",
             "path": self.place,

@@ -71,7 +71,7 @@ class Connection:
             _let_go(self.place.file)
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """A method of ``MilvusClient`` on the collection.
+        """Return a method of `MilvusClient` on the collection.
 
         Raises:
             LookalikeError: naming the place and what Milvus says.
@@ -85,13 +85,13 @@ class Connection:
             )
 
     def read(self, method: str, **named: Any) -> Any:
-        """A method that reads, of everything that was written before."""
+        """Return a method that reads, of everything that was written before."""
         return self.call(method, consistency_level=STRONG, **named)
 
     def pages(
         self, expression: str, fields: list[str], size: int
     ) -> Iterator[list[dict[str, Any]]]:
-        """The entities that meet an expression in the order of their ids, page by page."""
+        """Yield the entities that meet an expression in the order of their ids, page by page."""
         iterator = self.read(
             "query_iterator",
             filter=expression,
@@ -110,7 +110,7 @@ class Connection:
             iterator.close()
 
     def version(self) -> str:
-        """What the server calls its version."""
+        """Return what the server calls its version."""
         with self._translated("ask for its version"):
             return str(self._client.get_server_version())
 
@@ -148,7 +148,7 @@ def _timeout(environ: Mapping[str, str]) -> int:
 
 
 def _secrets(place: MilvusPlace, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What pymilvus is told beside the address; nothing of it for a local file."""
+    """Return what pymilvus is told beside the address; nothing of it for a local file."""
     if place.file is not None:
         return {}
     found: dict[str, Any] = {

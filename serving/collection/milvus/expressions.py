@@ -1,21 +1,21 @@
-r"""Filters as expressions of Milvus, so that every Milvus gives the answer of ``filters``.
+r"""Filters as expressions of Milvus, so that every Milvus gives the answer of `filters`.
 
 Milvus compares JSON differently from version to version where a field is absent, null or a list,
 and has no rule for texts inside of quotes that all versions share. So an expression never holds a
 name or text of a user, but hashes and hexadecimal digits, and rests on three things only:
-``array_contains`` (``_any``), comparisons of a JSON value that is there, and/or. Two fields serve:
+`array_contains` (`_any`), comparisons of a JSON value that is there, and/or. Two fields serve:
 
 terms    hashes, each of one fact about the item: it has the field, has a number (a text) in it, has
          this value (or an element that is).
-bounds   for ranges and prefixes: under a hash of the field's name and kind, followed by ``a`` the
-         least and by ``z`` the greatest number (as float) or text (as the hexadecimal digits of
+bounds   for ranges and prefixes: under a hash of the field's name and kind, followed by `a` the
+         least and by `z` the greatest number (as float) or text (as the hexadecimal digits of
          its UTF-8: in the same order, and a beginning stays a beginning) of the field.
 
-``not`` is carried inwards to single facts, where it needs none of Milvus' three-valued logic.
+`not` is carried inwards to single facts, where it needs none of Milvus' three-valued logic.
 
-What bounds cannot tell is marked in ``terms`` as unsure: a field with three texts or more (is one
+What bounds cannot tell is marked in `terms` as unsure: a field with three texts or more (is one
 of the middle ones meant?), a text beyond LONGEST_TEXT bytes, a number that float64 does not hold.
-Such items are fetched and judged here, by ``Condition.holds``.
+Such items are fetched and judged here, by `Condition.holds`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Condition:
 
     Attributes:
         expression: for Milvus. True for every item the filter holds for, and for unsure ones.
-        unsure: terms of items that only ``holds`` can judge; none if the expression is exact.
+        unsure: terms of items that only `holds` can judge; none if the expression is exact.
         holds: whether the filter holds for the facts of an item.
     """
 
@@ -69,10 +69,10 @@ class Condition:
 
 
 def condition(wanted: Mapping[str, Any]) -> Condition:
-    """A filter as a condition.
+    """Return a filter as a condition.
 
     Raises:
-        UsageError: as ``filters.where``.
+        UsageError: as `filters.where`.
     """
     where(wanted)  # checks it, all the way down
     return _all_of(wanted, positive=True)
@@ -87,7 +87,7 @@ def facts_of(label: str | None, metadata: Mapping[str, Any]) -> set[Fact]:
 
 
 def terms_of(label: str | None, metadata: Mapping[str, Any]) -> list[str]:
-    """The terms of an item, sorted."""
+    """Return the terms of an item, sorted."""
     facts = facts_of(label, metadata)
     terms = {_hash("value", *fact) for fact in facts}
     terms |= {_hash("field", name) for name, _, _ in facts}
@@ -97,7 +97,7 @@ def terms_of(label: str | None, metadata: Mapping[str, Any]) -> list[str]:
 
 
 def bounds_of(label: str | None, metadata: Mapping[str, Any]) -> dict[str, float | str]:
-    """The bounds of an item's numbers and texts."""
+    """Return the bounds of an item's numbers and texts."""
     bounds: dict[str, float | str] = {}
     for (name, kind), values in _ranged(facts_of(label, metadata)).items():
         place = _hash("bounds", name, kind)
@@ -129,7 +129,7 @@ def _bound(value: float | str) -> float | str:
 
 
 def among(ids: Iterable[str]) -> str:
-    """The expression for the entities of some ids, which are hexadecimal digits."""
+    """Return the expression for the entities of some ids, which are hexadecimal digits."""
     return f"id in {json.dumps(list(ids))}"
 
 
@@ -270,7 +270,7 @@ def _has_any(terms: list[str], *, positive: bool = True) -> str:
 
 
 def _hash(*parts: Any) -> str:
-    """The same for equal parts: 1 and 1.0 are equal numbers, and true is neither."""
+    """Return the same for equal parts: 1 and 1.0 are equal numbers, and true is neither."""
     plain = [int(part) if isinstance(part, float) and part.is_integer() else part for part in parts]
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:TERM_LENGTH]

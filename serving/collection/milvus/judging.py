@@ -13,7 +13,7 @@ PAGE = 1000  # of them read at a time
 
 
 def expression_of(wanted: Mapping[str, Any], connection: Connection) -> str:
-    """The expression for exactly the items that a filter holds for now.
+    """Return the expression for exactly the items that a filter holds for now.
 
     Raises:
         UsageError: the filter is unusable, or more items than MOST_JUDGED are to be judged here.

@@ -19,7 +19,7 @@ def create(
     encoder_path: str | None,
     recall: float,
 ) -> MilvusCollection:
-    """Make a new, empty collection and open it, as ``opening.create_collection``.
+    """Make a new, empty collection and open it, as `opening.create_collection`.
 
     With a recall of 1 its index is FLAT, which compares every item; with any other HNSW.
 
@@ -55,7 +55,7 @@ def open_in_milvus(place: MilvusPlace, *, encoder_digest: str | None) -> MilvusC
 
     Raises:
         CollectionMissing: it is not there.
-        ArtefactError: it is not one of ours, or of another encoder.
+        ArtifactError: it is not one of ours, or of another encoder.
     """
     if place.file is not None and not place.file.exists():
         raise CollectionMissing(place.text)
@@ -120,7 +120,7 @@ def _make_index(connection: Connection, *, exact: bool) -> None:
 
 
 def _index_kind(connection: Connection) -> str:
-    """The type of the index on the vectors, which someone may have changed in Milvus."""
+    """Return the type of the index on the vectors, which someone may have changed in Milvus."""
     for name in connection.call("list_indexes"):
         described = connection.call("describe_index", index_name=name)
         if described["field_name"] != "vector":

@@ -8,13 +8,13 @@ A collection has one entity an item, with the fields
     metadata  VARCHAR: the object as JSON text, so that it comes back as it was (Milvus' JSON does
               not hold whole numbers beyond 64 bits)
     terms     ARRAY of VARCHAR and
-    bounds    JSON: label and metadata once more, to be found by filters (``expressions``)
+    bounds    JSON: label and metadata once more, to be found by filters (`expressions`)
     draw      INT64: a number from the key's hash, evenly spread, to take samples by
     content   VARCHAR: SHA-256 over everything above and the vector: whether an item is the same
     vector    FLOAT_VECTOR of length one, under the metric IP. (COSINE would bring vectors to length
               one again, and milvus-lite forgets that it has to once a file is opened again.)
 
-and what it is bound to, as JSON, under ``lookalike`` in its properties and as its description:
+and what it is bound to, as JSON, under `lookalike` in its properties and as its description:
 encoder_sha256, dim, encoder_path, created, version.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from serving.collection.contract.records import MAX_KEY_BYTES, Hit, Record, Row
 from serving.collection.milvus.expressions import MOST_TERMS, TERM_LENGTH, bounds_of, terms_of
 
@@ -41,7 +41,7 @@ HNSW = {"M": 32, "efConstruction": 360}
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """What a collection is bound to; see ``ledger.Binding``."""
+    """What a collection is bound to; see `ledger.Binding`."""
 
     encoder_sha256: str
     dim: int
@@ -80,39 +80,39 @@ def fields(dim: int) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def binding_of(described: Mapping[str, Any], place: str) -> Binding:
-    """What a collection that Milvus describes is bound to.
+    """Return what a collection that Milvus describes is bound to.
 
     Raises:
-        ArtefactError: it is not one of ours, or of a newer version.
+        ArtifactError: it is not one of ours, or of a newer version.
     """
     text = described.get("properties", {}).get(PROPERTY) or described.get("description")
     try:
         found = json.loads(text or "")
         if found["version"] > VERSION:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{place} was made by a newer Lookalike (version {found['version']}, this one "
                 f"knows {VERSION}); update this one"
             )
         return Binding(**found)
     except (ValueError, TypeError, KeyError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{place} is not a collection of Lookalike's: it does not say which encoder it belongs "
             "to. Choose another name"
         ) from error
 
 
 def id_of(key: str) -> str:
-    """The id of a key."""
+    """Return the id of a key."""
     return key.encode().hex()
 
 
 def key_of(identifier: str) -> str:
-    """The key of an id."""
+    """Return the key of an id."""
     return bytes.fromhex(identifier).decode()
 
 
 def entity(row: Row) -> dict[str, Any]:
-    """A checked row as Milvus takes it.
+    """Return a checked row as Milvus takes it.
 
     Raises:
         UsageError: naming the item, for what is too large for a field.
@@ -162,7 +162,7 @@ def _content(row: Row) -> str:
 
 
 def record(found: Mapping[str, Any]) -> Record:
-    """An entity with ``ALL_FIELDS`` as the item it is."""
+    """Return an entity with `ALL_FIELDS` as the item it is."""
     return Record(
         key=found["key"],
         vector=np.asarray(found["vector"], np.float32),
@@ -176,5 +176,5 @@ def record(found: Mapping[str, Any]) -> Record:
 
 
 def hit(found: Mapping[str, Any], score: float) -> Hit:
-    """An entity with ``WITHOUT_VECTOR`` as a neighbour."""
+    """Return an entity with `WITHOUT_VECTOR` as a neighbor."""
     return Hit(found["key"], score, found["uri"], found["label"], json.loads(found["metadata"]))

@@ -25,7 +25,7 @@ Ask = Callable[[Vectors, int], list[list[dict[str, Any]]]]
 
 
 def cosines(vectors: Vectors, query: Vectors) -> Scores:
-    """Scores [N] of vectors [N, E] and a query [E], in [-1, 1]; as ``FlatIndex.exact_scores``."""
+    """Scores [N] of vectors [N, E] and a query [E], in [-1, 1]; as `FlatIndex.exact_scores`."""
     sums: Scores = (vectors * query.astype(np.float64)).sum(axis=1)
     return np.clip(np.round(sums, SCORE_DIGITS), -1.0, 1.0)
 
@@ -37,7 +37,7 @@ def nearest(queries: Vectors, k: int, min_score: float | None, ask: Ask) -> list
         UsageError: k is more than Milvus gives.
     """
     if k > MOST_HITS:
-        raise UsageError(f"k is {k}; Milvus gives at most {MOST_HITS} neighbours")
+        raise UsageError(f"k is {k}; Milvus gives at most {MOST_HITS} neighbors")
     found: list[list[Scored]] = []
     limit = min(k + MARGIN, MOST_HITS)
     at_once = max(1, min(MOST_AT_ONCE, MOST_HITS // limit))
@@ -64,7 +64,7 @@ def _settled(
 
 
 def best(scored: Iterable[Scored], k: int, min_score: float | None) -> list[Scored]:
-    """The k best by score and then by id, without what scores too little."""
+    """Return the k best by score and then by id, without what scores too little."""
     kept = (one for one in scored if min_score is None or one[0] >= min_score)
     return sorted(kept, key=lambda one: (-one[0], one[1]["id"]))[:k]
 
@@ -86,7 +86,7 @@ def nearest_of_all(
     min_score: float | None,
     pages: Iterable[list[dict[str, Any]]],
 ) -> list[list[Scored]]:
-    """As ``nearest``, comparing every entity of the pages, each with id and vector."""
+    """As `nearest`, comparing every entity of the pages, each with id and vector."""
     found: list[list[Scored]] = [[] for _ in queries]
     for page in pages:
         vectors = np.asarray([one["vector"] for one in page], np.float32)

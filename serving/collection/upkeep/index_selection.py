@@ -1,6 +1,6 @@
 """Which index a collection is searched with: built, measured, and taken if it keeps the promise.
 
-The candidates of ``planning`` are tried in their order. Each is tuned on items that are held out of
+The candidates of `planning` are tried in their order. Each is tuned on items that are held out of
 it and put in afterwards. The first is taken that keeps the recall and the latency; if none is fast
 enough, the fastest of those that keep the recall; if none keeps the recall, searches stay exact:
 slow is better than wrong.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from serving.collection.index.flat_index import FlatIndex, Ids
 from serving.collection.index.index import Index
 from serving.collection.index.proposer import Proposer
@@ -30,7 +30,7 @@ class Follower:
 
     Attributes:
         index: the newest one, or None while nobody has asked for it.
-        measured: what was measured of it (``choosing``); None if nothing was.
+        measured: what was measured of it (`choosing`); None if nothing was.
         in_file: whether its vectors are to stay in the snapshot's file.
     """
 
@@ -53,7 +53,7 @@ class Follower:
 
     @contextmanager
     def current(self) -> Iterator[tuple[View, Index]]:
-        """A view of the ledger and the index of the same moment."""
+        """Yield a view of the ledger and the index of the same moment."""
         while True:
             with self._ledger.reading() as view:
                 index = self.index
@@ -86,7 +86,7 @@ class Follower:
                 self.index = Index(flat, self.index.proposer)
 
     def _caught_up(self, view: View) -> Index:
-        """The index of the view's moment, or a newer one."""
+        """Return the index of the view's moment, or a newer one."""
         with self._lock:
             index = self.index or self._first(view)
             flat, since = index.flat, index.sequence
@@ -117,12 +117,12 @@ def _room(view: View, folder: Path) -> FlatIndex:
 
 
 def _check_lengths(view: View, ids: Ids, vectors: NDArray[np.float32]) -> None:
-    """A flipped bit in a vector goes unnoticed by SQLite, but most change its length."""
+    """Refuse vectors of a wrong length: a flipped bit goes unnoticed by SQLite."""
     lengths = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
     bad = ids[~(np.abs(lengths - 1) < LENGTH_TOLERANCE)]
     if len(bad):
         key = view.keys_of([int(bad[0])]).get(int(bad[0]), "?")
-        raise ArtefactError(
+        raise ArtifactError(
             f"the ledger is damaged: the vector of {key!r} does not have length one"
             f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}; restore it from a backup, "
             "or remove the item and add it again"

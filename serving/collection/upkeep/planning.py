@@ -10,9 +10,9 @@ The order is that of the median search measured at 100,000 and 200,000 x 128 on 
     IVF,RaBitQ, a bit a number                                 0.30
 
 Of vectors of 256 numbers or more, a graph over 128 principal axes comes first: with 512 numbers it
-searches in two thirds of the time of one over all (``projection``).
+searches in two thirds of the time of one over all (`projection`).
 
-Vectors in their file (``mapped``) take no memory that the system could not have back: a search
+Vectors in their file (`mapped`) take no memory that the system could not have back: a search
 reads those of its proposals. An exact search reads them all.
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from serving.collection.contract.promise import AUTO
 from serving.collection.index.graph import KIND as GRAPH
-from serving.collection.index.graph import NEIGHBOURS, projected_kind
+from serving.collection.index.graph import NEIGHBORS, projected_kind
 
 if TYPE_CHECKING:
     from serving.collection.contract.promise import Promise
@@ -34,7 +34,7 @@ SMALL = 20_000  # items that are compared one by one in about a millisecond
 MOST_LISTS = 65_536
 NUMBER = 8  # bytes of an item's number
 LONG, AXES = 256, 128  # numbers of a vector from which on only its principal axes are in a graph
-LINKS = 2 * NEIGHBOURS * 4 + 8  # bytes of an item in the graph's lowest layer
+LINKS = 2 * NEIGHBORS * 4 + 8  # bytes of an item in the graph's lowest layer
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Candidate:
 
 
 def plan(count: int, dim: int, promise: Promise) -> list[Candidate]:
-    """What to try, in this order, until one keeps the promise; the last is always exact.
+    """Return what to try, in this order, until one keeps the promise; the last is always exact.
 
     Args:
         count: of items.
@@ -91,7 +91,7 @@ def is_small(count: int, promise: Promise) -> bool:
 
 
 def kinds(count: int, dim: int) -> dict[str, int]:
-    """Factory strings for so many items, the fastest first, and the bytes of each but the rows."""
+    """Return factory strings for so many items, the fastest first, and the bytes of each but the rows."""
     lists = list_count(count)
     finding = lists * dim * 4
     padded = max(32 * lists, count + 16 * lists)  # codes for PQ are in blocks of 32
@@ -107,5 +107,5 @@ def kinds(count: int, dim: int) -> dict[str, int]:
 
 
 def list_count(count: int) -> int:
-    """Lists of an inverted file: a power of two near 4 sqrt(N), as FAISS's guidelines have it."""
+    """List of an inverted file: a power of two near 4 sqrt(N), as FAISS's guidelines have it."""
     return int(min(2 ** round(math.log2(4 * math.sqrt(max(count, 1)))), MOST_LISTS))

@@ -1,9 +1,9 @@
 """Bringing a collection over to another encoder, in its own ledger.
 
-New vectors are collected in the table ``rebuilt``, a transaction a batch, so that a run that is
+New vectors are collected in the table `rebuilt`, a transaction a batch, so that a run that is
 killed goes on where it was. When all are there, one transaction puts them in the place of the old
 ones and changes the encoder and the generation: a search sees the one or the other, never both.
-A process that has the collection open is told so at its next search (``CollectionRebuilt``).
+A process that has the collection open is told so at its next search (`CollectionRebuilt`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,7 +42,7 @@ class Pending:
 
 
 class Rebuilder:
-    """The steps, each on the disk when it returns. Made by ``Collection.rebuilding``."""
+    """The steps, each on the disk when it returns. Made by `Collection.rebuilding`."""
 
     def __init__(self, ledger: Ledger, encoder: NewEncoder) -> None:
         self._ledger = ledger
@@ -57,7 +57,7 @@ class Rebuilder:
             return change.rebuilt()
 
     def pending(self, after: int, limit: int) -> list[Pending]:
-        """The next items that have no new vector, in the order of their numbers."""
+        """Return the next items that have no new vector, in the order of their numbers."""
         with self._ledger.reading() as view:
             return [
                 Pending(number, Item(key, uri, label, partial(read_uri, uri)))

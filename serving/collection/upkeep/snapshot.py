@@ -10,10 +10,10 @@ collection's folder:
     index/ids-<sequence>      int64 little-endian [rows]: items' numbers, ascending
     index/vectors-<sequence>  float32 little-endian [rows, dim]: their vectors
     index/nodes-<sequence>    int64 little-endian: the proposer's items in the order of its nodes
-    index/graph-<sequence>    FAISS's serialisation of the proposer, a graph or what "kind" names
+    index/graph-<sequence>    FAISS's serialization of the proposer, a graph or what "kind" names
 
 The last two are there if the collection has a proposer. "recall" is what was measured of it, as
-``choosing`` has it. With "in_file" the vectors are not read into memory but mapped (``mapped``).
+`choosing` has it. With "in_file" the vectors are not read into memory but mapped (`mapped`).
 
 Saving: (1) each file is written under a temporary name, synced and renamed, (2) then the manifest,
 atomically, (3) then files that it does not name are deleted. A crash leaves the old snapshot or the
@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from base.files import atomic_write, write_json_atomic
 from serving.collection.index.factory import Factory
 from serving.collection.index.flat_index import GROWTH, FlatIndex
@@ -69,7 +69,7 @@ class Snapshot:
 
     Attributes:
         index: of the moment it was saved.
-        measured: what was measured of it (``choosing``), None if nothing was.
+        measured: what was measured of it (`choosing`), None if nothing was.
         in_file: whether the vectors are to stay in their file.
     """
 
@@ -138,13 +138,13 @@ def drop(folder: Path) -> None:
 
 
 def load(folder: Path, view: View) -> Snapshot | None:
-    """The snapshot, if there is one and it fits the ledger; a warning says why one is not used."""
+    """Return the snapshot, if there is one and it fits the ledger; a warning says why one is not used."""
     target = folder / FOLDER
     if not (target / MANIFEST).exists():
         return None
     try:
         return read(target, view)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, ArtefactError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, ArtifactError) as error:
         log.warning(
             "%s is not used (%s): vectors are read from the ledger; make it anew with: "
             "lookalike collection tune %s",
@@ -156,10 +156,10 @@ def load(folder: Path, view: View) -> Snapshot | None:
 
 
 def read(target: Path, view: View) -> Snapshot:
-    """A snapshot that is believed nothing.
+    """Return a snapshot that is believed nothing.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, OverflowError, ArtefactError: saying why it cannot
+        OSError, ValueError, KeyError, TypeError, OverflowError, ArtifactError: saying why it cannot
             be used.
     """
     manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
@@ -194,7 +194,7 @@ def read(target: Path, view: View) -> Snapshot:
 
 
 def saved_facts(folder: Path) -> dict[str, Any]:
-    """What the manifest says of the index, without looking at it; nothing if there is none."""
+    """Return what the manifest says of the index, without looking at it; nothing if there is none."""
     try:
         manifest = json.loads((folder / FOLDER / MANIFEST).read_text(encoding="utf-8"))
         names = ("kind", "in_file", "bytes_held", "rows", "recall")
@@ -218,7 +218,7 @@ def _proposer(target: Path, manifest: dict[str, Any]) -> Proposer | None:
 def _compare(
     view: View, sequence: int, ids: NDArray[np.int64], vectors: NDArray[np.float32]
 ) -> None:
-    """That it is a snapshot of this very ledger."""
+    """Check that it is a snapshot of this very ledger."""
     if sequence < view.pruned:
         there = view.ids()
         if not np.isin(there[there <= sequence], ids, assume_unique=True).all():
@@ -268,7 +268,7 @@ def _opened(target: Path, entry: dict[str, Any]) -> BinaryIO:
 
 
 def _read(target: Path, entry: dict[str, Any]) -> NDArray[np.uint8]:
-    """A file's bytes, checked."""
+    """Return a file's bytes, checked."""
     with _opened(target, entry) as file:
         data = np.empty(entry["bytes"], np.uint8)
         _check(file, entry, data)
@@ -276,7 +276,7 @@ def _read(target: Path, entry: dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def _check(file: BinaryIO, entry: dict[str, Any], data: NDArray[np.uint8] | None) -> None:
-    """Compare a file with its checksum; its bytes are read into ``data`` on the way.
+    """Compare a file with its checksum; its bytes are read into `data` on the way.
 
     A block is hashed while the next one is read: both take about as long.
     """

@@ -1,11 +1,11 @@
 """How much effort a proposer needs to keep the recall that was asked for.
 
 Recall@10 is measured on items that were held out of it: queries it has not seen, from the
-distribution it is for. A neighbour counts as found if its cosine is that of the true tenth or
+distribution it is for. A neighbor counts as found if its cosine is that of the true tenth or
 better, so equal pictures cannot be mistaken for each other's misses. The cheapest effort is taken
 whose recall is at least the one asked with 97.5 % confidence (the lower end of a 95 % interval).
 
-To look at many efforts and take the first that passes would favour luck. So a fifth of the queries
+To look at many efforts and take the first that passes would favor luck. So a fifth of the queries
 (the pilot) says where to begin, and only the others, which had no say in that, prove the recall.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from serving.collection.index.flat_index import MARGIN
-from serving.collection.index.proposer import SPARE, TUNED_NEIGHBOURS
+from serving.collection.index.proposer import SPARE, TUNED_NEIGHBORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,10 +78,10 @@ def can_prove(asked: float, queries: int) -> bool:
 
 
 def tune(proposer: Proposer, flat: FlatIndex, held_out: Ids, asked: float) -> Recall:
-    """The cheapest effort that keeps the recall asked for, or the best that was measured.
+    """Return the cheapest effort that keeps the recall asked for, or the best that was measured.
 
     Args:
-        proposer: of items of ``flat``, none of which are held out.
+        proposer: of items of `flat`, none of which are held out.
         flat: the exact index.
         held_out: numbers of the items that are the queries, at least 2.
         asked: recall@10, below 1.
@@ -113,12 +113,12 @@ def tune(proposer: Proposer, flat: FlatIndex, held_out: Ids, asked: float) -> Re
 
 
 def _cost(proposer: Proposer, effort: int, spread: int) -> float:
-    return proposer.tuned(effort, spread).cost(TUNED_NEIGHBOURS + SPARE)
+    return proposer.tuned(effort, spread).cost(TUNED_NEIGHBORS + SPARE)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """Queries float32 [Q, E], the cosines of their tenth neighbours, and the recall asked for."""
+    """Queries float32 [Q, E], the cosines of their tenth neighbors, and the recall asked for."""
 
     flat: FlatIndex
     queries: Vectors
@@ -133,17 +133,17 @@ class _Asked:
         spreads = [spread for spread in proposer.spreads if spread <= proposer.spread]
         shares = np.empty((len(spreads), len(self.queries)))
         for q, (query, floor) in enumerate(zip(self.queries, self.floors, strict=True)):
-            nodes = proposer.propose(query[None], TUNED_NEIGHBOURS + SPARE)[0]
+            nodes = proposer.propose(query[None], TUNED_NEIGHBORS + SPARE)[0]
             rows = self.flat.rows_of(proposer.ids[nodes[nodes >= 0]])
             hits = np.cumsum(self.flat.exact_scores(query, rows) >= floor)
             for s, spread in enumerate(spreads):
                 last = min(len(hits), len(nodes) * spread // proposer.spread)
                 found = int(hits[last - 1]) if last else 0
-                shares[s, q] = min(found, TUNED_NEIGHBOURS) / TUNED_NEIGHBOURS
+                shares[s, q] = min(found, TUNED_NEIGHBORS) / TUNED_NEIGHBORS
         return shares
 
     def measure(self, proposer: Proposer, effort: int, spread: int) -> Recall:
-        """The recall of an effort, with its interval."""
+        """Return the recall of an effort, with its interval."""
         found = self.shares(proposer.tuned(effort, spread))[-1]
         low, high = interval(found)
         return Recall(
@@ -158,16 +158,16 @@ class _Asked:
 
 
 def _floors(flat: FlatIndex, proposer: Proposer, queries: Vectors) -> list[float]:
-    """The cosine of each query's tenth neighbour among the items that the proposer has."""
+    """Return the cosine of each query's tenth neighbor among the items that the proposer has."""
     known = np.zeros(flat.count, np.bool_)
     known[flat.rows_of(proposer.ids)] = True
     floors = []
-    for q, (ids, scores) in enumerate(flat.search(queries, TUNED_NEIGHBOURS + MARGIN)):
+    for q, (ids, scores) in enumerate(flat.search(queries, TUNED_NEIGHBORS + MARGIN)):
         inside = scores[known[flat.rows_of(ids)]]
-        if len(inside) < TUNED_NEIGHBOURS:  # nearly all that is near is outside
+        if len(inside) < TUNED_NEIGHBORS:  # nearly all that is near is outside
             rows = np.flatnonzero(known if flat.live is None else known & flat.live)
-            inside = flat.nearest(queries[q : q + 1], TUNED_NEIGHBOURS, rows)[0][1]
-        floors.append(float(inside[:TUNED_NEIGHBOURS][-1]) if len(inside) else -1.0)
+            inside = flat.nearest(queries[q : q + 1], TUNED_NEIGHBORS, rows)[0][1]
+        floors.append(float(inside[:TUNED_NEIGHBORS][-1]) if len(inside) else -1.0)
     return floors
 
 
@@ -181,7 +181,7 @@ def latency(index: Index, queries: Vectors) -> tuple[float, float]:
         if sum(seconds) > MOST_SECONDS:
             break
         start = time.perf_counter()
-        index.search(query[None], TUNED_NEIGHBOURS)
+        index.search(query[None], TUNED_NEIGHBORS)
         seconds.append(time.perf_counter() - start)
     if not seconds:
         return 0.0, 0.0
@@ -189,7 +189,7 @@ def latency(index: Index, queries: Vectors) -> tuple[float, float]:
 
 
 def interval(shares: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the mean of shares in [0, 1], one a query (Wilson 1927).
+    """Return the 95 % interval of the mean of shares in [0, 1], one a query (Wilson 1927).
 
     Wilson's interval is for yes-or-no answers. A share of ten answers spreads less, as much as
     more queries with yes-or-no answers would: at most ten times as many, and no more than there
@@ -198,10 +198,10 @@ def interval(shares: Sequence[float] | NDArray[np.float64]) -> tuple[float, floa
     mean, spread = float(np.mean(shares)), float(np.var(shares))
     count = float(len(shares))
     if spread > 0:
-        count *= min(max(mean * (1 - mean) / spread, 1.0), TUNED_NEIGHBOURS)
+        count *= min(max(mean * (1 - mean) / spread, 1.0), TUNED_NEIGHBORS)
     z = Z * Z / count
-    centre = (mean + z / 2) / (1 + z)
+    center = (mean + z / 2) / (1 + z)
     half = Z / (1 + z) * math.sqrt(mean * (1 - mean) / count + z / (4 * count))
-    return min(max(0.0, centre - half), mean), max(
-        min(1.0, centre + half), mean
+    return min(max(0.0, center - half), mean), max(
+        min(1.0, center + half), mean
     )  # but for rounding

@@ -1,13 +1,13 @@
 """When a collection's index is built, extended and built again.
 
-Up to ``planning.SMALL`` items, and where a recall of 1 is promised, every search is exact. Beyond
-that ``choosing`` builds what keeps the promise.
+Up to `planning.SMALL` items, and where a recall of 1 is promised, every search is exact. Beyond
+that `choosing` builds what keeps the promise.
 
 New items wait outside the proposer, compared one by one, until there are so many that this costs
 more than it saves; then a copy of it takes them in. Removed items stay in it, stepping stones of a
 graph, until they are a third of it; then all is built anew, as it is when the items have doubled or
 something else is asked. After a tenth more items the recall is measured again, on the new ones
-before they are put in, and whether they lie where the old ones do (``proposer.fits``), so that data
+before they are put in, and whether they lie where the old ones do (`proposer.fits`), so that data
 which changes as it grows does not wear the promise away.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from base.errors import LookalikeError
 from serving.collection.contract.errors import CollectionBusy
-from serving.collection.index.proposer import SPARE, TUNED_NEIGHBOURS
+from serving.collection.index.proposer import SPARE, TUNED_NEIGHBORS
 from serving.collection.upkeep.index_selection import build, sample
 from serving.collection.upkeep.planning import is_small
 from serving.collection.upkeep.tuning import can_prove, queries_needed, tune
@@ -90,7 +90,7 @@ def _extend(
             build(follower, threads)
             return
         again = proposer.tuned(recall.effort, recall.spread)
-        if again.cost(TUNED_NEIGHBOURS + SPARE) > proposer.cost(TUNED_NEIGHBOURS + SPARE):
+        if again.cost(TUNED_NEIGHBORS + SPARE) > proposer.cost(TUNED_NEIGHBORS + SPARE):
             proposer = again
             measured |= recall.to_dict()
         measured["items_measured"] = len(index)

@@ -204,7 +204,7 @@ class Batcher:
             turn.add_done_callback(self._end)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> Done:
-        """Takes a batch and embeds it, in one of the pool's threads."""
+        """Take a batch and embeds it, in one of the pool's threads."""
         with self._lock:
             self._offered = False
             waiting = sum(len(lane.waiting) for lane in self._lanes)
@@ -226,7 +226,7 @@ class Batcher:
         return Done(batch, outcomes, begun, time.perf_counter())
 
     def _take(self, most: int) -> list[Waiting]:
-        """The next batch: one image of each lane in turn, skipping those given up."""
+        """Return the next batch: one image of each lane in turn, skipping those given up."""
         batch: list[Waiting] = []
         while self._lanes and len(batch) < most:
             lane = self._lanes.popleft()
@@ -267,7 +267,7 @@ class Batcher:
 
 
 def _outcomes(encode: Encode, images: list[Image]) -> "list[Vector | Exception]":
-    """What became of each image; those of a batch that failed are tried one by one."""
+    """Return what became of each image; those of a batch that failed are tried one by one."""
     if not images:
         return []
     try:
@@ -286,7 +286,7 @@ def _encoded(encode: Encode, images: list[Image]) -> NDArray[np.float32]:
 
 
 def useful_batch(seconds: Mapping[int, float]) -> int:
-    """The smallest batch that is as fast for an image as the best one, or nearly.
+    """Return the smallest batch that is as fast for an image as the best one, or nearly.
 
     Args:
         seconds: of one batch, by its images.

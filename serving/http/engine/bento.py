@@ -24,12 +24,12 @@ VERSION_CHARACTERS = 16
 
 
 def store_encoder(path: Path) -> str:
-    """Copies an encoder file into BentoML's model store and returns its tag.
+    """Copy an encoder file into BentoML's model store and return its tag.
 
     The version is the beginning of the file's SHA-256: storing the same file again changes nothing.
 
     Raises:
-        ArtefactError: the file is not an encoder.
+        ArtifactError: the file is not an encoder.
     """
     facts = describe(path)
     tag = f"{MODEL_NAME}:{facts['sha256'][:VERSION_CHARACTERS]}"
@@ -42,7 +42,7 @@ def store_encoder(path: Path) -> str:
 
 
 def stored_encoder() -> Path:
-    """The encoder of the bento that is running, or the newest in the model store.
+    """Return the encoder of the bento that is running, or the newest in the model store.
 
     Raises:
         UsageError: there is none.
@@ -59,7 +59,7 @@ def stored_encoder() -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Keeps the encoder files named on the command line and prints their tags."""
+    """Keep the encoder files named on the command line and prints their tags."""
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     if not arguments or arguments[0].startswith("-"):
         print(__doc__)

@@ -81,7 +81,7 @@ class Embedder:
         self.batcher.on_admitted = metrics.admitted.put
 
     def check_room(self) -> None:
-        """Raises Overloaded where not even one image would be admitted now.
+        """Raise Overloaded where not even one image would be admitted now.
 
         Asked before a body is read and parsed: under overload that would cost more than refusing.
         """
@@ -136,7 +136,7 @@ class Embedder:
         return Embedded(vector, width, height)
 
     def _decode(self, content: bytes) -> tuple[Pixels, tuple[int, int], float]:
-        """The square, the original's (width, height), and the seconds it took."""
+        """Return the square, the original's (width, height), and the seconds it took."""
         begun = time.perf_counter()
         settings = self._settings
         if len(content) > settings.max_image_bytes:

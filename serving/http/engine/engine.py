@@ -80,11 +80,11 @@ class Engine:
         return total
 
     def check(self) -> None:
-        """Looks at what the settings name, without keeping anything open.
+        """Look at what the settings name, without keeping anything open.
 
         Raises:
             UsageError: a setting or a path is wrong.
-            ArtefactError: a file is damaged, or the collection belongs to another encoder.
+            ArtifactError: a file is damaged, or the collection belongs to another encoder.
         """
         settings, digest = self.settings, None
         if settings.encoder is not None:  # one in a bento cannot be wrong, nor be seen from here
@@ -93,11 +93,11 @@ class Engine:
             open_collection(settings.collection, encoder_digest=digest, load_index=False).close()
 
     def open(self) -> None:
-        """Opens the encoder and the collection; opening twice is fine.
+        """Open the encoder and the collection; opening twice is fine.
 
         Raises:
             UsageError: no encoder is named, or a path is wrong.
-            ArtefactError: a file is damaged, or the collection belongs to another encoder.
+            ArtifactError: a file is damaged, or the collection belongs to another encoder.
         """
         if self._encoder is not None:
             return
@@ -168,7 +168,7 @@ class Engine:
             self._collection.close()
 
     def _take(self, collection: Collection) -> None:
-        """Searches the same collection with a newer index from now on."""
+        """Search the same collection with a newer index from now on."""
         self._collection = collection
 
     async def _warm_up(self) -> None:
@@ -235,7 +235,7 @@ class Engine:
         return self._thumbnails
 
     async def count_items(self) -> int | None:
-        """The collection's size, None where there is none."""
+        """Return the collection's size, None where there is none."""
         return None if self._collection is None else await self.in_reader(len, self._collection)
 
     async def search(
@@ -247,24 +247,24 @@ class Engine:
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of the HTTP interface
         exact: bool = False,
     ) -> list[Hit]:
-        """The nearest items of one vector."""
+        """Return the nearest items of one vector."""
         options: dict[str, Any] = {"min_score": min_score, "filter": filter, "exact": exact}
         hits = await self.searching(partial(self.collection.search, vector[None], k, **options))
         return hits[0]
 
     async def searching(self, work: Callable[[], T]) -> T:
-        """Runs a search in one of the collection's threads and notes its time."""
+        """Run a search in one of the collection's threads and notes its time."""
         begun = time.perf_counter()
         found = await self.in_reader(work)
         timing.note("search", time.perf_counter() - begun)
         return found
 
     async def in_core(self, work: Callable[..., T], *args: Any) -> T:
-        """Runs work with pictures in one of the threads that decode and embed."""
+        """Run work with pictures in one of the threads that decode and embed."""
         return await asyncio.get_running_loop().run_in_executor(self._cores, work, *args)
 
     async def in_cores(self, work: Callable[[A], T], pictures: Sequence[A]) -> list[T]:
-        """The same for several pictures, no more of them in the queue than there are threads."""
+        """Return the same for several pictures, no more of them in the queue than there are threads."""
         turns = asyncio.Semaphore(self._cpus)
 
         async def one(picture: A) -> T:
@@ -274,9 +274,9 @@ class Engine:
         return await asyncio.gather(*map(one, pictures))
 
     async def in_reader(self, work: Callable[..., T], *args: Any) -> T:
-        """Runs work with the collection in one of its threads."""
+        """Run work with the collection in one of its threads."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work, *args)
 
     async def in_writer(self, work: Callable[..., T], *args: Any) -> T:
-        """Runs work that changes the collection, one after the other."""
+        """Run work that changes the collection, one after the other."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)

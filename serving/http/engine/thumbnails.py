@@ -41,7 +41,7 @@ class Thumbnails:
         self._lock = threading.Lock()
 
     def of(self, item: Record, size: int) -> bytes:
-        """A WebP picture whose longer side is at most one of `SIZES`, the next to `size`.
+        """Return a WebP picture whose longer side is at most one of `SIZES`, the next to `size`.
 
         Raises:
             Refusal: there is no picture of this item (any more).
@@ -62,13 +62,13 @@ class Thumbnails:
         return picture
 
     def to_keep(self, content: bytes) -> bytes | None:
-        """The thumbnail to `keep` of an image that was sent; None where none is kept."""
+        """Return the thumbnail to `keep` of an image that was sent; None where none is kept."""
         if self._folder is None:
             return None
         return kept_thumbnail(content, self._spec, max_pixels=self._max_pixels)
 
     def keep(self, key: str, sha256: str, picture: bytes) -> None:
-        """Keeps the thumbnail of an image that was sent; the image itself is not kept."""
+        """Keep the thumbnail of an image that was sent; the image itself is not kept."""
         if self._folder is None:
             return
         path = kept_path(self._folder, key, sha256)
@@ -76,7 +76,7 @@ class Thumbnails:
         write_bytes_atomic(path, picture)
 
     def forget(self, item: Record) -> None:
-        """Removes a kept thumbnail, if there is one."""
+        """Remove a kept thumbnail, if there is one."""
         if item.sha256 is not None and self._folder is not None:
             kept_path(self._folder, item.key, item.sha256).unlink(missing_ok=True)
         with self._lock:

@@ -53,11 +53,11 @@ class Upkeep:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends; what is being renewed now is dropped."""
+        """End; what is being renewed now is dropped."""
         self._closed.set()
 
     def look(self) -> bool:
-        """Does what is due; returns whether anything was.
+        """Do what is due; returns whether anything was.
 
         Raises:
             LookalikeError: it cannot be done; searches go on with the index there is.

@@ -39,7 +39,7 @@ async def warm_up(encoder: Encoder, single: Encoder | None, largest: int) -> int
 
 
 async def _timed(encoder: Encoder, blank: Pixels, sizes: Sequence[int]) -> dict[int, float]:
-    """The least seconds of batches of some sizes."""
+    """Return the least seconds of batches of some sizes."""
     seconds: dict[int, float] = {}
     begun = time.perf_counter()
     for images in (size for size in sizes for _ in range(ROUNDS)):

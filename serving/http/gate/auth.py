@@ -44,7 +44,7 @@ class Need(Enum):
 
 
 def need_of(method: str, path: str) -> Need:
-    """What a request needs; anything unknown needs the most."""
+    """Return what a request needs; anything unknown needs the most."""
     if method in SAFE_METHODS:
         opened = path in OPEN_PATHS or path.startswith((OPEN_PREFIX, OPEN_HEALTH))
         return Need.NOTHING if opened else Need.READ
@@ -138,7 +138,7 @@ def _check_site(headers: Headers, settings: Settings) -> None:
 
 
 def _name_of(host: str) -> str:
-    """The name in a Host header, without its port; empty if it is none."""
+    """Return the name in a Host header, without its port; empty if it is none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # "[" begins an IPv6 address that never ends

@@ -58,7 +58,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def answering(handler: Handler) -> Handler:
-    """Turns whatever a handler raises into the answer it deserves."""
+    """Turn whatever a handler raises into the answer it deserves."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -70,7 +70,7 @@ def answering(handler: Handler) -> Handler:
 
 
 def refusal_of(error: Exception, scope: Scope) -> Refusal:
-    """The refusal that fits an exception; what is a fault of the service is logged and hidden."""
+    """Return the refusal that fits an exception; what is a fault of the service is logged and hidden."""
     match error:
         case Refusal():
             return error
@@ -173,7 +173,7 @@ class _Passage:
         self._replaced = False
 
     async def send(self, message: Message) -> None:
-        """Sends a part of the answer."""
+        """Send a part of the answer."""
         if message["type"] == "http.response.start":
             await self._start(message)
         elif not self._replaced:
@@ -204,7 +204,7 @@ class _Passage:
         )
 
     async def _replace(self, headers: MutableHeaders) -> None:
-        """Sends our own refusal instead of the one that begins; its body is swallowed."""
+        """Send our own refusal instead of the one that begins; its body is swallowed."""
         refusal = _of_status(self.status, self.scope)
         if allow := headers.get("allow"):
             refusal.headers["Allow"] = allow
@@ -239,7 +239,7 @@ def _of_status(status: int, scope: Scope) -> Refusal:
 
 
 def _routed(scope: Scope) -> Scope:
-    """What the router sees: one path for all items.
+    """Return what the router sees: one path for all items.
 
     Its patterns do not match a key with a newline. The key is read from the raw path, where a slash
     in a key, if encoded, still differs from one between two parts.
@@ -267,7 +267,7 @@ def _embeds(scope: Scope) -> bool:
 
 
 def _given_id(headers: Headers) -> str | None:
-    """The client's own, if it is one word."""
+    """Return the client's own, if it is one word."""
     given = headers.get(REQUEST_ID, "")
     usable = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
     return given if usable and len(given) <= MAX_ID_CHARACTERS else None

@@ -47,7 +47,7 @@ class Origins:
         return origin is not None and (self.any_may_read or origin in self.named)
 
     def headers(self, origin: str | None) -> dict[str, str]:
-        """What to add to an answer, so that the browser shows it to the site."""
+        """Return what to add to an answer, so that the browser shows it to the site."""
         if self.none:
             return {}
         if not self.may_read(origin):
@@ -60,7 +60,7 @@ class Origins:
         }
 
     def preflight(self, method: str, headers: Headers) -> Response | None:
-        """The answer to a browser that asks before it sends; None to any other request."""
+        """Return the answer to a browser that asks before it sends; None to any other request."""
         asked = "access-control-request-method" in headers
         if method != "OPTIONS" or not asked or not self.may_read(headers.get("origin")):
             return None
@@ -73,7 +73,7 @@ class Origins:
 
 
 def read_origins(text: str) -> Origins:
-    """The origins of a setting, separated by commas.
+    """Return the origins of a setting, separated by commas.
 
     Raises:
         UsageError: one of them is none.

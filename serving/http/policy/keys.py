@@ -19,7 +19,7 @@ Signature = tuple[int, ...]
 
 
 def split_keys(text: str) -> tuple[str, ...]:
-    """The keys of a variable, separated by commas."""
+    """Return the keys of a variable, separated by commas."""
     return tuple(key.strip() for key in text.split(",") if key.strip())
 
 

@@ -142,7 +142,7 @@ POSITIVE = tuple(name for name, kind in KINDS.items() if kind in (int, int | Non
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
-    """Reads the settings; an empty variable counts as absent.
+    """Read the settings; an empty variable counts as absent.
 
     Raises:
         UsageError: an unknown variable (the nearest name is given) or a value of the wrong kind.

@@ -41,7 +41,7 @@ class Link:
         scheme: http or https.
         host: a name in lower case, or an address without brackets.
         port: also where the URL names none.
-        path: begins with a slash; normalised.
+        path: begins with a slash; normalized.
         query: with its question mark, or empty.
     """
 
@@ -60,7 +60,7 @@ class Link:
         return self._with_port(self.host)
 
     def at(self, address: Address) -> str:
-        """The URL with an address in place of its host."""
+        """Return the URL with an address in place of its host."""
         return f"{self.scheme}://{self._with_port(str(address))}{self.path}{self.query}"
 
     def covers(self, other: "Link") -> bool:
@@ -75,7 +75,7 @@ class Link:
 
 
 def read_link(url: str) -> Link | None:
-    """A URL's parts; None for anything that could be read in two ways, or is no http(s) URL."""
+    """Return a URL's parts; None for anything that could be read in two ways, or is no http(s) URL."""
     if len(url) > MOST_CHARACTERS or not PLAIN.fullmatch(url):
         return None
     try:
@@ -90,11 +90,11 @@ def read_link(url: str) -> Link | None:
     if not is_host or _leads_upwards(path):
         return None
     query = f"?{parts.query}" if parts.query else ""
-    return Link(parts.scheme, host, port or SCHEMES[parts.scheme], _normalised(path), query)
+    return Link(parts.scheme, host, port or SCHEMES[parts.scheme], _normalized(path), query)
 
 
 def read_prefixes(text: str) -> tuple[Link, ...]:
-    """The prefixes of a setting, separated by commas.
+    """Return the prefixes of a setting, separated by commas.
 
     Raises:
         UsageError: one of them is no prefix.
@@ -152,8 +152,8 @@ def _leads_upwards(path: str) -> bool:
     return True  # nobody encodes so often without a reason
 
 
-def _normalised(path: str) -> str:
-    """What needs no percent-encoding decoded, the rest in capitals (RFC 3986, 6.2.2)."""
+def _normalized(path: str) -> str:
+    """Return what needs no percent-encoding decoded, the rest in capitals (RFC 3986, 6.2.2)."""
 
     def decoded(match: re.Match[str]) -> str:
         sign = chr(int(match[1], 16))

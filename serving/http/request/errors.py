@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from base.errors import ArtefactError, ImageRefused, LookalikeError, RefusalReason, UsageError
+from base.errors import ArtifactError, ImageRefused, LookalikeError, RefusalReason, UsageError
 from serving.collection.contract.errors import (
     CollectionBusy,
     CollectionRebuilt,
@@ -60,35 +60,35 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a failure
         self.items = list(items)
 
     def body(self) -> dict[str, Any]:
-        """The answer's JSON."""
+        """Return the answer's JSON."""
         error = {"type": self.type, "message": self.message, "param": self.param}
         return {"error": error, "errors": self.items} if self.items else {"error": error}
 
     def response(self) -> Response:
-        """The answer."""
+        """Return the answer."""
         headers = {**self.headers, ERROR_TYPE_HEADER: self.type}
         return json_response(self.body(), self.status, headers)
 
 
 def invalid(param: str | None, message: str) -> Refusal:
-    """A field whose value cannot be used: 422."""
+    """Return a field whose value cannot be used: 422."""
     return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-parameter", message, param=param)
 
 
 def malformed(what: str, message: str, param: str | None = None) -> Refusal:
-    """A body that is not what its media type says: 400."""
+    """Return a body that is not what its media type says: 400."""
     return Refusal(HTTPStatus.BAD_REQUEST, f"malformed-{what}", message, param=param)
 
 
 def of_image(refused: ImageRefused, param: str) -> Refusal:
-    """The refusal of one image: 413 where it is too large, else 422."""
+    """Return the refusal of one image: 413 where it is too large, else 422."""
     large = refused.reason in TOO_LARGE
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if large else HTTPStatus.UNPROCESSABLE_ENTITY
     return Refusal(status, refused.reason.value, refused.message, param=param)
 
 
 def of_library(error: LookalikeError) -> Refusal | None:
-    """The refusal that fits an exception of the rooms; None if it is a fault of the service."""
+    """Return the refusal that fits an exception of the rooms; None if it is a fault of the service."""
     match error:
         case KeyExists():
             message = (
@@ -111,7 +111,7 @@ def of_library(error: LookalikeError) -> Refusal | None:
                 "collection-rebuilt",
                 "the collection was rebuilt with another encoder: start the service with that one",
             )
-        case UsageError() if not isinstance(error, ArtefactError):
+        case UsageError() if not isinstance(error, ArtifactError):
             param = "filter" if str(error).startswith("filter:") else None
             return invalid(param, str(error))
         case _:  # a damaged collection, a disk that fails
@@ -119,7 +119,7 @@ def of_library(error: LookalikeError) -> Refusal | None:
 
 
 def unknown_key(key: str) -> Refusal:
-    """A key that no item has: 404."""
+    """Return a key that no item has: 404."""
     message = f"no item with the key {show(key)} in the collection"
     return Refusal(HTTPStatus.NOT_FOUND, "unknown-key", message, param="key")
 
@@ -141,6 +141,6 @@ def overloaded(seconds: int) -> Refusal:
 
 
 def internal(request_id: str) -> Refusal:
-    """A fault of the service: 500. The log has the rest under the same number."""
+    """Return a fault of the service: 500. The log has the rest under the same number."""
     message = f"a fault of the service; its log tells more under request {request_id}"
     return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)

@@ -45,7 +45,7 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 
 def addresses_of(host: str, port: int) -> list[str]:
-    """What the system resolves a host to; raises OSError where it cannot."""
+    """Return what the system resolves a host to; raises OSError where it cannot."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(one[4][0]) for one in found))
 
@@ -83,7 +83,7 @@ class Fetcher:
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def fill(self, uploads: Sequence[Upload], share: Share) -> list[Upload]:
-        """The same uploads; those with a URL have the image, or why there is none.
+        """Return the same uploads; those with a URL have the image, or why there is none.
 
         Args:
             uploads: of one request.
@@ -132,7 +132,7 @@ class Fetcher:
         raise _failed(f"it is redirected more than {MOST_REDIRECTS} times")
 
     def _checked(self, url: str) -> Link:
-        """The URL in its parts, if it is under a prefix."""
+        """Return the URL in its parts, if it is under a prefix."""
         link = read_link(url)
         if link is None or not any(prefix.covers(link) for prefix in self._prefixes):
             raise _not_allowed("it is not, or is redirected, where this service fetches images")

@@ -45,7 +45,7 @@ class Fields:
         return name in self._values
 
     def text(self, name: str) -> str | None:
-        """A text that is not empty."""
+        """Return a text that is not empty."""
         value = self._values.get(name)
         if isinstance(value, Text):
             value = _unquoted(value)
@@ -62,7 +62,7 @@ class Fields:
         return value
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
-        """A whole number from low to high."""
+        """Return a whole number from low to high."""
         value = self._parsed(name)
         if value is None:
             return default
@@ -72,7 +72,7 @@ class Fields:
         return value
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        """A number from low to high."""
+        """Return a number from low to high."""
         value = self._parsed(name)
         if value is None:
             return None
@@ -86,7 +86,7 @@ class Fields:
         return float(value)
 
     def flag(self, name: str) -> bool:
-        """True or false; absent is false."""
+        """Return true or false; absent is false."""
         value = self._parsed(name)
         if value is None:
             return False
@@ -95,21 +95,21 @@ class Fields:
         return value
 
     def json_object(self, name: str) -> dict[str, Any] | None:
-        """A JSON object."""
+        """Return a JSON object."""
         value = self._parsed(name)
         if value is None or isinstance(value, dict):
             return value
         raise invalid(name, f"{name} is {show(value)}: a JSON object is needed")
 
     def json_list(self, name: str) -> list[Any] | None:
-        """A JSON list."""
+        """Return a JSON list."""
         value = self._parsed(name)
         if value is None or isinstance(value, list):
             return value
         raise invalid(name, f"{name} is {show(value)}: a JSON list is needed")
 
     def vector(self, name: str, dim: int) -> NDArray[np.float32] | None:
-        """A list of dim numbers as float32 [dim]: finite, and not all zero."""
+        """Return a list of dim numbers as float32 [dim]: finite, and not all zero."""
         value = self._parsed(name)
         return None if value is None else checked_vector(value, name, dim)
 
@@ -124,7 +124,7 @@ class Fields:
 
 
 def checked_vector(value: object, name: str, dim: int) -> NDArray[np.float32]:
-    """A list of numbers as float32 [dim]: finite, and not all zero.
+    """Return a list of numbers as float32 [dim]: finite, and not all zero.
 
     Raises:
         Refusal: it is none; the message says what is wrong.

@@ -26,7 +26,7 @@ class BytesInFlight:
         self.on_change: Callable[[int], None] = lambda _held: None
 
     def open(self) -> Share:
-        """The share of one request."""
+        """Return the share of one request."""
         return Share(self)
 
 
@@ -48,12 +48,12 @@ class Share:
             )
 
     def take(self, received: int) -> None:
-        """Counts bytes that have arrived; refuses them where they are too many."""
+        """Count bytes that have arrived; refuses them where they are too many."""
         self.check(received)
         self._change(received)
 
     def close(self) -> None:
-        """Gives all back."""
+        """Give all back."""
         self._change(-self._held)
 
     def _change(self, count: int) -> None:

@@ -19,7 +19,7 @@ _short.maxlevel = 2
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Parses JSON, without NaN and infinities, which JSON does not have.
+    """Parse JSON, without NaN and infinities, which JSON does not have.
 
     Raises:
         ValueError: not JSON, not UTF-8, nested too deeply, or a number too long.
@@ -33,7 +33,7 @@ def parse_json(content: bytes | str) -> Any:
 def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An answer in JSON. Text that is no valid Unicode (lone surrogates) is written as `?`."""
+    """Return an answer in JSON. Text that is no valid Unicode (lone surrogates) is written as `?`."""
     return Response(
         json_bytes(content), status, headers=dict(headers or {}), media_type="application/json"
     )
@@ -65,7 +65,7 @@ def json_bytes(content: Any) -> bytes:
 
 
 def _numbers(vector: NDArray[Any]) -> str:
-    """As few digits as tell each float from its neighbours."""
+    """As few digits as tell each float from its neighbors."""
     if not np.isfinite(vector).all():  # orjson would write null
         raise ValueError("NaN and infinities are not JSON")
     plain = np.ascontiguousarray(vector)
@@ -73,7 +73,7 @@ def _numbers(vector: NDArray[Any]) -> str:
 
 
 def show(value: object) -> str:
-    """A value as it stands in a message: quoted, and short however large it is."""
+    """Return a value as it stands in a message: quoted, and short however large it is."""
     return _short.repr(value)
 
 

@@ -42,7 +42,7 @@ class TooManyFiles(Exception):  # noqa: N818 - the caller says what it means
 async def read_parts(
     content_type: str, chunks: AsyncIterable[bytes], *, max_files: int
 ) -> list[Part]:
-    """The parts of a form in their order.
+    """Return the parts of a form in their order.
 
     Args:
         content_type: the request's header, with the boundary.

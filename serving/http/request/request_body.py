@@ -62,7 +62,7 @@ class Body:
 
 
 async def read_body(request: Request, settings: Settings) -> Body:
-    """Reads and parses the body, and the query's fields with it.
+    """Read and parses the body, and the query's fields with it.
 
     Raises:
         Refusal: too large, too slow, too many images, another media type, or malformed.
@@ -78,7 +78,7 @@ async def read_body(request: Request, settings: Settings) -> Body:
 
 
 async def read_raw(request: Request, settings: Settings) -> bytes:
-    """Reads the body as it is, whatever its media type; raises Refusal as `read_body` does."""
+    """Read the body as it is, whatever its media type; raises Refusal as `read_body` does."""
     async with _in_time(request, settings):
         return b"".join([chunk async for chunk in _limited(request, settings.max_body_bytes)])
 
@@ -126,7 +126,7 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; a client that announced too much is refused before anything is read."""
+    """Yield the body's chunks; a client that announced too much is refused before anything is read."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise body_too_large(limit)
@@ -191,7 +191,7 @@ def _looks_binary(content: bytes) -> bool:
 
 
 def _move_text_images(body: Body) -> None:
-    """Moves `image` and `images` from the fields to the uploads."""
+    """Move `image` and `images` from the fields to the uploads."""
     for name in IMAGE_FIELDS:
         if name not in body.fields:
             continue
@@ -205,7 +205,7 @@ def _move_text_images(body: Body) -> None:
 
 
 def decode_upload(text: object, param: str) -> Upload:
-    """An image from base64 text or a data URI; the upload holds the refusal if it is neither."""
+    """Return an image from base64 text or a data URI; the upload holds the refusal if it is neither."""
     if not isinstance(text, str):
         message = f"{param} is {show(text)}: base64 text or a data URI is needed"
         return Upload(invalid(param, message), param)
@@ -225,14 +225,14 @@ def decode_upload(text: object, param: str) -> Upload:
 
 
 def named_by_url(url: str, param: str) -> Upload:
-    """An image that was not sent; refused unless `fetching` puts it in."""
+    """Return an image that was not sent; refused unless `fetching` puts it in."""
     message = f"{param} is a URL: URLs are not opened here, send the image itself"
     refusal = Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message, param=param)
     return Upload(refusal, param, url=url if url.startswith(LINKS) else None)
 
 
 def _check_encoding(encoding: str) -> None:
-    """A compressed body could unfold to any size; images are compressed already."""
+    """Refuse a compressed body: it could unfold to any size; images are compressed already."""
     if encoding.strip().lower() != "identity":
         raise Refusal(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

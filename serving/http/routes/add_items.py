@@ -35,7 +35,7 @@ Requested = tuple[Record, Upload | None]
 
 
 async def add_items(engine: Engine, request: Request) -> Response:
-    """Adds items: all of a request, or none if one of its images or keys is refused."""
+    """Add items: all of a request, or none if one of its images or keys is refused."""
     dim = engine.collection.dim
     body = await read_body(request, engine.settings)
     on_duplicate = _on_duplicate(body)
@@ -62,7 +62,7 @@ def _on_duplicate(body: Body) -> OnDuplicate:
 
 
 def _list_of(body: Body, engine: Engine, dim: int) -> list[Requested]:
-    """The items of a JSON list."""
+    """Return the items of a JSON list."""
     rows = body.fields.pop("items")
     Fields(body.fields, ("items", "on_duplicate"))  # refuses what else is there
     if not isinstance(rows, list) or not rows or body.uploads:
@@ -87,7 +87,7 @@ def _row(row: object, param: str, dim: int) -> Requested:
 
 
 def _single(body: Body, dim: int) -> list[Requested]:
-    """The items of a form or a raw image; several images share all fields but the key."""
+    """Return the items of a form or a raw image; several images share all fields but the key."""
     fields = Fields(body.fields, ITEM_FIELDS)
     if len(body.uploads) <= 1:
         key = fields.text("key") or next((one.filename for one in body.uploads), None)
@@ -127,7 +127,7 @@ def _with_vectors(
     uploads: Sequence[Upload],
     outcomes: Sequence[Embedded | Refusal],
 ) -> list[Requested]:
-    """The same items with their images and what was found out about them."""
+    """Return the same items with their images and what was found out about them."""
     embedded = zip(uploads, outcomes, strict=True)
     items: list[Requested] = []
     for record, named in requested:
@@ -150,7 +150,7 @@ def _with_vectors(
 
 
 async def _to_keep(engine: Engine, items: Sequence[Requested]) -> dict[str, bytes | None]:
-    """The thumbnails to keep, by the items' keys."""
+    """Return the thumbnails to keep, by the items' keys."""
     sent = {
         record.key: upload.content
         for record, upload in items

@@ -1,4 +1,4 @@
-"""What a good request is answered with: embeddings in three encodings, neighbours, items."""
+"""What a good request is answered with: embeddings in three encodings, neighbors, items."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ ACCEPTED = {
 
 
 def chosen_encoding(headers: Headers, fields: Fields) -> str:
-    """The encoding a request asks for: `encoding_format` if it is given, else by `Accept`.
+    """Return the encoding a request asks for: `encoding_format` if it is given, else by `Accept`.
 
     Raises:
         Refusal: 406, none of what it accepts can be sent.
@@ -69,7 +69,7 @@ def _wish(entry: str) -> tuple[float, str]:
 def embeddings_answer(
     outcomes: Sequence[Embedded | Refusal], encoding: str, dtype: str, encoder_digest: str
 ) -> Response:
-    """The answer to /embed, in one of `ENCODINGS` and `DTYPES`.
+    """Return the answer to /embed, in one of `ENCODINGS` and `DTYPES`.
 
     JSON holds one entry an image, in the order sent; where an image was refused the entry is null
     and `errors` says why. A .npy file cannot say that, so there one refused image refuses all.
@@ -101,7 +101,7 @@ def embeddings_answer(
 
 
 def in_dtype(vector: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """An embedding in fewer bytes, of which the similarity can still be told.
+    """Return an embedding in fewer bytes, of which the similarity can still be told.
 
     Args:
         vector: [E].
@@ -131,7 +131,7 @@ def encoded_vector(vector: NDArray[Any], encoding: str) -> NDArray[Any] | str:
 
 
 def refused_items(outcomes: Iterable[object]) -> list[dict[str, Any]]:
-    """The refused images of a batch with their places, for `errors`."""
+    """Return the refused images of a batch with their places, for `errors`."""
     return [
         {"index": index, "type": one.type, "message": one.message, "param": one.param}
         for index, one in enumerate(outcomes)
@@ -140,7 +140,7 @@ def refused_items(outcomes: Iterable[object]) -> list[dict[str, Any]]:
 
 
 def whole_refusal(outcomes: Sequence[object]) -> Refusal:
-    """The refusal of a request because of its images: the first one's, with all listed."""
+    """Return the refusal of a request because of its images: the first one's, with all listed."""
     first = next(one for one in outcomes if isinstance(one, Refusal))
     return Refusal(
         first.status,
@@ -152,23 +152,23 @@ def whole_refusal(outcomes: Sequence[object]) -> Refusal:
 
 
 def item_path(key: str) -> str:
-    """The path of an item; every sign of the key that could be taken for another is encoded."""
+    """Return the path of an item; every sign of the key that could be taken for another is encoded."""
     return f"/items/{quote(key, safe='')}"
 
 
 def public_uri(uri: str) -> str | None:
-    """An item's uri, if it leads anywhere."""
+    """Return an item's uri, if it leads anywhere."""
     return None if uri.startswith("upload:") else uri
 
 
-def neighbours_answer(
+def neighbors_answer(
     hits: Sequence[Hit],
     encoder_digest: str,
     query: Mapping[str, Any],
     suggestion: Suggestion | None = None,
 ) -> Response:
-    """The answer to a search, the most similar first, with the labels they vote for if asked."""
-    neighbours = [
+    """Return the answer to a search, the most similar first, with the labels they vote for if asked."""
+    neighbors = [
         {
             "key": hit.key,
             "score": hit.score,
@@ -179,14 +179,14 @@ def neighbours_answer(
         }
         for hit in hits
     ]
-    content: dict[str, Any] = {"encoder": encoder_digest, "query": query, "neighbours": neighbours}
+    content: dict[str, Any] = {"encoder": encoder_digest, "query": query, "neighbours": neighbors}
     if suggestion is not None:
         content["suggestion"] = suggestion.to_dict()
     return json_response(content, headers={ENCODER_HEADER: encoder_digest})
 
 
 def item_json(item: Record, *, with_vector: bool = False) -> dict[str, Any]:
-    """An item as it stands in an answer."""
+    """Return an item as it stands in an answer."""
     content: dict[str, Any] = {
         "key": item.key,
         "uri": public_uri(item.uri),

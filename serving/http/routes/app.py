@@ -31,7 +31,7 @@ Endpoint = Callable[[Engine, Request], Awaitable[Response]]
 
 
 def make_app(engine: Engine, describe: Callable[[], dict[str, Any]]) -> Starlette:
-    """The Starlette app that BentoML mounts at `/`.
+    """Return the Starlette app that BentoML mounts at `/`.
 
     Args:
         engine: the service's.
@@ -73,13 +73,13 @@ def _kserve_routes() -> Iterator[tuple[str, Endpoint, list[str]]]:
 
 
 async def items(engine: Engine, request: Request) -> Response:
-    """Lists items or adds some."""
+    """List items or adds some."""
     handler = add_items if request.method == "POST" else list_items
     return await handler(engine, request)
 
 
 async def page(_engine: Engine, request: Request) -> Response:
-    """The web page and its files."""
+    """Return the web page and its files."""
     default = "icon.svg" if request.url.path == "/favicon.ico" else "index.html"
     name = request.path_params.get("file", default)
     if name not in PAGE_FILES:
@@ -89,7 +89,7 @@ async def page(_engine: Engine, request: Request) -> Response:
 
 
 async def status(engine: Engine, _request: Request) -> Response:
-    """What the service is: its encoder, its collection, its limits."""
+    """Return what the service is: its encoder, its collection, its limits."""
     encoder, settings = engine.encoder, engine.settings
     content = {
         "ready": engine.warm,

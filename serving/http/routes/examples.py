@@ -60,7 +60,7 @@ class Examples:
     def with_vectors(
         self, outcomes: Sequence[Embedded | Refusal]
     ) -> tuple[list[str | NDArray[np.float32]], list[str | NDArray[np.float32]]]:
-        """Positive and negative examples with embeddings in place of the ``uploads``.
+        """Positive and negative examples with embeddings in place of the `uploads`.
 
         Raises:
             Refusal: an image was refused; without it the query would be another one.

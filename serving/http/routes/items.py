@@ -28,7 +28,7 @@ VIEWS = (b"similar", b"thumbnail")
 
 
 async def list_items(engine: Engine, request: Request) -> Response:
-    """A page of items in the order of their keys, or a random sample of them."""
+    """Return a page of items in the order of their keys, or a random sample of them."""
     collection = engine.collection
     fields = Fields((await read_body(request, engine.settings)).fields, LIST_FIELDS)
     wanted = fields.integer("sample", 0, 1, LARGEST_SAMPLE)
@@ -72,7 +72,7 @@ async def one_item(engine: Engine, request: Request) -> Response:
 
 
 def split_path(raw_path: bytes) -> tuple[str, str]:
-    """The key and the view (`similar`, `thumbnail` or empty) of a raw path under /items/.
+    """Return the key and the view (`similar`, `thumbnail` or empty) of a raw path under /items/.
 
     Raises:
         Refusal: the key is empty or not UTF-8.

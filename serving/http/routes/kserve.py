@@ -153,7 +153,7 @@ def _wants_binary(fields: Fields, outputs: object) -> bool:
 
 
 def _tensor(inputs: object, binary: bytes, engine: Engine) -> list[Upload] | NDArray[np.uint8]:
-    """The one input: image files, or uint8 [N, S, S, 3]."""
+    """Return the one input: image files, or uint8 [N, S, S, 3]."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise invalid("inputs", "send one input: images (UINT8) or encoded (BYTES)")
     tensor = inputs[0]
@@ -220,7 +220,7 @@ def _pixels(
 
 
 def _split(binary: bytes) -> list[bytes]:
-    """The elements of a binary BYTES tensor."""
+    """Return the elements of a binary BYTES tensor."""
     elements, at = [], 0
     while at < len(binary):
         end = at + 4
@@ -234,7 +234,7 @@ def _split(binary: bytes) -> list[bytes]:
 
 
 def _upload(element: bytes | str, param: str) -> Upload:
-    """An element of `encoded`; no image file begins as a URL does."""
+    """Return an element of `encoded`; no image file begins as a URL does."""
     if isinstance(element, bytes) and not element.startswith(tuple(map(str.encode, LINKS))):
         return Upload(element, param)
     url = element if isinstance(element, str) else element.decode("latin-1")

@@ -104,7 +104,7 @@ def _uploads(given: object, engine: Engine) -> list[Upload]:
 
 
 def _address(value: object) -> object:
-    """The text of an image, out of the object it may stand in."""
+    """Return the text of an image, out of the object it may stand in."""
     if isinstance(value, dict):
         inner = value.get("image_url", value.get("image"))
         return inner.get("url") if isinstance(inner, dict) else inner

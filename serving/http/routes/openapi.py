@@ -59,7 +59,7 @@ BASE64: Spec = {"type": "string", "description": "base64, a data URI or a URL"}
 
 
 def complete(spec: Spec) -> Spec:
-    """The description of all routes; `spec` is BentoML's and is changed."""
+    """Return the description of all routes; `spec` is BentoML's and is changed."""
     spec["info"] = {
         "title": "Lookalike",
         "version": "1",
@@ -113,7 +113,7 @@ def _extend_search(operation: Spec) -> None:
         "oneOf": [_object(key={"type": "string"}), _object(vector=vector), _object(image=BASE64)]
     }
     examples = {
-        "positive": "what neighbours are like",
+        "positive": "what neighbors are like",
         "negative": "what they are unlike; images, vector and key beside these are positive",
     }
     for name, description in examples.items():
@@ -170,7 +170,7 @@ def _own_paths() -> Spec:
             "delete": _operation("Removes an item.", key),
         },
         "/items/{key}/similar": {
-            "get": _operation("The neighbours of an item.", key, *_search_parameters())
+            "get": _operation("The neighbors of an item.", key, *_search_parameters())
         },
         "/items/{key}/thumbnail": {
             "get": {
@@ -189,7 +189,7 @@ def _own_paths() -> Spec:
 
 
 def _public_paths() -> Spec:
-    """The routes that other programs' clients know: their own descriptions say more."""
+    """Return the routes that other programs' clients know: their own descriptions say more."""
     image_input = {"oneOf": [BASE64, {"type": "array", "items": BASE64}]}
     embeddings = _object(
         input=image_input,
@@ -248,19 +248,19 @@ def _operation(description: str, *parameters: Spec) -> Spec:
 
 
 def _probe(description: str, *parameters: Spec) -> Spec:
-    """A route whose answer is its status."""
+    """Return a route whose answer is its status."""
     operation = _operation(description, *parameters)
     return {**operation, "responses": {"200": {"description": "Good, without a body"}}}
 
 
 def _search_parameters() -> list[Spec]:
     return [
-        _query("k", "integer", "the most neighbours"),
+        _query("k", "integer", "the most neighbors"),
         _query("min_score", "number", "the least cosine similarity"),
         _query("filter", "string", "a JSON object: label or metadata fields"),
         _query("exact", "boolean", "miss nothing, whatever recall the collection promises"),
         _query("all", "boolean", "all that is as similar as min_score, exactly; without k"),
-        _query("suggest_label", "boolean", "also the labels that the neighbours vote for"),
+        _query("suggest_label", "boolean", "also the labels that the neighbors vote for"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""POST /embed and POST /search: images in, embeddings or neighbours out."""
+"""POST /embed and POST /search: images in, embeddings or neighbors out."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -24,7 +24,7 @@ from serving.http.routes.answers import (
     DTYPES,
     chosen_encoding,
     embeddings_answer,
-    neighbours_answer,
+    neighbors_answer,
 )
 from serving.http.routes.examples import EXAMPLE_FIELDS, Examples
 
@@ -56,8 +56,8 @@ class Wanted:
 
     Attributes:
         options: of the collection's search.
-        most: refuse more neighbours than these; None where ``k`` cuts them off.
-        suggest: also say which labels the neighbours vote for.
+        most: refuse more neighbors than these; None where `k` cuts them off.
+        suggest: also say which labels the neighbors vote for.
     """
 
     options: dict[str, Any]
@@ -65,7 +65,7 @@ class Wanted:
     suggest: bool
 
     def answer(self, engine: Engine, hits: list[Hit], query: dict[str, Any]) -> Response:
-        """The answer; raises Refusal where there is more than may be sent."""
+        """Return the answer; raises Refusal where there is more than may be sent."""
         if self.most is not None and len(hits) > self.most:
             raise Refusal(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -75,11 +75,11 @@ class Wanted:
                 param="all",
             )
         suggestion = suggestion_of(hits) if self.suggest else None
-        return neighbours_answer(hits, engine.encoder.digest, query, suggestion)
+        return neighbors_answer(hits, engine.encoder.digest, query, suggestion)
 
 
 async def search(engine: Engine, request: Request) -> Response:
-    """Finds the neighbours of an image, a vector, an item, or of several examples."""
+    """Find the neighbors of an image, a vector, an item, or of several examples."""
     collection = engine.collection
     body = await read_body(request, engine.settings)
     fields = Fields(body.fields, ("vector", "key", *SEARCH_FIELDS, *EXAMPLE_FIELDS))
@@ -98,7 +98,7 @@ async def search(engine: Engine, request: Request) -> Response:
 
 
 async def similar(engine: Engine, key: str, wanted: Wanted) -> Response:
-    """Finds the neighbours of an item by its stored vector, without the item itself."""
+    """Find the neighbors of an item by its stored vector, without the item itself."""
     find = partial(engine.collection.similar, key, **wanted.options)
     return wanted.answer(engine, await engine.in_reader(find), {"key": key})
 
@@ -126,7 +126,7 @@ async def _search_mixed(
 
 
 def read_wanted(fields: Fields, engine: Engine) -> Wanted:
-    """What all searches take (`SEARCH_FIELDS`), checked."""
+    """Return what all searches take (`SEARCH_FIELDS`), checked."""
     most, suggest = engine.settings.max_neighbours, fields.flag("suggest_label")
     min_score, everything = fields.number("min_score", -1, 1), fields.flag("all")
     if everything and min_score is None:
@@ -144,7 +144,7 @@ def read_wanted(fields: Fields, engine: Engine) -> Wanted:
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Does the work of a request whose body has been read; gives it up when the client goes.
+    """Do the work of a request whose body has been read; gives it up when the client goes.
 
     The work stays in the request's own task, which is cancelled, as `asyncio.timeout` does it.
     """
@@ -176,7 +176,7 @@ async def _disconnected(request: Request) -> None:
 
 
 async def fetched(engine: Engine, request: Request, uploads: list[Upload]) -> list[Upload]:
-    """The uploads with the images that URLs stand for, where the service fetches any.
+    """Return the uploads with the images that URLs stand for, where the service fetches any.
 
     Before they are admitted to decoding: a slow server takes no places from other requests.
     """

@@ -43,7 +43,7 @@ class LeanService(bentoml.Service[Any]):  # type: ignore[misc]
     """
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """The app; see the class."""
+        """Return the app; see the class."""
         app = super().to_asgi(is_main)
         left_out = {TIMER} if traced(os.environ) else {TIMER, TRACER}
         kept = [one for one in app.user_middleware if one.cls.__name__ not in left_out]
@@ -93,12 +93,12 @@ class SearchInput(_Unparsed):
     image: list[Path] = bentoml.Field(default_factory=list, description="one image, as a file")
     vector: list[float] | None = bentoml.Field(None, description="an embedding of this encoder")
     key: str | None = bentoml.Field(None, description="the key of an item")
-    k: int = bentoml.Field(10, description="the most neighbours", ge=1)
+    k: int = bentoml.Field(10, description="the most neighbors", ge=1)
     min_score: float | None = bentoml.Field(
         None, description="the least cosine similarity", ge=-1, le=1
     )
     filter: dict[str, Any] | None = bentoml.Field(
-        None, description="what a neighbour must have: label or metadata fields"
+        None, description="what a neighbor must have: label or metadata fields"
     )
     positive: list[dict[str, Any]] | None = bentoml.Field(None, description="examples to be like")
     negative: list[dict[str, Any]] | None = bentoml.Field(None, description="to be unlike")
@@ -109,7 +109,7 @@ class SearchInput(_Unparsed):
 
 
 class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]
-    """The neighbours, the most similar first."""
+    """The neighbors, the most similar first."""
 
     encoder: str = bentoml.Field(description="SHA-256 of the encoder file")
     query: dict[str, Any] = bentoml.Field(description="what was searched for")
@@ -122,7 +122,7 @@ class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]
 
 
 def make_service(engine: Engine) -> bentoml.Service[Any]:
-    """A service around an engine, which is opened and started with it."""
+    """Return a service around an engine, which is opened and started with it."""
     # Before BentoML first asks for it: no usage reports, not from `bentoml serve` either.
     os.environ.setdefault(NO_TRACKING, "True")
 
@@ -140,7 +140,7 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
         @bentoml.on_deployment  # type: ignore[untyped-decorator]
         @staticmethod
         def check() -> None:
-            """Ends `bentoml serve` with one line if a setting is wrong, before workers start."""
+            """End `bentoml serve` with one line if a setting is wrong, before workers start."""
             try:
                 engine.check()
             except LookalikeError as error:
@@ -148,7 +148,7 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
-            """Opens the encoder and the collection."""
+            """Open the encoder and the collection."""
             await asyncio.to_thread(engine.open)
             await engine.start()
 
@@ -165,12 +165,12 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
 
         @bentoml.api(input_spec=EmbedInput, output_spec=EmbedOutput)  # type: ignore[untyped-decorator]
         async def embed(self, ctx: bentoml.Context) -> Response:
-            """Turns images into embeddings: vectors of length one, close where images are alike."""
+            """Turn images into embeddings: vectors of length one, close where images are alike."""
             return await _answer(ctx, lambda request: embed(engine, request))
 
         @bentoml.api(input_spec=SearchInput, output_spec=SearchOutput)  # type: ignore[untyped-decorator]
         async def search(self, ctx: bentoml.Context) -> Response:
-            """Finds the items most similar to an image, a vector or an item."""
+            """Find the items most similar to an image, a vector or an item."""
             return await _answer(ctx, lambda request: search(engine, request))
 
     lookalike: bentoml.Service[Any] = Lookalike
@@ -200,7 +200,7 @@ def traced(environ: Mapping[str, str]) -> bool:
 
 
 def read_environment() -> Settings:
-    """The settings of a service that BentoML starts.
+    """Return the settings of a service that BentoML starts.
 
     Raises:
         UsageError: what is set is wrong, or only `lookalike serve` can do it.

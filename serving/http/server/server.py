@@ -38,7 +38,7 @@ def serve(
     workers: int | None = None,
     threads: int | None = None,
 ) -> None:
-    """Serves until Ctrl-C or SIGTERM; requests that have begun are finished first.
+    """Serve until Ctrl-C or SIGTERM; requests that have begun are finished first.
 
     Args:
         encoder: an encoder file.
@@ -55,7 +55,7 @@ def serve(
     Raises:
         UsageError: a public address without a key, a port in use, a wrong path, or a variable of
             the environment that is no setting.
-        ArtefactError: the encoder or the collection is damaged, or they do not belong together.
+        ArtifactError: the encoder or the collection is damaged, or they do not belong together.
     """
     settings = settings_for(
         encoder,
@@ -94,7 +94,7 @@ def settings_for(
     workers: int | None = None,
     threads: int | None = None,
 ) -> Settings:
-    """The environment's settings with the arguments laid over them."""
+    """Return the environment's settings with the arguments laid over them."""
     settings = from_environment(os.environ)
     return replace(
         settings,
@@ -123,7 +123,7 @@ def check_exposure(host: str, settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a port in use is known before the encoder is loaded.
+    """Return a listening socket, so that a port in use is known before the encoder is loaded.
 
     Raises:
         UsageError: the address or the port cannot be had.
@@ -144,7 +144,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def make_server(engine: Engine, on_started: Callable[[], None]) -> "Server":
-    """A server for an engine; `on_started` is called when it listens."""
+    """Return a server for an engine; `on_started` is called when it listens."""
     config = uvicorn.Config(
         make_service(engine).to_asgi(),
         lifespan="on",
@@ -163,7 +163,7 @@ def say_listening(listener: socket.socket, how: str = "") -> None:
 
 
 def url_of(listener: socket.socket) -> str:
-    """The address of a listening socket, as one types it into a browser."""
+    """Return the address of a listening socket, as one types it into a browser."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
         host = "localhost"
@@ -178,7 +178,7 @@ class Server(uvicorn.Server):
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen and tells so."""
+        """Start to listen and tells so."""
         await super().startup(sockets)
         if self.started:
             self._on_started()

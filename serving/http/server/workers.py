@@ -64,11 +64,11 @@ class Place:
 
 
 def serve_with_workers(settings: Settings, listener: socket.socket) -> None:
-    """Serves with `settings.workers` processes until Ctrl-C or SIGTERM.
+    """Serve with `settings.workers` processes until Ctrl-C or SIGTERM.
 
     Raises:
         UsageError: this system cannot share a socket, or what the settings name is wrong.
-        ArtefactError: a file is damaged, or encoder and collection do not belong together.
+        ArtifactError: a file is damaged, or encoder and collection do not belong together.
         LookalikeError: no worker can start.
     """
     if sys.platform == "win32":
@@ -93,16 +93,16 @@ class Supervisor:
 
     def run(self) -> None:
         """Until a signal; raises LookalikeError where no worker can start."""
-        with _signals() as signalled:
+        with _signals() as signaled:
             try:
-                while not self._watch(signalled):
+                while not self._watch(signaled):
                     pass
             finally:
                 self._listener.close()
-                self._end(signalled)
+                self._end(signaled)
 
-    def _watch(self, signalled: int) -> bool:
-        """Waits for what happens next and does what is due; returns whether a signal came."""
+    def _watch(self, signaled: int) -> bool:
+        """Wait for what happens next and does what is due; returns whether a signal came."""
         now = time.monotonic()
         for place in self._places:
             if place.process is None and place.again_at <= now:
@@ -112,8 +112,8 @@ class Supervisor:
         running = [place for place in self._places if place.process is not None]
         ends = [place.process.sentinel for place in running if place.process is not None]
         due = min([self._look_at, *later])
-        happened = wait([signalled, *said, *ends], max(0.0, due - now))
-        if signalled in happened:
+        happened = wait([signaled, *said, *ends], max(0.0, due - now))
+        if signaled in happened:
             return True
         for place in running:
             if place.said in happened:
@@ -180,18 +180,18 @@ class Supervisor:
         place.again_at = time.monotonic() + wait_seconds
         logger.warning("worker %s %s: another one is started", process.pid, how)
 
-    def _end(self, signalled: int) -> None:
+    def _end(self, signaled: int) -> None:
         """Asks all to end, and kills those that do not in time or at a second signal."""
         running = [place.process for place in self._places if place.process is not None]
         for process in running:
             process.terminate()
         end = time.monotonic() + DRAIN_SECONDS + MARGIN
-        os.set_blocking(signalled, False)
-        _emptied(signalled)
+        os.set_blocking(signaled, False)
+        _emptied(signaled)
         while alive := [process for process in running if process.is_alive()]:
             sentinels = [process.sentinel for process in alive]
-            happened = wait([signalled, *sentinels], max(0.0, end - time.monotonic()))
-            if not happened or signalled in happened:
+            happened = wait([signaled, *sentinels], max(0.0, end - time.monotonic()))
+            if not happened or signaled in happened:
                 for process in alive:
                     process.kill()
         for process in running:
@@ -199,7 +199,7 @@ class Supervisor:
 
 
 def work(settings: Settings, listener: socket.socket, worker: Worker, say: Connection) -> None:
-    """What a worker does: serves until it is told to end."""
+    """Serve until told to end: what a worker does."""
     engine = Engine(lambda: settings, worker)
     try:
         engine.open()
@@ -235,7 +235,7 @@ async def _beat(say: Connection) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[int]:
-    """A file descriptor that can be read once SIGTERM or SIGINT has come."""
+    """Yield a file descriptor that can be read once SIGTERM or SIGINT has come."""
     read, write = os.pipe()
     os.set_blocking(write, False)
 

@@ -22,7 +22,7 @@ logger = logging.getLogger("lookalike.access")
 
 
 def switch_on() -> None:
-    """Writes the lines to standard error, whatever is configured for other logs."""
+    """Write the lines to standard error, whatever is configured for other logs."""
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -34,7 +34,7 @@ def switch_on() -> None:
 def write(
     scope: Scope, status: int, seconds: float, refused: str | None, account: Mapping[str, float]
 ) -> None:
-    """Writes the line of an answered request; costs next to nothing where it is off."""
+    """Write the line of an answered request; costs next to nothing where it is off."""
     if not logger.isEnabledFor(logging.INFO):
         return
     now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="milliseconds")

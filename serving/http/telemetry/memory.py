@@ -30,7 +30,7 @@ def limit_arenas() -> None:
 
 
 def give_back() -> None:
-    """Returns freed memory to the system; nothing with another C library than glibc."""
+    """Return freed memory to the system; nothing with another C library than glibc."""
     trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
@@ -46,6 +46,6 @@ def resident_bytes() -> int | None:
 
 
 def _of_glibc(name: str) -> Callable[..., int] | None:
-    """A function that only glibc has; ctypes lets other threads run while it works."""
+    """Return a function that only glibc has; ctypes lets other threads run while it works."""
     library = ctypes.CDLL(None) if os.name == "posix" else None
     return getattr(library, name, None)

@@ -30,10 +30,10 @@ class Figures(Protocol):
     """Numbers by name and labels."""
 
     def add(self, key: Key, amount: float) -> None:
-        """Adds to a number; one that is not there is 0."""
+        """Add to a number; one that is not there is 0."""
 
     def put(self, key: Key, value: float) -> None:
-        """Sets a number."""
+        """Set a number."""
 
     def all(self) -> dict[Key, float]:
         """All numbers, those of all workers added up."""
@@ -46,11 +46,11 @@ class OwnFigures:
         self._values: dict[Key, float] = {}
 
     def add(self, key: Key, amount: float) -> None:
-        """Adds to a number; one that is not there is 0."""
+        """Add to a number; one that is not there is 0."""
         self._values[key] = self._values.get(key, 0.0) + amount
 
     def put(self, key: Key, value: float) -> None:
-        """Sets a number."""
+        """Set a number."""
         self._values[key] = value
 
     def all(self) -> dict[Key, float]:
@@ -78,12 +78,12 @@ class SharedFigures:
         self._places = {key: at for key, at, _ in _entries(self._map)}
 
     def add(self, key: Key, amount: float) -> None:
-        """Adds to a number; one that is not there is 0."""
+        """Add to a number; one that is not there is 0."""
         at = self._place_of(key)
         NUMBER.pack_into(self._map, at, NUMBER.unpack_from(self._map, at)[0] + amount)
 
     def put(self, key: Key, value: float) -> None:
-        """Sets a number."""
+        """Set a number."""
         NUMBER.pack_into(self._map, self._place_of(key), value)
 
     def all(self) -> dict[Key, float]:

@@ -33,7 +33,7 @@ OPEN_ROUTES = {
 
 
 def route_of(path: str) -> str:
-    """The template of a path, one of two dozen."""
+    """Return the template of a path, one of two dozen."""
     if path in FIXED_ROUTES:
         return path
     for prefix, (name, *views) in OPEN_ROUTES.items():
@@ -43,7 +43,7 @@ def route_of(path: str) -> str:
 
 
 def method_of(method: str) -> str:
-    """The method, or `other`."""
+    """Return the method, or `other`."""
     return method if method in METHODS else "other"
 
 
@@ -58,11 +58,11 @@ class Counter:
         self._figures = figures
 
     def add(self, amount: float = 1, **labels: str) -> None:
-        """Adds to the number under these labels."""
+        """Add to the number under these labels."""
         self._figures.add((self.name, tuple(labels.items())), amount)
 
     def lines(self, values: Mapping[Key, float]) -> list[str]:
-        """The samples."""
+        """Return the samples."""
         own = [(labels, value) for (name, labels), value in values.items() if name == self.name]
         return [_sample(self.name, labels, value) for labels, value in own]
 
@@ -73,7 +73,7 @@ class Gauge(Counter):
     kind = "gauge"
 
     def put(self, value: float) -> None:
-        """Sets the number of this process."""
+        """Set the number of this process."""
         self._figures.put((self.name, ()), value)
 
 
@@ -92,14 +92,14 @@ class Histogram:
         self._figures = figures
 
     def observe(self, value: float, **labels: str) -> None:
-        """Notes one value."""
+        """Note one value."""
         key = tuple(labels.items())
         bound = self._names[bisect.bisect_left(self._bounds, value)]
         self._figures.add((f"{self.name}_bucket", (*key, ("le", bound))), 1)
         self._figures.add((f"{self.name}_sum", key), value)
 
     def lines(self, values: Mapping[Key, float]) -> list[str]:
-        """The samples: cumulative buckets, sum and count."""
+        """Return the samples: cumulative buckets, sum and count."""
         lines: list[str] = []
         bucket = f"{self.name}_bucket"
         for labels in [labels for name, labels in values if name == f"{self.name}_sum"]:
@@ -152,24 +152,24 @@ class Metrics:
             one.put(0)  # whatever a worker before this one was at
 
     def note_request(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Notes an answered request."""
+        """Note an answered request."""
         route = route_of(path)
         self.requests.add(method=method_of(method), route=route, status=str(status))
         self.seconds.observe(seconds, route=route)
 
     def note_batch(self, images: int, seconds: float) -> None:
-        """Notes a batch that the encoder has done."""
+        """Note a batch that the encoder has done."""
         self.batch_images.observe(images)
         self.batch_seconds.observe(seconds)
 
     def note_images(self, outcomes: Sequence[object]) -> None:
-        """Notes what became of a request's images; an exception is a refusal."""
+        """Note what became of a request's images; an exception is a refusal."""
         refused = sum(isinstance(outcome, Exception) for outcome in outcomes)
         self.images.add(refused, outcome="refused")
         self.images.add(len(outcomes) - refused, outcome="embedded")
 
     def note_memory(self) -> None:
-        """Notes the memory of this process, where the system tells it."""
+        """Note the memory of this process, where the system tells it."""
         found = resident_bytes()
         if found is not None:
             self.resident_bytes.put(found)

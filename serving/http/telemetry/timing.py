@@ -15,20 +15,20 @@ _seconds: ContextVar[dict[str, float]] = ContextVar("seconds")
 
 
 def begin() -> dict[str, float]:
-    """Starts the account of a request; tasks made for it write to the same one."""
+    """Start the account of a request; tasks made for it write to the same one."""
     account: dict[str, float] = {}
     _seconds.set(account)
     return account
 
 
 def note(stage: str, seconds: float) -> None:
-    """Notes what one image took; outside of a request (warming up) nobody asks."""
+    """Note what one image took; outside of a request (warming up) nobody asks."""
     account = _seconds.get({})
     account[stage] = max(account.get(stage, 0.0), seconds)
 
 
 def header(account: Mapping[str, float]) -> str:
-    """The header's value; empty where nothing was noted."""
+    """Return the header's value; empty where nothing was noted."""
     return ", ".join(
         f"{stage};dur={1e3 * account[stage]:.1f}" for stage in STAGES if stage in account
     )

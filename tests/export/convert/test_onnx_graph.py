@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
 from export.convert.onnx_graph import OPSET, build_graph, export_run
 from export.encoder_file.encoder_file import describe, open_encoder, read_contract
@@ -256,7 +256,7 @@ def test_an_exported_encoder_takes_batches_of_any_size(exported_encoder: Path) -
 
 
 def test_what_cannot_be_exported_is_told(tmp_path: Path, tiny_run: Path) -> None:
-    with pytest.raises(ArtefactError, match="no run folder"):
+    with pytest.raises(ArtifactError, match="no run folder"):
         export_run(tmp_path, tmp_path / "encoder.onnx")
     with pytest.raises(UsageError, match=r"is a folder: give the name of a file"):
         export_run(tiny_run, tmp_path)

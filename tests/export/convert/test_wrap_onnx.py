@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
 from export.cli.cli import app
 from export.convert.onnx_inspect import Layout, OnnxOptions
@@ -189,7 +189,7 @@ def a_rectangle(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 20
 
 
-def no_colours(model: onnx.ModelProto) -> None:
+def no_colors(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "c"
 
 
@@ -220,7 +220,7 @@ def test_what_a_graph_does_not_show_is_asked_for(tmp_path: Path) -> None:
         (a_second_input, "has 2 inputs (input, more)"),
         (a_second_output, "choose with --output"),
         (a_rectangle, "20 x 16"),
-        (no_colours, "say --layout nchw or --layout nhwc"),
+        (no_colors, "say --layout nchw or --layout nhwc"),
         (a_batch_of_four, "batch is fixed to 4"),
         (a_loop, "operator Loop"),
     ]
@@ -260,12 +260,12 @@ def test_data_is_read_beside_the_model_and_nowhere_else(tmp_path: Path) -> None:
 
     (folder / "data.bin").rename(tmp_path / "data.bin")
     (folder / "data.bin").symlink_to(tmp_path / "data.bin")
-    with pytest.raises(ArtefactError, match="only files beside the model"):
+    with pytest.raises(ArtifactError, match="only files beside the model"):
         draft_onnx(folder / "theirs.onnx", options=options)
     model = onnx.load(folder / "theirs.onnx", load_external_data=False)
     for tensor in model.graph.initializer:
         next(e for e in tensor.external_data if e.key == "location").value = "../data.bin"
-    with pytest.raises(ArtefactError, match="only files beside the model"):
+    with pytest.raises(ArtifactError, match="only files beside the model"):
         draft_onnx(saved(model, folder / "theirs.onnx"), options=options)
 
 
@@ -274,7 +274,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
     for length in (0, 10, 300, len(content) - 5):
         path.write_bytes(content[:length])
-        with pytest.raises(ArtefactError) as caught:
+        with pytest.raises(ArtifactError) as caught:
             draft_onnx(path, options=OnnxOptions(mean=MEAN, std=STD))
         assert str(path) in str(caught.value)
 

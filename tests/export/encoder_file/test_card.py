@@ -63,7 +63,7 @@ def test_the_cost_of_a_smaller_file_is_told(tiny_encoder: Path) -> None:
     quality = {"int8": int8 | {"layers": layers}, "projection": projection}
     rows = rows_with(tiny_encoder, quality=quality)
     assert rows["int8"] == (
-        "for avx2: mean cosine 0.9987 to fp32, 95.7 % of 10 neighbours the same, on 256 pictures; "
+        "for avx2: mean cosine 0.9987 to fp32, 95.7 % of 10 neighbors the same, on 256 pictures; "
         "1 layers in float"
     )
     assert rows["projection"] == (

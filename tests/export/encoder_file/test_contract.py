@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from export.encoder_file.contract import EncoderContract
 from images.pixels.preprocess import PreprocessSpec
 
@@ -66,18 +66,18 @@ def test_json_goes_there_and_back() -> None:
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_a_missing_field_is_named(name: str) -> None:
     fields = {key: value for key, value in FIELDS.items() if key != name}
-    with pytest.raises(ArtefactError, match=name):
+    with pytest.raises(ArtifactError, match=name):
         EncoderContract.from_json(json.dumps(fields))
 
 
 def test_an_unknown_field_is_named() -> None:
-    with pytest.raises(ArtefactError, match=r"has unknown \['colour'\]"):
+    with pytest.raises(ArtifactError, match=r"has unknown \['colour'\]"):
         EncoderContract.from_json(json.dumps(FIELDS | {"colour": 1}))
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", True, None, 1.0])
 def test_another_format_version_is_refused(version: object) -> None:
-    with pytest.raises(ArtefactError, match="format_version"):
+    with pytest.raises(ArtifactError, match="format_version"):
         EncoderContract.from_json(json.dumps(FIELDS | {"format_version": version}))
 
 
@@ -106,36 +106,36 @@ def test_another_format_version_is_refused(version: object) -> None:
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: object) -> None:
-    with pytest.raises(ArtefactError, match=name):
+    with pytest.raises(ArtifactError, match=name):
         EncoderContract.from_json(json.dumps(FIELDS | {name: value}))
 
 
 def test_altered_preprocessing_is_found_by_its_digest() -> None:
     altered = FIELDS["preprocess"] | {"resample": "bilinear"}
-    with pytest.raises(ArtefactError, match="preprocess_digest"):
+    with pytest.raises(ArtifactError, match="preprocess_digest"):
         EncoderContract.from_json(json.dumps(FIELDS | {"preprocess": altered}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, '{"a": NaN}', "9" * 5000])
 def test_what_is_no_json_object_is_refused(text: str) -> None:
-    with pytest.raises(ArtefactError, match="metadata"):
+    with pytest.raises(ArtifactError, match="metadata"):
         EncoderContract.from_json(text)
 
 
 def test_metadata_has_a_size_limit() -> None:
     contract = replace(CONTRACT, licence_note="x" * 2**20)
-    with pytest.raises(ArtefactError, match="larger than 1048576 bytes"):
+    with pytest.raises(ArtifactError, match="larger than 1048576 bytes"):
         EncoderContract.from_json(contract.to_json())
 
 
 def test_a_contract_is_checked_where_it_is_built() -> None:
-    with pytest.raises(ArtefactError, match=r"feature_dim is -1, it must be an integer"):
+    with pytest.raises(ArtifactError, match=r"feature_dim is -1, it must be an integer"):
         replace(CONTRACT, feature_dim=-1)
 
 
 def test_a_hostile_value_does_not_flood_the_message() -> None:
     for fields in (FIELDS | {"licence_note": ["\n" * 9999]}, FIELDS | {"\n" * 9999: 1}):
-        with pytest.raises(ArtefactError) as caught:
+        with pytest.raises(ArtifactError) as caught:
             EncoderContract.from_json(json.dumps(fields))
         assert len(str(caught.value)) < 300
         assert "\n" not in str(caught.value)
@@ -152,6 +152,6 @@ json_values = st.recursive(
 def test_any_value_is_taken_whole_or_refused(name: str, value: object) -> None:
     try:
         contract = EncoderContract.from_json(json.dumps(FIELDS | {name: value}))
-    except ArtefactError:
+    except ArtifactError:
         return
     assert json.loads(contract.to_json()) == FIELDS | {name: value}

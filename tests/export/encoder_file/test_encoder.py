@@ -37,7 +37,7 @@ def test_an_open_encoder_says_what_it_is(encoder: Encoder, tiny_encoder: Path) -
     assert encoder.provider in ("cpu", "cuda")
 
 
-def test_embeddings_are_normalised_features(encoder: Encoder) -> None:
+def test_embeddings_are_normalized_features(encoder: Encoder) -> None:
     features, embeddings = encoder.encode_with_features(noise(5))
     assert features.shape == embeddings.shape == (5, TINY_FEATURES)
     assert features.dtype == embeddings.dtype == np.float32

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from export.encoder_file.encoder_file import (
     METADATA_KEY,
     EncoderContract,
@@ -44,7 +44,7 @@ def described(model: onnx.ModelProto, contract: EncoderContract = CONTRACT) -> o
 
 def refused(path: Path, how: Callable[[Path], object] = read_contract) -> str:
     """The words with which a file is refused: one line, with its path and a remedy."""
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(ArtifactError) as caught:
         how(path)
     words = str(caught.value)
     assert str(path) in words
@@ -101,15 +101,15 @@ def test_metadata_of_others_stays_and_ours_is_replaced(tmp_path: Path) -> None:
 def test_a_refused_graph_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "encoder.onnx"
     path.write_bytes(b"old")
-    with pytest.raises(ArtefactError, match="metadata promises"):
+    with pytest.raises(ArtifactError, match="metadata promises"):
         write_encoder_file(tiny_graph(size=48), CONTRACT, path)
     model = tiny_graph()
     model.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(ArtefactError, match="not valid ONNX"):
+    with pytest.raises(ArtifactError, match="not valid ONNX"):
         write_encoder_file(model, CONTRACT, path)
     model = tiny_graph()
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtifactError):
         write_encoder_file(model, CONTRACT, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -182,7 +182,7 @@ def test_flipped_bytes_raise_nothing_unexpected(
     path.write_bytes(content)
     try:
         read_contract(path)
-    except ArtefactError as error:
+    except ArtifactError as error:
         assert "\n" not in str(error)  # noqa: PT017 - a file that is still whole is fine too
 
 
@@ -202,7 +202,7 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "encoder.onnx"
     with path.open("wb") as file:
         file.truncate(2 * 1024**3)  # sparse: takes no space
-    with pytest.raises(ArtefactError, match="larger than 2 GiB"):
+    with pytest.raises(ArtifactError, match="larger than 2 GiB"):
         read_contract(path)
 
 

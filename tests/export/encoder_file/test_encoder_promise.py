@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from export.encoder_file.encoder_file import open_encoder, write_encoder_file
 from tests.conftest import TINY_FEATURES, tiny_graph
 from tests.export.encoder_file.test_encoder_file import CONTRACT, described, refused
@@ -94,7 +94,7 @@ def test_a_graph_that_breaks_its_promise_is_refused(
     path = tmp_path / "encoder.onnx"
     path.write_bytes(model.SerializeToString())
     assert words in refused(path, open_encoder)
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(ArtifactError) as caught:
         write_encoder_file(model, CONTRACT, tmp_path / "other.onnx")
     assert words in str(caught.value)
 

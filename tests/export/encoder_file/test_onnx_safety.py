@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from export.encoder_file.encoder_file import METADATA_KEY, open_encoder
 from export.encoder_file.onnx_safety import MAX_NODES, check_graph_is_safe, graph_signatures
 from tests.conftest import tiny_contract, tiny_graph
@@ -120,7 +120,7 @@ def test_what_no_encoder_needs_is_refused_unloaded(
         raise AssertionError("a runtime was given the file")
 
     monkeypatch.setattr("export.encoder_file.encoder_file.make_session", load)
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(ArtifactError) as caught:
         open_encoder(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.progress import Silent
 from export.encoder_file.encoder_file import open_encoder
 from export.evaluate.evaluate import evaluate
-from export.evaluate.evaluated_model import Labelled
+from export.evaluate.evaluated_model import Labeled
 from export.evaluate.evaluation import Settings
 from export.evaluate.vector_scores import vector_scores
 from images.pixels.preprocess import load_image
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Three directions, four pictures each: what is alike lies together.
-CLUSTERS = Labelled(
+CLUSTERS = Labeled(
     vectors={"x": np.repeat(np.eye(3, dtype=np.float32), 4, axis=0) + np.float32(0.01)},
     labels=np.repeat(np.array(["ant", "bee", "cat"]), 4),
 )
@@ -80,7 +80,7 @@ def test_a_run_and_its_export_score_the_same(
 
 
 def scores_of(
-    protocol: Any, tested: Labelled, known: Labelled | None, **settings: Any
+    protocol: Any, tested: Labeled, known: Labeled | None, **settings: Any
 ) -> tuple[dict[str, float], int, int]:
     spaces, queries, gallery, _ = vector_scores(
         protocol, tested, known, Settings(**settings), Silent()
@@ -142,11 +142,11 @@ def test_a_gallery_of_its_own_is_searched(
 def test_pictures_without_labels_are_told(
     tiny_encoder: Path, picture_folder: Path, protocol: Any
 ) -> None:
-    unlabelled, labelled = open_source(picture_folder / "discs"), open_source(picture_folder)
+    unlabeled, labeled = open_source(picture_folder / "discs"), open_source(picture_folder)
     with pytest.raises(UsageError, match=f"discs has no labels, which {protocol} needs"):
-        evaluate(tiny_encoder, unlabelled, protocol)
+        evaluate(tiny_encoder, unlabeled, protocol)
     with pytest.raises(UsageError, match=f"discs has no labels, which {protocol} needs"):
-        evaluate(tiny_encoder, labelled, protocol, train=unlabelled)
+        evaluate(tiny_encoder, labeled, protocol, train=unlabeled)
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear", "retrieval"])
@@ -167,9 +167,9 @@ def test_an_unknown_protocol_is_told(tiny_encoder: Path, picture_folder: Path) -
 
 def test_what_is_no_encoder_is_told(tmp_path: Path, picture_folder: Path) -> None:
     source = open_source(picture_folder)
-    with pytest.raises(ArtefactError, match="no run folder"):
+    with pytest.raises(ArtifactError, match="no run folder"):
         evaluate(tmp_path, source, "knn")
-    with pytest.raises(ArtefactError, match="No such file"):
+    with pytest.raises(ArtifactError, match="No such file"):
         evaluate(tmp_path / "missing.onnx", source, "knn")
 
 

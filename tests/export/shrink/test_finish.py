@@ -24,7 +24,7 @@ from export.shrink.pca import Covariance, principal_directions, reduce_draft, un
 from export.shrink.quantize import Gate, LossTooGreat, embed, fewest, quantize_draft
 from export.shrink.quantize_graph import prepare, resolve_target, units_of
 from export.verify.generated_pictures import generated_pictures
-from export.verify.measures import cosines, neighbour_overlap
+from export.verify.measures import cosines, neighbor_overlap
 from images.sources.sources import open_source
 
 PICTURES = generated_pictures(66, 32)[2:]
@@ -49,7 +49,7 @@ def test_int8_is_the_same_encoder_and_says_what_it_cost(
     quantized, report = int8
     found, expected = embed(quantized.model, PICTURES), embed(draft.model, PICTURES)
     assert 0.99 < cosines(found, expected).mean() < 1
-    assert neighbour_overlap(found, expected, 10) > 0.85
+    assert neighbor_overlap(found, expected, 10) > 0.85
     assert report.passed
     assert report.calibration + report.held_out == len(PICTURES)
     encoder = open_encoder(quantized.write(tmp_path / "int8.onnx"))
@@ -181,9 +181,9 @@ def test_the_graph_projects_as_numpy_does(draft: Draft, tmp_path: Path) -> None:
     np.testing.assert_array_equal(same_features, features)
     assert found.shape == (len(PICTURES), 8)
     basis_rows = unit_rows(features[np.arange(len(features)) % 5 != 0])
-    centred = unit_rows(features) - basis_rows.mean(0)
+    centered = unit_rows(features) - basis_rows.mean(0)
     _, _, right = np.linalg.svd(basis_rows - basis_rows.mean(0), full_matrices=False)
-    expected = unit_rows(centred @ right[:8].T)
+    expected = unit_rows(centered @ right[:8].T)
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
     assert [width.width for width in report.widths] == [64, 32, 16, 8]
     assert report.widths[0].overlap == 1

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from export.encoder_file.encoder_file import read_contract, write_encoder_file
 from export.verify.checks import Thresholds
 from export.verify.generated_pictures import generated_pictures
-from export.verify.measures import cosines, neighbour_overlap, relative_error
+from export.verify.measures import cosines, neighbor_overlap, relative_error
 from export.verify.verify import verify
 from images.sources.sources import open_source
 from tests.conftest import tiny_contract, tiny_graph
@@ -129,7 +129,7 @@ def one_weight_off(graph: onnx.GraphProto) -> None:
     weights(graph, 4).CopyFrom(numpy_helper.from_array(values, weights(graph, 4).name))
 
 
-def one_grey_level_off(graph: onnx.GraphProto) -> None:
+def one_gray_level_off(graph: onnx.GraphProto) -> None:
     offset = next(value for value in graph.initializer if value.name == "offset")
     values = numpy_helper.to_array(offset) + np.float32(1)
     offset.CopyFrom(numpy_helper.from_array(values, offset.name))
@@ -140,7 +140,7 @@ def not_a_number(graph: onnx.GraphProto) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [one_percent_more, one_weight_off, one_grey_level_off, not_a_number]
+    "change", [one_percent_more, one_weight_off, one_gray_level_off, not_a_number]
 )
 def test_tampered_weights_fail(
     exported_encoder: Path,
@@ -167,7 +167,7 @@ def test_rows_that_depend_on_their_batch_fail(tmp_path: Path) -> None:
     model = tiny_graph()
     axis = numpy_helper.from_array(np.array([0], np.int64), "axis")
     model.graph.initializer.append(axis)
-    model.graph.node[2].input[1] = "batch_mean"  # centred = planes - their mean over the batch
+    model.graph.node[2].input[1] = "batch_mean"  # centered = planes - their mean over the batch
     mean = helper.make_node("ReduceMean", ["planes", "axis"], ["batch_mean"], keepdims=1)
     model.graph.node.insert(2, mean)
     write_encoder_file(model, tiny_contract(), tmp_path / "encoder.onnx")
@@ -248,7 +248,7 @@ def test_cosines_against_a_loop() -> None:
     assert np.isnan(cosines(a[:1] * np.float32("nan"), b[:1]))
 
 
-def test_neighbour_overlap_against_a_loop() -> None:
+def test_neighbor_overlap_against_a_loop() -> None:
     a, b, k = random_rows(20, 0), random_rows(20, 1), 3
 
     def nearest(rows: np.ndarray[Any, Any], i: int) -> set[int]:
@@ -257,15 +257,15 @@ def test_neighbour_overlap_against_a_loop() -> None:
         return set(sorted(cosine, key=lambda j: -cosine[j])[:k])
 
     slow = np.mean([len(nearest(a, i) & nearest(b, i)) / k for i in range(20)])
-    assert neighbour_overlap(a, b, k) == pytest.approx(slow)
-    assert neighbour_overlap(a, a * 3, k) == 1
-    assert neighbour_overlap(a[:2], b[:2], k) == 1  # only one other there is
+    assert neighbor_overlap(a, b, k) == pytest.approx(slow)
+    assert neighbor_overlap(a, a * 3, k) == 1
+    assert neighbor_overlap(a[:2], b[:2], k) == 1  # only one other there is
 
 
 def test_ties_have_no_order() -> None:
     same = np.ones((8, 6), np.float32)
     almost = same + random_rows(8, 0) * np.float32(1e-6)
-    assert neighbour_overlap(almost, same, 3) == 1
+    assert neighbor_overlap(almost, same, 3) == 1
 
 
 def test_generated_pictures_are_varied_and_always_the_same() -> None:
@@ -276,6 +276,6 @@ def test_generated_pictures_are_varied_and_always_the_same() -> None:
     for picture in pictures[2:]:
         assert (picture.min(), picture.max()) == (0, 255)
         smooth = np.abs(np.diff(picture.astype(int), axis=0)).mean()
-        assert smooth < picture.astype(float).std()  # neighbours are alike: not only noise
+        assert smooth < picture.astype(float).std()  # neighbors are alike: not only noise
     assert np.array_equal(pictures, generated_pictures(8, 32))
     assert not np.array_equal(pictures[2:], generated_pictures(8, 32, seed=1)[2:])

@@ -10,7 +10,7 @@ from images.pixels.contact_sheet import (
     SAME_KIND,
     STEP,
     TILE,
-    draw_neighbours,
+    draw_neighbors,
 )
 
 
@@ -19,10 +19,10 @@ def test_frames_tell_the_kind_and_pictures_stand_in_order(tmp_path: Path) -> Non
         return np.full((8, 8, 3), level, np.uint8)
 
     queries = np.stack([plain(10), plain(20)])
-    neighbours = np.stack([np.stack([plain(30), plain(40)]), np.stack([plain(50), plain(60)])])
+    neighbors = np.stack([np.stack([plain(30), plain(40)]), np.stack([plain(50), plain(60)])])
     same = np.array([[True, False], [False, True]])
     path = tmp_path / "sheet.png"
-    draw_neighbours(path, ["one", "two"], {"plain": (queries, neighbours, same)})
+    draw_neighbors(path, ["one", "two"], {"plain": (queries, neighbors, same)})
     sheet = Image.open(path)
 
     lefts = [MARGIN, MARGIN + STEP // 8 + STEP, MARGIN + STEP // 8 + 2 * STEP]

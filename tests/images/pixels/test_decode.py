@@ -147,7 +147,7 @@ def test_half_transparent_palette_entries_are_mixed_with_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1"])
-def test_the_see_through_colour_of_a_png_without_alpha_is_white(mode: str) -> None:
+def test_the_see_through_color_of_a_png_without_alpha_is_white(mode: str) -> None:
     image = Image.new(mode, (3, 1), "black")
     image.putpixel((1, 0), (200, 200, 200) if mode == "RGB" else 200)
     key = (0, 0, 0) if mode == "RGB" else 0
@@ -168,11 +168,11 @@ def test_alpha_is_composited_on_white(format_: str, mode: str) -> None:
     assert np.abs(decode(encode(image, format_)) - expected).max() <= 1
 
 
-def test_grey() -> None:
-    grey = picture()[:, :, 0]
+def test_gray() -> None:
+    gray = picture()[:, :, 0]
     for format_ in ("PNG", "TIFF", "BMP", "GIF"):
-        pixels = decode(encode(Image.fromarray(grey), format_))
-        np.testing.assert_array_equal(pixels, np.repeat(grey[:, :, None], 3, axis=2))
+        pixels = decode(encode(Image.fromarray(gray), format_))
+        np.testing.assert_array_equal(pixels, np.repeat(gray[:, :, None], 3, axis=2))
 
 
 @pytest.mark.parametrize("format_", ["PNG", "BMP", "TIFF", "GIF"])
@@ -197,20 +197,20 @@ DEEP_AS_BYTES = np.round(DEEP / 257).astype(np.uint8)
     ],
     ids=["png", "tiff-lzw", "tiff-little-endian", "tiff-big-endian", "tiff-white-is-zero"],
 )
-def test_sixteen_bit_grey_is_scaled_not_clipped(data: bytes) -> None:
+def test_sixteen_bit_gray_is_scaled_not_clipped(data: bytes) -> None:
     np.testing.assert_array_equal(decode(data), np.repeat(DEEP_AS_BYTES[:, :, None], 3, axis=2))
 
 
-def test_twelve_bit_grey_uses_its_whole_range() -> None:
+def test_twelve_bit_gray_uses_its_whole_range() -> None:
     # Two samples of 12 bits in three bytes: 0, 4095 | 2048, 16
     packed = bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x10])
     pixels = decode(tiff(packed, 2, 2, bits=12, photometric=1))
     assert pixels[:, :, 0].tolist() == [[0, 255], [128, 1]]
 
 
-def test_the_see_through_grey_of_a_sixteen_bit_png_is_white() -> None:
-    grey = np.array([[1000, 40000]], np.uint16)
-    data = encode(Image.fromarray(grey), "PNG")
+def test_the_see_through_gray_of_a_sixteen_bit_png_is_white() -> None:
+    gray = np.array([[1000, 40000]], np.uint16)
+    data = encode(Image.fromarray(gray), "PNG")
     chunk = b"tRNS" + struct.pack(">H", 1000)
     whole = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
     at = data.index(b"IDAT") - 4
@@ -238,7 +238,7 @@ def test_cmyk(format_: str, tolerance: int) -> None:
     ],
 )
 def test_the_first_of_several_pictures_counts(format_: str, options: dict[str, object]) -> None:
-    first, second = (Image.new("RGB", (9, 7), colour) for colour in ((250, 0, 0), (0, 0, 250)))
+    first, second = (Image.new("RGB", (9, 7), color) for color in ((250, 0, 0), (0, 0, 250)))
     data = encode(first, format_, save_all=True, append_images=[second], **options)
     assert np.abs(decode(data).astype(int) - [250, 0, 0]).max() <= (4 if format_ == "MPO" else 0)
 

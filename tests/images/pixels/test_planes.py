@@ -78,18 +78,18 @@ def test_without_a_range_the_element_type_says_it() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda v: v, npy, tiff, lambda v: png(Image.fromarray(v))])
-def test_deep_grey_becomes_three_channels_alike(wrap: object) -> None:
-    grey = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
-    found = to_planes(wrap(grey), 3, (0, 4095))  # type: ignore[operator]
+def test_deep_gray_becomes_three_channels_alike(wrap: object) -> None:
+    gray = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
+    found = to_planes(wrap(gray), 3, (0, 4095))  # type: ignore[operator]
     assert found.shape == (16, 16, 3)
-    assert (found[..., 0].ravel() == np.floor(grey.ravel().astype(float) * 255 / 4095 + 0.5)).all()
+    assert (found[..., 0].ravel() == np.floor(gray.ravel().astype(float) * 255 / 4095 + 0.5)).all()
     assert (np.ptp(found.astype(int), axis=2) == 0).all()
 
 
-def test_colour_of_eight_bits_passes_through_a_range() -> None:
-    colour = RNG.integers(0, 256, (6, 7, 3), np.uint8)
-    np.testing.assert_array_equal(to_planes(png(Image.fromarray(colour)), 3, (0, 255)), colour)
-    np.testing.assert_array_equal(to_planes(tiff(colour), 3, (0, 255)), colour)
+def test_color_of_eight_bits_passes_through_a_range() -> None:
+    color = RNG.integers(0, 256, (6, 7, 3), np.uint8)
+    np.testing.assert_array_equal(to_planes(png(Image.fromarray(color)), 3, (0, 255)), color)
+    np.testing.assert_array_equal(to_planes(tiff(color), 3, (0, 255)), color)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
             to_planes(content, 5, None, max_pixels=100)
 
 
-def test_preprocessing_treats_each_plane_as_one_of_a_colour_picture() -> None:
+def test_preprocessing_treats_each_plane_as_one_of_a_color_picture() -> None:
     planes = RNG.integers(0, 256, (40, 50, 6), np.uint8)
     for spec in (
         PreprocessSpec(size=16, channels=6),

@@ -153,13 +153,13 @@ STRETCH = st.integers(1, 40).map(lambda size: PreprocessSpec(size=size, resize="
 @settings(max_examples=100, deadline=None)
 @given(SHAPES, st.integers(0, 255), SHORT_SIDE | STRETCH)
 def test_any_size_gives_the_square_and_keeps_a_flat_picture_flat(
-    shape: tuple[int, int], grey: int, spec: PreprocessSpec
+    shape: tuple[int, int], gray: int, spec: PreprocessSpec
 ) -> None:
-    square = preprocess(np.full((*shape, 3), grey, np.uint8), spec)
+    square = preprocess(np.full((*shape, 3), gray, np.uint8), spec)
     assert square.shape == (spec.size, spec.size, 3)
     assert square.dtype == np.uint8
     assert square.flags.c_contiguous
-    assert (square == grey).all()
+    assert (square == gray).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 200_000), (200_000, 1), (1_000_000, 2)])
@@ -200,10 +200,10 @@ def test_load_image_of_a_png_that_fits_changes_nothing() -> None:
 
 
 def test_load_image_of_an_array() -> None:
-    grey = noise(20, 30)[:, :, 0]
-    square, original = load_image(grey, PreprocessSpec(size=20))
+    gray = noise(20, 30)[:, :, 0]
+    square, original = load_image(gray, PreprocessSpec(size=20))
     assert original == (30, 20)
-    np.testing.assert_array_equal(square, np.repeat(grey[:, 5:25, None], 3, axis=2))
+    np.testing.assert_array_equal(square, np.repeat(gray[:, 5:25, None], 3, axis=2))
 
 
 def test_load_image_refuses_as_decode_does() -> None:

@@ -39,7 +39,7 @@ def test_labels_are_the_first_folders(tmp_path: Path) -> None:
     }
 
 
-def test_a_folder_without_sub_folders_is_unlabelled(tmp_path: Path) -> None:
+def test_a_folder_without_sub_folders_is_unlabeled(tmp_path: Path) -> None:
     picture(tmp_path / "1.png")
     source = open_source(tmp_path)
     assert source.classes == ()

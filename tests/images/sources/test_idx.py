@@ -57,7 +57,7 @@ def test_plain_and_packed_files_may_be_mixed(tmp_path: Path) -> None:
     assert open_source(path.with_suffix("")).classes == ("0", "1", "10", "2")
 
 
-def test_without_its_labels_file_it_is_unlabelled(tmp_path: Path) -> None:
+def test_without_its_labels_file_it_is_unlabeled(tmp_path: Path) -> None:
     path = pair(tmp_path, packed=True)
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
     source = open_source(path)
@@ -72,7 +72,7 @@ def test_a_name_of_ones_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_uri(item.uri), IMAGES[0])
 
 
-def test_colour(tmp_path: Path) -> None:
+def test_color(tmp_path: Path) -> None:
     images = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     (tmp_path / "c-images-idx4-ubyte").write_bytes(idx(images))
     (tmp_path / "c-labels-idx1-ubyte").write_bytes(idx(np.array([1, 0], np.uint8)))

@@ -54,7 +54,7 @@ def test_tabs(photos: Path) -> None:
         ("", r"its first line is \(nothing\)"),
         ("key,label\na/1.png,x\na/1.png,y\n", r"line 3: a/1\.png is listed twice"),
         ("key,label\n", "holds no labels"),
-        ("key,colour\na/1.png,x\n", "holds no labels"),
+        ("key,color\na/1.png,x\n", "holds no labels"),
     ],
 )  # fmt: skip
 def test_tables_that_do_not_fit(photos: Path, text: str, message: str) -> None:

@@ -14,8 +14,8 @@ from base.errors import SourceError
 from images.sources.sources import open_source, read_uri
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (6, 5, 7), np.uint8)
-COLOUR = RNG.integers(0, 256, (6, 5, 7, 3), np.uint8)
+GRAY = RNG.integers(0, 256, (6, 5, 7), np.uint8)
+COLOR = RNG.integers(0, 256, (6, 5, 7, 3), np.uint8)
 LABELS = np.array([1, 0, 2, 2, 0, 1])
 
 
@@ -42,7 +42,7 @@ def save(folder: Path, **arrays: NDArray[Any]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["data", "images", "x"])
-@pytest.mark.parametrize("array", [GREY, COLOUR, GREY.astype(np.uint16), GREY > 9, COLOUR[..., :1]])
+@pytest.mark.parametrize("array", [GRAY, COLOR, GRAY.astype(np.uint16), GRAY > 9, COLOR[..., :1]])
 def test_pixels(tmp_path: Path, name: str, array: NDArray[Any]) -> None:
     path = save(tmp_path, **{name: array})
     source = open_source(path)
@@ -66,14 +66,14 @@ def test_image_files(tmp_path: Path) -> None:
 
 def test_labels_get_their_names_from_the_file_beside(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text(json.dumps(["tie", "shoe", "hat", "unseen"]))
-    source = open_source(save(tmp_path, images=GREY, labels=LABELS))
+    source = open_source(save(tmp_path, images=GRAY, labels=LABELS))
     assert [item.label for item in source] == ["shoe", "tie", "hat", "hat", "tie", "shoe"]
     assert source.classes == ("hat", "shoe", "tie", "unseen")
 
 
 def test_labels_may_be_text(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text("not for these")
-    source = open_source(save(tmp_path, images=GREY, labels=np.array(list("cabbac"))))
+    source = open_source(save(tmp_path, images=GRAY, labels=np.array(list("cabbac"))))
     assert [item.label for item in source] == list("cabbac")
     assert source.classes == ("a", "b", "c")
 
@@ -81,22 +81,22 @@ def test_labels_may_be_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": GREY}, "holds the arrays pictures; images go by data, images, x"),
+        ({"pictures": GRAY}, "holds the arrays pictures; images go by data, images, x"),
         ({}, r"holds the arrays \(none\)"),
-        ({"images": GREY * 1j}, r"complex128 \[6, 5, 7\]; store pixels as uint8"),
-        ({"images": COLOUR.transpose(0, 3, 1, 2)}, r"channels last: transpose\(0, 2, 3, 1\)"),
-        ({"images": GREY[0]}, r"\[5, 7\]; images are"),
-        ({"images": GREY[:0]}, "holds no images"),
-        ({"images": GREY, "labels": LABELS[:5]}, r"int64 \[5\], not one .* \(6\)"),
-        ({"images": GREY, "labels": LABELS / 2}, "float64"),
+        ({"images": GRAY * 1j}, r"complex128 \[6, 5, 7\]; store pixels as uint8"),
+        ({"images": COLOR.transpose(0, 3, 1, 2)}, r"channels last: transpose\(0, 2, 3, 1\)"),
+        ({"images": GRAY[0]}, r"\[5, 7\]; images are"),
+        ({"images": GRAY[:0]}, "holds no images"),
+        ({"images": GRAY, "labels": LABELS[:5]}, r"int64 \[5\], not one .* \(6\)"),
+        ({"images": GRAY, "labels": LABELS / 2}, "float64"),
         ({"images": np.array([None] * 6)}, "no readable npz file"),
-        ({"data": GREY.ravel(), "offsets": np.array([0, 50, 20])}, "offsets must rise"),
-        ({"data": GREY.ravel(), "offsets": np.array([0, 211])}, "offsets must rise"),
-        ({"data": GREY.ravel(), "offsets": np.array([-1, 20])}, "offsets must rise"),
-        ({"data": GREY.ravel(), "offsets": np.array([], int)}, "offsets must rise"),
-        ({"data": GREY.ravel(), "offsets": np.array([0.0, 20])}, "whole offsets"),
-        ({"data": GREY.ravel().astype(int), "offsets": np.array([0, 20])}, "uint8"),
-        ({"data": GREY.ravel(), "offsets": np.array([0])}, "holds no images"),
+        ({"data": GRAY.ravel(), "offsets": np.array([0, 50, 20])}, "offsets must rise"),
+        ({"data": GRAY.ravel(), "offsets": np.array([0, 211])}, "offsets must rise"),
+        ({"data": GRAY.ravel(), "offsets": np.array([-1, 20])}, "offsets must rise"),
+        ({"data": GRAY.ravel(), "offsets": np.array([], int)}, "offsets must rise"),
+        ({"data": GRAY.ravel(), "offsets": np.array([0.0, 20])}, "whole offsets"),
+        ({"data": GRAY.ravel().astype(int), "offsets": np.array([0, 20])}, "uint8"),
+        ({"data": GRAY.ravel(), "offsets": np.array([0])}, "holds no images"),
     ],
 )
 def test_arrays_that_do_not_fit_are_told_in_one_line(
@@ -120,7 +120,7 @@ def test_arrays_that_do_not_fit_are_told_in_one_line(
 def test_class_names_that_do_not_fit(tmp_path: Path, classes: str, message: str) -> None:
     (tmp_path / "classes.json").write_text(classes)
     with pytest.raises(SourceError, match=message):
-        open_source(save(tmp_path, images=GREY, labels=LABELS))
+        open_source(save(tmp_path, images=GRAY, labels=LABELS))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4 but no zip", b"\x93NUMPY\x01\0"])
@@ -141,7 +141,7 @@ def test_flipped_bytes_and_cuts_never_raise_anything_else(
     tmp_path: Path, flips: list[tuple[int, int]], cut: int | None
 ) -> None:
     path = tmp_path / "x.npz"
-    np.savez(path, images=GREY, labels=LABELS)
+    np.savez(path, images=GRAY, labels=LABELS)
     data = bytearray(path.read_bytes())
     for at, value in flips:
         data[at % len(data)] = value

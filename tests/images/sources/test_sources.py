@@ -105,7 +105,7 @@ def test_a_file_that_changed_is_opened_anew(tmp_path: Path) -> None:
         assert np.all(np.asarray(content) == value)
 
 
-def test_neighbours_from_one_file_do_not_open_it_again(tmp_path: Path) -> None:
+def test_neighbors_from_one_file_do_not_open_it_again(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4), np.uint8))
     before = uris._reopen_unchanged.cache_info().misses
     for index in range(3):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from serving.collection import KeyExists, open_collection
 from serving.embedding.embed import embed
 from serving.features.shards import describe
@@ -147,7 +147,7 @@ def test_another_encoder_on_the_command_line_is_refused(
         ("search", shop, picture_folder / "discs/00.jpg"),
     ):
         error = refusal(*command, "--encoder", other_encoder)
-        assert isinstance(error, ArtefactError)
+        assert isinstance(error, ArtifactError)
         assert "cannot be compared" in str(error)
 
 

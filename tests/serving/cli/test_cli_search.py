@@ -121,7 +121,7 @@ def test_labels_are_suggested(
     assert [label["label"] for label in one["labels"]] == [label.label for label in wanted.labels]
     words = run("collection", "label", shop, picture, "-k", 6).stdout
     assert "squares" in words
-    assert "1 of 6 neighbours have no label" in words
+    assert "1 of 6 neighbors have no label" in words
 
 
 def test_a_promise_is_made_and_changed(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def vectors() -> NDArray[np.float32]:
-    """float32 [200, 8], not normalised."""
+    """float32 [200, 8], not normalized."""
     return np.random.default_rng(3).standard_normal((200, DIM)).astype(np.float32)
 
 

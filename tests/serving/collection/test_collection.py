@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from serving.collection import (
     AddReport,
     AnyCollection,
@@ -282,7 +282,7 @@ def test_the_encoder_is_remembered_and_checked(place: Place, tmp_path: Path) -> 
     create_collection(place, DIGEST, DIM, encoder_path=encoder).close()
     with open_collection(place, encoder_digest=DIGEST) as collection:
         assert collection.encoder_path == str(encoder)
-    with pytest.raises(ArtefactError) as stranger:
+    with pytest.raises(ArtifactError) as stranger:
         open_collection(place, encoder_digest="cd" * 32)
     for word in ("abababababab", "cdcdcdcdcdcd", "new collection"):
         assert word in str(stranger.value)
@@ -307,5 +307,5 @@ def test_a_collection_is_made_only_where_nothing_is(folder: Path, tmp_path: Path
 def test_a_wrong_path_is_told_apart_from_a_foreign_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lookalike collection create"):
         open_collection(tmp_path / "nothing")
-    with pytest.raises(ArtefactError, match="not a collection"):
+    with pytest.raises(ArtifactError, match="not a collection"):
         open_collection(tmp_path)

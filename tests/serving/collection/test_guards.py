@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from serving.collection import (
     AnyCollection,
     Collection,
@@ -60,7 +60,7 @@ def test_one_bad_item_refuses_its_batch_and_changes_nothing(
 
 
 def test_another_encoder_is_told_how_to_bring_the_collection_over(collection: Collection) -> None:
-    with pytest.raises(ArtefactError, match=r"lookalike collection rebuild .* --encoder NEW"):
+    with pytest.raises(ArtifactError, match=r"lookalike collection rebuild .* --encoder NEW"):
         collection.check_encoder("cd" * 32)
 
 

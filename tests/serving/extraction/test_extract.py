@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from base.locks import folder_lock
 from export.encoder_file.encoder_file import Encoder, open_encoder
 from images.items import Item, Source
@@ -105,7 +105,6 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from export.encoder_file.encoder_file import open_encoder
-    from base import files
     from images.sources.sources import open_source
     from serving.extraction import extract, work
     from serving.features import shards
@@ -249,7 +248,7 @@ def test_another_encoder_is_refused(
     other_encoder: Path, mixed_folder: Path, unbroken: Features
 ) -> None:
     other = open_encoder(other_encoder)
-    with pytest.raises(ArtefactError) as refused:
+    with pytest.raises(ArtifactError) as refused:
         run(other, mixed_folder, unbroken.path, resume=True)
     for words in (other.digest[:12], unbroken.manifest.encoder_sha256[:12], "another folder"):
         assert words in str(refused.value)
@@ -258,10 +257,10 @@ def test_another_encoder_is_refused(
 def test_another_limit_or_number_of_images_is_refused(
     encoder: Encoder, mixed_folder: Path, unbroken: Features
 ) -> None:
-    with pytest.raises(ArtefactError, match=r"43 items.*20 items.*--limit 20"):
+    with pytest.raises(ArtifactError, match=r"43 items.*20 items.*--limit 20"):
         run(encoder, mixed_folder, unbroken.path, resume=True, limit=20)
     (mixed_folder / "discs/00.jpg").unlink()
-    with pytest.raises(ArtefactError, match=r"43 items.*42 items"):
+    with pytest.raises(ArtifactError, match=r"43 items.*42 items"):
         run(encoder, mixed_folder, unbroken.path, resume=True)
 
 
@@ -270,7 +269,7 @@ def test_other_images_of_the_same_number_are_refused(
 ) -> None:
     (mixed_folder / "ramps/04.jpg").rename(mixed_folder / "ramps/04-renamed.jpg")
     before = unbroken.manifest.to_dict()
-    with pytest.raises(ArtefactError, match=r"items 8 to 15 .*another folder"):
+    with pytest.raises(ArtifactError, match=r"items 8 to 15 .*another folder"):
         run(encoder, mixed_folder, unbroken.path, resume=True)
     assert open_features(unbroken.path).manifest.to_dict() == before
 

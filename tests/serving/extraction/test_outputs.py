@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from export.encoder_file.encoder_file import Encoder
 from images.sources.sources import open_source
 from serving.collect import add_features
@@ -168,7 +168,7 @@ def test_what_a_collection_has_already_or_cannot_take_is_told_before_any_work(
         run(encoder, mixed_folder, tmp_path / "two", into=shop)
     assert open_features(tmp_path / "two").manifest.shards == ()
     with create_collection(tmp_path / "other", "ab" * 32, encoder.embedding_dim) as other:
-        with pytest.raises(ArtefactError, match="cannot be compared"):
+        with pytest.raises(ArtifactError, match="cannot be compared"):
             run(encoder, mixed_folder, tmp_path / "three", into=other)
         assert not (tmp_path / "three/manifest.json").exists()
 

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from export.encoder_file.encoder_file import Encoder, open_encoder
 from images.sources import paths
 from images.sources.sources import open_source
@@ -312,7 +312,7 @@ def test_killed_at_any_file_it_is_consistent_and_goes_on(
 def test_strangers_are_refused_with_the_remedy(
     encoder: Encoder, other_encoder: Path, mixed_folder: Path, done: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtefactError, match="go on with that one, or extract into another folder"):
+    with pytest.raises(ArtifactError, match="go on with that one, or extract into another folder"):
         run(open_encoder(other_encoder), mixed_folder, done)
     other = tmp_path / "other"
     other.mkdir()
@@ -320,7 +320,7 @@ def test_strangers_are_refused_with_the_remedy(
     before = open_features(done).manifest
     with pytest.raises(UsageError, match="none of their keys is in"):
         run(encoder, other, done)
-    with pytest.raises(ArtefactError, match="--limit 20"):
+    with pytest.raises(ArtifactError, match="--limit 20"):
         run(encoder, mixed_folder, done, limit=20)
     with pytest.raises(UsageError, match=r"as float32, not float16"):
         run(encoder, mixed_folder, done, dtype="float16")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from base.files import sha256_bytes, sha256_file
 from serving.embedding.results import Deleted, Embedded, Entry, Outcome, Refused
 from serving.features.manifest import Manifest, SourceNote, read_manifest
@@ -274,7 +274,7 @@ def test_describe_counts_and_names(folder: Path) -> None:
 
 
 def test_features_of_another_encoder_are_refused(folder: Path) -> None:
-    with pytest.raises(ArtefactError) as refused:
+    with pytest.raises(ArtifactError) as refused:
         open_features(folder, encoder_sha256="99" * 32)
     for words in ("abababababab", "999999999999", "Extract them again"):
         assert words in str(refused.value)
@@ -296,7 +296,7 @@ def test_damaged_files_are_refused_with_the_remedy(
 ) -> None:
     damage(folder / file)
     features = open_features(folder)
-    with pytest.raises(ArtefactError, match=rf"{file}.*--resume"):
+    with pytest.raises(ArtifactError, match=rf"{file}.*--resume"):
         list(features.blocks()), list(features.errors())
 
 
@@ -308,7 +308,7 @@ def test_a_file_with_other_columns_is_refused_even_if_its_digest_fits(folder: Pa
         else:
             path.write_bytes(content)
         edit(folder, lambda m: m["shards"][1].update(sha256=sha256_file(path)))
-        with pytest.raises(ArtefactError, match=r"00001\.parquet"):
+        with pytest.raises(ArtifactError, match=r"00001\.parquet"):
             list(open_features(folder).blocks())
 
 
@@ -328,7 +328,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda m: m.update(shard_items=True), "shard_items is True"),
         (lambda m: m.update(rows=5), "rows"),
         (lambda m: m.update(complete=False), "complete"),
-        (lambda m: m.update(colour="red"), "colour"),
+        (lambda m: m.update(color="red"), "colour"),
         (lambda m: m["shards"][0].pop("errors"), "errors"),
         (lambda m: m["shards"][0].update(more=1), "shards"),
         (lambda m: m.update(source="photos"), "damaged"),
@@ -343,7 +343,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
     folder: Path, change: Callable[[dict[str, Any]], object], words: str
 ) -> None:
     edit(folder, change)
-    with pytest.raises(ArtefactError, match=words) as refused:
+    with pytest.raises(ArtifactError, match=words) as refused:
         open_features(folder)
     assert "manifest.json" in str(refused.value)
 
@@ -351,7 +351,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"3"])
 def test_a_manifest_that_is_no_object_is_refused(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
-    with pytest.raises(ArtefactError, match=r"manifest\.json"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
         open_features(folder)
-    with pytest.raises(ArtefactError, match="not a feature folder"):
+    with pytest.raises(ArtifactError, match="not a feature folder"):
         open_features(folder / "shards")

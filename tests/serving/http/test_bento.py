@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from tests.serving.http.routes.test_embed import Encode
 
 ROOT = Path(__file__).parents[3]
@@ -154,7 +154,7 @@ def test_only_an_encoder_is_stored(tmp_path: Path) -> None:
 
     stranger = tmp_path / "x.onnx"
     stranger.write_bytes(b"nothing")
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtifactError):
         store_encoder(stranger)
     assert main([str(stranger)]) == 2
     assert main([]) == 2

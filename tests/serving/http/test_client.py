@@ -51,10 +51,10 @@ def test_searches(service: Running, pictures: dict[str, bytes], encode: Encode) 
 
     with Client(service.url) as client:
         first = [client.search(**query, k=3)[0] for query in queries]
-        (labelled,) = client.search(image=content, k=1, filter={"label": "ramps"})
+        (labeled,) = client.search(image=content, k=1, filter={"label": "ramps"})
     assert [hit.key for hit in first[:2]] == ["discs/00.jpg"] * 2
     assert first[0].score == pytest.approx(1, abs=1e-4)
-    assert labelled.label == "ramps"
+    assert labeled.label == "ramps"
     assert asyncio.run(with_asyncio()) == "discs/00.jpg"
 
 

@@ -108,7 +108,7 @@ def test_hue_and_sigma_are_uniform_in_their_ranges() -> None:
     assert_uniform(p.blur_sigma[p.blur_sigma > 0], 0.3, 1.7)
 
 
-def test_every_order_of_the_colour_operations_is_as_likely() -> None:
+def test_every_order_of_the_color_operations_is_as_likely() -> None:
     jitter = drawn().jitter
     assert jitter is not None
     for order in itertools.permutations(range(4)):
@@ -169,7 +169,7 @@ def test_views_and_operations_are_independent() -> None:
     limit = 5 / math.sqrt(MANY)
     assert torch.corrcoef(operations).fill_diagonal_(0).abs().max() < limit
     everything = torch.cat([operations, crop.T, place.T])
-    for lag in (1, 2, MANY):  # neighbours in a batch, and the two views of a picture
+    for lag in (1, 2, MANY):  # neighbors in a batch, and the two views of a picture
         later = torch.corrcoef(torch.cat([everything[:, lag:], everything[:, :-lag]]))
         assert later[: len(everything), len(everything) :].abs().max() < limit, lag
 

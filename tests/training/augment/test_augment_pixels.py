@@ -29,7 +29,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def pictures(count: int, height: int = 32, width: int = 32) -> Tensor:
-    """uint8 [N, H, W, 3]: half of them noise, half of them soft with a strong colour."""
+    """uint8 [N, H, W, 3]: half of them noise, half of them soft with a strong color."""
     noise = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=seeded())
     tint = torch.randint(0, 200, (count, 1, 1, 3), dtype=torch.uint8, generator=seeded(1))
     noise[::2] = noise[::2] // 5 + tint[::2]
@@ -156,9 +156,9 @@ def test_factors_from_nothing_to_much(name: str) -> None:
 
 
 @pytest.mark.parametrize("turns", [-0.5, -1 / 3, -1 / 6, -0.01, 0.0, 0.1, 0.25, 1 / 3, 0.4999, 0.5])
-def test_hue_of_every_corner_of_the_colour_cube(turns: float) -> None:
+def test_hue_of_every_corner_of_the_color_cube(turns: float) -> None:
     levels = torch.tensor([0, 1, 127, 128, 254, 255], dtype=torch.uint8)
-    cube = torch.cartesian_prod(levels, levels, levels)  # with greys, and ties of two channels
+    cube = torch.cartesian_prod(levels, levels, levels)  # with grays, and ties of two channels
     images = torch.cat([cube, cube[:40]]).view(1, 16, 16, 3)
     p = whole(1, 16, jitter=jitter(hue=torch.tensor([turns])))
     assert_as_torchvision(images, p, 16, 1e-5)
@@ -171,10 +171,10 @@ def test_hue_never_leaves_the_range() -> None:
     assert 0 <= planes.min() <= planes.max() <= 1
 
 
-def test_grey_pictures_have_three_equal_channels() -> None:
-    grey = torch.tensor([True, False, True, True])
-    views = assert_as_torchvision(pictures(4), whole(4, 32, grayscale=grey), 32, 1e-5)
-    assert torch.equal(views[grey, 0], views[grey, 2])
+def test_gray_pictures_have_three_equal_channels() -> None:
+    gray = torch.tensor([True, False, True, True])
+    views = assert_as_torchvision(pictures(4), whole(4, 32, grayscale=gray), 32, 1e-5)
+    assert torch.equal(views[gray, 0], views[gray, 2])
     assert not torch.equal(views[1, 0], views[1, 2])
 
 
@@ -214,7 +214,7 @@ def test_every_order_is_kept() -> None:
 @pytest.mark.parametrize(
     "active", [("hue",), ("saturation",), ("contrast", "hue"), ("brightness",)]
 )
-def test_some_colour_operations_only(active: tuple[str, ...]) -> None:
+def test_some_color_operations_only(active: tuple[str, ...]) -> None:
     off: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
     augmentation = Augmentation(**(off | dict.fromkeys(active, 0.4)), grayscale=0, blur=0)
     assert_as_torchvision(pictures(16), draw(augmentation, 32, 32, 32, seeded()), 32, 1e-5)
@@ -312,15 +312,15 @@ def test_the_way_without_looking_makes_the_same_views(monkeypatch: pytest.Monkey
     torch.testing.assert_close(blindly, views, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("coloured", [0, 19, None])
-def test_grey_pictures_are_known_by_all_of_them(coloured: int | None) -> None:
+@pytest.mark.parametrize("colored", [0, 19, None])
+def test_gray_pictures_are_known_by_all_of_them(colored: int | None) -> None:
     images = pictures(20)[:, :, :, :1].repeat(1, 1, 1, 3)
-    if coloured is not None:
-        images[coloured] = pictures(1)[0]
+    if colored is not None:
+        images[colored] = pictures(1)[0]
     p = draw(Augmentation(grayscale=0), 40, 32, 32, seeded())
     views = assert_as_torchvision(images, p, 32, 1e-3)  # torchvision's luma weights sum to 0.9999
-    colour = (views[:, 0] != views[:, 2]).flatten(1).any(1).nonzero()[:, 0].tolist()
-    assert colour == ([] if coloured is None else [coloured, coloured + 20])
+    color = (views[:, 0] != views[:, 2]).flatten(1).any(1).nonzero()[:, 0].tolist()
+    assert color == ([] if colored is None else [colored, colored + 20])
 
 
 @pytest.mark.parametrize("augmentation", [EVERYTHING, Augmentation(brightness=0, contrast=0)])
@@ -328,7 +328,7 @@ def test_one_channel_serves_for_three_equal_ones(augmentation: Augmentation) -> 
     images = pictures(20)[:, :, :, :1]
     views = two_views(images, augmentation, 32, seeded())
     assert views.is_contiguous(memory_format=torch.channels_last)
-    # torchvision's weights of grey sum to 0.9999
+    # torchvision's weights of gray sum to 0.9999
     three = two_views(images.expand(-1, -1, -1, 3), augmentation, 32, seeded())
     torch.testing.assert_close(views, three, atol=1e-3, rtol=0)
 
@@ -348,7 +348,7 @@ def test_each_of_many_channels_is_treated_as_one_of_three() -> None:
         torch.testing.assert_close(views[:, part], expected, atol=1e-5, rtol=0)
 
 
-def test_colour_operations_leave_many_channels_alone_and_contrast_does_not() -> None:
+def test_color_operations_leave_many_channels_alone_and_contrast_does_not() -> None:
     images = torch.randint(0, 256, (4, 24, 24, 5), dtype=torch.uint8, generator=seeded())
     off = Augmentation(brightness=0, contrast=0, saturation=0, hue=0, grayscale=0, blur=0)
     plain = apply(images, draw(off, 4, 24, 24, seeded()), 24)

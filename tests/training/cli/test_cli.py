@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from base.errors import ArtefactError, SourceError, UsageError
+from base.errors import ArtifactError, SourceError, UsageError
 from training.cli.cli import app
 from training.errors import RecipeError
 from training.recipes.recipe_files import load_recipe, save_recipe
@@ -136,7 +136,7 @@ def test_refused_pictures_give_a_table_and_exit_code_1(place: Path) -> None:
         (("photos", "--recipe", "tiny.toml", "--eval", "nowhere"), SourceError),
         (("photos", "--recipe", "tiny.toml", "--out", "photos"), UsageError),
         (("text",), SourceError),
-        (("photos", "--out", "broken", "--resume"), ArtefactError),
+        (("photos", "--out", "broken", "--resume"), ArtifactError),
         (("photos", "--recipe", "tiny.toml", "--batch-size", "many"), UsageError),
         (("photos", "--recipe", "tiny.toml", "--weights", "nothing.pt"), UsageError),
         (("photos", "--recipe", "tiny.toml", "--plot", "curve.png"), UsageError),

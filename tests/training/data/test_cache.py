@@ -55,8 +55,8 @@ def test_a_folder_is_read_with_its_bad_files_counted(picture_folder: Path, tmp_p
     assert np.bincount(pictures.labels).tolist() == [9, 9]
 
 
-def test_unlabelled_pictures_have_no_label(make_source: Callable[..., Any]) -> None:
-    pictures = decode_source(make_source(5, labelled=False), SPEC)
+def test_unlabeled_pictures_have_no_label(make_source: Callable[..., Any]) -> None:
+    pictures = decode_source(make_source(5, labeled=False), SPEC)
     assert pictures.labels.tolist() == [NO_LABEL] * 5
 
 
@@ -77,10 +77,10 @@ def test_the_digest_sees_pixels_labels_and_order(make_source: Callable[..., Any]
     contents = list(source.contents)
     changed = contents[0].copy()
     changed[:12] = 255 - changed[:12]
-    relabelled = ["red", *source.labels[1:]]
+    relabeled = ["red", *source.labels[1:]]
     others = [
         dataclasses.replace(source, contents=[changed, *contents[1:]]),
-        dataclasses.replace(source, labels=relabelled),
+        dataclasses.replace(source, labels=relabeled),
         dataclasses.replace(source, contents=[contents[1], contents[0], *contents[2:]]),
         make_source(5),
     ]

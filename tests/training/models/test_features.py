@@ -9,7 +9,7 @@ import torch
 from base.errors import UsageError
 from training.compute import choose_device, choose_precision, cpu_flags
 from training.models.features import encode
-from training.models.simclr import build_model, normalise
+from training.models.simclr import build_model, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def test_features_are_those_of_one_forward_in_evaluation_mode(
     assert all(torch.equal(state[key], value) for key, value in encoder.state_dict().items())
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        expected = encoder.eval()(normalise(x, mean, std))
+        expected = encoder.eval()(normalize(x, mean, std))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
     assert encode(encoder, images[:0]).shape == (0, 0)

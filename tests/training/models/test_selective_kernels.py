@@ -27,7 +27,7 @@ def test_parameter_counts_are_those_of_the_second_paper(
     assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.75)
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     """Every batch norm with statistics, scale and shift of its own, in evaluation mode."""
     generator = torch.Generator().manual_seed(0)
     for norm in module.modules():
@@ -67,7 +67,7 @@ def convolved(x: np.ndarray, conv: nn.Conv2d) -> np.ndarray:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_two_streams_are_mixed_as_written_down(stride: int) -> None:
     torch.manual_seed(0)
-    module = randomised(SelectiveConv(3, 4, stride))
+    module = randomized(SelectiveConv(3, 4, stride))
     assert isinstance(module, SelectiveConv)
     x = torch.rand(2, 3, 5, 6)
     got = module(x).detach().numpy()

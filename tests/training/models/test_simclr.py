@@ -8,7 +8,7 @@ from torch import nn
 
 from training.errors import RecipeError
 from training.models.projection_head import HeadKind, projection_head
-from training.models.simclr import build_model, normalise
+from training.models.simclr import build_model, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_a_model_depends_on_the_seed_alone(make_recipe: Callable[..., Recipe]) -
     assert not torch.equal(one["encoder.conv1.weight"], other["encoder.conv1.weight"])
 
 
-def test_a_model_normalises_encodes_and_projects(make_recipe: Callable[..., Recipe]) -> None:
+def test_a_model_normalizes_encodes_and_projects(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe("data.mean=[0.1, 0.2, 0.3]", "data.std=[0.5, 1.0, 2.0]", "head.kind=v2")
     model = build_model(recipe, CPU).eval()
     views = torch.rand(6, 3, 16, 16)
@@ -75,6 +75,6 @@ def test_a_model_normalises_encodes_and_projects(make_recipe: Callable[..., Reci
     )
 
 
-def test_no_normalisation_copies_nothing() -> None:
+def test_no_normalization_copies_nothing() -> None:
     x = torch.rand(1, 3, 2, 2)
-    assert normalise(x, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) is x
+    assert normalize(x, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) is x

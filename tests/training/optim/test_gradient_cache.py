@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 LOSS = Loss(temperature=0.2)
 
 
-def network(*, normalised: bool = True) -> nn.Sequential:
+def network(*, normalized: bool = True) -> nn.Sequential:
     torch.manual_seed(0)
-    norm: nn.Module = nn.BatchNorm2d(6) if normalised else nn.Identity()
+    norm: nn.Module = nn.BatchNorm2d(6) if normalized else nn.Identity()
     return nn.Sequential(
         nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 5)
     ).double()
@@ -63,7 +63,7 @@ def test_the_gradient_is_that_of_the_full_graph_with_the_same_chunks(chunks: int
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_without_batch_statistics_it_is_one_big_step(frozen: bool) -> None:
-    x, model, other = views(), network(normalised=frozen), network(normalised=frozen)
+    x, model, other = views(), network(normalized=frozen), network(normalized=frozen)
     if frozen:
         model.eval()
         other.eval()

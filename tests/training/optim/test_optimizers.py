@@ -58,7 +58,7 @@ def test_without_gradient_only_weights_decay(network: nn.Sequential, name: str) 
         assert shrunk == (value.ndim > 1), key
 
 
-def test_the_settings_reach_the_optimisers(network: nn.Sequential) -> None:
+def test_the_settings_reach_the_optimizers(network: nn.Sequential) -> None:
     lars = build_optimizer(network, Optimizer(name="lars", momentum=0.8, trust_coefficient=0.02))
     assert isinstance(lars, Lars)
     assert [g["momentum"] for g in lars.param_groups] == [0.8, 0.8]

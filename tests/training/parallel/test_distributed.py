@@ -79,7 +79,7 @@ from base.errors import LookalikeError
 from images.sources.sources import open_source
 from training.data.cache import decode_source
 from training.parallel.ranks import joined
-from training.parallel.global_batch_norm import globalise
+from training.parallel.global_batch_norm import globalize
 from training.recipes.recipe_files import load_recipe
 from training.train import TrainResult, train
 from training.trainer import Trainer
@@ -103,7 +103,7 @@ def norm(ranks, name, x):
     model = nn.Sequential(nn.BatchNorm1d(3) if x.ndim == 2 else nn.BatchNorm2d(3))
     if name == "no bias":
         model[0].register_parameter("bias", None)
-    globalise(model)
+    globalize(model)
     mine = x.chunk(ranks.world)[ranks.rank].clone().requires_grad_()
     y = model(mine)
     (y * mine.detach().sin()).sum().backward()

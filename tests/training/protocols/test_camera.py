@@ -6,14 +6,14 @@ SIDE = 64
 
 
 def blobs(count: int, column: int = SIDE // 2, half: int = 3) -> np.ndarray:
-    """Black pictures with one grey square in the middle row."""
+    """Black pictures with one gray square in the middle row."""
     pictures = np.zeros((count, SIDE, SIDE, 3), np.uint8)
     pictures[:, SIDE // 2 - half : SIDE // 2 + half, column - half : column + half] = 120
     return pictures
 
 
-def centres(pictures: np.ndarray) -> np.ndarray:
-    """The centre of brightness of each picture, (x, y) in pixels from the middle."""
+def centers(pictures: np.ndarray) -> np.ndarray:
+    """The center of brightness of each picture, (x, y) in pixels from the middle."""
     weights = pictures[..., 0].astype(float)
     places = np.arange(SIDE) + 0.5 - SIDE / 2
     total = weights.sum((1, 2))
@@ -23,7 +23,7 @@ def centres(pictures: np.ndarray) -> np.ndarray:
 
 
 def test_shifts_reach_a_quarter_of_the_side_and_no_further() -> None:
-    moved = centres(camera_queries(blobs(400)))
+    moved = centers(camera_queries(blobs(400)))
     assert np.abs(moved).max() < SIDE / 4 + 1
     for axis in (0, 1):
         assert moved[:, axis].min() < -SIDE / 4 * 0.9
@@ -45,9 +45,9 @@ def test_zoom_is_between_three_and_five_quarters() -> None:
 
 
 def test_half_are_mirrored_and_none_is_turned_by_more_than_15_degrees() -> None:
-    off_centre = centres(camera_queries(blobs(400, column=SIDE // 2 + 8)))
-    central = centres(camera_queries(blobs(400)))
-    arm = off_centre - central  # the same draws: shift cancels, the arm of 8 px remains
+    off_center = centers(camera_queries(blobs(400, column=SIDE // 2 + 8)))
+    central = centers(camera_queries(blobs(400)))
+    arm = off_center - central  # the same draws: shift cancels, the arm of 8 px remains
     assert 0.4 < (arm[:, 0] > 0).mean() < 0.6
     angles = np.degrees(np.arctan2(arm[:, 1], np.abs(arm[:, 0])))
     assert 12 < np.abs(angles).max() < 18

@@ -13,7 +13,7 @@ from training.protocols.knn import knn_accuracy, knn_predict
 def slow_predict(
     queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray, k: int, temperature: float
 ) -> list[int]:
-    """The vote, one query and one neighbour after the other."""
+    """The vote, one query and one neighbor after the other."""
     answers = []
     for q in queries:
         near = [
@@ -53,7 +53,7 @@ def test_tensors_do_as_well_as_arrays() -> None:
     assert from_tensors.tolist() == from_arrays.tolist()
 
 
-def test_the_unlabelled_do_not_count() -> None:
+def test_the_unlabeled_do_not_count() -> None:
     gallery = np.array([[1.0, 0], [0, 1], [1, 0.01]])
     labels = np.array([0, 1, -1])
     assert knn_predict(np.array([[1.0, 0.01]]), gallery, labels, k=1).tolist() == [0]

@@ -41,8 +41,8 @@ def slow_scores(
 def clusters(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 5, count)
-    centres = np.random.default_rng(99).normal(size=(5, 6))
-    return rng.normal(size=(count, 6)) + centres[labels], labels
+    centers = np.random.default_rng(99).normal(size=(5, 6))
+    return rng.normal(size=(count, 6)) + centers[labels], labels
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])

@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def grey(count: int, size: int) -> list[np.ndarray]:
+def gray(count: int, size: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (size, size), np.uint8) for _ in range(count)]
 
 
-def test_colour_and_grey_get_recipes_of_their_own(
+def test_color_and_gray_get_recipes_of_their_own(
     make_source: Callable[..., Any], picture_folder: Path
 ) -> None:
     source = make_source(40)
     assert choose_recipe(source)[0] == "small-cpu"
     assert choose_recipe(open_source(picture_folder))[0] == "small-cpu"
-    assert choose_recipe(dataclasses.replace(source, contents=grey(40, 28)))[0] == "grey-cpu"
+    assert choose_recipe(dataclasses.replace(source, contents=gray(40, 28)))[0] == "grey-cpu"
 
 
-def test_large_grey_pictures_and_one_coloured_one_are_photographs(
+def test_large_gray_pictures_and_one_colored_one_are_photographs(
     make_source: Callable[..., Any],
 ) -> None:
     source = make_source(40)
-    large = dataclasses.replace(source, contents=grey(40, 100))
+    large = dataclasses.replace(source, contents=gray(40, 100))
     assert choose_recipe(large)[0] == "small-cpu"
-    mixed = dataclasses.replace(source, contents=[*grey(38, 28), *source.contents[38:]])
+    mixed = dataclasses.replace(source, contents=[*gray(38, 28), *source.contents[38:]])
     assert choose_recipe(mixed)[0] == "small-cpu"
 
 
 def test_pictures_that_cannot_be_read_decide_nothing(make_source: Callable[..., Any]) -> None:
     source = make_source(40)
-    damaged = dataclasses.replace(source, contents=[b"bad"] * 20 + grey(20, 28))
+    damaged = dataclasses.replace(source, contents=[b"bad"] * 20 + gray(20, 28))
     assert choose_recipe(damaged)[0] == "grey-cpu"
     assert choose_recipe(dataclasses.replace(source, contents=[b"bad"] * 40))[0] == "small-cpu"

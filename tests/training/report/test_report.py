@@ -125,7 +125,7 @@ def test_refused_pictures_are_listed(tmp_path: Path) -> None:
     assert page.count("no bytes") == 50
 
 
-def test_without_labels_nothing_is_coloured(tmp_path: Path) -> None:
+def test_without_labels_nothing_is_colored(tmp_path: Path) -> None:
     none = dataclasses.replace(WATCHED, labels=np.full(60, -1), classes=())
     page = write(tmp_path, watched=none, step=10)
     read(page)

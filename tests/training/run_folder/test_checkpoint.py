@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from base.errors import ArtefactError, LookalikeError
+from base.errors import ArtifactError, LookalikeError
 from base.files import sha256_file
 from training.models.simclr import build_model
 from training.optim.optimizers import build_optimizer
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(checkpoint: Checkpoint, tmp_path
     for content in damaged:
         path.write_bytes(content)
         for read in (load_checkpoint, load_encoder, describe):
-            with pytest.raises(ArtefactError, match=r"checkpoint\.pt is damaged") as caught:
+            with pytest.raises(ArtifactError, match=r"checkpoint\.pt is damaged") as caught:
                 read(tmp_path)
             assert "\n" not in str(caught.value)
 
@@ -171,20 +171,20 @@ def test_a_damaged_checkpoint_is_one_clear_line(checkpoint: Checkpoint, tmp_path
 )
 def test_a_stranger_is_named(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / CHECKPOINT)
-    with pytest.raises(ArtefactError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         load_checkpoint(tmp_path)
 
 
 def test_weights_of_another_encoder_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     recipe = {**checkpoint.recipe, "encoder": {**checkpoint.recipe["encoder"], "width": 0.25}}
     save_checkpoint(tmp_path, dataclasses.replace(checkpoint, recipe=recipe))
-    with pytest.raises(ArtefactError, match="its weights do not fit its recipe") as caught:
+    with pytest.raises(ArtifactError, match="its weights do not fit its recipe") as caught:
         load_encoder(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"is no run folder: it has no checkpoint\.pt"):
+    with pytest.raises(ArtifactError, match=r"is no run folder: it has no checkpoint\.pt"):
         load_encoder(tmp_path)
 
 
@@ -194,5 +194,5 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
             return (print, ("boom",))
 
     torch.save({"format": 1, "step": Bomb()}, tmp_path / CHECKPOINT)
-    with pytest.raises(ArtefactError, match="damaged or no checkpoint"):
+    with pytest.raises(ArtifactError, match="damaged or no checkpoint"):
         load_checkpoint(tmp_path)

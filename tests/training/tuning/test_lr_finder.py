@@ -114,7 +114,7 @@ def test_the_curve_as_text(finding: Finding) -> None:
 def test_the_curve_as_a_picture(finding: Finding, tmp_path: Path) -> None:
     save_plot(finding, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as image:
-        colours = image.convert("RGB").getcolors(2**16)
-    assert colours is not None
-    drawn = {colour for _, colour in colours}
+        colors = image.convert("RGB").getcolors(2**16)
+    assert colors is not None
+    drawn = {color for _, color in colors}
     assert {(255, 255, 255), (0x1F, 0x6F, 0xB4), (0xC0, 0x39, 0x2B)} <= drawn

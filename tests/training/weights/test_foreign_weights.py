@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from tests.training.weights.foreign_layouts import CASES, Parts, resnet, torchvision_state
 from training.weights.foreign_encoder import load_foreign_encoder
 from training.weights.foreign_weights import read_foreign_weights
@@ -86,7 +86,7 @@ def test_size_mean_and_std_are_the_layouts_or_the_users(tmp_path: Path) -> None:
 
 def refusal(saved: object, path: Path, **options: Any) -> str:
     torch.save(saved, path)
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(ArtifactError) as caught:
         read_foreign_weights(path, **options)
     words = str(caught.value)
     assert str(path) in words
@@ -120,8 +120,8 @@ def test_strangers_are_listed_with_the_remedy(tmp_path: Path) -> None:
     assert "layer1.0.conv1.weight is [16, 8, 3, 3], in resnet18 it is [8, 8, 3, 3]" in refusal(
         wide, path
     )
-    grey = dict(state) | {"conv1.weight": torch.zeros(8, 1, 7, 7)}
-    assert "takes 1 channels" in refusal(grey, path)
+    gray = dict(state) | {"conv1.weight": torch.zeros(8, 1, 7, 7)}
+    assert "takes 1 channels" in refusal(gray, path)
     odd = dict(state) | {"conv1.weight": torch.zeros(8, 3, 5, 5)}
     assert "5 x 5" in refusal(odd, path)
     diverged = dict(state) | {"conv1.weight": torch.full((8, 3, 7, 7), torch.nan)}
@@ -148,20 +148,20 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in (0, 3, 5, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(ArtefactError) as caught:
+        with pytest.raises(ArtifactError) as caught:
             read_foreign_weights(path)
         assert "\n" not in str(caught.value)
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
     path.write_bytes(flipped)
-    with pytest.raises(ArtefactError, match="checksum"):
+    with pytest.raises(ArtifactError, match="checksum"):
         read_foreign_weights(path)
     (tmp_path / "w.safetensors").write_bytes(b'\x10\0\0\0\0\0\0\0{"a": nonsense}!')
-    with pytest.raises(ArtefactError, match="damaged"):
+    with pytest.raises(ArtifactError, match="damaged"):
         read_foreign_weights(tmp_path / "w.safetensors")
-    with pytest.raises(ArtefactError, match="no such file"):
+    with pytest.raises(ArtifactError, match="no such file"):
         read_foreign_weights(tmp_path / "missing.pt")
-    with pytest.raises(ArtefactError, match="is a folder"):
+    with pytest.raises(ArtifactError, match="is a folder"):
         read_foreign_weights(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_backbones_are_read_by_name(tmp_path: Path) -> None:
     with torch.no_grad():
         model(pictures)
         torch.testing.assert_close(found.build()(pictures), seen[0])
-    with pytest.raises(ArtefactError, match="does not hold shufflenet"):
+    with pytest.raises(ArtifactError, match="does not hold shufflenet"):
         read_foreign_weights(tmp_path / "w.pt", encoder="shufflenet_v2_x0_5")
     with pytest.raises(UsageError, match="unknown encoder"):
         read_foreign_weights(tmp_path / "w.pt", encoder="mobilenet_v9")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
 from training.models.encoders import build_encoder
 from training.recipes.recipe_files import load_recipe
@@ -102,7 +102,7 @@ def test_weights_of_torchvision_come_from_the_cache_alone(
     file = tmp_path / "checkpoints" / Path(url).name
     file.parent.mkdir()
     saved(file, models.resnet18(weights=None).state_dict())
-    with pytest.raises(ArtefactError, match="is damaged: its SHA-256 does not begin with"):
+    with pytest.raises(ArtifactError, match="is damaged: its SHA-256 does not begin with"):
         read_start_weights(recipe)
     # a file whose name promises what it holds stands for the one that would be downloaded
     honest = file.with_name(f"resnet18-{sha256_file(file)[:8]}.pth")
@@ -117,13 +117,13 @@ def test_weights_of_torchvision_come_from_the_cache_alone(
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        (("encoder.stem=small", "encoder.width=1"), ArtefactError, "--set encoder.stem=imagenet"),
-        (("encoder.width=0.5",), ArtefactError, "encoder.width=1"),
-        (("encoder.name=resnet34", "encoder.width=1"), ArtefactError, "resnet18"),
-        (("encoder.name=shufflenet_v2_x0_5",), ArtefactError, "lacks .* is encoder.name the right"),
+        (("encoder.stem=small", "encoder.width=1"), ArtifactError, "--set encoder.stem=imagenet"),
+        (("encoder.width=0.5",), ArtifactError, "encoder.width=1"),
+        (("encoder.name=resnet34", "encoder.width=1"), ArtifactError, "resnet18"),
+        (("encoder.name=shufflenet_v2_x0_5",), ArtifactError, "lacks .* is encoder.name the right"),
         (
             (*WIDE, f'encoder.weights_sha256="{"0" * 64}"'),
-            ArtefactError,
+            ArtifactError,
             "is not the file of the recipe",
         ),
         (("encoder.weights=missing.pth",), UsageError, "no such file or run"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from tests.training.weights.foreign_layouts import lived
 from training.models.encoders import ResNetEncoder, build_encoder
 from training.models.selective_kernels import SelectiveBottleneck, SelectiveConv
@@ -105,5 +105,5 @@ def test_the_variables_give_the_same_features(selective: bool, tmp_path: Path) -
 
 def test_other_tables_of_variables_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "w.npz", {"base_model/conv2d/kernel": np.zeros((7, 7, 3, 64))})
-    with pytest.raises(ArtefactError, match="holds 1 convolutions under 'base_model/'"):
+    with pytest.raises(ArtifactError, match="holds 1 convolutions under 'base_model/'"):
         read_foreign_weights(tmp_path / "w.npz")

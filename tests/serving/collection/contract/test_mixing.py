@@ -153,7 +153,7 @@ def test_a_search_needs_an_end(filled: AnyCollection, record: Make) -> None:
 
 
 def plain_vote(labels: list[str | None], scores: list[float]) -> dict[str, float]:
-    """Shares by the formula of ``training.protocols.knn``, written out."""
+    """Shares by the formula of `training.protocols.knn`, written out."""
     known = [(label, np.exp(score / 0.1)) for label, score in zip(labels, scores, strict=True)
              if label is not None]  # fmt: skip
     total = sum(weight for _, weight in known)

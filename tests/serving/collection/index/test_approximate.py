@@ -20,10 +20,10 @@ DIM = 24
 
 
 def clustered(count: int, seed: int) -> Vectors:
-    """Unit vectors around 40 centres, as embeddings lie: float32 [count, 24]."""
-    centres = np.random.default_rng(0).standard_normal((40, DIM))
+    """Unit vectors around 40 centers, as embeddings lie: float32 [count, 24]."""
+    centers = np.random.default_rng(0).standard_normal((40, DIM))
     random = np.random.default_rng(seed)
-    vectors = centres[random.integers(40, size=count)]
+    vectors = centers[random.integers(40, size=count)]
     vectors = vectors + 0.5 * random.standard_normal((count, DIM))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Vectors = vectors.astype(np.float32)
@@ -114,7 +114,7 @@ def test_filters_hold(tuned: Collection, modulus: int) -> None:
         assert all(hit.metadata["n"] < modulus for hit in hits)
 
 
-def test_many_neighbours_are_all_found(tuned: Collection) -> None:
+def test_many_neighbors_are_all_found(tuned: Collection) -> None:
     assert len(tuned.search(clustered(1, 5), 1200)[0]) == 1200
     assert len(tuned.search(clustered(1, 5), 5000)[0]) == 3000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from serving.collection import Collection, Record, open_collection
 from serving.collection.ledger import ledger, schema
 
@@ -73,7 +73,7 @@ def test_every_connection_waits_for_the_disk(collection: Collection) -> None:
 def test_a_file_that_is_no_ledger_is_refused(folder: Path, content: bytes) -> None:
     folder.mkdir()
     (folder / "ledger.db").write_bytes(content)
-    with pytest.raises(ArtefactError) as refused:
+    with pytest.raises(ArtifactError) as refused:
         open_collection(folder)
     assert str(folder) in str(refused.value)
     assert (folder / "ledger.db").read_bytes() == content
@@ -82,14 +82,14 @@ def test_a_file_that_is_no_ledger_is_refused(folder: Path, content: bytes) -> No
 def test_a_database_of_another_program_is_refused(folder: Path) -> None:
     folder.mkdir()
     run_sql(folder, "CREATE TABLE bookmarks (uri TEXT)")
-    with pytest.raises(ArtefactError, match="another program"):
+    with pytest.raises(ArtifactError, match="another program"):
         open_collection(folder)
 
 
 def test_a_newer_ledger_is_refused(folder: Path, collection: Collection) -> None:
     collection.close()
     run_sql(folder, "PRAGMA user_version = 6")
-    with pytest.raises(ArtefactError, match=r"version 6.*knows 5.*update"):
+    with pytest.raises(ArtifactError, match=r"version 6.*knows 5.*update"):
         open_collection(folder)
 
 
@@ -158,7 +158,7 @@ def test_a_truncated_ledger_is_refused(folder: Path, collection: Collection, rec
     whole = (folder / "ledger.db").read_bytes()
     for part in (100, 5000, len(whole) // 2, len(whole) - 4096):
         (folder / "ledger.db").write_bytes(whole[:part])
-        with pytest.raises(ArtefactError, match="damaged"):
+        with pytest.raises(ArtifactError, match="damaged"):
             open_collection(folder)
 
 
@@ -172,10 +172,10 @@ def test_a_vector_with_a_flipped_bit_is_found_at_opening(
     raw = bytearray(np.asarray(item.vector, "<f4").tobytes())
     raw[0] ^= 0x01  # the lowest bit of a number
     run_sql(folder, "UPDATE vectors SET vector = ? WHERE sequence = 8", bytes(raw))
-    with pytest.raises(ArtefactError, match="'item-007'"):
+    with pytest.raises(ArtifactError, match="'item-007'"):
         open_collection(folder)
     run_sql(folder, "UPDATE vectors SET vector = ? WHERE sequence = 8", bytes(raw[:-4]))
-    with pytest.raises(ArtefactError, match="28 bytes"):
+    with pytest.raises(ArtifactError, match="28 bytes"):
         open_collection(folder)
 
 
@@ -196,7 +196,7 @@ def test_the_item_with_a_damaged_vector_can_be_replaced(
 def test_a_ledger_without_its_binding_is_refused(folder: Path, collection: Collection) -> None:
     collection.close()
     run_sql(folder, "DELETE FROM collection")
-    with pytest.raises(ArtefactError, match="which encoder"):
+    with pytest.raises(ArtifactError, match="which encoder"):
         open_collection(folder)
 
 

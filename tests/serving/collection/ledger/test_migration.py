@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from serving.collection import open_collection
 
 # float32 little-endian (1, 0), (0, 1) and (0.6, 0.8)
@@ -89,7 +89,7 @@ def test_its_snapshot_is_still_used(old: Path, caplog: pytest.LogCaptureFixture)
 def test_a_vector_damaged_before_is_still_noticed(old: Path) -> None:
     with closing(sqlite3.connect(old / "ledger.db")) as connection, connection:
         connection.execute("UPDATE vectors SET vector = X'0000803F0000803F' WHERE sequence = 3")
-    with pytest.raises(ArtefactError, match=r"'up'.*length one"):
+    with pytest.raises(ArtifactError, match=r"'up'.*length one"):
         open_collection(old)
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base.errors import ArtefactError, LookalikeError, UsageError
+from base.errors import ArtifactError, LookalikeError, UsageError
 from serving.collection import CollectionBusy, Record, create_collection, open_collection
 from serving.collection.milvus.expressions import bounds_of, condition, facts_of, terms_of
 from tests.serving.collection.contract.test_filters import meets
@@ -242,7 +242,7 @@ def test_what_is_not_there_or_not_ours_is_refused(milvus: str, tmp_path: Path) -
     client = pymilvus.MilvusClient(file)
     client.create_collection(f"{name}_foreign", dimension=4)
     client.close()
-    with pytest.raises(ArtefactError, match="not a collection of Lookalike's"):
+    with pytest.raises(ArtifactError, match="not a collection of Lookalike's"):
         open_collection(f"{milvus}_foreign")
 
 
@@ -274,7 +274,7 @@ def test_a_file_is_for_one_process_and_free_when_closed(tmp_path: Path) -> None:
 
 
 class TokenAsked(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Answers only calls that carry the token, as a Milvus with authorisation does."""
+    """Answers only calls that carry the token, as a Milvus with authorization does."""
 
     def __init__(self, token: str) -> None:
         import base64

@@ -214,8 +214,8 @@ def test_the_command_writes_what_can_go(
 
 def test_a_graph_is_verified_too(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((50, DIM))
-    points = centres[rng.integers(0, 50, SMALL + 500)] + 0.1 * rng.standard_normal(
+    centers = rng.standard_normal((50, DIM))
+    points = centers[rng.integers(0, 50, SMALL + 500)] + 0.1 * rng.standard_normal(
         (SMALL + 500, DIM)
     )
     with create_collection(folder, DIGEST, DIM, recall=0.9) as collection:

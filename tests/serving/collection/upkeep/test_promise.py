@@ -32,10 +32,10 @@ RAW = ("PCA24,IVF32_HNSW16,SQ8", "HNSW16", "RaBitQ")
 
 
 def clustered(count: int, seed: int) -> Vectors:
-    """Unit vectors around 40 centres: float32 [count, 128]."""
-    centres = np.random.default_rng(0).standard_normal((40, DIM))
+    """Unit vectors around 40 centers: float32 [count, 128]."""
+    centers = np.random.default_rng(0).standard_normal((40, DIM))
     random = np.random.default_rng(seed)
-    x = centres[random.integers(40, size=count)] + 0.5 * random.standard_normal((count, DIM))
+    x = centers[random.integers(40, size=count)] + 0.5 * random.standard_normal((count, DIM))
     unit: Vectors = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
     return unit
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from base.cpus import available_cpus
-from base.errors import ArtefactError
+from base.errors import ArtifactError
 from serving.collection import CollectionBusy
 from serving.http.policy.settings import Settings
 from tests.serving.http.conftest import Running, png, started
@@ -152,7 +152,7 @@ def test_a_damaged_collection_is_a_fault_and_shows_no_path(
     service: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise ArtefactError("/data/shop/ledger.db is damaged")
+        raise ArtifactError("/data/shop/ledger.db is damaged")
 
     monkeypatch.setattr(service.engine.collection, "items", fail)
     answer = service.client.get("/items")

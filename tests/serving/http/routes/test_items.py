@@ -287,7 +287,7 @@ with open_collection(sys.argv[1]) as collection:
 
     def found() -> list[str]:
         answer = fresh.client.post("/search", files={"image": image}, data={"k": 1})
-        return [neighbour["key"] for neighbour in answer.json()["neighbours"]]
+        return [neighbor["key"] for neighbor in answer.json()["neighbours"]]
 
     assert found() == ["discs/00.jpg"]
     folder = str(fresh.engine.collection.place)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from starlette.types import ASGIApp
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from serving.collection import create_collection
 from serving.http.engine.engine import Engine
 from serving.http.gate.gate import Gate
@@ -139,7 +139,7 @@ def test_arguments_lie_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_wrong_encoder(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"none\.onnx cannot be read"):
+    with pytest.raises(ArtifactError, match=r"none\.onnx cannot be read"):
         serve(tmp_path / "none.onnx", port=0)
 
 
@@ -147,7 +147,7 @@ def test_a_wrong_collection(tiny_encoder: Path, other_encoder: Path, tmp_path: P
     with pytest.raises(UsageError, match="there is no collection at"):
         serve(tiny_encoder, tmp_path / "none", port=0)
     create_collection(tmp_path / "foreign", "0" * 64, 24).close()
-    with pytest.raises(ArtefactError, match="was made with the encoder"):
+    with pytest.raises(ArtifactError, match="was made with the encoder"):
         serve(tiny_encoder, tmp_path / "foreign", port=0)
 
 

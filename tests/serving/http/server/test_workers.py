@@ -19,7 +19,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from base.errors import ArtefactError, UsageError
+from base.errors import ArtifactError, UsageError
 from serving.collection import create_collection
 from serving.http.routes.service import read_environment
 from serving.http.server.server import serve
@@ -143,7 +143,7 @@ def test_what_any_worker_adds_all_find(workers: Workers, pictures: dict[str, byt
         return client.post("/search", files={"image": image}, data={"k": 20})
 
     for answer in workers.on_each(found):
-        keys = {neighbour["key"] for neighbour in answer.json()["neighbours"]}
+        keys = {neighbor["key"] for neighbor in answer.json()["neighbours"]}
         assert {f"new/{number}" for number in range(8)} <= keys
 
 
@@ -249,7 +249,7 @@ def test_what_is_wrong_is_said_once_and_nothing_is_started(
     with pytest.raises(UsageError, match="there is no collection at"):
         serve(tiny_encoder, tmp_path / "none", port=0, workers=COUNT)
     create_collection(tmp_path / "foreign", "0" * 64, 24).close()
-    with pytest.raises(ArtefactError, match="was made with the encoder"):
+    with pytest.raises(ArtifactError, match="was made with the encoder"):
         serve(tiny_encoder, tmp_path / "foreign", port=0, workers=COUNT)
 
 
