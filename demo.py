@@ -1,11 +1,13 @@
-"""`lookalike demo`: the whole way through on real pictures, in minutes on two CPU cores.
+"""`lookalike demo`: the whole way through on real images, in minutes on two CPU cores.
 
-Trains an encoder on the 60,000 training pictures of Fashion-MNIST without looking at a label,
-exports and verifies it, puts 10,000 of the pictures into a collection, and measures what the
-encoder is worth: every test picture looks for its own kind, once as it is and once as a user's
+Trains an encoder on the 60,000 training images of Fashion-MNIST without looking at a label,
+exports and verifies it, puts 10,000 of the images into a collection, and measures what the
+encoder is worth: every test image looks for its own kind, once as it is and once as a user's
 camera would have taken it. Each stage is the command a user would type, shown before it runs, in a
 process of its own. `report.json` keeps what is done: a second run goes on where the first ended.
 """
+
+from __future__ import annotations
 
 import json
 import resource
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
 GALLERY, QUERIES = "fashion-mnist:train", "fashion-mnist:test"
 TRAINING_OPTIONS = ("--recipe", "grey-cpu")
 COLLECTION_SIZE = 10_000
-VOTERS = 20  # of the kNN accuracy: the collection holds about 1,000 pictures of each kind
+VOTERS = 20  # of the kNN accuracy: the collection holds about 1,000 images of each kind
 PRECISION_AT = 10
-DRAWN = 6  # neighbors of a query in the picture
+DRAWN = 6  # neighbors of a query in the image
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "raw pixels"
 
 app = typer.Typer()
@@ -119,7 +121,7 @@ def run_command(arguments: list[str]) -> None:
 
 
 @contextmanager
-def timed(report: "Report", out: Path, name: str) -> "Iterator[None]":
+def timed(report: Report, out: Path, name: str) -> Iterator[None]:
     """Keep on disk that a stage is done, and how many seconds and how much memory it took."""
     from base.files import write_json_atomic
 
@@ -133,7 +135,7 @@ def timed(report: "Report", out: Path, name: str) -> "Iterator[None]":
     write_json_atomic(out / "report.json", report)
 
 
-def read_report(out: Path) -> "Report":
+def read_report(out: Path) -> Report:
     """Read what an earlier run has done; an empty report if there was none."""
     path = out / "report.json"
     if not path.exists():
@@ -149,10 +151,10 @@ def read_report(out: Path) -> "Report":
 
 
 def measure(out: Path) -> dict[str, dict[str, float]]:
-    """Measure three ways to compare pictures on plain and camera queries, and draw neighbors.
+    """Measure three ways to compare images on plain and camera queries, and draw neighbors.
 
     Returns:
-        Percentages by way of comparing; every test picture is a query, the collection the gallery.
+        Percentages by way of comparing; every test image is a query, the collection the gallery.
     """
     import numpy as np
 
@@ -169,21 +171,21 @@ def measure(out: Path) -> dict[str, dict[str, float]]:
     quality: dict[str, dict[str, float]] = {}
     for name, embed in embedders(out).items():
         known, quality[name] = embed(gallery), {}
-        for kind, pictures in queries.items():
-            asked = embed(pictures)
+        for kind, images in queries.items():
+            asked = embed(images)
             sides = (asked, labels, known, gallery_labels)
             quality[name][f"knn_{kind}"] = 100 * knn_accuracy(*sides, k=VOTERS)
             quality[name][f"precision_{kind}"] = 100 * precision_at_k(*sides, k=PRECISION_AT)
             if name == TRAINED:
                 nearest = (-asked[drawn] @ known.T).argsort(axis=1)[:, :DRAWN]
                 same = gallery_labels[nearest] == labels[drawn, None]
-                blocks[f"{kind} query"] = (pictures[drawn], gallery[nearest], same)
+                blocks[f"{kind} query"] = (images[drawn], gallery[nearest], same)
     draw_neighbors(out / "neighbours.png", classes, blocks)
     return quality
 
 
-def embedders(out: Path) -> "dict[str, Callable[[Pixels], Vectors]]":
-    """Name the ways to turn pictures into vectors of length 1 that are compared."""
+def embedders(out: Path) -> dict[str, Callable[[Pixels], Vectors]]:
+    """Name the ways to turn images into vectors of length 1 that are compared."""
     import torch
 
     from export.encoder_file.encoder_file import open_encoder
@@ -196,21 +198,21 @@ def embedders(out: Path) -> "dict[str, Callable[[Pixels], Vectors]]":
     untrained = build_model(recipe, torch.device("cpu")).encoder
     mean, std = recipe.data.mean, recipe.data.std
     return {
-        TRAINED: lambda pictures: in_batches(trained.encode, pictures),
-        UNTRAINED: lambda pictures: unit(encode(untrained, pictures, mean=mean, std=std)),
-        # gray pictures: one channel says it all
-        PIXELS: lambda pictures: unit(pictures[..., 0].reshape(len(pictures), -1)),
+        TRAINED: lambda images: in_batches(trained.encode, images),
+        UNTRAINED: lambda images: unit(encode(untrained, images, mean=mean, std=std)),
+        # gray images: one channel says it all
+        PIXELS: lambda images: unit(images[..., 0].reshape(len(images), -1)),
     }
 
 
-def in_batches(embed: "Callable[[Pixels], Vectors]", pictures: "Pixels") -> "Vectors":
+def in_batches(embed: Callable[[Pixels], Vectors], images: Pixels) -> Vectors:
     """Embed batch by batch, which needs less memory than all at once."""
     import numpy as np
 
-    return np.concatenate([embed(pictures[i : i + 500]) for i in range(0, len(pictures), 500)])
+    return np.concatenate([embed(images[i : i + 500]) for i in range(0, len(images), 500)])
 
 
-def unit(vectors: "NDArray[Any]") -> "Vectors":
+def unit(vectors: NDArray[Any]) -> Vectors:
     """Scale each row to length 1; a row of zeros stays."""
     import numpy as np
 
@@ -218,8 +220,8 @@ def unit(vectors: "NDArray[Any]") -> "Vectors":
     return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
 
 
-def load(source: str, limit: int | None = None) -> "tuple[Pixels, Labels, tuple[str, ...]]":
-    """Read the pictures of a labeled source.
+def load(source: str, limit: int | None = None) -> tuple[Pixels, Labels, tuple[str, ...]]:
+    """Read the images of a labeled source.
 
     Returns:
         uint8 [N,S,S,3]; int64 [N], indices into the classes; the classes' names.
@@ -232,15 +234,15 @@ def load(source: str, limit: int | None = None) -> "tuple[Pixels, Labels, tuple[
     opened = open_source(source)
     items = list(islice(opened, limit))
     as_stored = PreprocessSpec(size=28)
-    pictures = np.stack([load_image(item.read(), as_stored)[0] for item in items])
+    images = np.stack([load_image(item.read(), as_stored)[0] for item in items])
     labels = np.array([opened.classes.index(item.label or "") for item in items])
-    return pictures, labels, opened.classes
+    return images, labels, opened.classes
 
 
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def print_report(report: "Report", out: Path) -> None:
+def print_report(report: Report, out: Path) -> None:
     """Print the seconds of each stage and the quality table."""
     from rich.console import Console
     from rich.table import Table

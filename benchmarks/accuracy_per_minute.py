@@ -5,9 +5,9 @@
 Each contestant trains the same encoder (ResNet-18 layout of width 16, stem of stride 1, fp32) for
 the same CPU time of its process, as the operating system counts it: 10 minutes and three seeds;
 `--short`: 3 minutes, one seed each for lightly's two. Two run at a time, each on one core of its
-own with one thread, so that whatever else the machine does hits both. Decoded pictures in memory to
-begin with; evaluation is not counted and is the same code for all: features h of 32 px pictures,
-10,000 training pictures as the gallery, 5,000 test pictures as queries, k = 200, temperature 0.1.
+own with one thread, so that whatever else the machine does hits both. Decoded images in memory to
+begin with; evaluation is not counted and is the same code for all: features h of 32 px images,
+10,000 training images as the gallery, 5,000 test images as queries, k = 200, temperature 0.1.
 Every learning rate follows the CPU clock: warm-up as the contestant has it, then a cosine to 0.
 
     ours            Trainer with `RECIPE`: AdamW, and views of 16 px first, of 24 px at the end
@@ -48,7 +48,7 @@ from benchmarks.lightly_simclr import Views
 from benchmarks.report import publish
 from images.sources.sources import open_source
 from training.data.cache import decode_source
-from training.data.pictures import NO_LABEL, Pictures
+from training.data.dataset import NO_LABEL, ImageDataset
 from training.data.sampling import spread
 from training.models.features import encode
 from training.models.simclr import encoder_of
@@ -123,9 +123,9 @@ def decode(data: Path, folder: Path) -> None:
     """Decode both parts to arrays that the contestants read."""
     for part in ("train", "test"):
         spec = load_recipe("small-cpu", RECIPE).data.stored
-        pictures = decode_source(open_source(data / f"{part}.npz"), spec)
-        np.save(folder / f"{part}.npy", pictures.images)
-        np.save(folder / f"{part}-labels.npy", pictures.labels)
+        dataset = decode_source(open_source(data / f"{part}.npz"), spec)
+        np.save(folder / f"{part}.npy", dataset.images)
+        np.save(folder / f"{part}-labels.npy", dataset.labels)
 
 
 def contest(seconds: float, seeds: int, folder: Path) -> dict[str, list[dict[str, float]]]:
@@ -138,8 +138,8 @@ def contest(seconds: float, seeds: int, folder: Path) -> dict[str, list[dict[str
             pair = {OURS: 2 * seed + number, other: seed}
             first = next(turn)  # neither has the better core all the time
             children = {
-                name: start(name, number, seconds, folder, cores[(first + place) % len(cores)])
-                for place, (name, number) in enumerate(pair.items())
+                name: start(name, number, seconds, folder, cores[(first + position) % len(cores)])
+                for position, (name, number) in enumerate(pair.items())
             }
             for name, child in children.items():
                 output, _ = child.communicate()
@@ -212,7 +212,7 @@ def rate_at(share: float, peak: float, warmup: float) -> float:
 def train_ours(recipe: Recipe, images: NDArray[np.uint8], clock: CpuClock) -> tuple[nn.Module, int]:
     """Return the trainer of `lookalike train`, one after another for each size of views."""
     labels = np.full(len(images), NO_LABEL)
-    pictures = Pictures(
+    dataset = ImageDataset(
         name="CIFAR-10-JPEG75", images=images, labels=labels, classes=(), refused=(), digest=""
     )
     schedule = recipe.schedule
@@ -221,7 +221,7 @@ def train_ours(recipe: Recipe, images: NDArray[np.uint8], clock: CpuClock) -> tu
     for until, size in VIEWS:
         before = trainer
         smaller = replace(recipe, data=replace(recipe.data, image_size=size))
-        trainer = Trainer(smaller, pictures, torch.device("cpu"))
+        trainer = Trainer(smaller, dataset, torch.device("cpu"))
         if before is not None:
             trainer.model.load_state_dict(before.model.state_dict())
             trainer.optimizer.load_state_dict(before.optimizer.state_dict())

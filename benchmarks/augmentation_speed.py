@@ -1,9 +1,9 @@
-"""Two views of each picture: ours against torchvision's and lightly's transforms, on one core.
+"""Two views of each image: ours against torchvision's and lightly's transforms, on one core.
 
     python -m benchmarks.augmentation_speed [--short]
 
-All start from decoded pictures in memory and end with a float32 batch [2N, 3, S, S] in [0, 1], with
-the probabilities and strengths of the same recipe. torchvision: transforms.v2 on one picture at a
+All start from decoded images in memory and end with a float32 batch [2N, 3, S, S] in [0, 1], with
+the probabilities and strengths of the same recipe. torchvision: transforms.v2 on one image at a
 time, as people use it, on PIL images and on tensors; the faster of the two counts. lightly: its
 SimCLRTransform on PIL images, without normalization; left out where it is not installed.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Rates = dict[str, list[float]]
 
 TORCHVISION = ("torchvision PIL", "torchvision tensor")
-# recipe, pictures per round for us and for the others: a few tenths of a second each
+# recipe, images per round for us and for the others: a few tenths of a second each
 CONTESTS = {"32": ("cifar10", 2048, 128), "224": ("imagenet", 16, 4)}
 
 
@@ -52,10 +52,10 @@ def main() -> None:
 
 
 def contest(recipe: str, *, ours: int, theirs: int, rounds: int) -> Rates:
-    """Sample (pictures) per second of each way, with the recipe's sizes and augmentation."""
+    """Sample (images) per second of each way, with the recipe's sizes and augmentation."""
     loaded = load_recipe(recipe)
     augmentation, size = loaded.augmentation, loaded.data.image_size
-    images = soft_pictures(max(ours, theirs), loaded.data.stored.size)
+    images = soft_images(max(ours, theirs), loaded.data.stored.size)
     generator = torch.Generator().manual_seed(0)
     batch = 256
 
@@ -64,7 +64,7 @@ def contest(recipe: str, *, ours: int, theirs: int, rounds: int) -> Rates:
             two_views(images[start : min(start + batch, ours)], augmentation, size, generator)
         return ours
 
-    pil = [Image.fromarray(picture.numpy()) for picture in images[:theirs]]
+    pil = [Image.fromarray(image.numpy()) for image in images[:theirs]]
     tensors = list(images[:theirs].permute(0, 3, 1, 2).contiguous())
     one = torchvision_transform(augmentation, size)
     ways = {
@@ -83,7 +83,7 @@ def _stacked(views: list[Tensor]) -> int:
     return len(torch.stack(views)) // 2
 
 
-def soft_pictures(count: int, side: int) -> Tensor:
+def soft_images(count: int, side: int) -> Tensor:
     """uint8 [count, side, side, 3] of color clouds."""
     generator = torch.Generator().manual_seed(0)
     clouds = torch.rand(count, 3, 6, 6, generator=generator)

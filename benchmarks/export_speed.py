@@ -1,9 +1,9 @@
-"""Pictures per second of an exported ResNet against torch and OpenVINO, in turns, on 2 threads.
+"""Images per second of an exported ResNet against torch and OpenVINO, in turns, on 2 threads.
 
     python -m benchmarks.export_speed [--short]
 
 All ways compute the same: uint8 [N,224,224,3] to normalized embeddings. The weights are random,
-which changes nothing in the arithmetic; int8 is calibrated on drawn pictures and made for this CPU
+which changes nothing in the arithmetic; int8 is calibrated on drawn images and made for this CPU
 (7-bit weights where products of bytes saturate: `export/shrink/quantize_graph.py`), every layer in
 8 bits. torch in bf16 is measured only where the CPU multiplies it; OpenVINO only where it is
 installed. It reads the same two ONNX files.
@@ -27,7 +27,7 @@ from export.convert.onnx_graph import EncoderGraph, build_graph
 from export.encoder_file.encoder_file import EMBEDDINGS, INPUT
 from export.encoder_file.session import make_session
 from export.shrink.quantize_graph import measure_ranges, prepare, quantize, resolve_target, units_of
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ def ways_of(name: str) -> dict[str, Callable[[NDArray[np.uint8]], object]]:
     whole = EncoderGraph(network.eval(), MEAN, STD)
     model = build_graph(network, SIZE, MEAN, STD)
     prepared = prepare(model)
-    ranges = measure_ranges(prepared, [generated_pictures(4, SIZE)])["minmax"]
+    ranges = measure_ranges(prepared, [generated_images(4, SIZE)])["minmax"]
     reduce_range = resolve_target("auto") == "avx2"
     int8 = quantize(prepared, ranges, units_of(prepared.graph), reduce_range=reduce_range)
     last = EncoderGraph(network, MEAN, STD).to(memory_format=torch.channels_last)
@@ -117,8 +117,8 @@ def _openvino_way(model: onnx.ModelProto) -> Callable[[NDArray[np.uint8]], objec
 def contest(
     ways: dict[str, Callable[[NDArray[np.uint8]], object]], batch: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Pictures per second of each way in each round; a round is at least 8 pictures."""
-    images = generated_pictures(batch, SIZE)
+    """Images per second of each way in each round; a round is at least 8 images."""
+    images = generated_images(batch, SIZE)
     times = max(1, 8 // batch)
 
     def timed(way: Callable[[NDArray[np.uint8]], object]) -> Callable[[], int]:

@@ -4,7 +4,7 @@
     python -m benchmarks.extraction_soak --kills 100 --images 20000
     python -m benchmarks.extraction_soak --short
 
-The first makes a tar of so many small pictures and watches the resident memory of
+The first makes a tar of so many small images and watches the resident memory of
 `lookalike extract` over it. The second kills extractions with SIGKILL at random times and continues
 them: half of them with --resume, half with --update --npy --into COLLECTION, where the source
 changes each time one is through. Whenever one is through, every good key must be in the shards
@@ -67,7 +67,7 @@ with ExitStack() as stack:
 """
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     """Return a small PNG, another one for each seed."""
     grid = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     buffer = io.BytesIO()
@@ -79,8 +79,8 @@ def picture(seed: int) -> bytes:
 
 
 def write_tar(path: Path, keys: int) -> None:
-    """Write a tar of so many members, a hundred pictures over and over."""
-    pictures = [picture(seed) for seed in range(100)]
+    """Write a tar of so many members, a hundred images over and over."""
+    pictures = [image(seed) for seed in range(100)]
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for number in range(keys):
             data = pictures[number % len(pictures)]
@@ -150,7 +150,7 @@ class Ordeal:
 
     def write(self, number: int, seed: int) -> None:
         """Write an image; each BAD_EVERY-th is none."""
-        data = b"no picture" if seed % BAD_EVERY == 5 else picture(seed)
+        data = b"no picture" if seed % BAD_EVERY == 5 else image(seed)
         (self.source / f"{number:06}.png").write_bytes(data)
 
     def change(self) -> None:

@@ -20,8 +20,6 @@ Each metric is the lower of the two networks. In the full form each way reads 20
 stays out of the process that measures ours.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib.util
@@ -39,9 +37,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.folders import fetched, forget, linked, picture_files
-from benchmarks.pictures import random_encoders
+from benchmarks.folders import fetched, forget, image_files, linked
 from benchmarks.report import publish
+from benchmarks.sample_images import random_encoders
 from benchmarks.timing import in_turns, ratio
 from benchmarks.workers import Worker
 from export.encoder_file.encoder_file import Encoder, open_encoder
@@ -58,7 +56,7 @@ FULL = {("resnet18", "fp32"): 4000, ("resnet18", "int8"): 4000,
 SHORT = {("resnet18", "fp32"): 600, ("resnet18", "int8"): 2500,
          ("resnet50", "fp32"): 300, ("resnet50", "int8"): 800}  # fmt: skip
 ROUNDS = {"full": 5, "short": 3}
-ALONE = 8  # the floor takes every so-manieth picture
+ALONE = 8  # the floor takes every so-manieth image
 MOST_ALONE = 500
 CALIBRATION = {"full": 64, "short": 16}
 OURS, FLOOR, PAIR = "lookalike", "floor", "two processes"
@@ -146,7 +144,7 @@ def at_once(workers: list[Worker]) -> Way:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: rounds, images a round, pictures to calibrate on, no rivals."""
+    """How much is measured: rounds, images a round, images to calibrate on, no rivals."""
 
     rounds: int
     counts: dict[tuple[str, str], int]
@@ -260,7 +258,7 @@ def main() -> None:
     found: dict[str, Found] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files, details["pictures"] = picture_files(folder / "drawn")
+        files, details["pictures"] = image_files(folder / "drawn")
         made = random_encoders(
             options.encoders or folder, options.networks, plan.calibration, details
         )

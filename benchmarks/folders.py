@@ -1,23 +1,21 @@
 """Folders of photos to extract from, and whether the system keeps them in memory."""
 
-from __future__ import annotations
-
 import os
 from itertools import cycle, islice
 from pathlib import Path
 
-from benchmarks.pictures import CLOTHING, photos
+from benchmarks.sample_images import CLOTHING, photos
 
 
-def picture_files(folder: Path) -> tuple[list[Path], str]:
+def image_files(folder: Path) -> tuple[list[Path], str]:
     """JPEG files to read, and what they are; they are drawn where there are none."""
     files = sorted(CLOTHING.glob("*/**/*.jpg"))
     if files:
         return files, "clothing-small"
     folder.mkdir()
     drawn, what = photos(256)
-    for number, picture in enumerate(drawn):
-        (folder / f"{number:04}.jpg").write_bytes(picture)
+    for number, image in enumerate(drawn):
+        (folder / f"{number:04}.jpg").write_bytes(image)
     return sorted(folder.iterdir()), what
 
 
@@ -28,9 +26,9 @@ def linked(folder: Path, files: list[Path], count: int) -> Path:
     """
     step = max(1, len(files) // count)
     for number, file in enumerate(islice(cycle(files[::step]), count)):
-        place = folder / f"class-{number % 10}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number:05}.jpg").symlink_to(file)
+        position = folder / f"class-{number % 10}"
+        position.mkdir(parents=True, exist_ok=True)
+        (position / f"{number:05}.jpg").symlink_to(file)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Memory and gradient of a batch of 4096 pictures in chunks of 256, against a batch of 256.
+"""Memory and gradient of a batch of 4096 images in chunks of 256, against a batch of 256.
 
     python -m benchmarks.gradient_cache [--short]
 
@@ -6,7 +6,7 @@ Memory: the peak of a process that makes optimizer steps as the train command do
 batch size, the network of the recipe small-cpu at 32 px. Gradient: the cached one against that
 of one graph over the whole batch whose batch norms work on the same chunks, as the relative error
 of the gradient of each weight (largest of all), and against the plain step with the batch norms
-frozen; on fewer pictures, for the graph over 4096 needs 16 times the memory.
+frozen; on fewer images, for the graph over 4096 needs 16 times the memory.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
         cpu_tuning.prepare()
         print(json.dumps(measure_steps(arguments.steps_of, arguments.steps)))
     elif arguments.gradients:
-        print(json.dumps(compare_gradients(pictures=1024, micro_batch=SMALL)))
+        print(json.dumps(compare_gradients(dataset=1024, micro_batch=SMALL)))
     else:
         steps = 1 if arguments.short else 3
         small = child("--steps-of", str(SMALL), "--steps", str(8 * steps))
@@ -62,23 +62,25 @@ def child(*arguments: str) -> dict[str, float]:
     return found
 
 
-def make_trainer(pictures: int, micro_batch: int) -> Trainer:
-    """Return a run whose batch is all of its pictures, which are noise."""
+def make_trainer(dataset: int, micro_batch: int) -> Trainer:
+    """Return a run whose batch is all of its images, which are noise."""
     import numpy as np
     import torch
 
     from base.cpus import available_cpus
-    from training.data.pictures import Pictures
+    from training.data.dataset import ImageDataset
     from training.trainer import Trainer
 
     torch.set_num_threads(available_cpus())
-    images = np.random.default_rng(0).integers(0, 256, (pictures, 32, 32, 3), dtype=np.uint8)
-    labels = np.full(pictures, -1)
-    noise = Pictures(name="noise", images=images, labels=labels, classes=(), refused=(), digest="")
-    return Trainer(recipe(pictures, micro_batch), noise, torch.device("cpu"))
+    images = np.random.default_rng(0).integers(0, 256, (dataset, 32, 32, 3), dtype=np.uint8)
+    labels = np.full(dataset, -1)
+    noise = ImageDataset(
+        name="noise", images=images, labels=labels, classes=(), refused=(), digest=""
+    )
+    return Trainer(recipe(dataset, micro_batch), noise, torch.device("cpu"))
 
 
-def recipe(pictures: int, micro_batch: int) -> Recipe:
+def recipe(dataset: int, micro_batch: int) -> Recipe:
     """ResNet-18's layout with 16 to 128 channels at 32 px, in fp32."""
     from training.recipes.recipe_files import load_recipe
 
@@ -90,15 +92,15 @@ def recipe(pictures: int, micro_batch: int) -> Recipe:
             "encoder.stem=small",
             "training.precision=fp32",
             "training.samples=1_000_000",
-            f"training.batch_size={pictures}",
+            f"training.batch_size={dataset}",
             f"training.micro_batch={micro_batch}",
         ],
     )
 
 
-def measure_steps(pictures: int, steps: int) -> dict[str, float]:
+def measure_steps(dataset: int, steps: int) -> dict[str, float]:
     """Peak memory of this process before and after some steps in MB, and seconds a step."""
-    trainer = make_trainer(pictures, SMALL)
+    trainer = make_trainer(dataset, SMALL)
     before = peak_mb()
     seconds = []
     for _ in range(steps):
@@ -115,29 +117,29 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def compare_gradients(pictures: int, micro_batch: int) -> dict[str, float]:
+def compare_gradients(dataset: int, micro_batch: int) -> dict[str, float]:
     """Relative errors of the cached gradient."""
     return {
-        "same_chunks": relative_error(pictures, micro_batch, frozen=False),
-        "frozen": relative_error(pictures, micro_batch, frozen=True),
-        "pictures": pictures,
+        "same_chunks": relative_error(dataset, micro_batch, frozen=False),
+        "frozen": relative_error(dataset, micro_batch, frozen=True),
+        "pictures": dataset,
         "micro_batch": micro_batch,
     }
 
 
-def relative_error(pictures: int, micro_batch: int, *, frozen: bool) -> float:
+def relative_error(dataset: int, micro_batch: int, *, frozen: bool) -> float:
     """Return the largest over all weights of |cached - whole| / |whole|."""
     import torch
 
     from training.optim.losses import contrastive_loss
 
-    cached, whole = make_trainer(pictures, micro_batch), make_trainer(pictures, micro_batch)
+    cached, whole = make_trainer(dataset, micro_batch), make_trainer(dataset, micro_batch)
     for trainer in (cached, whole):
         trainer.model.train(not frozen)
         trainer.fetch()
-    z = torch.cat([whole.project(chunk) for chunk in range(pictures // micro_batch)])
+    z = torch.cat([whole.project(chunk) for chunk in range(dataset // micro_batch)])
     rows = whole.shard.join(z[None])
-    contrastive_loss(rows, recipe(pictures, micro_batch).loss).backward()  # type: ignore[no-untyped-call]
+    contrastive_loss(rows, recipe(dataset, micro_batch).loss).backward()  # type: ignore[no-untyped-call]
     cached.advance()
     pairs = zip(gradients(cached), gradients(whole), strict=True)
     return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.lightly_simclr PICTURES.npy RECIPE SETTINGS...
 
-Its SimCLRTransform on PIL pictures, a DataLoader, its NTXentLoss, one forward per view, SGD;
+Its SimCLRTransform on PIL images, a DataLoader, its NTXentLoss, one forward per view, SGD;
 float32 in PyTorch's default layout. The recipe gives the encoder, and the augmentation's strengths
 and probabilities. Nothing of what our train command sets for its process is set.
 
@@ -121,7 +121,7 @@ class Lightly:
 
 
 class Views(torch.utils.data.Dataset[Any]):
-    """Two views of each picture."""
+    """Two views of each image."""
 
     def __init__(self, images: NDArray[np.uint8], transform: Any) -> None:
         self._images, self._transform = images, transform

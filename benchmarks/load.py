@@ -3,7 +3,7 @@
     python -m benchmarks.load < order.json > result.json
 
 Not wrk: that can neither keep a constant arrival rate nor say when single answers came. This takes
-about 0.15 ms of CPU for a request with a 30 KB picture (`cpu_seconds` says how much it was), two
+about 0.15 ms of CPU for a request with a 30 KB image (`cpu_seconds` says how much it was), two
 orders of magnitude less than what it measures.
 
 Two kinds of load:

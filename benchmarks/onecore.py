@@ -25,17 +25,17 @@ SIZES = (1, 8, 32)
 TRIAL = 32
 
 
-def passed_over(encoder: Encoder, pictures: Sequence[bytes], size: int) -> float:
-    """Seconds that all pictures take, so many at a time."""
+def passed_over(encoder: Encoder, images: Sequence[bytes], size: int) -> float:
+    """Seconds that all images take, so many at a time."""
     start = time.perf_counter()
-    for first in range(0, len(pictures), size):
-        some = [load_image(data, encoder.preprocess)[0] for data in pictures[first : first + size]]
+    for first in range(0, len(images), size):
+        some = [load_image(data, encoder.preprocess)[0] for data in images[first : first + size]]
         encoder.encode(np.stack(some))
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Take a core, an encoder, a folder of pictures and how many; answer with images and seconds.
+    """Take a core, an encoder, a folder of images and how many; answer with images and seconds.
 
     Asked for a trial, it finds the number at a time that is fastest.
     """
@@ -43,17 +43,17 @@ def main() -> None:
     os.sched_setaffinity(0, {core})
     encoder = open_encoder(path, provider="cpu", threads=1)
     files = sorted(folder.glob("*/*.jpg"))
-    pictures = [file.read_bytes() for file in files[:: max(1, len(files) // count)][:count]]
+    images = [file.read_bytes() for file in files[:: max(1, len(files) // count)][:count]]
     size = SIZES[0]
 
     def work(*, trial: bool = False) -> dict[str, Any]:
         nonlocal size
         if trial:
-            some = pictures[:TRIAL]
+            some = images[:TRIAL]
             passed_over(encoder, some, TRIAL)
             size = min(SIZES, key=lambda size: passed_over(encoder, some, size))
             return {}
-        return {"images": len(pictures), "seconds": passed_over(encoder, pictures, size)}
+        return {"images": len(images), "seconds": passed_over(encoder, images, size)}
 
     serve(work)
 

@@ -20,7 +20,7 @@ Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
 @bentoml.service
 class Plain:
-    """Pictures to embeddings, batched by BentoML."""
+    """Images to embeddings, batched by BentoML."""
 
     def __init__(self) -> None:
         encoder = os.environ[ENCODER]

@@ -21,7 +21,7 @@ BATCH_TIMEOUT = 0.01  # seconds a batch may wait to fill
 
 
 class Embedder(litserve.LitAPI):  # type: ignore[misc]
-    """Pictures to embeddings, batched by LitServe."""
+    """Images to embeddings, batched by LitServe."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
         """Open the encoder in the worker."""
@@ -31,8 +31,8 @@ class Embedder(litserve.LitAPI):  # type: ignore[misc]
 
     def decode_request(self, request: Request) -> Any:
         """Return a form's file to the square that the encoder sees; LitServe hands over the form."""
-        picture: Any = request["image"]
-        return prepared(Image.open(io.BytesIO(picture.file.read())), self.spec)
+        image: Any = request["image"]
+        return prepared(Image.open(io.BytesIO(image.file.read())), self.spec)
 
     def batch(self, inputs: list[Any]) -> Any:
         """Uint8 [N, S, S, 3]."""

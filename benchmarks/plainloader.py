@@ -5,8 +5,6 @@ documentation, `timm` its own network and `create_transform`; both get the faste
 sizes. `torchvision tuned` also stores the network and its input channels last, if that is faster.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Any
@@ -55,7 +53,7 @@ WAYS = {
 def extract(
     module: nn.Module, data: Any, setting: tuple[int, torch.memory_format], out: str
 ) -> tuple[int, float]:
-    """Write the features of all pictures as an array; returns how many, and the seconds."""
+    """Write the features of all images as an array; returns how many, and the seconds."""
     batch, layout = setting
     module = module.to(memory_format=layout)
     start = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.search_vectors import Pictures
+from benchmarks.search_vectors import Images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,16 +58,16 @@ def unit(x: NDArray[Any]) -> Vectors:
 
 
 @cache
-def _pictures(split: str, dim: int) -> Pictures:
-    return Pictures(split, dim, _pictures("train", dim) if split == "test" else None)
+def _dataset(split: str, dim: int) -> Images:
+    return Images(split, dim, _dataset("train", dim) if split == "test" else None)
 
 
-def pictures(dim: int) -> Source:
-    """Embeddings of real pictures; queries (odd seeds) are of pictures that are not among them."""
+def dataset(dim: int) -> Source:
+    """Embeddings of real images; queries (odd seeds) are of images that are not among them."""
 
     def draw(count: int, seed: int, phase: int) -> Vectors:
         split = "test" if seed % 2 else "train"
-        return _pictures(split, dim).vectors(count, np.random.default_rng(seed + 1000 * phase))
+        return _dataset(split, dim).vectors(count, np.random.default_rng(seed + 1000 * phase))
 
     return draw
 
@@ -161,12 +161,12 @@ ELSEWHERE: dict[str, Any] = {"grown": 0.4, "drift": True}
 EMPTIED: dict[str, Any] = {"removed": 0.3, "near": True}
 CHURN: dict[str, Any] = {"grown": 0.3, "removed": 0.2, "index": "IVF512,RaBitQ"}
 DATA_SETS = [
-    DataSet(name="pictures", source=pictures(128), dim=128, size=200_000),
-    DataSet(name="pictures", source=pictures(128), dim=128, size=40_000, grown=0.45),
-    DataSet(name="pictures", source=pictures(128), dim=128, size=40_000, removed=0.3),
-    DataSet(name="pictures", source=pictures(128), dim=128, size=60_000, bytes_each=250),
-    DataSet(name="pictures", source=pictures(128), dim=128, size=60_000, bytes_each=100),
-    DataSet(name="pictures", source=pictures(128), dim=128, size=60_000, bytes_each=1, asked=0.95),
+    DataSet(name="pictures", source=dataset(128), dim=128, size=200_000),
+    DataSet(name="pictures", source=dataset(128), dim=128, size=40_000, grown=0.45),
+    DataSet(name="pictures", source=dataset(128), dim=128, size=40_000, removed=0.3),
+    DataSet(name="pictures", source=dataset(128), dim=128, size=60_000, bytes_each=250),
+    DataSet(name="pictures", source=dataset(128), dim=128, size=60_000, bytes_each=100),
+    DataSet(name="pictures", source=dataset(128), dim=128, size=60_000, bytes_each=1, asked=0.95),
     DataSet(name="clusters", source=AROUND_200, dim=64, size=50_000),
     DataSet(name="clusters, unequal", source=clusters(64, 500, 0.3, 1.0), dim=64, size=50_000),
     DataSet(
@@ -210,7 +210,7 @@ DATA_SETS = [
     ),
     DataSet(
         name="pictures",
-        source=pictures(128),
+        source=dataset(128),
         dim=128,
         size=40_000,
         grown=0.3,
@@ -218,7 +218,7 @@ DATA_SETS = [
         index="IVF512,RaBitQ",
     ),
     # Long ones, which are proposed by their principal axes where that will do
-    DataSet(name="pictures", source=pictures(512), dim=512, size=40_000, grown=0.45),
+    DataSet(name="pictures", source=dataset(512), dim=512, size=40_000, grown=0.45),
     DataSet(name="clusters, grown", source=AROUND_100, dim=384, size=40_000, **ELSEWHERE),
     DataSet(name="clusters, emptied", source=AROUND_100, dim=384, size=40_000, **EMPTIED),
     DataSet(name="decaying spectrum", source=decaying(512, 0.5), dim=512, size=25_000),

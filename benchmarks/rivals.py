@@ -1,6 +1,6 @@
 """The same encoder behind other servers, written the way their own documentation shows it.
 
-`plainbento` and `plainlitserve` take pictures as files of a form, decode and preprocess them as we
+`plainbento` and `plainlitserve` take images as files of a form, decode and preprocess them as we
 do, and answer JSON, in one worker. What their documentation leaves open is theirs by default;
 batches may be as large as ours. The encoder file comes from the environment.
 """
@@ -37,6 +37,6 @@ def environment(encoder: str) -> dict[str, str]:
     return {**os.environ, ENCODER: encoder, "BENTOML_DO_NOT_TRACK": "True"}
 
 
-def prepared(picture: Image.Image, spec: PreprocessSpec) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def prepared(image: Image.Image, spec: PreprocessSpec) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return the square that the encoder sees, uint8 [S, S, 3]."""
-    return preprocess(np.asarray(picture.convert("RGB")), spec)
+    return preprocess(np.asarray(image.convert("RGB")), spec)

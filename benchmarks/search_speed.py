@@ -2,9 +2,9 @@
 
     python -m benchmarks.search_speed [--short] [--dim 128] [--keep FOLDER]
 
-The vectors are embeddings of real pictures with jitter, not uniform noise (`search_vectors`):
+The vectors are embeddings of real images with jitter, not uniform noise (`search_vectors`):
 they lie in clusters of unequal density, as embeddings do. Queries are made in the same way from
-pictures that are not in the collection. The full form takes 1,000,000 vectors of 128 and of 512
+images that are not in the collection. The full form takes 1,000,000 vectors of 128 and of 512
 numbers; the short one 200,000 and 50,000, and leaves the time to open a million unmeasured.
 
 Ours is a collection on the disk, asked one query at a time through `Collection.search`. Beside
@@ -41,7 +41,7 @@ from base.files import write_json_atomic
 from benchmarks import search_rivals
 from benchmarks.report import publish
 from benchmarks.search_contest import TURN, Truth, contest
-from benchmarks.search_vectors import Pictures, portions
+from benchmarks.search_vectors import Images, portions
 from serving.collection import Collection, Record, create_collection, open_collection
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ class Stage:
 
 def make_vectors(at: Stage) -> dict[str, Any]:
     """Vectors and queries on the disk."""
-    pictures = Pictures("train", at.dim)
-    np.save(at.folder / "vectors.npy", pictures.vectors(at.vectors, np.random.default_rng(0)))
-    queries = Pictures("test", at.dim, pictures).vectors(QUERIES, np.random.default_rng(1))
+    images = Images("train", at.dim)
+    np.save(at.folder / "vectors.npy", images.vectors(at.vectors, np.random.default_rng(0)))
+    queries = Images("test", at.dim, images).vectors(QUERIES, np.random.default_rng(1))
     np.save(at.folder / "queries.npy", queries)
     return {}
 

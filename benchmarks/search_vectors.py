@@ -1,4 +1,4 @@
-"""Vectors as embeddings lie: of real pictures, moved as a camera would move them."""
+"""Vectors as embeddings lie: of real images, moved as a camera would move them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 
-class Pictures:
-    """Fashion-MNIST's pictures of one split and the projection that makes vectors of them.
+class Images:
+    """Fashion-MNIST's images of one split and the projection that makes vectors of them.
 
-    Each vector is of a picture shifted by up to 3 pixels, mirrored half the time, re-lit and with
+    Each vector is of an image shifted by up to 3 pixels, mirrored half the time, re-lit and with
     noise on it, projected on the principal components of the set and brought to length one.
     """
 
-    def __init__(self, split: str, dim: int, like: Pictures | None = None) -> None:
+    def __init__(self, split: str, dim: int, like: Images | None = None) -> None:
         items = list(open_source(f"fashion-mnist:{split}"))
         self.images = np.stack([np.asarray(item.read()) for item in items]).reshape(-1, 28, 28)
         if like is None:

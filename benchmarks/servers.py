@@ -34,7 +34,7 @@ class Target:
         name: `lookalike` or a rival's.
         process: the first of its processes.
         port: on 127.0.0.1.
-        path: where pictures are sent.
+        path: where images are sent.
         field: their name in the form.
     """
 
@@ -73,7 +73,7 @@ def started(
         name: `lookalike` or a rival's.
         encoder: what it serves.
         folder: for its log and the first request.
-        picture: the first request's.
+        image: the first request's.
         collection: what ours also serves.
 
     Raises:
@@ -134,15 +134,15 @@ def _warm(target: Target) -> bool:
 
 
 def write_bodies(folder: Path, requests: Sequence[Sequence[bytes]], target: Target) -> list[Path]:
-    """Forms of one or more pictures, as files."""
+    """Forms of one or more images, as files."""
     folder.mkdir(exist_ok=True)
     paths = []
-    for number, pictures in enumerate(requests):
+    for number, images in enumerate(requests):
         parts = [
             f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{target.field}"; '
-            f'filename="{place}.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'.encode()
+            f'filename="{position}.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'.encode()
             + picture
-            for place, picture in enumerate(pictures)
+            for position, picture in enumerate(images)
         ]
         paths.append(folder / f"{number:04}")
         paths[-1].write_bytes(b"\r\n".join([*parts, f"--{BOUNDARY}--\r\n".encode()]))

@@ -8,9 +8,9 @@ same cores: what the load takes counts against the servers, not against the in-p
 measurements of a round follow each other; all servers but the one measured are stopped (SIGSTOP).
 
 In process: decoding threads beside one ONNX Runtime session, batches of 16, as extraction does it
-(`serving.embedding.embed`); and picture by picture for the single client's figure.
+(`serving.embedding.embed`); and image by image for the single client's figure.
 
-`of_inprocess_*` is the lower of two: one picture a request from 32 clients, 16 pictures a request
+`of_inprocess_*` is the lower of two: one image a request from 32 clients, 16 images a request
 from 4. `p99_over_p50_at_70`: p99 at a constant 70 % of capacity (the median of three windows) over
 the median of a single client.
 `overload_throughput`: good answers at a constant 300 % of capacity over capacity.
@@ -33,8 +33,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.pictures import photos, quantize_random, random_resnet
 from benchmarks.report import publish
+from benchmarks.sample_images import photos, quantize_random, random_resnet
 from benchmarks.servers import Target, load, started, write_bodies
 from benchmarks.timing import ratio
 from export.encoder_file.encoder_file import Encoder, open_encoder
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 ONE, MANY = "1 a request", "16 a request"
 CLIENTS = {ONE: 32, MANY: 4}
-PICTURES = {ONE: 1, MANY: 16}
+IMAGES = {ONE: 1, MANY: 16}
 LASTING = {ONE: 1, MANY: 3}  # as long: 16 answers come at once, so that a short time counts roughly
 RIVALS = ("bentoml", "litserve")
 REFUSED_WITHIN_MS = 50
@@ -65,23 +65,23 @@ class Contest:
     Attributes:
         encoder: open, for the in-process figures.
         targets: servers by name.
-        pictures: encoded.
+        images: encoded.
         seconds: of one measurement.
-        rates: pictures a second of each way in each round.
+        rates: images a second of each way in each round.
     """
 
     encoder: Encoder
     targets: dict[str, Target]
-    pictures: list[bytes]
+    images: list[bytes]
     folder: Path
     seconds: float
     rates: dict[str, list[float]] = field(default_factory=dict)
 
     def bodies(self, target: Target, kind: str) -> list[str]:
         """Return the requests of a load, as files."""
-        folder = self.folder / f"{target.name}-{PICTURES[kind]}"
-        size = PICTURES[kind]
-        groups = [self.pictures[i : i + size] for i in range(0, len(self.pictures), size)]
+        folder = self.folder / f"{target.name}-{IMAGES[kind]}"
+        size = IMAGES[kind]
+        groups = [self.images[i : i + size] for i in range(0, len(self.images), size)]
         return [str(path) for path in write_bodies(folder, groups, target)]
 
     def saturate(self, name: str, kind: str) -> Result:
@@ -97,15 +97,15 @@ class Contest:
             )
 
     def paced(self, *, seconds: float, clients: int = 0, rate: float = 0.0) -> Result:
-        """Our server under another load, one picture a request."""
+        """Our server under another load, one image a request."""
         target = self.targets["lookalike"]
         with target.awake():
             bodies = self.bodies(target, ONE)
             return load(target, bodies, seconds=seconds, lead=LEAD, clients=clients, rate=rate)
 
     def in_process(self) -> float:
-        """Pictures a second of decoding threads and one session, without HTTP."""
-        items = [Item("", "", None, partial(bytes, data)) for data in self.pictures]
+        """Images a second of decoding threads and one session, without HTTP."""
+        items = [Item("", "", None, partial(bytes, data)) for data in self.images]
 
         def batches() -> Iterator[list[Item]]:
             while True:
@@ -124,10 +124,10 @@ class Contest:
         raise AssertionError("the batches never end")
 
     def in_process_single(self) -> float:
-        """Median seconds of one picture after the other, decoded and embedded."""
+        """Median seconds of one image after the other, decoded and embedded."""
         found = []
         end = time.perf_counter() + self.seconds
-        for data in (*self.pictures, *self.pictures):
+        for data in (*self.images, *self.images):
             begun = time.perf_counter()
             pixels, _ = load_image(data, self.encoder.preprocess)
             self.encoder.encode(pixels[np.newaxis])
@@ -149,7 +149,7 @@ class Contest:
     def _saturated(self, name: str, kind: str) -> None:
         result = self.saturate(name, kind)
         good = sum(status == 200 for status, _ in result.answers)
-        self._note(f"{name}, {kind}", good * PICTURES[kind] / result.seconds)
+        self._note(f"{name}, {kind}", good * IMAGES[kind] / result.seconds)
 
     def _note(self, way: str, rate: float) -> None:
         console.print(f"{way}: {rate:.1f} pictures/s")
@@ -161,23 +161,23 @@ class Contest:
         return min(ratio(self.rates[f"lookalike, {kind}"], base) for kind in (ONE, MANY))
 
     def against(self, rival: str) -> float | None:
-        """Our rate over a rival's, one picture a request."""
+        """Our rate over a rival's, one image a request."""
         theirs = self.rates.get(f"{rival}, {ONE}")
         return None if theirs is None else ratio(self.rates[f"lookalike, {ONE}"], theirs)
 
 
 @contextlib.contextmanager
 def contest(
-    path: Path, pictures: list[bytes], folder: Path, seconds: float, rivals: Sequence[str]
+    path: Path, images: list[bytes], folder: Path, seconds: float, rivals: Sequence[str]
 ) -> Iterator[Contest]:
     """Start every server with one encoder."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
         targets = {
-            name: stack.enter_context(started(name, path, folder, pictures[0]))
+            name: stack.enter_context(started(name, path, folder, images[0]))
             for name in ("lookalike", *rivals)
         }
-        yield Contest(open_encoder(path), targets, pictures, folder, seconds)
+        yield Contest(open_encoder(path), targets, images, folder, seconds)
 
 
 def latency(fight: Contest, seconds: float) -> dict[str, float]:
@@ -238,7 +238,7 @@ def main() -> None:
     options = parser.parse_args()
     seconds = options.seconds or (5 if options.short else 15)
     rounds = options.rounds or (3 if options.short else 7)
-    pictures, what = photos(256)
+    images, what = photos(256)
     rivals = [] if options.alone else [r for r in RIVALS if importlib.util.find_spec(r)]
     details: dict[str, object] = {"pictures": what, "rounds": rounds, "seconds": seconds}
     found: dict[str, Found] = {}
@@ -248,13 +248,13 @@ def main() -> None:
         files["int8"] = options.int8
         if options.int8 is None:
             made = folder / "int8.onnx"
-            why = quantize_random(pictures[:64], folder, made)
+            why = quantize_random(images[:64], folder, made)
             files["int8"] = made if why is None else None
             details["int8"] = why and f"not measured: {why}"
         for precision, path in files.items():
             if path is not None:
                 console.rule(precision)
-                with contest(path, pictures, folder / precision, seconds, rivals) as fight:
+                with contest(path, images, folder / precision, seconds, rivals) as fight:
                     fight.throughput(rounds)
                     found[precision] = Found(fight, latency(fight, 3 * seconds))
     report(found, details)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak [--seconds 1800] [--requests 200000] [--encoder FILE]
 
-Ends after whichever comes first. Eight clients send single pictures, batches, refused files,
-OpenAI's and KServe's protocols, searches by picture and by key, thumbnails, and items that they add
+Ends after whichever comes first. Eight clients send single images, batches, refused files,
+OpenAI's and KServe's protocols, searches by image and by key, thumbnails, and items that they add
 and remove again. Prints one JSON object: requests, answers by status, unexpected ones, by how much
 the resident memory grew after the first tenth, and whether the collection holds at the end what it
 was told to. Exit code 1: an unexpected answer, a lost item, or growth of 5 % or more.
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from benchmarks.pictures import photos, random_resnet
+from benchmarks.sample_images import photos, random_resnet
 from benchmarks.servers import Target, started
 from export.encoder_file.encoder_file import describe
 from serving.collection import create_collection, open_collection
@@ -44,9 +44,9 @@ Request = tuple[int, str, str, dict[str, Any]]  # status wanted, method, path, w
 class Soak:
     """The clients' shared account."""
 
-    def __init__(self, url: str, pictures: list[bytes], seconds: float, requests: int) -> None:
+    def __init__(self, url: str, images: list[bytes], seconds: float, requests: int) -> None:
         self.url = url
-        self.pictures = pictures
+        self.images = images
         self.end = time.monotonic() + seconds
         self.requests = requests
         self.done = itertools.count()
@@ -108,40 +108,40 @@ class Client(threading.Thread):
     def requests(self) -> Iterator[Request]:
         """All kinds of request in turn, over and over."""
         for round_ in itertools.count(self.number):
-            picture = self.soak.pictures[round_ % len(self.soak.pictures)]
-            yield from embeddings(picture, self.soak.pictures[round_ % 100 :][:8])
+            image = self.soak.images[round_ % len(self.soak.images)]
+            yield from embeddings(image, self.soak.images[round_ % 100 :][:8])
             key = f"client-{self.number}/{round_:07}"
             fields = {"key": key, "label": "soak", "metadata": json.dumps({"round": round_})}
-            yield 201, "POST", "/items", {"files": {"image": picture}, "data": fields}
+            yield 201, "POST", "/items", {"files": {"image": image}, "data": fields}
             self.keys.append(key)
-            place = f"/items/{key.replace('/', '%2F')}"
-            yield from searches(picture, key, place)
+            position = f"/items/{key.replace('/', '%2F')}"
+            yield from searches(image, key, position)
             if len(self.keys) > KEPT:
                 oldest = self.keys[0].replace("/", "%2F")
                 yield 200, "DELETE", f"/items/{oldest}", {}
                 del self.keys[0]  # now: the soak may have ended before it was sent
 
 
-def embeddings(picture: bytes, several: list[bytes]) -> Iterable[Request]:
-    """Good and bad pictures, in every protocol."""
-    yield 200, "POST", "/embed", {"files": {"images": picture}}
+def embeddings(image: bytes, several: list[bytes]) -> Iterable[Request]:
+    """Good and bad images, in every protocol."""
+    yield 200, "POST", "/embed", {"files": {"images": image}}
     yield 200, "POST", "/embed", {"files": [("images", one) for one in several]}
-    yield 422, "POST", "/embed", {"files": {"images": picture[: len(picture) // 2]}}
-    yield 200, "POST", "/embed", {"content": picture, "headers": {"Content-Type": "image/jpeg"}}
-    text = base64.b64encode(picture).decode()
+    yield 422, "POST", "/embed", {"files": {"images": image[: len(image) // 2]}}
+    yield 200, "POST", "/embed", {"content": image, "headers": {"Content-Type": "image/jpeg"}}
+    text = base64.b64encode(image).decode()
     yield 200, "POST", "/v1/embeddings", {"json": {"model": "lookalike", "input": text}}
     encoded = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [text]}
     yield 200, "POST", "/v2/models/lookalike/infer", {"json": {"inputs": [encoded]}}
     yield 400, "POST", "/embed", {"content": b"{", "headers": JSON}
 
 
-def searches(picture: bytes, key: str, place: str) -> Iterable[Request]:
+def searches(image: bytes, key: str, position: str) -> Iterable[Request]:
     """Of an item that has just been added."""
-    yield 200, "POST", "/search", {"files": {"image": picture}, "data": {"k": 20}}
+    yield 200, "POST", "/search", {"files": {"image": image}, "data": {"k": 20}}
     yield 200, "POST", "/search", {"json": {"key": key, "filter": {"label": "soak"}}}
-    yield 409, "POST", "/items", {"files": {"image": picture}, "data": {"key": key}}
-    yield 200, "GET", f"{place}/thumbnail", {}
-    yield 200, "GET", f"{place}/similar?k=5", {}
+    yield 409, "POST", "/items", {"files": {"image": image}, "data": {"key": key}}
+    yield 200, "GET", f"{position}/thumbnail", {}
+    yield 200, "GET", f"{position}/similar?k=5", {}
     yield 404, "GET", "/items/nobody", {}
     yield 200, "GET", "/metrics", {}
 
@@ -163,9 +163,9 @@ def held(collection: Path) -> set[str]:
     return keys
 
 
-def soak(target: Target, pictures: list[bytes], options: argparse.Namespace) -> dict[str, Any]:
+def soak(target: Target, images: list[bytes], options: argparse.Namespace) -> dict[str, Any]:
     """Soaks a service; returns what came of it, but for the collection."""
-    work = Soak(f"http://127.0.0.1:{target.port}", pictures, options.seconds, options.requests)
+    work = Soak(f"http://127.0.0.1:{target.port}", images, options.seconds, options.requests)
     begun = time.monotonic()
     samples = work.run(target.process.pid, options.seconds / 200)
     base = max(samples[: max(1, len(samples) // 10)])
@@ -191,15 +191,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--encoder", type=Path, help="instead of a ResNet-18 with random weights")
     options = parser.parse_args()
-    pictures, _ = photos(256)
+    images, _ = photos(256)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         encoder = options.encoder or random_resnet(folder / "encoder.onnx")
         facts = describe(encoder)
         shop = folder / "shop"
         create_collection(shop, facts["sha256"], facts["contract"]["embedding_dim"]).close()
-        with started("lookalike", encoder, folder, pictures[0], shop) as target, target.awake():
-            result = soak(target, pictures, options)
+        with started("lookalike", encoder, folder, images[0], shop) as target, target.awake():
+            result = soak(target, images, options)
         wanted, there = result.pop("keys"), held(shop)
     result |= {"items": len(there), "lost": len(wanted - there), "back": len(there - wanted)}
     print(json.dumps(result))

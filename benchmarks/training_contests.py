@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     Way = Callable[[], int | tuple[int, float]]
 
 LIGHTLY = {0: "lightly, 0 workers", 2: "lightly, 2 workers"}
-SMALL = 32  # px; larger pictures come in different shapes
+SMALL = 32  # px; larger images come in different shapes
 FULL = ("encoder.name=resnet18",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """One size of picture."""
+    """One size of image."""
 
     recipe: str
     settings: tuple[str, ...]
@@ -60,7 +60,7 @@ class Contest:
 
 
 def _photos(size: int, batch: int) -> tuple[str, ...]:
-    """Return the recipe imagenet at another size: crops from pictures that are larger by 8/7."""
+    """Return the recipe imagenet at another size: crops from images that are larger by 8/7."""
     stored = size * 8 // 7
     sizes = (f"data.image_size={size}", f"data.stored_size={stored}")
     more = (f"data.evaluation_resize={stored}", f"training.batch_size={batch}")
@@ -91,7 +91,7 @@ def run(
     recipe = contest.load()
     batch, steps = recipe.training.batch_size, contest.steps
     spec = recipe.data.stored
-    pictures = decode_source(
+    images = decode_source(
         open_source(source) if source else Clouds(2 * batch, spec.size),
         spec,
         whole=recipe.data.whole,
@@ -99,10 +99,10 @@ def run(
     )
     about: dict[str, object] = {
         "recipe": [contest.recipe, *contest.settings],
-        "pictures": pictures.name,
+        "pictures": images.name,
         "precision": str(choose_precision(recipe.training.precision, device)),
     }
-    trainer = Trainer(recipe, pictures, device)
+    trainer = Trainer(recipe, images, device)
     if device.type == "cuda":  # before the limit takes some, too
         _steps(trainer.advance, 2, batch, device)
         about["peak_memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
@@ -113,7 +113,7 @@ def run(
     }
     if contest.lightly and importlib.util.find_spec("lightly"):
         with LightlyProcess(
-            pictures.squares(range(len(pictures)), spec), contest.recipe, contest.settings
+            images.squares(range(len(images)), spec), contest.recipe, contest.settings
         ) as other:
             for workers, name in LIGHTLY.items():
                 ways[name] = partial(other.steps, workers, steps, batch)
@@ -177,18 +177,18 @@ class Clouds:
         random = np.random.default_rng(0)
         long = side * 4 // 3 if side > SMALL else side
         shapes = ((side, long), (long, side), (side, side))
-        self._pictures = [_cloud(random, *shapes[number % 3]) for number in range(count)]
+        self._images = [_cloud(random, *shapes[number % 3]) for number in range(count)]
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __iter__(self) -> Iterator[Item]:
-        for number, picture in enumerate(self._pictures):
-            yield Item(f"{number:05}", f"memory:///{number}", None, partial(_same, picture))
+        for number, image in enumerate(self._images):
+            yield Item(f"{number:05}", f"memory:///{number}", None, partial(_same, image))
 
 
-def _same(picture: Pixels) -> Pixels:
-    return picture
+def _same(image: Pixels) -> Pixels:
+    return image
 
 
 def _cloud(random: np.random.Generator, height: int, width: int) -> Pixels:
@@ -199,12 +199,12 @@ def _cloud(random: np.random.Generator, height: int, width: int) -> Pixels:
 
 
 def accuracy(
-    contest: Contest, pictures: str, evaluation: str, device: str, samples: int
+    contest: Contest, images: str, evaluation: str, device: str, samples: int
 ) -> dict[str, float]:
     """Train on so many samples of a SOURCE; the kNN accuracy that the run measures at its end."""
     with tempfile.TemporaryDirectory() as folder:
         result = train(
-            open_source(pictures),
+            open_source(images),
             load_recipe(contest.recipe, [*contest.settings, f"training.samples={samples}"]),
             Path(folder) / "run",
             device=device,

@@ -1,15 +1,15 @@
 """Training from the cache against its limit, and against lightly.
 
-    python -m benchmarks.training_speed [--short] [--device cuda] [--pictures SOURCE]
+    python -m benchmarks.training_speed [--short] [--device cuda] [--images SOURCE]
 
-Ours: steps of the training loop as `lookalike train` takes them, on pictures from its cache. The
+Ours: steps of the training loop as `lookalike train` takes them, on images from its cache. The
 limit: the same model, precision, batch, loss and optimizer on random numbers that lie in memory,
 without augmentation. lightly: see lightly_simclr.py; without and with 2 loader workers, the faster
 counts. All take turns; `of_limit` and `vs_lightly` are medians of the ratios within a round.
 
---short has fewer rounds. --pictures takes the pictures of a SOURCE instead of generated ones at 32
+--short has fewer rounds. --images takes the images of a SOURCE instead of generated ones at 32
 px. --device cuda measures a ResNet-18 of width 1, and its memory, but not lightly. --minutes N then
-trains on --pictures for about so long and tells the kNN accuracy on --eval.
+trains on --images for about so long and tells the kNN accuracy on --eval.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     if options.compile:
         chosen = {size: contest.compiled() for size, contest in chosen.items()}
     for size, contest in chosen.items():
-        source = options.pictures if size == "32" else None
+        source = options.images if size == "32" else None
         rates[size], details[size] = contests.run(contest, source, device, rounds)
         details[size]["samples_per_second"] = {
             way: round(statistics.median(values), 1) for way, values in rates[size].items()
@@ -56,7 +56,7 @@ def main() -> None:
     if options.minutes:
         samples = round(60 * options.minutes * statistics.median(rates["32"]["lookalike"]))
         accuracy = contests.accuracy(
-            chosen["32"], options.pictures, options.eval, options.device, samples
+            chosen["32"], options.images, options.eval, options.device, samples
         )
     report(
         rates,
@@ -80,7 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="train that long on --pictures")
     parser.add_argument("--eval", help="labeled SOURCE to measure that training with")
     options = parser.parse_args()
-    if options.minutes and not (options.pictures and options.eval):
+    if options.minutes and not (options.images and options.eval):
         parser.error("--minutes needs --pictures and --eval")
     return options
 

@@ -14,7 +14,7 @@ from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
 from serving.collection.exporting import count_and_keys, read_export
 from serving.collection.thumbnails import keep_all, thumbnails_beside
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
-from serving.embedding.results import Embedded, Refused
+from serving.embedding.results import EmbeddedImage, RefusedImage
 from serving.features.reader import FeatureBlock, Features
 
 RECORDS = 1024  # items of one transaction; each costs the disk one wait
@@ -42,7 +42,7 @@ class CollectReport:
     unchanged: int = 0
     refused: int = 0
     elapsed: float = 0.0
-    first_refused: list[Refused] = field(default_factory=list)
+    first_refused: list[RefusedImage] = field(default_factory=list)
 
     @property
     def items(self) -> int:
@@ -91,13 +91,13 @@ def add_features(
 
 
 def _keep_thumbnails(collection: AnyCollection, features: Features) -> None:
-    place = thumbnails_beside(collection.place)
-    if place is None or not features.manifest.thumbnails:
+    location = thumbnails_beside(collection.location)
+    if location is None or not features.manifest.thumbnails:
         return
     for shard in features.manifest.shards:
         names = features.columns(shard, "key", "sha256")
         keys, digests = names["key"].to_pylist(), names["sha256"].to_pylist()
-        keep_all(place, zip(keys, digests, features.thumbnails(shard), strict=True))
+        keep_all(location, zip(keys, digests, features.thumbnails(shard), strict=True))
 
 
 def add_block(collection: AnyCollection, block: FeatureBlock) -> CollectReport:
@@ -176,9 +176,11 @@ def refuse_existing(collection: AnyCollection, keys: Iterable[str]) -> None:
             raise KeyExists(there)
 
 
-def _embedded(outcomes: Iterable[Embedded | Refused], report: CollectReport) -> Iterator[Record]:
+def _embedded(
+    outcomes: Iterable[EmbeddedImage | RefusedImage], report: CollectReport
+) -> Iterator[Record]:
     for outcome in outcomes:
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, RefusedImage):
             report.refused += 1
             report.first_refused += [outcome][: FIRST_REFUSED - len(report.first_refused)]
             continue

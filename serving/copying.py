@@ -14,7 +14,7 @@ from serving.collection import (
     open_collection,
 )
 from serving.collection.contract.errors import some
-from serving.collection.contract.locations import Place, milvus_place
+from serving.collection.contract.locations import Location, milvus_location
 from serving.collection.contract.promise import DEFAULT_RECALL
 from serving.collection.thumbnails import copy_kept, thumbnails_beside
 
@@ -45,21 +45,21 @@ class CopyReport:
         return asdict(self)
 
 
-def open_target(original: AnyCollection, place: Place, recall: float | None) -> AnyCollection:
+def open_target(original: AnyCollection, location: Location, recall: float | None) -> AnyCollection:
     """Return the collection to copy to: the one at the place, or a new one of the same encoder.
 
     Args:
         original: what will be copied.
-        place: a folder or the URL of a collection in Milvus.
+        location: a folder or the URL of a collection in Milvus.
         recall: what a new one is to promise; None takes over what the original promises. Its
             limits, its index and its dtype are taken over too, from folder to folder.
     """
     try:
-        return open_collection(place, load_index=False)
+        return open_collection(location, load_index=False)
     except CollectionMissing:
-        limits = {} if milvus_place(place) else _limits(original)
+        limits = {} if milvus_location(location) else _limits(original)
         return create_collection(
-            place,
+            location,
             original.encoder_digest,
             original.dim,
             encoder_path=original.encoder_path,
@@ -106,11 +106,11 @@ def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) 
     report.items, total = len(target), len(original)
     if report.items != total:
         raise LookalikeError(
-            f"{target.place} holds {report.items} items and {original.place} {total}: one of them "
+            f"{target.location} holds {report.items} items and {original.location} {total}: one of them "
             "was changed during the copy; copy again"
         )
-    if thumbnails_beside(original.place) and thumbnails_beside(target.place):
-        copy_kept(Path(original.place), Path(target.place))
+    if thumbnails_beside(original.location) and thumbnails_beside(target.location):
+        copy_kept(Path(original.location), Path(target.location))
     report.elapsed = time.perf_counter() - start
     return report
 
@@ -124,6 +124,6 @@ def _refuse_strangers(original: AnyCollection, target: AnyCollection) -> None:
         strangers = [key for key in keys if key not in known]
         if strangers:
             raise UsageError(
-                f"{target.place} holds items that {original.place} does not have "
+                f"{target.location} holds items that {original.location} does not have "
                 f"({some(strangers)}): copy to a new place, or remove them first"
             )

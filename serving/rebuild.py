@@ -14,7 +14,7 @@ from serving.collection.opening import check_folder, open_collection
 from serving.collection.upkeep.rebuilding import NewEncoder, Pending, Rebuilder
 from serving.collection.upkeep.snapshot import FOLDER
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
-from serving.embedding.results import Embedded, Refused
+from serving.embedding.results import EmbeddedImage, RefusedImage
 
 Progress = Callable[[int, int], object]
 
@@ -26,7 +26,7 @@ class RebuildReport:
     Attributes:
         items: of the collection.
         resumed: items that an earlier, interrupted run had done.
-        refused: items whose picture cannot be read any more.
+        refused: items whose image cannot be read any more.
         done: whether the collection is of the new encoder now.
         first_refused: the first of the refused.
     """
@@ -35,7 +35,7 @@ class RebuildReport:
     resumed: int
     refused: int = 0
     done: bool = False
-    first_refused: list[Refused] = field(default_factory=list)
+    first_refused: list[RefusedImage] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -49,7 +49,7 @@ def rebuild(
     drop_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> RebuildReport:
-    """Embed the pictures of all items again, from their uris, and bring the collection over.
+    """Embed the images of all items again, from their uris, and bring the collection over.
 
     Searches go on with the old vectors until all new ones are there; writers are refused meanwhile.
     Interrupted, the same call goes on. Keys, labels and metadata stay.
@@ -57,7 +57,7 @@ def rebuild(
     Args:
         path: the collection's folder.
         encoder: the new one.
-        drop_unreadable: remove the items whose picture cannot be used; else nothing is brought
+        drop_unreadable: remove the items whose image cannot be used; else nothing is brought
             over while there are some, and what was embedded is kept for the next call.
         progress: told how many items of how many are done.
 
@@ -97,7 +97,7 @@ def _embed_pending(
         made: list[tuple[int, Record]] = []
         for outcomes in embed(encoder, in_batches((one.item for one in pending), BATCH_SIZE)):
             for outcome in outcomes:
-                if isinstance(outcome, Embedded):
+                if isinstance(outcome, EmbeddedImage):
                     made.append((numbers[outcome.key], _record(outcome)))
                 else:
                     refused.append(numbers[outcome.key])
@@ -117,7 +117,7 @@ def _blocks(rebuilder: Rebuilder) -> Iterator[list[Pending]]:
         after = pending[-1].number
 
 
-def _record(outcome: Embedded) -> Record:
+def _record(outcome: EmbeddedImage) -> Record:
     return Record(
         key=outcome.key,
         vector=outcome.embedding,

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: pictures, and a tiny encoder file.
+"""Fixtures that several rooms share: images, and a tiny encoder file.
 
 Everything is made here, from fixed seeds: no test reads data that is not its own.
 """
@@ -37,8 +37,8 @@ CLASSES = ("discs", "ramps", "squares", "stripes")
 PER_CLASS = 10
 
 
-def draw_picture(kind: str, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """One picture of a class: a shape of random place, size and colors, with a little noise."""
+def draw_image(kind: str, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """One image of a class: a shape of random place, size and colors, with a little noise."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     center_x, center_y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height
     reach = rng.uniform(0.2, 0.4) * min(width, height)
@@ -60,8 +60,8 @@ def draw_picture(kind: str, width: int, height: int, rng: np.random.Generator) -
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 40 pictures in 4 class sub-folders: JPEG and PNG, of sizes from 40 to 120 px.
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 images in 4 class sub-folders: JPEG and PNG, of sizes from 40 to 120 px.
 
     Shared by the whole session: copy it before changing it.
     """
@@ -71,19 +71,19 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / kind).mkdir()
         for number in range(PER_CLASS):
             width, height = (int(side) for side in rng.integers(40, 120, 2))
-            picture = draw_picture(kind, width, height, rng)
+            image = draw_image(kind, width, height, rng)
             if number % 2:
-                picture.save(root / kind / f"{number:02}.png")
+                image.save(root / kind / f"{number:02}.png")
             else:
-                picture.save(root / kind / f"{number:02}.jpg", quality=90)
+                image.save(root / kind / f"{number:02}.jpg", quality=90)
     return root
 
 
 @pytest.fixture(scope="session")
-def picture_bytes() -> bytes:
-    """One JPEG picture of 64 x 48 pixels, as its bytes."""
+def image_bytes() -> bytes:
+    """One JPEG image of 64 x 48 pixels, as its bytes."""
     buffer = io.BytesIO()
-    draw_picture("discs", 64, 48, np.random.default_rng(11)).save(buffer, "JPEG", quality=90)
+    draw_image("discs", 64, 48, np.random.default_rng(11)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
@@ -93,7 +93,7 @@ TINY_SIZE, TINY_FEATURES = 32, 24
 def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
     """A small encoder graph made by hand: fixed random convolutions, no torch.
 
-    Two strided convolutions, the mean over the picture of their 24 channels as features, L2.
+    Two strided convolutions, the mean over the image of their 24 channels as features, L2.
     Embeddings depend on color and on edges, which is all that a search needs to be tested.
     """
     from onnx import TensorProto, helper, numpy_helper
@@ -172,7 +172,7 @@ def write_tiny_encoder(path: Path, *, seed: int = 0, size: int = TINY_SIZE) -> P
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder file for 32 px pictures with 24 features, made without torch. Do not change it."""
+    """An encoder file for 32 px images with 24 features, made without torch. Do not change it."""
     return write_tiny_encoder(tmp_path_factory.mktemp("encoder") / "encoder.onnx")
 
 
@@ -183,14 +183,14 @@ def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> Path:
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
     """A run folder: ResNet-18 of width 1/8 at 32 px, trained for 8 steps. Do not change it."""
     from images.sources.sources import open_source
     from training.recipes.recipe_files import load_recipe
     from training.train import train
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    train(open_source(picture_folder), load_recipe("small-cpu", list(TINY_RUN)), run, device="cpu")
+    train(open_source(image_folder), load_recipe("small-cpu", list(TINY_RUN)), run, device="cpu")
     return run
 
 

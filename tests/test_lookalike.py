@@ -117,10 +117,10 @@ def test_bad_input_costs_one_clear_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    picture_folder: Path,
+    image_folder: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").symlink_to(picture_folder)
+    (tmp_path / "pictures").symlink_to(image_folder)
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "notes.txt").write_text("not a picture")

@@ -1,7 +1,5 @@
 """The device, the precision and the threads of a run."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from pathlib import Path

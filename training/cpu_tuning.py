@@ -3,8 +3,6 @@
 Both are for a program of its own, like the train command: they are the process's for good.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 

@@ -1,4 +1,4 @@
-"""SimCLR pretraining: pictures and a recipe to a run folder (Chen et al. 2020, algorithm 1)."""
+"""SimCLR pretraining: images and a recipe to a run folder (Chen et al. 2020, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from base.files import write_bytes_atomic
 from base.progress import Reporter, Silent
 from training.compute import choose_device
 from training.data.cache import decode_source
-from training.data.dataset_cache import training_pictures
+from training.data.dataset_cache import training_images
 from training.data.value_range import settled, tell_values
 from training.loop import Leader, Loop
 from training.parallel.launch import launch_of
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from images.sources.sources import Source
-    from training.data.pictures import Pictures, Refusal
+    from training.data.dataset import ImageDataset, RefusedImage
     from training.parallel.ranks import Ranks
 
-CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded pictures; more than that are a memory-mapped file
+CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded images; more than that are a memory-mapped file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class TrainResult:
     run: Path
     step: int
     steps: int
-    pictures: int
-    refused: tuple[Refusal, ...]
+    images: int
+    refused: tuple[RefusedImage, ...]
     elapsed_s: float  # of training, over all calls
     quality: dict[str, float]  # the last of each figure in metrics.jsonl but speeds
 
@@ -71,25 +71,25 @@ def train(
     Under torchrun the processes train together on the same global batches; the first one decides
     on the recipe, measures and writes.
 
-    The same recipe, pictures, device and number of threads give the same weights bit for bit on a
+    The same recipe, images, device and number of threads give the same weights bit for bit on a
     CPU, however often the run was stopped and resumed. SIGINT and SIGTERM end the run after the
     step at hand with a checkpoint.
 
     Args:
-        source: the pictures; labels are only used to measure kNN accuracy.
+        source: the images; labels are only used to measure kNN accuracy.
         recipe: from `recipe_files.load_recipe`; weights it starts from are pinned by their SHA-256.
         run: folder to write; see `checkpoint.py` for its content.
         resume: go on with the run in that folder; a finished run is left as it is.
         device: "auto" takes CUDA where it works, "cpu", "cuda".
-        evaluation: labeled pictures whose nearest training pictures are asked for their label;
+        evaluation: labeled images whose nearest training images are asked for their label;
             `monitor.QUERIES` of them are used.
-        limit: train on that many pictures, evenly spread over the source.
+        limit: train on that many images, evenly spread over the source.
         reporter: told about the progress.
 
     Raises:
         UsageError: the folder holds a run and `resume` is false, or nothing to resume, or the
             source has less than one batch, or `evaluation` no label in common with it.
-        ArtifactError: the run to resume had another recipe or other pictures, or is damaged.
+        ArtifactError: the run to resume had another recipe or other images, or is damaged.
         TrainingDivergedError: the loss is no longer finite; the last good checkpoint is kept.
     """
     launch = launch_of()
@@ -100,15 +100,15 @@ def train(
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with joined(target) as ranks:
         recipe, previous = ranks.from_leader(lambda: _begin(run, recipe, resume=resume))
-        pictures = _decode(ranks, source, recipe, run, limit=limit, reporter=reporter)
+        dataset = _decode(ranks, source, recipe, run, limit=limit, reporter=reporter)
 
         def prepare() -> Leader | None:
             if not ranks.leads:
                 return None
-            return _prepare(run, recipe, pictures, evaluation, previous=previous, reporter=reporter)
+            return _prepare(run, recipe, dataset, evaluation, previous=previous, reporter=reporter)
 
         leader, _ = ranks.attempt(prepare)
-        trainer = Trainer(recipe, pictures, target, ranks)
+        trainer = Trainer(recipe, dataset, target, ranks)
         if previous is not None:
             trainer.restore(previous)
         elif recipe.encoder.weights is not None:
@@ -123,17 +123,17 @@ def train(
             previous=previous,
         )
         if trainer.step < trainer.steps:
-            reporter.say(f"{len(pictures)} pictures, {trainer.describe()}")
+            reporter.say(f"{len(dataset)} pictures, {trainer.describe()}")
             loop.work()
         # a stream meets others in each process
-        refused = tuple({r: None for part in ranks.everyones(pictures.refusals()) for r in part})
+        refused = tuple({r: None for part in ranks.everyones(dataset.refusals()) for r in part})
         if ranks.leads:
             _list_refused(run, refused)
     return TrainResult(
         run=run,
         step=trainer.step,
         steps=trainer.steps,
-        pictures=len(pictures),
+        images=len(dataset),
         refused=refused,
         elapsed_s=loop.elapsed_s,
         quality=loop.quality,
@@ -148,10 +148,10 @@ def _decode(
     *,
     limit: int | None,
     reporter: Reporter,
-) -> Pictures:
-    """Return the training pictures; several processes share one file of them per disk."""
-    pictures = ranks.in_turn(
-        lambda: training_pictures(
+) -> ImageDataset:
+    """Return the training images; several processes share one file of them per disk."""
+    dataset = ranks.in_turn(
+        lambda: training_images(
             source,
             recipe.data,
             limit=limit,
@@ -160,32 +160,32 @@ def _decode(
             reporter=reporter,
         )
     )
-    ranks.check_same(pictures.digest, f"SOURCE ({len(pictures)} of {pictures.name})")
-    return pictures
+    ranks.check_same(dataset.digest, f"SOURCE ({len(dataset)} of {dataset.name})")
+    return dataset
 
 
 def _prepare(
     run: Path,
     recipe: Recipe,
-    pictures: Pictures,
+    dataset: ImageDataset,
     evaluation: Source | None,
     *,
     previous: Checkpoint | None,
     reporter: Reporter,
 ) -> Leader:
-    """Check the pictures against the run and begins its folder."""
+    """Check the images against the run and begins its folder."""
     against = None
     if evaluation is not None:
         against = decode_source(
             evaluation, recipe.data.evaluation, limit=QUERIES, reporter=reporter
         )
-    _check_pictures(run, recipe, pictures, against, previous)
-    monitor = _monitor(recipe, pictures, against, reporter)
+    _check_images(run, recipe, dataset, against, previous)
+    monitor = _monitor(recipe, dataset, against, reporter)
     if previous is not None:
         remove_leftovers(run)
     else:
-        _start_run(run, recipe, pictures)
-    about = {"source": _about(pictures), "evaluation": _about(against) if against else None}
+        _start_run(run, recipe, dataset)
+    about = {"source": _about(dataset), "evaluation": _about(against) if against else None}
     return Leader(monitor, about)
 
 
@@ -223,31 +223,31 @@ def _begun(run: Path) -> bool:
     return (run / "recipe.toml").exists() or (run / "cache").is_dir()
 
 
-def check_enough(pictures: Pictures, recipe: Recipe) -> None:
-    """Refuses fewer pictures than a batch.
+def check_enough(dataset: ImageDataset, recipe: Recipe) -> None:
+    """Refuses fewer images than a batch.
 
     Raises:
         UsageError: they do not make a batch.
     """
-    if len(pictures) < recipe.training.batch_size:
+    if len(dataset) < recipe.training.batch_size:
         raise UsageError(
-            f"{pictures.name} has {len(pictures)} usable pictures, less than one batch of "
+            f"{dataset.name} has {len(dataset)} usable pictures, less than one batch of "
             f"{recipe.training.batch_size}: add pictures or --batch-size "
-            f"{max(2, len(pictures) // 2)}"
+            f"{max(2, len(dataset) // 2)}"
         )
 
 
-def _check_pictures(
+def _check_images(
     run: Path,
     recipe: Recipe,
-    pictures: Pictures,
-    evaluation: Pictures | None,
+    dataset: ImageDataset,
+    evaluation: ImageDataset | None,
     previous: Checkpoint | None,
 ) -> None:
-    check_enough(pictures, recipe)
+    check_enough(dataset, recipe)
     if previous is None:
         return
-    pairs = ((previous.source, pictures, "SOURCE"), (previous.evaluation, evaluation, "--eval"))
+    pairs = ((previous.source, dataset, "SOURCE"), (previous.evaluation, evaluation, "--eval"))
     for before, now, argument in pairs:
         if (before and before["digest"]) != (now and now.digest):
             had = f"{before['pictures']} of {before['name']}" if before else "none"
@@ -259,29 +259,29 @@ def _check_pictures(
 
 
 def _monitor(
-    recipe: Recipe, pictures: Pictures, evaluation: Pictures | None, reporter: Reporter
+    recipe: Recipe, dataset: ImageDataset, evaluation: ImageDataset | None, reporter: Reporter
 ) -> Monitor:
-    monitor = Monitor(recipe, pictures, evaluation)
-    if not monitor.labelled and evaluation is not None:
+    monitor = Monitor(recipe, dataset, evaluation)
+    if not monitor.labeled and evaluation is not None:
         raise UsageError(
-            f"--eval {evaluation.name} and {pictures.name} have no two labels in common: kNN needs "
+            f"--eval {evaluation.name} and {dataset.name} have no two labels in common: kNN needs "
             "pictures in sub-folders of the same names in both"
         )
-    if not monitor.labelled:
+    if not monitor.labeled:
         reporter.say("the pictures have no labels: kNN accuracy is not measured, RankMe is")
     return monitor
 
 
-def _start_run(run: Path, recipe: Recipe, pictures: Pictures) -> None:
+def _start_run(run: Path, recipe: Recipe, dataset: ImageDataset) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the run folder {run}: {error.strerror}") from error
     save_recipe(run / "recipe.toml", recipe)
-    _list_refused(run, pictures.refusals())
+    _list_refused(run, dataset.refusals())
 
 
-def _list_refused(run: Path, refused: Iterable[Refusal]) -> None:
+def _list_refused(run: Path, refused: Iterable[RefusedImage]) -> None:
     """Write what was refused, those of a stopped run as well: a stream meets others each time."""
     file = run / "refused.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -290,11 +290,11 @@ def _list_refused(run: Path, refused: Iterable[Refusal]) -> None:
         write_bytes_atomic(file, ("\n".join(dict.fromkeys(lines)) + "\n").encode())
 
 
-def _about(pictures: Pictures) -> dict[str, Any]:
+def _about(dataset: ImageDataset) -> dict[str, Any]:
     return {
-        "name": pictures.name,
-        "pictures": len(pictures),
-        "refused": len(pictures.refused),
-        "classes": list(pictures.classes),
-        "digest": pictures.digest,
+        "name": dataset.name,
+        "pictures": len(dataset),
+        "refused": len(dataset.refused),
+        "classes": list(dataset.classes),
+        "digest": dataset.digest,
     }

@@ -24,7 +24,7 @@ from training.parallel.ranks import ALONE, Ranks, network_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from training.data.pictures import Pictures
+    from training.data.dataset import ImageDataset
     from training.recipes.recipe import Recipe
     from training.run_folder.checkpoint import Checkpoint
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Batch(NamedTuple):
     """What a process works on in one step."""
 
-    pictures: Tensor  # uint8 [C,m,T,T,3], its own
+    images: Tensor  # uint8 [C,m,T,T,3], its own
     drawn: augment.Parameters  # of all views of the global batch
 
 
@@ -43,7 +43,7 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, pictures: Pictures, device: torch.device, ranks: Ranks = ALONE
+        self, recipe: Recipe, dataset: ImageDataset, device: torch.device, ranks: Ranks = ALONE
     ) -> None:
         self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()
@@ -51,8 +51,8 @@ class Trainer:
         if recipe.training.compile:
             self._network = compiled(self._network, device)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
-        self.learning_rates = recipe.learning_rates(len(pictures))
-        self._view_sizes = recipe.view_sizes(len(pictures))
+        self.learning_rates = recipe.learning_rates(len(dataset))
+        self._view_sizes = recipe.view_sizes(len(dataset))
         self.step = 0  # finished steps
         training = recipe.training
         self.shard = Shard(
@@ -62,9 +62,9 @@ class Trainer:
             world=ranks.world,
         )
         self._views = self.shard.views.to(device)  # int64 [C,V]
-        self._order = Order(len(pictures), training.batch_size, training.seed)
-        own = self.shard.pictures.flatten().numpy()
-        self._batches = batches_of(pictures, self._order, own, device)
+        self._order = Order(len(dataset), training.batch_size, training.seed)
+        own = self.shard.images.flatten().numpy()
+        self._batches = batches_of(dataset, self._order, own, device)
         self._batch: Batch | None = None
         self._generator = torch.Generator(device)
         self._dtype = choose_precision(training.precision, device)
@@ -78,7 +78,7 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """How often each picture was seen."""
+        """How often each image was seen."""
         return self.step / self._order.steps_per_epoch
 
     def describe(self) -> str:
@@ -96,7 +96,7 @@ class Trainer:
         seed, step, size = self._recipe.training.seed, self.step, self._recipe.training.batch_size
         pixels, height, width = self._batches(step)
         self._generator.manual_seed(augmentation_seed(seed, step))
-        # for the views of all processes, so that each picture has the same ones wherever it is
+        # for the views of all processes, so that each image has the same ones wherever it is
         drawn = augment.draw(self._recipe.augmentation, 2 * size, height, width, self._generator)
         self._batch = Batch(pixels.view(self.shard.chunks, -1, *pixels.shape[1:]), drawn)
 
@@ -122,10 +122,10 @@ class Trainer:
         convolutions fill all cores already; a thread that works ahead would only compete.
         """
         assert self._batch is not None
-        pictures, drawn = self._batch.pictures[chunk], self._batch.drawn
-        if len(pictures) < self.shard.batch_size:
+        images, drawn = self._batch.images[chunk], self._batch.drawn
+        if len(images) < self.shard.batch_size:
             drawn = drawn[self._views[chunk]]
-        views = augment.apply(pictures, drawn, int(self._view_sizes[self.step]))
+        views = augment.apply(images, drawn, int(self._view_sizes[self.step]))
         half = self._dtype is torch.bfloat16
         seed = layer_seed(self._recipe.training.seed, self.step, self._ranks.rank, chunk)
         with (
@@ -193,7 +193,7 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to a saved state of the same recipe and pictures."""
+        """Goes back to a saved state of the same recipe and images."""
         self.model.encoder.load_state_dict(checkpoint.encoder)
         self.model.head.load_state_dict(checkpoint.head)
         self.optimizer.load_state_dict(checkpoint.optimizer)

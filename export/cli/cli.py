@@ -1,5 +1,7 @@
 """The commands `lookalike export`, `lookalike verify` and `lookalike evaluate`."""
 
+from __future__ import annotations
+
 import json
 import shlex
 from enum import StrEnum
@@ -61,8 +63,11 @@ def export(
     opset: Annotated[
         int | None, typer.Option(help="ONNX operator set, 18 to 23; default: 20.")
     ] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="What the file shall say about its weights' license.")
+    license_note: Annotated[
+        str | None,
+        typer.Option(
+            "--license", "--licence", help="What the file shall say about its weights' license."
+        ),
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="WEIGHTS: which encoder; default: found from the shapes.")
@@ -144,7 +149,7 @@ def export(
         run=run,
         onnx=onnx,
         opset=opset,
-        licence=license,
+        license_note=license_note,
         weights=WeightOptions(
             encoder=encoder, prefix=prefix, image_size=image_size, mean=shift, std=scale
         ),
@@ -181,7 +186,7 @@ def export(
 
 
 def _say_written(out: Path, run: Path | None, source: str | None, *, as_json: bool) -> None:
-    """Show what the file is, and the command that checks it, on pictures of `source`."""
+    """Show what the file is, and the command that checks it, on images of `source`."""
     from export.encoder_file.encoder_file import describe
 
     facts = describe(out)
@@ -262,7 +267,7 @@ def verify(
     _end(outcome, as_json=as_json)
 
 
-def _end(outcome: "Verification", *, as_json: bool) -> None:
+def _end(outcome: Verification, *, as_json: bool) -> None:
     """Says the verdict, beside JSON on stderr, and ends with the exit code."""
     from base.errors import LookalikeError
 
@@ -274,7 +279,7 @@ def _end(outcome: "Verification", *, as_json: bool) -> None:
         )
         against = f"does NOT match {outcome.run}" if outcome.run else "is NOT sound"
         raise LookalikeError(f"{outcome.encoder} {against}: {failures}; export the run again")
-    typer.echo(f"verified: {outcome.encoder} on {outcome.count} {outcome.pictures}", err=as_json)
+    typer.echo(f"verified: {outcome.encoder} on {outcome.count} {outcome.compared_on}", err=as_json)
     if outcome.refused:
         raise typer.Exit(1)
 

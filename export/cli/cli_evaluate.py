@@ -67,11 +67,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the JSON object to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
-    """Measure what a run or an encoder file is worth on labeled pictures.
+    """Measure what a run or an encoder file is worth on labeled images.
 
     knn: the vote of the nearest; linear: a classifier on frozen features; finetune: all weights, on
     a few labels; retrieval: recall, precision and mAP@R. Without --train a fifth of SOURCE is
-    tested and the rest learned from; in retrieval each picture searches among all others.
+    tested and the rest learned from; in retrieval each image searches among all others.
 
     Example: lookalike evaluate encoder.onnx photos/ --protocol retrieval
     """

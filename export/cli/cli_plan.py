@@ -34,7 +34,7 @@ class Origin:
     run: Path | None
     onnx: Path | None
     opset: int | None
-    license: str | None
+    license_note: str | None
     weights: WeightOptions
     graph: OnnxOptions
 
@@ -66,11 +66,11 @@ class Origin:
         Raises:
             UsageError, ArtifactError: as `export_run`, `draft_weights`, `draft_onnx`.
         """
-        license = self.license or NO_LICENSE
+        note = self.license_note or NO_LICENSE
         if self.onnx is not None:
             from export.convert.wrap_onnx import draft_onnx
 
-            draft, wrapped = draft_onnx(self.onnx, options=self.graph, licence_note=license)
+            draft, wrapped = draft_onnx(self.onnx, options=self.graph, licence_note=note)
             draft.write(target)
             return wrapped.words
         if self.run is None:
@@ -78,12 +78,12 @@ class Origin:
         opset = self.opset or OPSET
         if self.run.is_file():
             draft, found = draft_weights(
-                self.run, options=self.weights, opset=opset, licence_note=license
+                self.run, options=self.weights, opset=opset, licence_note=note
             )
             draft.write(target)
             return found.words
         if self.weights.given:
             given = ", ".join(self.weights.given)
             raise UsageError(f"{given}: for files of weights; {self.run} knows its own")
-        export_run(self.run, target, opset=opset, licence_note=license)
+        export_run(self.run, target, opset=opset, licence_note=note)
         return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from export.evaluate.evaluation import Evaluation
     from export.verify.verify import Verification
-    from training.data.pictures import Refusal
+    from training.data.dataset import RefusedImage
 
 SHOWN_REFUSALS = 10
 COLUMNS = {"features": "features h", "projection": "projection g(h)"}
@@ -40,7 +40,7 @@ def show_scores(outcome: Evaluation, console: Console) -> None:
 def show_checks(outcome: Verification, console: Console) -> None:
     """Show the checks, and below them what else was measured."""
     console.print(
-        f"{outcome.encoder} on {outcome.count} {outcome.pictures}",
+        f"{outcome.encoder} on {outcome.count} {outcome.compared_on}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -75,8 +75,8 @@ def _measured(
         yield "speed here", columns, rows
 
 
-def show_refused(refused: tuple[Refusal, ...], console: Console) -> None:
-    """Show the first of the pictures that could not be used, and why."""
+def show_refused(refused: tuple[RefusedImage, ...], console: Console) -> None:
+    """Show the first of the images that could not be used, and why."""
     if not refused:
         return
     table = Table("picture", "refused because", title=f"{len(refused)} pictures refused")

@@ -60,11 +60,11 @@ def _take_in(path: Path, model: ModelProto) -> None:
     folder = path.resolve().parent
     total = 0
     for tensor in _tensors(model):
-        place = next((e.value for e in tensor.external_data if e.key == "location"), "")
-        file = (folder / place).resolve()  # follows links: what counts is where the bytes are
-        if not place or not file.is_relative_to(folder) or not file.is_file():
+        position = next((e.value for e in tensor.external_data if e.key == "location"), "")
+        file = (folder / position).resolve()  # follows links: what counts is where the bytes are
+        if not position or not file.is_relative_to(folder) or not file.is_file():
             raise ArtifactError(
-                f"{path} keeps {tensor.name[:60]!a} in {place[:80]!a}, which is no file in its "
+                f"{path} keeps {tensor.name[:60]!a} in {position[:80]!a}, which is no file in its "
                 f"folder: only files beside the model are read"
             )
         total += next((int(e.value) for e in tensor.external_data if e.key == "length"), 0)

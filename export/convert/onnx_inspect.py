@@ -31,9 +31,9 @@ class OnnxOptions:
 
     Attributes:
         layout: order of its input's axes, "nchw" or "nhwc".
-        image_size: side of its pictures in pixels.
+        image_size: side of its images in pixels.
         output: name of the tensor that holds the features, an inner one too.
-        mean: subtracted from pictures, in units of the divided pixels.
+        mean: subtracted from images, in units of the divided pixels.
         std: divided by, likewise.
         divide: what pixels of 0 to 255 are divided by first: 1 for graphs that take bytes, say;
             None: 255.
@@ -47,8 +47,8 @@ class OnnxOptions:
     divide: float | None = None
 
 
-def picture_input(file: Path, model: ModelProto) -> ValueInfoProto:
-    """Return the one input that is no weight, if it can be pictures."""
+def image_input(file: Path, model: ModelProto) -> ValueInfoProto:
+    """Return the one input that is no weight, if it can be images."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs: list[ValueInfoProto] = [
         value for value in model.graph.input if value.name not in weights
@@ -89,7 +89,7 @@ def find_layout(file: Path, value: ValueInfoProto, known: OnnxOptions) -> Layout
 
 
 def find_size(file: Path, value: ValueInfoProto, layout: Layout, known: OnnxOptions) -> int:
-    """Side of the pictures: as the graph fixes it, or what was said."""
+    """Side of the images: as the graph fixes it, or what was said."""
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     height, width = dims[2:] if layout == "nchw" else dims[1:3]
     if height and width and height != width:

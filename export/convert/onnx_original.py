@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Original:
-    """The model as it came, run in plain ONNX Runtime, one picture at a time."""
+    """The model as it came, run in plain ONNX Runtime, one image at a time."""
 
     def __init__(
         self, file: Path, model: ModelProto, output: str, layout: Layout, *, mean: Rgb, std: Rgb
@@ -35,19 +35,19 @@ class Original:
         self._session = plain_session(file, with_output)
         (self._input,) = self._session.get_inputs()
 
-    def features(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Uint8 [N,S,S,3] -> its output, made flat: float32 [N,D]."""
-        x: NDArray[Any] = pictures
+        x: NDArray[Any] = images
         if self._input.type != "tensor(uint8)":
-            x = (pictures.astype(np.float32) / 255 - self._mean) / self._std
+            x = (images.astype(np.float32) / 255 - self._mean) / self._std
         if self._layout == "nchw":
             x = x.transpose(0, 3, 1, 2)
         if self._input.type == "tensor(float16)":
             x = x.astype(np.float16)
         rows = []
-        for picture in x:
+        for image in x:
             try:
-                (found,) = self._session.run([self._output], {self._input.name: picture[None]})
+                (found,) = self._session.run([self._output], {self._input.name: image[None]})
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 reason = " ".join(str(error).split())[:200]
                 raise ArtifactError(f"{self._file} fails on a picture: {reason}") from error
@@ -56,7 +56,7 @@ class Original:
 
 
 def _flat(file: Path, name: str, found: NDArray[Any]) -> NDArray[np.float32]:
-    """[1,D] of [1,D], [1,C,1,1], or the mean over the picture of [1,C,H,W]."""
+    """[1,D] of [1,D], [1,C,1,1], or the mean over the image of [1,C,H,W]."""
     if found.ndim == 4 and found.shape[0] == 1:
         return np.asarray(found.mean((2, 3)), np.float32)
     if found.ndim != 2 or found.shape[0] != 1:

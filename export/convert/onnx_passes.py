@@ -1,18 +1,16 @@
 """Passes over an exported graph: fold the scaling, name the pooling, take out notes."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-SCALE = "input_scale"  # the initializer that `onnx_graph.EncoderGraph` multiplies pictures with
+SCALE = "input_scale"  # the initializer that `onnx_graph.EncoderGraph` multiplies images with
 
 
 def fold_input_scale(graph: onnx.GraphProto) -> bool:
     """Multiplies the input scaling into the first convolution; says whether that was possible.
 
-    It is where the scaled picture goes into one convolution without groups and nowhere else. That
+    It is where the scaled image goes into one convolution without groups and nowhere else. That
     is exact: the padding's zeros stand after the subtraction, and a factor per input channel passes
     through a convolution.
     """

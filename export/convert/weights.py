@@ -26,8 +26,8 @@ class WeightOptions:
     Attributes:
         encoder: name of the encoder; else it is found from the shapes.
         prefix: where the encoder stands in the file; else it is found from the names.
-        image_size: side of the pictures; else what the layout is known to use.
-        mean: of pictures in [0,1]; likewise.
+        image_size: side of the images; else what the layout is known to use.
+        mean: of images in [0,1]; likewise.
         std: likewise.
     """
 

@@ -6,7 +6,7 @@
 What the graph shows is not asked: layout and size by its input, the output where there is one of
 rank 2. Mean and std are in no graph and have to be said. A batch fixed to 1 is made free where the
 result stays the same: the finished graph is compared with the original in plain ONNX Runtime,
-picture by picture.
+image by image.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from export.convert.onnx_inspect import (
     find_norm,
     find_output,
     find_size,
-    picture_input,
+    image_input,
 )
 from export.convert.onnx_original import Original, plain_session
 from export.encoder_file.contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from images.pixels.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 PREFIX = "wrapped/"
-PICTURES = 3  # that the finished file is compared on
+IMAGES = 3  # that the finished file is compared on
 TOLERANCE = 1e-3
 OLDEST_OPSET = 9
 CROP_SHARE = 0.875
@@ -68,7 +68,7 @@ class Wrapped:
         batch = ", its batch of 1 made free" if self.fixed_batch else ""
         return (
             f"found input {self.element} {self.layout.upper()} of {self.size} px, features "
-            f"'{self.output}'{batch}; compared with the original on {PICTURES} pictures"
+            f"'{self.output}'{batch}; compared with the original on {IMAGES} pictures"
         )
 
 
@@ -91,7 +91,7 @@ def draft_onnx(
     """
     file, known = Path(file), options or OnnxOptions()
     model = read_model(file)
-    value = picture_input(file, model)
+    value = image_input(file, model)
     layout = find_layout(file, value, known)
     size = find_size(file, value, layout, known)
     element = INPUT_TYPES[value.type.tensor_type.elem_type]
@@ -102,10 +102,10 @@ def draft_onnx(
     wrapped = _wrap(model, value, output, layout, size, mean=mean, std=std)
     if fixed:
         _free_batch(wrapped)
-    pictures = generated_pictures(PICTURES + 2, size)[2:]
-    expected = original.features(pictures)
+    images = generated_images(IMAGES + 2, size)[2:]
+    expected = original.features(images)
     _finish(wrapped, expected.shape[1])
-    _compare(file, wrapped, pictures, expected, fixed=fixed)
+    _compare(file, wrapped, images, expected, fixed=fixed)
     contract = EncoderContract(
         preprocess=PreprocessSpec(
             size=size, resize_to=round(size / CROP_SHARE) if size > 64 else size
@@ -234,7 +234,7 @@ def _free_batch(model: ModelProto) -> None:
 def _compare(
     file: Path,
     wrapped: ModelProto,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     expected: NDArray[np.float32],
     *,
     fixed: bool,
@@ -251,11 +251,11 @@ def _compare(
         else "this graph cannot be wrapped"
     )
     try:
-        (together,) = session.run([FEATURES], {INPUT: pictures})
+        (together,) = session.run([FEATURES], {INPUT: images})
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         reason = " ".join(str(error).split())[:150]
         raise ArtifactError(
-            f"{file} fails on {len(pictures)} pictures at once: {cause} ({reason})"
+            f"{file} fails on {len(images)} pictures at once: {cause} ({reason})"
         ) from error
     scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
     off = (
@@ -265,6 +265,6 @@ def _compare(
     )
     if not off <= TOLERANCE:
         raise ArtifactError(
-            f"{file} computes something else for {len(pictures)} pictures at once than for each "
+            f"{file} computes something else for {len(images)} pictures at once than for each "
             f"(relative error {off:.2g}): {cause}"
         )

@@ -46,7 +46,7 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("a picture is", _preparation(contract["preprocess"])),
         ("in the graph", f"{graph}, and the division by the length"),
         ("speed here", _speed(facts.get("speed"))),
-        ("licence", contract["licence_note"] or UNSTATED),
+        ("license", contract["licence_note"] or UNSTATED),
         ("made with", _versions(contract["created_with"])),
         ("from sha256", contract["source_sha256"]),
         ("sha256", facts["sha256"]),
@@ -77,7 +77,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
 
 
 def measure_speed(path: str | Path) -> dict[str, Any]:
-    """How many pictures a second an encoder file embeds here, in about a second.
+    """How many images a second an encoder file embeds here, in about a second.
 
     Returns:
         {"provider", "threads", "images_per_second": {"1": …, "32": …}}: the median over the

@@ -5,11 +5,9 @@ them into JSON and back. One spelling only: sorted keys, no spaces, so that equa
 equal bytes.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 from base.errors import ArtifactError, LookalikeError
 from images.pixels.preprocess import PreprocessSpec
@@ -72,7 +70,7 @@ class EncoderContract:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> EncoderContract:
+    def from_json(cls, text: str) -> Self:
         """Read `to_json` back.
 
         Raises:

@@ -1,4 +1,4 @@
-"""An open encoder: pictures in, embeddings out."""
+"""An open encoder: images in, embeddings out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Encoder:
 
     @property
     def preprocess(self) -> PreprocessSpec:
-        """How a picture becomes a row of `encode`'s argument."""
+        """How an image becomes a row of `encode`'s argument."""
         return self.contract.preprocess
 
     @property

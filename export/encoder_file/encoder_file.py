@@ -12,7 +12,7 @@ File
 Input
     There MUST be exactly one input, `images`: uint8 [N, S, S, C], rows from the top.
     N MUST be dynamic. S MUST equal `preprocess.size`, and C its `channels`: without that field 3,
-    which means RGB. The picture has been decoded, rotated as its
+    which means RGB. The image has been decoded, rotated as its
     EXIF says, resized and cropped by the `preprocess` specification
     (`images/pixels/preprocess.py`); nothing else has been done to it.
 
@@ -21,8 +21,8 @@ Outputs
     `features`    float32 [N, D]: h of the SimCLR paper, before the projection head.
     `embeddings`  float32 [N, E]: features, projected to E where asked, divided by their L2 norm.
                   A zero vector stays zero.
-    Scaling to [0, 1], mean, standard deviation and L2 are in the graph. A picture's rows MUST NOT
-    depend on the other pictures of its batch.
+    Scaling to [0, 1], mean, standard deviation and L2 are in the graph. An image's rows MUST NOT
+    depend on the other images of its batch.
 
 Metadata
     `metadata_props` MUST hold the key `lookalike` exactly once; other keys MAY stand beside it. Its

@@ -7,7 +7,7 @@ What is set, and why:
 - spinning off: idle threads that spin starve decoding and HTTP;
 - sequential mode: an encoder is a chain, a parallel executor only adds a second pool;
 - memory patterns off: they keep one plan and one block for each batch size ever seen. With batches
-  of 1 to 32 pictures, ResNet-18 at 224 px ended at 536 MB with them and 370 MB without, as fast.
+  of 1 to 32 images, ResNet-18 at 224 px ended at 536 MB with them and 370 MB without, as fast.
 """
 
 from __future__ import annotations

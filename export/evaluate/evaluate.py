@@ -1,7 +1,7 @@
 """How good are the vectors of a run or an encoder file? The protocols of `training/protocols`.
 
 SOURCE is tested. What knows the labels (knn, linear, finetune) or is searched (retrieval) is
-`train`; without one, `retrieval` lets each picture search among all others, and the other protocols
+`train`; without one, `retrieval` lets each image search among all others, and the other protocols
 test a fifth of SOURCE and learn from the rest.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from base.progress import Reporter
     from images.sources.sources import Source
-    from training.data.pictures import Refusal
+    from training.data.dataset import RefusedImage
 
 USED: dict[str, tuple[str, ...]] = {  # which settings a protocol looks at
     "knn": ("k", "temperature", "label_fraction", "seeds"),
@@ -44,24 +44,24 @@ def evaluate(
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Measures a run or an encoder file on labeled pictures.
+    """Measures a run or an encoder file on labeled images.
 
     Args:
         subject: run folder or encoder file.
-        source: the pictures that are tested.
+        source: the images that are tested.
         protocol: "knn" (weighted vote of the nearest), "linear" (a classifier on frozen features),
             "finetune" (all weights, on a fraction of the labels), "retrieval" (recall, precision,
             mAP@R).
-        train: labeled pictures to learn from or to search.
+        train: labeled images to learn from or to search.
         settings: the protocol's numbers.
-        limit: use that many pictures of each source, evenly spread.
+        limit: use that many images of each source, evenly spread.
         device: "auto", "cpu", "cuda".
         reporter: told about the progress.
 
     Raises:
         ArtifactError: the subject is missing, damaged or not ours.
-        UsageError: pictures without labels, or too few; a protocol that needs a run and has a file.
-        SourceError: no picture of a source can be used.
+        UsageError: images without labels, or too few; a protocol that needs a run and has a file.
+        SourceError: no image of a source can be used.
     """
     if protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
@@ -71,7 +71,7 @@ def evaluate(
         if one is not None:
             check_labels(one, protocol)
     opened = open_subject(Path(subject), device)
-    refused: list[Refusal] = []
+    refused: list[RefusedImage] = []
     learned = protocol == "finetune" or (protocol == "linear" and settings.solver == "sgd")
     try:
         if learned:

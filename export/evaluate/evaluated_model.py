@@ -1,4 +1,4 @@
-"""What is evaluated: a run or an encoder file, and labeled pictures as it sees them."""
+"""What is evaluated: a run or an encoder file, and labeled images as it sees them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from base.errors import ArtifactError, UsageError
 from export.encoder_file.encoder_file import open_encoder
 from training.compute import choose_device
 from training.data.cache import decode_source
-from training.data.pictures import NO_LABEL
+from training.data.dataset import NO_LABEL
 from training.models.features import encode
 from training.models.simclr import SimCLR, build_model
 from training.recipes.recipe import Recipe
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from base.progress import Reporter
     from images.pixels.preprocess import PreprocessSpec
     from images.sources.sources import Source
-    from training.data.pictures import Pictures, Refusal
+    from training.data.dataset import ImageDataset, RefusedImage
 
     Vectors = dict[str, NDArray[np.float32]]  # [N,D] by space
 
 BATCH = 128
-IN_MEMORY = 2 * 2**30  # bytes of decoded pictures; more than that are a memory-mapped file
+IN_MEMORY = 2 * 2**30  # bytes of decoded images; more than that are a memory-mapped file
 FEATURES, PROJECTION, EMBEDDINGS = "features", "projection", "embeddings"
 
 
@@ -54,7 +54,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """Labeled pictures: their vectors and the names of their classes [N]."""
+    """Labeled images: their vectors and the names of their classes [N]."""
 
     vectors: Vectors
     labels: NDArray[np.str_]
@@ -117,11 +117,11 @@ def vectors_of(
     *,
     limit: int | None,
     reporter: Reporter,
-    refused: list[Refusal],
+    refused: list[RefusedImage],
 ) -> Labeled:
-    """Decode and embeds a source; unlabeled pictures are left out, refused ones noted."""
+    """Decode and embeds a source; unlabeled images are left out, refused ones noted."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        pictures = decode_source(
+        dataset = decode_source(
             source,
             subject.preprocess,
             limit=limit,
@@ -129,25 +129,25 @@ def vectors_of(
             memory_limit=IN_MEMORY,
             reporter=reporter,
         )
-        refused.extend(pictures.refused)
-        labeled, names = labels_of(pictures)
+        refused.extend(dataset.refused)
+        labeled, names = labels_of(dataset)
         parts: dict[str, list[NDArray[np.float32]]] = {}
-        reporter.begin(f"encoding {pictures.name}", len(pictures))
+        reporter.begin(f"encoding {dataset.name}", len(dataset))
         try:
-            for start in range(0, len(pictures), BATCH):
-                for space, rows in subject.embed(pictures.images[start : start + BATCH]).items():
+            for start in range(0, len(dataset), BATCH):
+                for space, rows in subject.embed(dataset.images[start : start + BATCH]).items():
                     parts.setdefault(space, []).append(rows)
-                reporter.update(min(start + BATCH, len(pictures)))
+                reporter.update(min(start + BATCH, len(dataset)))
         finally:
             reporter.end()
     vectors = {space: np.concatenate(rows)[labeled] for space, rows in parts.items()}
     return Labeled(vectors=vectors, labels=names)
 
 
-def labels_of(pictures: Pictures) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Return the positions of the labeled pictures, and their labels."""
-    places = np.flatnonzero(pictures.labels != NO_LABEL)
-    return places, np.asarray(pictures.classes)[pictures.labels[places]]
+def labels_of(dataset: ImageDataset) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Return the positions of the labeled images, and their labels."""
+    positions = np.flatnonzero(dataset.labels != NO_LABEL)
+    return positions, np.asarray(dataset.classes)[dataset.labels[positions]]
 
 
 def check_labels(source: Source, protocol: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from base.errors import UsageError
 
 if TYPE_CHECKING:
-    from training.data.pictures import Refusal
+    from training.data.dataset import RefusedImage
     from training.protocols.intervals import Interval
 
 Protocol = Literal["knn", "linear", "finetune", "retrieval"]
@@ -55,9 +55,9 @@ class Evaluation:
 
     protocol: Protocol
     spaces: dict[str, Scores]  # the first is what the subject is for
-    queries: int  # tested pictures
-    gallery: int  # pictures searched or learned from
-    refused: tuple[Refusal, ...]
+    queries: int  # tested images
+    gallery: int  # images searched or learned from
+    refused: tuple[RefusedImage, ...]
     settings: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The protocols that learn from augmented pictures: the linear probe by SGD, and fine-tuning."""
+"""The protocols that learn from augmented images: the linear probe by SGD, and fine-tuning."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from export.evaluate.vector_scores import Outcome
     from images.pixels.preprocess import PreprocessSpec
     from images.sources.sources import Source
-    from training.data.pictures import Pictures, Refusal
+    from training.data.dataset import ImageDataset, RefusedImage
     from training.models.simclr import SimCLR
     from training.recipes.recipe_data import Data
 
@@ -48,23 +48,23 @@ def learn_and_test(
     whole: bool,
     limit: int | None,
     reporter: Reporter,
-    refused: list[Refusal],
+    refused: list[RefusedImage],
 ) -> Outcome:
     """Learns a classifier on each draw of the labels and tests it; see `vector_scores`.
 
     Args:
         subject: a run.
         source: what is tested; a fifth of it where `train` is None, and the rest is learned from.
-        train: labeled pictures to learn from.
+        train: labeled images to learn from.
         settings: fraction, seeds, epochs, batch size.
         whole: fine-tune all weights; otherwise the linear probe.
-        limit: pictures of each source.
+        limit: images of each source.
         reporter: told about the progress.
-        refused: takes the pictures that cannot be used.
+        refused: takes the images that cannot be used.
 
     Raises:
         UsageError: the subject is an encoder file.
-        ValueError: too few pictures or classes.
+        ValueError: too few images or classes.
     """
     if subject.build is None or subject.recipe is None:
         raise UsageError(
@@ -73,8 +73,8 @@ def learn_and_test(
         )
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
 
-        def decoded(one: Source, spec: PreprocessSpec, name: str) -> Pictures:
-            pictures = decode_source(
+        def decoded(one: Source, spec: PreprocessSpec, name: str) -> ImageDataset:
+            dataset = decode_source(
                 one,
                 spec,
                 limit=limit,
@@ -82,8 +82,8 @@ def learn_and_test(
                 memory_limit=IN_MEMORY,
                 reporter=reporter,
             )
-            refused.extend(pictures.refused)
-            return pictures
+            refused.extend(dataset.refused)
+            return dataset
 
         lesson = _material(subject.recipe.data, source, train, decoded)
         classes = np.unique(lesson.names)
@@ -91,8 +91,8 @@ def learn_and_test(
             raise ValueError("it needs pictures of two classes to learn from, and some to test")
         learner = _Learner(subject, settings, lesson, whole=whole, reporter=reporter)
         logits = [learner(seed) for seed in range(settings.seeds)]
-    place = np.minimum(np.searchsorted(classes, lesson.tested_names), len(classes) - 1)
-    asked = np.where(classes[place] == lesson.tested_names, place, -1)  # -1: never learned
+    position = np.minimum(np.searchsorted(classes, lesson.tested_names), len(classes) - 1)
+    asked = np.where(classes[position] == lesson.tested_names, position, -1)  # -1: never learned
     scores = classifier_scores(logits, asked)
     per_seed = [float(np.mean(found.argmax(1) == asked)) for found in logits]
     space = "fine-tuned" if whole else "features"
@@ -115,22 +115,22 @@ def _material(
     data: Data,
     source: Source,
     train: Source | None,
-    decoded: Callable[[Source, PreprocessSpec, str], Pictures],
+    decoded: Callable[[Source, PreprocessSpec, str], ImageDataset],
 ) -> _Material:
     learned = decoded(source if train is None else train, data.stored, "learned")
     known, names = labels_of(learned)
     if train is None:
         asking = asking_part(len(names))
-        tested, places, tested_names = learned, known[asking], names[asking]
+        tested, positions, tested_names = learned, known[asking], names[asking]
         known, names = known[~asking], names[~asking]
     else:
         tested = decoded(source, data.evaluation, "tested")
-        places, tested_names = labels_of(tested)
+        positions, tested_names = labels_of(tested)
     return _Material(
         images=learned.images,
         known=known,
         names=names,
-        tested=tested.squares(places, data.evaluation),
+        tested=tested.squares(positions, data.evaluation),
         tested_names=tested_names,
     )
 
@@ -150,10 +150,10 @@ class _Learner:
         self._subject, self._settings, self._material = subject, settings, material
         self._whole, self._reporter = whole, reporter
         self._labels = np.searchsorted(np.unique(material.names), material.names)
-        self.learned_from = 0  # pictures
+        self.learned_from = 0  # images
 
     def __call__(self, seed: int) -> NDArray[np.float32]:
-        """Logits of the tested pictures [Q,C]."""
+        """Logits of the tested images [Q,C]."""
         assert self._subject.build is not None
         assert self._subject.recipe is not None
         settings, data = self._settings, self._subject.recipe.data

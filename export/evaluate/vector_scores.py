@@ -39,7 +39,7 @@ def vector_scores(
     """Scores by space, number of queries, size of the gallery, details.
 
     Raises:
-        ValueError: too few pictures for the protocol.
+        ValueError: too few images for the protocol.
     """
     if protocol == "retrieval":
         return search_scores(tested, known)
@@ -168,7 +168,7 @@ def search_scores(tested: Labeled, known: Labeled | None) -> Outcome:
 
 
 def _part(truth: Numbers, settings: Settings, seed: int) -> NDArray[np.bool_]:
-    """Which training pictures show their label."""
+    """Which training images show their label."""
     if settings.label_fraction is None:
         return np.ones(len(truth), bool)
     return balanced_part(truth, settings.label_fraction, seed)

@@ -1,4 +1,4 @@
-"""The last steps of an export: scaled decode; fitted on pictures, projection, then precision."""
+"""The last steps of an export: scaled decode; fitted on images, projection, then precision."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from base.progress import Reporter
     from export.shrink.quantize_graph import Target
     from images.sources.sources import Source
-    from training.data.pictures import Refusal
+    from training.data.dataset import RefusedImage
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-CALIBRATION_PICTURES = 384  # a third calibrates, two thirds are held out
+CALIBRATION_IMAGES = 384  # a third calibrates, two thirds are held out
 BATCH = 32
 
 
@@ -49,7 +49,7 @@ class Finish:
     target: Target = "auto"
     gate: Gate = field(default_factory=Gate)
     allow_loss: bool = False
-    pictures: int = CALIBRATION_PICTURES
+    pictures: int = CALIBRATION_IMAGES
     embedding_dim: int | None = None
     fit: Source | None = None
     whiten: bool = False
@@ -76,7 +76,7 @@ class Finished:
     draft: Draft
     reduction: ReductionReport | None
     quantization: QuantizationReport | None
-    refused: tuple[Refusal, ...]
+    refused: tuple[RefusedImage, ...]
 
 
 def read_draft(path: str | os.PathLike[str]) -> Draft:
@@ -93,11 +93,11 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
     """Projects and converts a full-width fp32 encoder as asked.
 
     Raises:
-        UsageError: too few pictures, or a number that does not fit.
-        SourceError: no picture of a source can be used.
+        UsageError: too few images, or a number that does not fit.
+        SourceError: no image of a source can be used.
         LossTooGreat: int8 loses too much.
     """
-    refused: list[Refusal] = []
+    refused: list[RefusedImage] = []
     reduction, quantization = None, None
     if todo.scaled_decode:
         draft = _scaled(draft)
@@ -137,7 +137,7 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
 
 
 def _scaled(draft: Draft) -> Draft:
-    """Return the same encoder, for pictures that are decoded smaller where that keeps embeddings."""
+    """Return the same encoder, for images that are decoded smaller where that keeps embeddings."""
     spec = replace(draft.contract.preprocess, scaled_decode=SCALED_DECODE)
     return replace(draft, contract=replace(draft.contract, preprocess=spec))
 

@@ -9,8 +9,6 @@ bf16 is not offered: ONNX Runtime's CPU provider cannot load it (onnxruntime#287
 file could neither be verified nor be served on another machine.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +33,7 @@ def halve_draft(draft: Draft) -> Draft:
 
 
 def kept_in_fp32(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes up to the first layer, of sums over a picture, and behind the features."""
+    """Names of the nodes up to the first layer, of sums over an image, and behind the features."""
     kept = set()
     early, late = {INPUT}, {FEATURES}
     for node in graph.node:

@@ -2,10 +2,10 @@
 
     unit = features / |features|,   embeddings = y / |y|,   y = (unit - mean) V_E = unit V_E + shift
 
-V_E are the E directions of largest variance over the fitted pictures, mean their mean; whitening
+V_E are the E directions of largest variance over the fitted images, mean their mean; whitening
 divides each direction by its standard deviation. The covariance is summed up in float64 batch by
-batch: D x D numbers whatever the number of pictures. Directions are fitted to unit features because
-these are what is compared; every fifth picture is kept out of the fit and measures what it costs.
+batch: D x D numbers whatever the number of images. Directions are fitted to unit features because
+these are what is compared; every fifth image is kept out of the fit and measures what it costs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from base.errors import UsageError
 from export.convert.onnx_graph import TINY_NORM, Draft
 from export.encoder_file.encoder_file import EMBEDDINGS
 from export.verify.measures import neighbor_overlap
-from training.data.pictures import NO_LABEL
+from training.data.dataset import NO_LABEL
 from training.protocols.retrieval import retrieval_scores
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Wide = NDArray[np.float64]  # [N, D] or [D, D] or [D]
 
 EVERY = 5
-COMPARED = 2000  # pictures kept out at most: they are compared all with all
+COMPARED = 2000  # images kept out at most: they are compared all with all
 WIDTHS = (1024, 512, 256, 128, 64, 32, 16, 8)
 NEIGHBORS = 10
 UNIT = "unit_features"
@@ -96,7 +96,7 @@ def principal_directions(covariance: Covariance) -> Basis:
 
 @dataclass(frozen=True, kw_only=True)
 class WidthScore:
-    """What an embedding of this width is worth on pictures kept out of the fit."""
+    """What an embedding of this width is worth on images kept out of the fit."""
 
     width: int
     explained: float  # share of the variance
@@ -136,14 +136,14 @@ def reduce_draft(
 
     Args:
         draft: in fp32, at full width.
-        features: float32 [N,D] of real pictures, N above `embedding_dim`; may be memory-mapped.
+        features: float32 [N,D] of real images, N above `embedding_dim`; may be memory-mapped.
         labels: [N] numbers; `NO_LABEL` where there is none.
         embedding_dim: E, at most D.
         whiten: give all directions the same weight.
-        source: the pictures' name, for the record.
+        source: the images' name, for the record.
 
     Raises:
-        UsageError: E is not between 1 and D, too few pictures, or the draft is projected already.
+        UsageError: E is not between 1 and D, too few images, or the draft is projected already.
     """
     count, full = features.shape
     if not 1 <= embedding_dim <= full:
@@ -257,8 +257,8 @@ def append_projection(
         for kind, inputs, output in steps
     )
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param or "N"
-    (place,) = [i for i, value in enumerate(graph.output) if value.name == EMBEDDINGS]
-    graph.output[place].CopyFrom(
+    (position,) = [i for i, value in enumerate(graph.output) if value.name == EMBEDDINGS]
+    graph.output[position].CopyFrom(
         helper.make_tensor_value_info(EMBEDDINGS, TensorProto.FLOAT, [batch, weights.shape[1]])
     )
     return model

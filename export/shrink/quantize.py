@@ -1,12 +1,12 @@
 """An encoder in 8 bits that is still the same encoder: search, gate, report.
 
-1. The pictures are parted at random into calibration and held-out pictures.
-2. Ranges are measured on calibration pictures by every method of `quantize_graph.METHODS`; the
-   method whose wholly quantized network comes nearest to the float one, on calibration pictures, is
+1. The images are parted at random into calibration and held-out images.
+2. Ranges are measured on calibration images by every method of `quantize_graph.METHODS`; the
+   method whose wholly quantized network comes nearest to the float one, on calibration images, is
    taken.
 3. Each layer is quantized alone. Its cost is 1 - the mean cosine of the embeddings to the float
-   network's, on calibration pictures.
-4. The gate looks at held-out pictures: mean cosine and the overlap of the 10 nearest neighbors.
+   network's, on calibration images.
+4. The gate looks at held-out images: mean cosine and the overlap of the 10 nearest neighbors.
    While it is shut, the costliest layers go back to float: 1, 2, 4, ... of them, then the fewest
    between the last two numbers. Half of the layers at most: past that there is no use in it.
 5. If it stays shut, nothing is written (`LossTooGreat`), unless the loss is allowed.
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 NEIGHBORS = 10
 BATCH = 16
 CALIBRATION_BATCH_PIXELS = 8 * 224 * 224  # a calibrator holds all tensors of a batch
-LEAST_PICTURES = 32
-RANKING = 24  # calibration pictures on which layers are compared
+LEAST_IMAGES = 32
+RANKING = 24  # calibration images on which layers are compared
 
 
 class LossTooGreat(LookalikeError):  # noqa: N818 - a verdict, as ImageRefused is
@@ -63,7 +63,7 @@ class LossTooGreat(LookalikeError):  # noqa: N818 - a verdict, as ImageRefused i
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What an 8-bit encoder has to keep, on held-out pictures."""
+    """What an 8-bit encoder has to keep, on held-out images."""
 
     min_cosine: float = 0.99  # mean
     min_overlap: float = 0.90  # of 10 neighbors
@@ -85,8 +85,8 @@ class QuantizationReport:
 
     target: Literal["vnni", "avx2"]
     method: str
-    methods: dict[str, float]  # mean cosine on calibration pictures
-    mean_cosine: float  # on held-out pictures, as the next two
+    methods: dict[str, float]  # mean cosine on calibration images
+    mean_cosine: float  # on held-out images, as the next two
     min_cosine: float
     overlap: float
     passed: bool
@@ -122,15 +122,15 @@ def quantize_draft(
         the draft in int8, with the report under `quality["int8"]`, and the report.
 
     Raises:
-        UsageError: too few pictures, or an encoder without a layer that can be in 8 bits.
+        UsageError: too few images, or an encoder without a layer that can be in 8 bits.
         LossTooGreat: the gate stays shut.
     """
-    if len(images) < LEAST_PICTURES:
+    if len(images) < LEAST_IMAGES:
         raise UsageError(
-            f"{len(images)} pictures are too few to calibrate int8: give at least {LEAST_PICTURES}"
+            f"{len(images)} pictures are too few to calibrate int8: give at least {LEAST_IMAGES}"
         )
     order = np.random.default_rng(0).permutation(len(images))
-    part = max(LEAST_PICTURES // 2, len(images) // 3)
+    part = max(LEAST_IMAGES // 2, len(images) // 3)
     search = _Search(
         draft.model, images[order[:part]], images[order[part:]], resolve_target(target), reporter
     )
@@ -233,7 +233,7 @@ class _Search:
         return quantize(self.model, ranges, units, reduce_range=self.target == "avx2")
 
     def nearness(self, model: onnx.ModelProto, count: int | None = None) -> float:
-        """Mean cosine to the float network over the first `count` calibration pictures."""
+        """Mean cosine to the float network over the first `count` calibration images."""
         found = embed(model, self.calibration[:count])
         return float(cosines(found, self.expected[:count]).mean())
 

@@ -133,9 +133,9 @@ class _Reader:
 def measure_ranges(
     model: onnx.ModelProto, batches: Iterable[NDArray[np.uint8]]
 ) -> dict[str, Ranges]:
-    """Return the range of every tensor over calibration pictures, by each of `METHODS`.
+    """Return the range of every tensor over calibration images, by each of `METHODS`.
 
-    All methods read the same histograms, so the pictures go through the network once.
+    All methods read the same histograms, so the images go through the network once.
 
     Args:
         model: from `prepare`.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]  # [N, D]
 
-SINGLY = 16  # pictures that are also encoded one by one
+SINGLY = 16  # images that are also encoded one by one
 NEIGHBORS = 10
 NORM_TOLERANCE = 1e-5
 

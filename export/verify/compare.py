@@ -1,4 +1,4 @@
-"""Two encoders on the same pictures: errors, cosines, neighbors, speed."""
+"""Two encoders on the same images: errors, cosines, neighbors, speed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def figures(found: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) -
 
 
 def speeds(encoders: dict[str, Encoder], images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
-    """Pictures per second by encoder and batch size, measured in turns: medians."""
+    """Images per second by encoder and batch size, measured in turns: medians."""
     found: dict[str, dict[str, Any]] = {name: {} for name in encoders}
     for size in SPEED_BATCHES:
         batch = np.resize(images, (size, *images.shape[1:]))

@@ -1,4 +1,4 @@
-"""How near two ways from pictures to vectors come, row by row and neighbor by neighbor."""
+"""How near two ways from images to vectors come, row by row and neighbor by neighbor."""
 
 from __future__ import annotations
 

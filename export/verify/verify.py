@@ -1,12 +1,12 @@
 """Is an encoder file still the encoder that was trained?
 
-Two ways from the same uint8 pictures to vectors are compared: torch (/ 255, - mean, / std, the
-run's module, h, L2), and the file in ONNX Runtime. What is compared, over N pictures:
+Two ways from the same uint8 images to vectors are compared: torch (/ 255, - mean, / std, the
+run's module, h, L2), and the file in ONNX Runtime. What is compared, over N images:
 
-    relative error   of features: max |found - expected| / max |expected|, per picture
-    cosine           of embeddings, found to expected, per picture: least and mean
-    overlap@10       share of each picture's 10 nearest others that both ways agree on
-    batch            relative error of pictures encoded one by one against the same in a batch
+    relative error   of features: max |found - expected| / max |expected|, per image
+    cosine           of embeddings, found to expected, per image: least and mean
+    overlap@10       share of each image's 10 nearest others that both ways agree on
+    batch            relative error of images encoded one by one against the same in a batch
     length           of embeddings: | |e| - 1 |
 
 Where the embeddings have different widths, since one file projects them, features are compared in
@@ -36,7 +36,7 @@ from export.verify.checks import (
     parity_checks,
 )
 from export.verify.compare import OVERLAP, PROJECTED, figures, speeds
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from export.verify.measures import neighbor_overlap
 from training.data.cache import decode_source
 from training.models.features import encode
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from base.progress import Reporter
     from export.encoder_file.encoder_file import Encoder
     from images.sources.sources import Source
-    from training.data.pictures import Refusal
+    from training.data.dataset import RefusedImage
 
     Vectors = NDArray[np.float32]  # [N, D]
 
@@ -66,12 +66,12 @@ class Verification:
 
     encoder: str
     run: str | None
-    pictures: str
+    compared_on: str
     count: int
     checks: tuple[Check, ...]
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[RefusedImage, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
-    speed: dict[str, dict[str, float]] = field(default_factory=dict)  # pictures per second
+    speed: dict[str, dict[str, float]] = field(default_factory=dict)  # images per second
 
     @property
     def passed(self) -> bool:
@@ -80,7 +80,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `refused` is a count."""
-        return asdict(self) | {"passed": self.passed, "refused": len(self.refused)}
+        facts = asdict(self) | {"passed": self.passed, "refused": len(self.refused)}
+        return facts | {"pictures": facts.pop("compared_on")}
 
 
 def verify(
@@ -98,16 +99,16 @@ def verify(
     Args:
         encoder_path: the encoder file.
         run: run folder or encoder file; without one only the file itself is checked.
-        source: pictures to compare on; without one, pictures are drawn.
+        source: images to compare on; without one, images are drawn.
         thresholds: what counts as the same; default: `EXACT`, and `LOSSY` where a file is not in
             fp32.
         overrides: thresholds by name, in place of those.
-        limit: compare on that many pictures, evenly spread over the source.
+        limit: compare on that many images, evenly spread over the source.
         reporter: told about the decoding.
 
     Raises:
         ArtifactError: the file or the run folder is missing, damaged or not ours.
-        SourceError: no picture of the source can be used.
+        SourceError: no image of the source can be used.
     """
     encoder = open_encoder(encoder_path, provider="cpu")
     other = open_encoder(run, provider="cpu") if run is not None and Path(run).is_file() else None
@@ -115,9 +116,9 @@ def verify(
     precisions = {one.contract.precision for one in (encoder, other) if one}
     limits = thresholds or (EXACT if precisions == {"fp32"} else LOSSY)
     limits = replace(limits, **(overrides or {}))
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[RefusedImage, ...] = ()
     if source is None:
-        images = generated_pictures(
+        images = generated_images(
             GENERATED, encoder.preprocess.size, channels=encoder.preprocess.channels
         )
         name = "generated pictures"
@@ -133,7 +134,7 @@ def verify(
             images=images,
             found=(features, embeddings),
             limits=limits,
-            pictures=name,
+            compared_on=name,
             refused=refused,
         )
     checks = [] if trained is None else identity_checks(encoder, trained)
@@ -150,7 +151,7 @@ def verify(
     return Verification(
         encoder=str(encoder_path),
         run=None if run is None else str(run),
-        pictures=name,
+        compared_on=name,
         count=len(images),
         checks=tuple(checks),
         refused=refused,
@@ -165,8 +166,8 @@ def _against_file(
     images: NDArray[np.uint8],
     found: tuple[Vectors, Vectors],
     limits: Thresholds,
-    pictures: str,
-    refused: tuple[Refusal, ...],
+    compared_on: str,
+    refused: tuple[RefusedImage, ...],
 ) -> Verification:
     same, wanted = (one.preprocess.digest for one in (encoder, other))
     checks = [
@@ -192,7 +193,7 @@ def _against_file(
     return Verification(
         encoder=str(encoder.path),
         run=str(other.path),
-        pictures=pictures,
+        compared_on=compared_on,
         count=len(images),
         checks=tuple(checks),
         refused=refused,

@@ -36,9 +36,11 @@ def draw_neighbors(path: Path, names: Sequence[str], blocks: Mapping[str, Block]
         for line, query in enumerate(queries):
             top = HEAD + line * STEP
             _paste(sheet, pen, (left, top), query, QUERY)
-            for place, pixels in enumerate(neighbors[line]):
-                corner = (left + STEP // 8 + (place + 1) * STEP, top)
-                _paste(sheet, pen, corner, pixels, SAME_KIND if same[line, place] else OTHER_KIND)
+            for location, pixels in enumerate(neighbors[line]):
+                corner = (left + STEP // 8 + (location + 1) * STEP, top)
+                _paste(
+                    sheet, pen, corner, pixels, SAME_KIND if same[line, location] else OTHER_KIND
+                )
     with atomic_write(path) as file:
         sheet.save(file, "PNG", optimize=True)
 

@@ -1,9 +1,9 @@
 """Encoded bytes and plain arrays to upright RGB uint8 pixels, or a refusal with a named reason.
 
-Bytes and pixels are counted before anything is decoded. Pictures are turned as their EXIF
+Bytes and pixels are counted before anything is decoded. Images are turned as their EXIF
 orientation says. Alpha is composited on white. 16-bit gray is scaled (65535 becomes 255), not
 clipped. CMYK is converted as Pillow does it; embedded color profiles are ignored. Of an animation
-or a document the first picture counts.
+or a document the first image counts.
 """
 
 import io
@@ -66,13 +66,13 @@ def decode(
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
         image: upright, of mode RGB.
         size: (width, height) of the upright original.
         scale: what the sides were divided by, and rounded up: 1, 2, 4 or 8.
-        corner: (left, top) of the picture in `image`, below 1: the rounding may lie before it.
+        corner: (left, top) of the image in `image`, below 1: the rounding may lie before it.
     """
 
     image: Image.Image
@@ -100,7 +100,7 @@ def open_scaled(
     Args:
         data: as in `decode`.
         least: pixels that both sides must keep.
-        max_pixels: as in `decode`; of the whole picture.
+        max_pixels: as in `decode`; of the whole image.
         max_bytes: as in `decode`.
     """
     kind = _admit(data, max_bytes)

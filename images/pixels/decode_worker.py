@@ -1,10 +1,10 @@
-"""The other end of `images.pixels.isolated`: decodes pictures in a process of its own.
+"""The other end of `images.pixels.isolated`: decodes images in a process of its own.
 
     python -m images.pixels.decode_worker
 
 First standard input brings one line of JSON: the preprocessing specification and the limits. Then
-pictures, each as its length (8 bytes, little-endian) and its bytes. Standard output answers: one
-byte when all is ready, then for each picture REPLY and what it announces, the pixels or a refusal.
+images, each as its length (8 bytes, little-endian) and its bytes. Standard output answers: one
+byte when all is ready, then for each image REPLY and what it announces, the pixels or a refusal.
 
 Time is limited by the system: the timer ends this process, whatever the decoder does and whether or
 not somebody still waits for it. So is memory, counted from what the process takes when it is ready.

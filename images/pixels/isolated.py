@@ -1,8 +1,8 @@
-"""Decoding in processes of their own, so that a hostile picture costs that picture only.
+"""Decoding in processes of their own, so that a hostile image costs that image only.
 
 A decoder that crashes takes its process with it, one that hangs or eats memory is ended by the
-system's own limits (`images.pixels.decode_worker`). The picture at which that happened is refused
-by name, and a new process takes the place of the old one. A process decodes one picture at a time,
+system's own limits (`images.pixels.decode_worker`). The image at which that happened is refused
+by name, and a new process takes the place of the old one. A process decodes one image at a time,
 so there is never a doubt which one it was.
 """
 
@@ -26,7 +26,7 @@ from images.pixels.decode_worker import LENGTH, READY, REPLY
 from images.pixels.preprocess import PreprocessSpec, load_image
 
 SECONDS = 60.0
-MEMORY = 2 * 2**30  # the largest picture allowed takes a third of it
+MEMORY = 2 * 2**30  # the largest image allowed takes a third of it
 START_SECONDS = 120.0
 PIPE_BYTES = 2**20
 if sys.platform == "linux":
@@ -39,9 +39,9 @@ class Isolated:
     """Some decoding processes, for as many threads.
 
     Args:
-        spec: what to make of the pictures.
+        spec: what to make of the images.
         workers: processes.
-        seconds: the longest that one picture may take.
+        seconds: the longest that one image may take.
         memory: the most bytes that decoding one may take.
         command: what to run in place of `images.pixels.decode_worker`.
 
@@ -96,7 +96,7 @@ class Isolated:
         assert spec == self._spec
         worker = self._idle.get()
         try:
-            if not worker.send(content):  # it ended while it was idle: not this picture's fault
+            if not worker.send(content):  # it ended while it was idle: not this image's fault
                 worker = self._renewed(worker)
                 worker.send(content)
             return worker.receive(spec, self._seconds)
@@ -119,7 +119,7 @@ class _EndedError(Exception):
         super().__init__(code)
 
     def refusal(self, seconds: float) -> ImageRefused:
-        """Return what to say of the picture."""
+        """Return what to say of the image."""
         if self.code == -signal.SIGALRM:
             message = f"decoding took longer than {seconds:g} s"
             return ImageRefused(RefusalReason.TIMED_OUT, message)
@@ -160,7 +160,7 @@ class _Worker:
             raise LookalikeError(message) from error
 
     def send(self, content: bytes) -> bool:
-        """Send a picture; False if the process has ended."""
+        """Send an image; False if the process has ended."""
         try:
             for part in (LENGTH.pack(len(content)), content):
                 left = memoryview(part)
@@ -206,7 +206,7 @@ class _Worker:
 
 
 def _widen(*pipes: IO[bytes]) -> None:
-    """Let a whole picture into a pipe at once, where the system can: fewer changes of process."""
+    """Let a whole image into a pipe at once, where the system can: fewer changes of process."""
     if sys.platform == "linux":
         with suppress(OSError):  # beyond what this user may have; slower is all it is
             for pipe in pipes:

@@ -1,9 +1,9 @@
 """Keeps Pillow's remarks about odd files to itself while it decodes.
 
-Damaged EXIF, doubtful headers, large pictures: Pillow says so through `warnings` (an exception
+Damaged EXIF, doubtful headers, large images: Pillow says so through `warnings` (an exception
 under `-W error`) and now and then through `logging`. What matters of it becomes an ImageRefused.
 Neither `warnings.catch_warnings` nor a lock would do here: the first gives other threads' filters
-back in a stale state, the second would decode one picture at a time.
+back in a stale state, the second would decode one image at a time.
 """
 
 import logging

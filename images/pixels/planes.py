@@ -1,8 +1,8 @@
-"""Pictures of any number of channels and any range of values, to uint8 planes [H,W,C].
+"""Images of any number of channels and any range of values, to uint8 planes [H,W,C].
 
 Microscopes, satellites, depth cameras: the user says how many channels there are and which values
 become 0 and 255 (`channels` and `range` of a preprocessing spec). The same two values hold for all
-pictures and all channels, so that what is brighter stays brighter. Values outside are clipped; what
+images and all channels, so that what is brighter stays brighter. Values outside are clipped; what
 is no number becomes the lowest.
 """
 
@@ -33,7 +33,7 @@ def to_planes(
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Pixels:
-    """Return a picture as uint8 [H,W,channels].
+    """Return an image as uint8 [H,W,channels].
 
     Args:
         content: an image file's bytes (TIFF of several planes with tifffile), the bytes of a .npy
@@ -74,7 +74,7 @@ def to_eight_bits(values: NDArray[Any], low_high: tuple[float, float] | None) ->
 
 
 def values_of(content: Content, channels: int, *, max_pixels: int) -> NDArray[Any]:
-    """Return the values of a picture as they are stored, [H,W,C]."""
+    """Return the values of an image as they are stored, [H,W,C]."""
     if isinstance(content, bytes):
         values = _values_of_file(content, channels, max_pixels)
     else:
@@ -153,7 +153,7 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
 
 
 def _check_planes(planes: int, channels: int) -> None:
-    """Refuse a stack before it is decoded: 4 may be a color picture with alpha."""
+    """Refuse a stack before it is decoded: 4 may be a color image with alpha."""
     if planes > max(4, channels):
         message = f"the TIFF has {planes} planes, the encoder sees {channels} (data.channels)"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)

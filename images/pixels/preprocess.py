@@ -1,6 +1,6 @@
-"""From any picture to the square that the encoder sees: one way for training, export and serving.
+"""From any image to the square that the encoder sees: one way for training, export and serving.
 
-`PreprocessSpec` says how; its digest travels with the encoder file, so that a picture is never
+`PreprocessSpec` says how; its digest travels with the encoder file, so that an image is never
 prepared differently from what the encoder was trained on.
 """
 
@@ -38,7 +38,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessSpec:
-    """How a picture becomes uint8 [size,size,channels].
+    """How an image becomes uint8 [size,size,channels].
 
     Attributes:
         size: side of the square, in pixels.
@@ -85,7 +85,7 @@ class PreprocessSpec:
 
     @property
     def plain(self) -> bool:
-        """Whether pictures are made RGB with values as their files mean them."""
+        """Whether images are made RGB with values as their files mean them."""
         return self.channels == RGB and self.range is None
 
     @property
@@ -141,7 +141,7 @@ def _check_length(name: str, value: object, least: int) -> None:
 
 
 def check_channels(channels: object) -> None:
-    """Raise UsageError for a number of channels that no picture has."""
+    """Raise UsageError for a number of channels that no image has."""
     if type(channels) is not int or not 2 <= channels <= MAX_CHANNELS:
         message = f"channels is {channels!r}; give 2 to {MAX_CHANNELS}, gray pictures have 3 alike"
         raise UsageError(message)
@@ -158,7 +158,7 @@ def checked_range(value: object) -> tuple[float, float]:
 
 
 def preprocess(image: Pixels, spec: PreprocessSpec) -> Pixels:
-    """Scale and crop a picture.
+    """Scale and crop an image.
 
     Args:
         image: uint8 [H,W,C].
@@ -174,7 +174,7 @@ def preprocess(image: Pixels, spec: PreprocessSpec) -> Pixels:
 
 
 def by_plane(image: Pixels, resize: Callable[[Image.Image], Pixels]) -> Pixels:
-    """Return what `resize` makes of an RGB picture, or of each plane of another, uint8 [H,W,C]."""
+    """Return what `resize` makes of an RGB image, or of each plane of another, uint8 [H,W,C]."""
     if image.shape[2] == RGB:
         return resize(Image.fromarray(image))
     planes = np.moveaxis(image, 2, 0)
@@ -210,11 +210,11 @@ def load_image(
 
 
 def _fit(opened: Opened, spec: PreprocessSpec) -> Pixels:
-    """Resample only what the crop keeps: less work, and a hair-thin picture costs no more.
+    """Resample only what the crop keeps: less work, and a hair-thin image costs no more.
 
     Sizes and offsets are those of scaling the whole and then cropping. So are the pixels, up to
     rounding, and where a filter overshoots: Pillow takes the cheaper of the two axes first. A
-    scaled decode changes neither sizes nor offsets, though it rounds the picture's own sides up.
+    scaled decode changes neither sizes nor offsets, though it rounds the image's own sides up.
     """
     image, (width, height), scale = opened.image, opened.size, opened.scale
     at_left, at_top = opened.corner

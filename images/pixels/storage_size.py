@@ -1,4 +1,4 @@
-"""Pictures as training stores them: whole, in their own shape, no larger than crops need."""
+"""Images as training stores them: whole, in their own shape, no larger than crops need."""
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ def load_whole(content: Content, spec: PreprocessSpec) -> Pixels:
         spec: its `size` is the short side of the result at most; the filter, channels and range.
 
     Returns:
-        uint8 [H,W,C] in the picture's own aspect ratio, up to 1 : LONGEST. It may be read-only.
+        uint8 [H,W,C] in the image's own aspect ratio, up to 1 : LONGEST. It may be read-only.
 
     Raises:
         ImageRefused: the content cannot be used.

@@ -1,4 +1,4 @@
-"""Small pictures for the web page and contact sheets."""
+"""Small images for the web page and contact sheets."""
 
 import io
 
@@ -32,7 +32,7 @@ def visible(
     least: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Pixels:
-    """Return what a person can see of a picture, RGB uint8 [H,W,3].
+    """Return what a person can see of an image, RGB uint8 [H,W,3].
 
     Of planes the first three are red, green and blue; the second of two is also the third.
 
@@ -56,7 +56,7 @@ def visible(
 def thumbnail(image: Pixels, size: int = 160) -> bytes:
     """Return uint8 [H,W,3] as a WebP whose longer side is at most `size` pixels.
 
-    Quality 80; without loss where the picture is tiny, because a page shows it enlarged.
+    Quality 80; without loss where the image is tiny, because a page shows it enlarged.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((size, size), Image.Resampling.BICUBIC)

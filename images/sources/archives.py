@@ -1,6 +1,7 @@
 """What tar and zip archives have in common: members with a name, an offset and a way to be read."""
 
-from collections.abc import Callable, Iterator, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from images.sources.paths import SUFFIXES, printable, suffix_of
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Callable, Iterator, Sequence
 
 
 def counts(name: str) -> bool:
@@ -46,7 +48,7 @@ class ArchiveSource:
     name: str
     base: str
     members: list[str]
-    offsets: "array[int]"
+    offsets: array[int]
     labels: list[str | None]
     reader: Callable[[int], Callable[[], Content]]
 

@@ -1,4 +1,4 @@
-"""The name `cifar10`: 60,000 color pictures of 32 px in 10 classes (Krizhevsky 2009).
+"""The name `cifar10`: 60,000 color images of 32 px in 10 classes (Krizhevsky 2009).
 
 It is read from the official archives, as they are or unpacked, and never downloaded. The python
 version is a pickle: what unpickles it here knows four harmless names, and raises at any other, so
@@ -44,7 +44,7 @@ def open_cifar10(split: str, name: str) -> ArraySource:
                 return open_batches(folder / known, split, name)
     raise SourceError(
         f"{name} is not on this machine: put cifar-10-python.tar.gz or cifar-10-binary.tar.gz from "
-        f"https://www.cs.toronto.edu/~kriz/cifar.html into {_default_place()}, or into a folder "
+        f"https://www.cs.toronto.edu/~kriz/cifar.html into {_default_location()}, or into a folder "
         f"that the variable {ENVIRONMENT} names, or give its path as SOURCE"
     )
 
@@ -75,10 +75,10 @@ def _places() -> Iterator[Path]:
     if given := os.environ.get(ENVIRONMENT):
         yield Path(given)
         yield Path(given) / "cifar10"
-    yield _default_place()
+    yield _default_location()
 
 
-def _default_place() -> Path:
+def _default_location() -> Path:
     return Path(os.path.expanduser("~/.cache/lookalike/cifar10"))  # noqa: PTH111 - never raises
 
 

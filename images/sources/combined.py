@@ -34,12 +34,12 @@ class JoinedSource:
                 yield replace(item, key=f"{prefix}/{item.key}")
 
 
-def join(name: str, places: Sequence[str], parts: Sequence[Source]) -> JoinedSource:
+def join(name: str, locations: Sequence[str], parts: Sequence[Source]) -> JoinedSource:
     """Put the sources of `places` together."""
-    folders = [place.split("/")[:-1] for place in places]
+    folders = [location.split("/")[:-1] for location in locations]
     levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
     common = sum(len(level[0]) + 1 for level in levels)
-    prefixes = tuple(place[common:] for place in places)
+    prefixes = tuple(location[common:] for location in locations)
     return JoinedSource(name, prefixes, tuple(parts))
 
 

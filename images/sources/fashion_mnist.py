@@ -1,4 +1,4 @@
-"""The name `fashion-mnist`: 70,000 gray 28x28 product pictures, 10 classes (Xiao et al. 2017, MIT).
+"""The name `fashion-mnist`: 70,000 gray 28x28 product images, 10 classes (Xiao et al. 2017, MIT).
 
 Debian's package is used if it is installed, else what an earlier download left, else the files are
 downloaded from where torchvision takes them and checked against torchvision's MD5 sums.

@@ -8,7 +8,7 @@ from pathlib import Path
 from base.errors import SourceError
 from images.items import Item
 from images.sources.archives import counts, is_hidden
-from images.sources.locations import file_system, read_place
+from images.sources.locations import file_system, read_location
 from images.sources.paths import SUFFIXES, path_item, printable, suffix_of
 
 
@@ -67,7 +67,7 @@ class RemoteFolder:
     def __iter__(self) -> Iterator[Item]:
         for path in self._paths:
             url = f"{self._url}/{path}"
-            yield Item(path, url, _label(path), partial(read_place, url))
+            yield Item(path, url, _label(path), partial(read_location, url))
 
 
 def _label(path: str) -> str | None:

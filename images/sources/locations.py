@@ -28,7 +28,7 @@ def is_url(name: str) -> bool:
     return _URL.match(name) is not None
 
 
-def place_of(name: str) -> str:
+def location_of(name: str) -> str:
     """Return the place that a user means: an absolute path, or the URL without a final slash."""
     if name.startswith("file://"):
         return str(uri_to_path(name).absolute())
@@ -55,62 +55,62 @@ def file_system(url: str) -> tuple[Any, str]:
     return system, path
 
 
-def exists(place: str) -> bool:
+def exists(location: str) -> bool:
     """Whether something is there."""
-    if not is_url(place):
-        return is_there(Path(place))
-    system, path = file_system(place)
+    if not is_url(location):
+        return is_there(Path(location))
+    system, path = file_system(location)
     try:
         return bool(system.exists(path))
     except Exception as error:  # no credentials, no network
-        raise SourceError(f"cannot reach {place}: {_words(error)}") from error
+        raise SourceError(f"cannot reach {location}: {_words(error)}") from error
 
 
-def is_folder(place: str) -> bool:
+def is_folder(location: str) -> bool:
     """Whether it is a folder."""
-    if not is_url(place):
-        return Path(place).is_dir()
-    system, path = file_system(place)
+    if not is_url(location):
+        return Path(location).is_dir()
+    system, path = file_system(location)
     return bool(system.isdir(path))
 
 
 @contextmanager
-def open_place(place: str) -> Iterator[BinaryIO]:
+def open_location(location: str) -> Iterator[BinaryIO]:
     """Open a file for reading, seekable. Raises OSError, also for what a URL's system raises."""
-    if not is_url(place):
-        with Path(place).open("rb") as file:
+    if not is_url(location):
+        with Path(location).open("rb") as file:
             yield file
         return
-    system, path = file_system(place)
+    system, path = file_system(location)
     try:
         remote = system.open(path, "rb")
     except Exception as error:
-        raise OSError(errno.EIO, _words(error), place) from error
+        raise OSError(errno.EIO, _words(error), location) from error
     with remote:
         yield cast("BinaryIO", remote)
 
 
-def size_and_stamp(place: str) -> tuple[int, str]:
+def size_and_stamp(location: str) -> tuple[int, str]:
     """Return a file's length and a text that changes when its content does. Raises OSError."""
-    if not is_url(place):
-        status = Path(place).stat()
+    if not is_url(location):
+        status = Path(location).stat()
         return status.st_size, f"{status.st_mtime_ns} {status.st_size}"
-    system, path = file_system(place)
+    system, path = file_system(location)
     try:
         return int(system.size(path)), str(system.ukey(path))
     except Exception as error:
-        raise OSError(errno.EIO, _words(error), place) from error
+        raise OSError(errno.EIO, _words(error), location) from error
 
 
-def read_span(place: str, offset: int, size: int) -> bytes:
+def read_span(location: str, offset: int, size: int) -> bytes:
     """Return `size` bytes from `offset` on, fewer where the file ends. Raises OSError."""
-    if is_url(place):
-        system, path = file_system(place)
+    if is_url(location):
+        system, path = file_system(location)
         try:
             return cast("bytes", system.cat_file(path, start=offset, end=offset + size))
         except Exception as error:
-            raise OSError(errno.EIO, _words(error), place) from error
-    with Path(place).open("rb", buffering=0) as file:
+            raise OSError(errno.EIO, _words(error), location) from error
+    with Path(location).open("rb", buffering=0) as file:
         file.seek(offset)
         data = file.read(size)
         while len(data) < size and (more := file.read(size - len(data))):  # 2 GiB at a time
@@ -118,7 +118,7 @@ def read_span(place: str, offset: int, size: int) -> bytes:
         return data
 
 
-def read_place(url: str) -> bytes:
+def read_location(url: str) -> bytes:
     """Return the bytes of an image file behind a URL.
 
     Raises:
@@ -145,12 +145,12 @@ def unreadable(what: str, why: object) -> ImageRefused:
     return ImageRefused(RefusalReason.UNREADABLE, message)
 
 
-def join_uri(scheme: str, place: str) -> str:
+def join_uri(scheme: str, location: str) -> str:
     """Return `tar:///photos/a.tar` for a path, `tar+s3://bucket/a.tar` for a URL."""
-    if is_url(place):
-        protocol, _, rest = place.partition("://")
+    if is_url(location):
+        protocol, _, rest = location.partition("://")
         return f"{scheme}+{protocol}://{quote_from_bytes(os.fsencode(rest))}"
-    return f"{scheme}://{quote_from_bytes(os.fsencode(place))}"
+    return f"{scheme}://{quote_from_bytes(os.fsencode(location))}"
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:

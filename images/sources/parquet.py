@@ -41,23 +41,23 @@ BATCH = 32  # rows read at once
 KEPT = 16  # stretches
 
 
-def open_parquet(place: str, name: str) -> "ParquetSource":
+def open_parquet(location: str, name: str) -> "ParquetSource":
     """List a Parquet file's rows.
 
     Raises:
         SourceError: pyarrow is not installed; the file is damaged, or has no column of images.
     """
-    pa = _pyarrow(place)
+    pa = _pyarrow(location)
     try:
-        stamp = size_and_stamp(place)[1]
-        rows = _rows(place, stamp)
+        stamp = size_and_stamp(location)[1]
+        rows = _rows(location, stamp)
         if rows.count == 0:
-            raise SourceError(f"{place} holds no rows")
-        labels, keys = _labels(rows, place), _keys(rows, place)
+            raise SourceError(f"{location} holds no rows")
+        labels, keys = _labels(rows, location), _keys(rows, location)
     except (OSError, pa.ArrowException) as error:
         message = " ".join(str(error).split())
-        raise SourceError(f"{place} is no readable Parquet file: {message}") from error
-    return ParquetSource(name, place, stamp, rows.count, labels, keys)
+        raise SourceError(f"{location} is no readable Parquet file: {message}") from error
+    return ParquetSource(name, location, stamp, rows.count, labels, keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class ParquetSource:
 
     Attributes:
         name: what the user called it.
-        place: the file.
+        location: the file.
         stamp: of the file when it was listed.
         count: rows.
         labels: by row.
@@ -74,7 +74,7 @@ class ParquetSource:
     """
 
     name: str
-    place: str
+    location: str
     stamp: str
     count: int
     labels: Labels
@@ -89,25 +89,25 @@ class ParquetSource:
         return self.count
 
     def __iter__(self) -> Iterator[Item]:
-        base = join_uri("parquet", self.place)
-        stem = self.place.rpartition("/")[2].removesuffix(".parquet")
+        base = join_uri("parquet", self.location)
+        stem = self.location.rpartition("/")[2].removesuffix(".parquet")
         digits = max(5, len(str(self.count - 1)))
         for row in range(self.count):
             key = f"{stem}/{row:0{digits}d}" if self.keys is None else self.keys[row].as_py()
-            read = partial(read_row, self.place, self.stamp, row)
+            read = partial(read_row, self.location, self.stamp, row)
             yield Item(key, f"{base}#{row}", self.labels[row], read)
 
 
-def read_row(place: str, stamp: str, row: int) -> bytes:
+def read_row(location: str, stamp: str, row: int) -> bytes:
     """Return the image file in a row.
 
     Raises:
         ImageRefused: EMPTY if the row has none; UNREADABLE, also for a damaged part of the file.
     """
     try:
-        data = _rows(place, stamp)[row]
+        data = _rows(location, stamp)[row]
     except Exception as error:  # a damaged page makes Arrow raise nearly anything
-        raise unreadable(f"row {row} of {place}", " ".join(str(error).split())) from error
+        raise unreadable(f"row {row} of {location}", " ".join(str(error).split())) from error
     if data is None:
         raise ImageRefused(RefusalReason.EMPTY, f"row {row} holds no image's bytes")
     check_size(len(data))
@@ -115,25 +115,25 @@ def read_row(place: str, stamp: str, row: int) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _rows(place: str, _stamp: str) -> "_Rows":
-    return _Rows(place)
+def _rows(location: str, _stamp: str) -> "_Rows":
+    return _Rows(location)
 
 
 class _Rows:
     """The image column of an open file. Several threads may ask at once."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, location: str) -> None:
         import pyarrow.parquet as pq
 
-        file = place
-        if is_url(place):
-            system, path = file_system(place)
+        file = location
+        if is_url(location):
+            system, path = file_system(location)
             file = system.open(path, "rb")
         self._lock = threading.Lock()
         self._file = pq.ParquetFile(file)
         self.schema = self._file.schema_arrow
         self.count: int = self._file.metadata.num_rows
-        self._column = _image_column(self.schema, place)
+        self._column = _image_column(self.schema, location)
         facts = self._file.metadata
         groups = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
@@ -184,14 +184,14 @@ class _Rows:
             raise
 
 
-def _image_column(schema: Any, place: str) -> str:
+def _image_column(schema: Any, location: str) -> str:
     fitting = [field.name for field in schema if _holds_files(field.type)]
     column = next((name for name in IMAGE_COLUMNS if name in fitting), None)
     if column is None and len(fitting) == 1:
         column = fitting[0]
     if column is None:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        message = f"{place} has no column of image files among {columns[:300]}"
+        message = f"{location} has no column of image files among {columns[:300]}"
         raise SourceError(f"{message}; it must be binary or struct<bytes, path>, called image")
     return column
 
@@ -205,7 +205,7 @@ def _holds_files(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _labels(rows: _Rows, place: str) -> Labels:
+def _labels(rows: _Rows, location: str) -> Labels:
     import pyarrow as pa
 
     for name in LABEL_COLUMNS:
@@ -213,11 +213,11 @@ def _labels(rows: _Rows, place: str) -> Labels:
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         if pa.types.is_integer(kind) or _is_text(kind):
-            return _named(rows.whole(name), _class_names(rows.schema, name), place)
+            return _named(rows.whole(name), _class_names(rows.schema, name), location)
     return Labels()
 
 
-def _named(values: Any, names: tuple[str, ...], place: str) -> Labels:
+def _named(values: Any, names: tuple[str, ...], location: str) -> Labels:
     """Return the labels; a row without one, or with Hugging Face's -1, has none."""
     import pyarrow as pa
 
@@ -230,20 +230,20 @@ def _named(values: Any, names: tuple[str, ...], place: str) -> Labels:
         known = known & (filled >= 0)
     if not known.any():
         return Labels()
-    found = name_labels(np.asarray(filled[known], str if text else np.int64), names, Path(place))
+    found = name_labels(np.asarray(filled[known], str if text else np.int64), names, Path(location))
     assert found.indices is not None
     indices = np.full(len(filled), -1, np.int64)
     indices[known] = found.indices
     return Labels(indices, found.names)
 
 
-def _keys(rows: _Rows, place: str) -> Any:
+def _keys(rows: _Rows, location: str) -> Any:
     name = next((key for key in KEY_COLUMNS if key in rows.schema.names), None)
     if name is None or not _is_text(rows.schema.field(name).type):
         return None
     keys = rows.whole(name)
     if keys.null_count or len(keys.unique()) < len(keys):
-        message = f"{place}: the column {name} gives the keys, but some of them are missing or"
+        message = f"{location}: the column {name} gives the keys, but some of them are missing or"
         raise SourceError(f"{message} the same; make them unique, or rename the column")
     return keys
 
@@ -265,15 +265,15 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _pyarrow(place: str) -> Any:
+def _pyarrow(location: str) -> Any:
     try:
         import pyarrow as pa
     except ImportError as error:
-        message = f"{place} is a Parquet file: reading it needs pyarrow"
+        message = f"{location} is a Parquet file: reading it needs pyarrow"
         raise SourceError(f"{message}; pip install 'lookalike[serve]'") from error
     return pa
 
 
-def read_parquet_uri(place: str, row: int) -> bytes:
+def read_parquet_uri(location: str, row: int) -> bytes:
     """Return the image file in a row. Raises as `read_row`, and OSError, SourceError."""
-    return read_row(place, size_and_stamp(place)[1], row)
+    return read_row(location, size_and_stamp(location)[1], row)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from base.errors import SourceError
 from images.items import Item
 from images.sources.label_file import read_table
-from images.sources.locations import is_url, open_place, read_place
+from images.sources.locations import is_url, open_location, read_location
 from images.sources.paths import is_there, path_item
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -25,14 +25,16 @@ class PathListSource:
     all are missing, the file is something else.
     """
 
-    def __init__(self, place: str, name: str) -> None:
+    def __init__(self, location: str, name: str) -> None:
         self.name = name
-        self._folder = place.rpartition("/")[0]
-        self._labels = _read_list(place)
+        self._folder = location.rpartition("/")[0]
+        self._labels = _read_list(location)
         self.classes = tuple(sorted({label for label in self._labels.values() if label}))
-        if not is_url(place) and not any(_may_be_there(self._folder, key) for key in self._labels):
+        if not is_url(location) and not any(
+            _may_be_there(self._folder, key) for key in self._labels
+        ):
             raise SourceError(
-                f"{place} is no list of images: none of its {len(self._labels)} lines is a path "
+                f"{location} is no list of images: none of its {len(self._labels)} lines is a path "
                 "that exists; paths are relative to its folder"
             )
 
@@ -41,14 +43,14 @@ class PathListSource:
 
     def __iter__(self) -> Iterator[Item]:
         for key, label in self._labels.items():
-            yield place_item(_below(self._folder, key), key, label)
+            yield listed_item(_below(self._folder, key), key, label)
 
 
-def place_item(place: str, key: str, label: str | None) -> Item:
+def listed_item(location: str, key: str, label: str | None) -> Item:
     """Return the item of the image file at a path or URL."""
-    if is_url(place):
-        return Item(key, place, label, partial(read_place, place))
-    return path_item(place, key, label)
+    if is_url(location):
+        return Item(key, location, label, partial(read_location, location))
+    return path_item(location, key, label)
 
 
 def _below(folder: str, key: str) -> str:
@@ -56,27 +58,27 @@ def _below(folder: str, key: str) -> str:
 
 
 def _may_be_there(folder: str, key: str) -> bool:
-    place = _below(folder, key)
-    return is_url(place) or is_there(Path(place))
+    location = _below(folder, key)
+    return is_url(location) or is_there(Path(location))
 
 
-def _read_list(place: str) -> dict[str, str | None]:
+def _read_list(location: str) -> dict[str, str | None]:
     """Return the listed paths in order, each with its label."""
-    if place.lower().endswith(CSV_SUFFIXES) and not is_url(place):
-        labels = {_key(written): label for written, label in read_table(Path(place))}
+    if location.lower().endswith(CSV_SUFFIXES) and not is_url(location):
+        labels = {_key(written): label for written, label in read_table(Path(location))}
     else:
-        labels = _read_lines(place)
+        labels = _read_lines(location)
     if not labels:
-        raise SourceError(f"{place} lists no paths; write one a line, relative to its folder")
+        raise SourceError(f"{location} lists no paths; write one a line, relative to its folder")
     return labels
 
 
-def _read_lines(place: str) -> dict[str, str | None]:
+def _read_lines(location: str) -> dict[str, str | None]:
     try:
-        with open_place(place) as file:
+        with open_location(location) as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{place} is no UTF-8 text file of paths: {error}") from error
+        raise SourceError(f"{location} is no UTF-8 text file of paths: {error}") from error
     labels: dict[str, str | None] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         written, _, label = line.partition("\t")
@@ -85,7 +87,9 @@ def _read_lines(place: str) -> dict[str, str | None]:
             continue
         key = _key(written)
         if key in labels:
-            raise SourceError(f"{place}, line {number}: {key} is listed twice; keys must be unique")
+            raise SourceError(
+                f"{location}, line {number}: {key} is listed twice; keys must be unique"
+            )
         labels[key] = label.strip() or None
     return labels
 

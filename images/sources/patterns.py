@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from base.errors import SourceError
-from images.sources.locations import file_system, is_url, place_of
+from images.sources.locations import file_system, is_url, location_of
 
 MAX_FILES = 100_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -24,12 +24,12 @@ def expand(pattern: str) -> list[str]:
     Raises:
         SourceError: a pattern of * ? [ ] fits nothing, or there are too many files.
     """
-    places: list[str] = []
+    locations: list[str] = []
     for name in braces(pattern):
-        places += _globbed(name) if glob.has_magic(name) else [place_of(name)]
-        if len(places) > MAX_FILES:
+        locations += _globbed(name) if glob.has_magic(name) else [location_of(name)]
+        if len(locations) > MAX_FILES:
             raise SourceError(f"{pattern} means more than {MAX_FILES:,} files")
-    return list(dict.fromkeys(places))
+    return list(dict.fromkeys(locations))
 
 
 def braces(pattern: str) -> Iterator[str]:

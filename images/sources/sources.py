@@ -14,7 +14,7 @@ from images.sources.fashion_mnist import open_fashion_mnist
 from images.sources.folder import FolderSource, RemoteFolder
 from images.sources.idx import GZIP_MAGIC, MAGIC, open_idx
 from images.sources.label_file import with_labels
-from images.sources.locations import exists, is_folder, is_url, open_place, place_of
+from images.sources.locations import exists, is_folder, is_url, location_of, open_location
 from images.sources.npz import open_npz
 from images.sources.parquet import MAGIC as PARQUET_MAGIC
 from images.sources.parquet import open_parquet
@@ -74,36 +74,38 @@ def _open(name: str) -> Source:
         raise SourceError(f"SOURCE is empty; give {KINDS}")
     if own_scheme(name) and is_url(name):
         raise SourceError(f"{name} is one image of a source; give the archive or file it lies in")
-    place = place_of(name)
-    if exists(place):
-        return _open_folder(place, name) if is_folder(place) else _open_file(place, name)
+    location = location_of(name)
+    if exists(location):
+        return _open_folder(location, name) if is_folder(location) else _open_file(location, name)
     if is_pattern(name):
-        places = expand(name)
-        return join(name, places, [_open_one_of_many(place, name) for place in places])
-    path, _, split = place.rpartition(":")
-    if split in _SPLITS and not is_url(place) and is_cifar10(Path(path)):
+        locations = expand(name)
+        return join(name, locations, [_open_one_of_many(location, name) for location in locations])
+    path, _, split = location.rpartition(":")
+    if split in _SPLITS and not is_url(location) and is_cifar10(Path(path)):
         return open_batches(Path(path), split, name)
     raise SourceError(
-        f"{name} does not exist, nor is it a name that is known{_nearest(place, name)}"
+        f"{name} does not exist, nor is it a name that is known{_nearest(location, name)}"
     )
 
 
-def _nearest(place: str, name: str) -> str:
+def _nearest(location: str, name: str) -> str:
     if near := get_close_matches(name, NAMES, 1):
         return f"; did you mean {near[0]}?"
     try:
-        siblings = [] if is_url(place) else [path.name for path in Path(place).parent.iterdir()]
+        siblings = (
+            [] if is_url(location) else [path.name for path in Path(location).parent.iterdir()]
+        )
     except OSError:  # no such folder either, or a forbidden one
         siblings = []
-    if near := get_close_matches(Path(place).name, siblings, 1):
+    if near := get_close_matches(Path(location).name, siblings, 1):
         return f"; did you mean {Path(name).with_name(near[0])}?"
     return f"; names: {', '.join(NAMES)}"
 
 
-def _open_folder(place: str, name: str) -> Source:
-    if is_url(place):
-        return RemoteFolder(place, name)
-    path = Path(place)
+def _open_folder(location: str, name: str) -> Source:
+    if is_url(location):
+        return RemoteFolder(location, name)
+    path = Path(location)
     if is_cifar10(path):
         return open_batches(path, "train", name)
     try:
@@ -116,46 +118,46 @@ def _open_folder(place: str, name: str) -> Source:
         raise
 
 
-def _open_one_of_many(place: str, name: str) -> Source:
-    if not exists(place):
-        raise SourceError(f"{name}: {place} does not exist")
-    if is_folder(place):
-        raise SourceError(f"{name}: {place} is a folder; a pattern must mean files")
-    return _open_file(place, place)
+def _open_one_of_many(location: str, name: str) -> Source:
+    if not exists(location):
+        raise SourceError(f"{name}: {location} does not exist")
+    if is_folder(location):
+        raise SourceError(f"{name}: {location} is a folder; a pattern must mean files")
+    return _open_file(location, location)
 
 
-def _open_file(place: str, name: str) -> Source:
+def _open_file(location: str, name: str) -> Source:
     """Tell the kind from the first bytes, so that a misnamed file gets a fitting answer."""
-    path = Path(place)
-    if not is_url(place) and not path.is_file():  # a pipe can be read only once
-        raise SourceError(f"{place} is neither a folder nor a plain file; give {KINDS}")
+    path = Path(location)
+    if not is_url(location) and not path.is_file():  # a pipe can be read only once
+        raise SourceError(f"{location} is neither a folder nor a plain file; give {KINDS}")
     try:
-        with open_place(place) as file:
+        with open_location(location) as file:
             head = file.read(4096)
     except OSError as error:
-        raise SourceError(f"cannot read {place}: {error.strerror}") from error
-    lower = place.lower()
+        raise SourceError(f"cannot read {location}: {error.strerror}") from error
+    lower = location.lower()
     if head.startswith(PARQUET_MAGIC) or lower.endswith(".parquet"):
-        return open_parquet(place, name)
-    if is_url(place) and lower.endswith(".npz"):
-        raise SourceError(f"{place}: npz files are read from this machine only; fetch it first")
+        return open_parquet(location, name)
+    if is_url(location) and lower.endswith(".npz"):
+        raise SourceError(f"{location}: npz files are read from this machine only; fetch it first")
     if lower.endswith(".npz"):
         return open_npz(path, name)
     if is_cifar10(path):
         return open_batches(path, "train", name)
     if head.startswith(ZIP_MAGICS) or lower.endswith(".zip"):
-        return open_zip(place, name)
+        return open_zip(location, name)
     if lower.endswith(TAR_SUFFIXES) or is_tar(head):
-        return open_tar(place, name)
-    return _open_plain(place, name, head)
+        return open_tar(location, name)
+    return _open_plain(location, name, head)
 
 
-def _open_plain(place: str, name: str, head: bytes) -> Source:
-    path = Path(place)
-    if not is_url(place) and (head.startswith((MAGIC, GZIP_MAGIC)) or "ubyte" in path.name):
+def _open_plain(location: str, name: str, head: bytes) -> Source:
+    path = Path(location)
+    if not is_url(location) and (head.startswith((MAGIC, GZIP_MAGIC)) or "ubyte" in path.name):
         return open_idx(path, name)
     if kind_of(head):
-        raise SourceError(f"{place} is one image; give its folder, or a text file that lists it")
-    if b"\x00" in head or clean(place) != place:
-        raise SourceError(f"{clean(place)} is no source that is known; give {KINDS}")
-    return PathListSource(place, name)
+        raise SourceError(f"{location} is one image; give its folder, or a text file that lists it")
+    if b"\x00" in head or clean(location) != location:
+        raise SourceError(f"{clean(location)} is no source that is known; give {KINDS}")
+    return PathListSource(location, name)

@@ -15,7 +15,7 @@ from typing import IO, BinaryIO
 
 from base.errors import ImageRefused, RefusalReason, SourceError
 from images.sources.archives import ArchiveSource, clean, counts, folder_labels
-from images.sources.locations import check_size, join_uri, open_place, read_span, unreadable
+from images.sources.locations import check_size, join_uri, open_location, read_span, unreadable
 from images.sources.paths import suffix_of
 from images.sources.tar_headers import BLOCK, Kind, Member, member_of, read_members
 from images.sources.unpacked import packer_of, read_unpacked, unpacked_head, unpacked_view
@@ -42,7 +42,7 @@ def _is_old_header(block: bytes) -> bool:
         return False
 
 
-def open_tar(place: str, name: str) -> ArchiveSource:
+def open_tar(location: str, name: str) -> ArchiveSource:
     """List a tar archive; a compressed one is unpacked to a temporary file first.
 
     Raises:
@@ -50,20 +50,20 @@ def open_tar(place: str, name: str) -> ArchiveSource:
     """
     listing = _Listing()
     try:
-        with _opened(place) as (file, packed):
+        with _opened(location) as (file, packed):
             listing.read(file)
     except (OSError, tarfile.TarError, ValueError, OverflowError) as error:
         found = len(listing.names)
-        message = f"{place} is damaged or truncated after {found} images: {error}"
+        message = f"{location} is damaged or truncated after {found} images: {error}"
         raise SourceError(f"{message}; fetch or make it anew") from error
     labels = folder_labels(listing.names)
     labels = [own or folder for own, folder in zip(listing.labels, labels, strict=True)]
     sizes, starts = listing.sizes, listing.starts
 
     def reader(index: int) -> "partial[bytes]":
-        return partial(read_member, place, starts[index], sizes[index], packed=packed)
+        return partial(read_member, location, starts[index], sizes[index], packed=packed)
 
-    base = join_uri("tar", place)
+    base = join_uri("tar", location)
     return ArchiveSource(name, base, listing.names, listing.offsets, labels, reader)
 
 
@@ -131,19 +131,19 @@ def _label_in(data: bytes, suffix: str) -> str | None:
 
 
 @contextmanager
-def _opened(place: str) -> Iterator[tuple[IO[bytes] | BinaryIO, bool]]:
+def _opened(location: str) -> Iterator[tuple[IO[bytes] | BinaryIO, bool]]:
     """Give a file with the plain archive, and whether it had to be unpacked."""
-    with open_place(place) as file:
+    with open_location(location) as file:
         packed = packer_of(file.read(8)) is not None
         file.seek(0)
         if not packed:
             yield file, False
             return
-    with unpacked_view(place) as whole:
+    with unpacked_view(location) as whole:
         yield whole, True
 
 
-def read_member(place: str, start: int, size: int, *, packed: bool) -> bytes:
+def read_member(location: str, start: int, size: int, *, packed: bool) -> bytes:
     """Return a member's bytes.
 
     Raises:
@@ -155,23 +155,23 @@ def read_member(place: str, start: int, size: int, *, packed: bool) -> bytes:
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     check_size(size)
     try:
-        data = (read_unpacked if packed else read_span)(place, start, size)
+        data = (read_unpacked if packed else read_span)(location, start, size)
     except (OSError, SourceError) as error:
-        raise unreadable(place, error) from error
+        raise unreadable(location, error) from error
     if len(data) < size:
-        message = f"{place} ends within the member: {len(data):,} of {size:,} bytes are there"
+        message = f"{location} ends within the member: {len(data):,} of {size:,} bytes are there"
         raise ImageRefused(RefusalReason.TRUNCATED, message)
     return data
 
 
-def read_tar_uri(place: str, member: str, offset: int) -> bytes:
+def read_tar_uri(location: str, member: str, offset: int) -> bytes:
     """Return the bytes of the member whose header is at `offset`.
 
     Raises:
         OSError, LookupError, SourceError, ImageRefused: it is not there, or another one is.
     """
     try:
-        with _opened(place) as (file, packed):
+        with _opened(location) as (file, packed):
             file.seek(offset)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 info = tar.next()
@@ -179,4 +179,4 @@ def read_tar_uri(place: str, member: str, offset: int) -> bytes:
         raise LookupError(f"no member begins at byte {offset}: {error}") from error
     if info is None or clean(info.name) != member:
         raise LookupError(f"{member} is no longer at byte {offset}")
-    return read_member(place, info.offset_data, _size_of(member_of(info)), packed=packed)
+    return read_member(location, info.offset_data, _size_of(member_of(info)), packed=packed)

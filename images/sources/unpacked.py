@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from base.errors import SourceError
-from images.sources.locations import open_place, size_and_stamp
+from images.sources.locations import open_location, size_and_stamp
 
 PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -64,7 +64,7 @@ class Whole:
         os.close(self._descriptor)
 
 
-def unpack(place: str) -> Whole:
+def unpack(location: str) -> Whole:
     """Return the content of a compressed file; kept for the next call.
 
     Raises:
@@ -72,15 +72,15 @@ def unpack(place: str) -> Whole:
     """
     with _unpacking:
         try:
-            return _unpack(place, size_and_stamp(place)[1])
+            return _unpack(location, size_and_stamp(location)[1])
         except _DAMAGE as error:
-            message = f"cannot unpack {place} to {tempfile.gettempdir()}: {error}"
+            message = f"cannot unpack {location} to {tempfile.gettempdir()}: {error}"
             raise SourceError(f"{message}; if room is short, set TMPDIR") from error
 
 
 @lru_cache(maxsize=4)
-def _unpack(place: str, _stamp: str) -> Whole:
-    with open_place(place) as file, tempfile.TemporaryFile() as whole:
+def _unpack(location: str, _stamp: str) -> Whole:
+    with open_location(location) as file, tempfile.TemporaryFile() as whole:
         module = packer_of(file.read(8))
         file.seek(0)
         if module is None:
@@ -116,11 +116,11 @@ class _View(io.RawIOBase):
         return len(data)
 
 
-def unpacked_view(place: str) -> io.BufferedReader:
+def unpacked_view(location: str) -> io.BufferedReader:
     """Return a compressed file's content as a file of the caller's own. Raises as `unpack`."""
-    return io.BufferedReader(_View(unpack(place)), 2**16)
+    return io.BufferedReader(_View(unpack(location)), 2**16)
 
 
-def read_unpacked(place: str, offset: int, size: int) -> bytes:
+def read_unpacked(location: str, offset: int, size: int) -> bytes:
     """Return bytes of a compressed file's content. Raises as `unpack`."""
-    return unpack(place).read(offset, size)
+    return unpack(location).read(offset, size)

@@ -21,7 +21,7 @@ from images.items import Content
 from images.sources.arrays import ArraySource
 from images.sources.cifar10 import open_batches
 from images.sources.idx import open_idx
-from images.sources.locations import read_place, size_and_stamp, split_uri
+from images.sources.locations import read_location, size_and_stamp, split_uri
 from images.sources.npz import open_npz
 from images.sources.parquet import read_parquet_uri
 from images.sources.paths import read_file, uri_to_path
@@ -54,7 +54,7 @@ def read_uri(uri: str) -> Content:
     if uri.startswith(("/", "file://")) or "://" not in uri:
         return read_file(str(uri_to_path(uri)))
     if own_scheme(uri) is None:
-        return read_place(uri)
+        return read_location(uri)
     try:
         return _read_part(*split_uri(uri))
     except (OSError, SourceError, LookupError, ValueError) as error:
@@ -70,8 +70,8 @@ def stamp_of(uri: str) -> str | None:
     try:
         if uri.startswith(("/", "file://")) or "://" not in uri:
             return size_and_stamp(str(uri_to_path(uri)))[1]
-        place = split_uri(uri)[1] if own_scheme(uri) else uri
-        return size_and_stamp(place)[1]
+        location = split_uri(uri)[1] if own_scheme(uri) else uri
+        return size_and_stamp(location)[1]
     except (OSError, SourceError, ValueError):
         return None
 
@@ -82,13 +82,13 @@ def own_scheme(uri: str) -> str | None:
     return scheme if scheme in OWN_SCHEMES else None
 
 
-def _read_part(scheme: str, place: str, part: str) -> Content:
+def _read_part(scheme: str, location: str, part: str) -> Content:
     if scheme in _ARCHIVES:
         member, _, offset = part.rpartition("@")
-        return _ARCHIVES[scheme](place, unquote(member), _number(offset))
+        return _ARCHIVES[scheme](location, unquote(member), _number(offset))
     if scheme == "parquet":
-        return read_parquet_uri(place, _number(part))
-    path = Path(place)
+        return read_parquet_uri(location, _number(part))
+    path = Path(location)
     source = _reopen_unchanged(scheme, path, path.stat().st_mtime_ns)
     if _number(part) >= len(source):
         raise IndexError(f"it holds {len(source)} images")

@@ -2,7 +2,7 @@
 
 The listing is Python's zipfile's. Members are read here, from their local header on (PKWARE's
 APPNOTE 6.3, section 4.3.7): an open ZipFile serves one thread at a time, and opening one for every
-picture would read the whole directory of the archive every time.
+image would read the whole directory of the archive every time.
 """
 
 import struct
@@ -19,7 +19,7 @@ from images.sources.archives import ArchiveSource, clean, counts, folder_labels
 from images.sources.locations import (
     check_size,
     join_uri,
-    open_place,
+    open_location,
     read_span,
     size_and_stamp,
     unreadable,
@@ -40,7 +40,7 @@ class Member(NamedTuple):
     method: int
 
 
-def open_zip(place: str, name: str) -> ArchiveSource:
+def open_zip(location: str, name: str) -> ArchiveSource:
     """List a zip archive.
 
     Raises:
@@ -48,7 +48,7 @@ def open_zip(place: str, name: str) -> ArchiveSource:
     """
     names: list[str] = []
     columns = tuple(array("q") for _ in Member._fields)
-    for info in _directory(place):
+    for info in _directory(location):
         member = clean(info.filename)
         if info.is_dir() or not counts(member):
             continue
@@ -59,24 +59,24 @@ def open_zip(place: str, name: str) -> ArchiveSource:
             column.append(fact)
 
     def reader(index: int) -> "partial[bytes]":
-        return partial(read_zipped, place, Member(*(column[index] for column in columns)))
+        return partial(read_zipped, location, Member(*(column[index] for column in columns)))
 
-    base, labels = join_uri("zip", place), folder_labels(names)
+    base, labels = join_uri("zip", location), folder_labels(names)
     return ArchiveSource(name, base, names, columns[0], labels, reader)
 
 
-def _directory(place: str) -> list[zipfile.ZipInfo]:
+def _directory(location: str) -> list[zipfile.ZipInfo]:
     try:
-        with open_place(place) as file, zipfile.ZipFile(file) as archive:
+        with open_location(location) as file, zipfile.ZipFile(file) as archive:
             return archive.infolist()
     except Exception as error:  # a damaged directory makes zipfile raise nearly anything
         message = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
-            f"{place} is damaged, truncated or no zip archive: {message}; fetch or make it anew"
+            f"{location} is damaged, truncated or no zip archive: {message}; fetch or make it anew"
         ) from error
 
 
-def read_zipped(place: str, member: Member) -> bytes:
+def read_zipped(location: str, member: Member) -> bytes:
     """Return a member's bytes.
 
     Raises:
@@ -90,20 +90,20 @@ def read_zipped(place: str, member: Member) -> bytes:
     check_size(member.size)
     check_size(member.packed)
     try:
-        return _checked(_unpacked(_raw(place, member), member), member)
+        return _checked(_unpacked(_raw(location, member), member), member)
     except (OSError, SourceError) as error:
-        raise unreadable(place, error) from error
+        raise unreadable(location, error) from error
 
 
-def _raw(place: str, member: Member) -> bytes:
+def _raw(location: str, member: Member) -> bytes:
     """Return the member's packed bytes; name and extra field come before them."""
-    head = read_span(place, member.offset, _LOCAL.size)
+    head = read_span(location, member.offset, _LOCAL.size)
     if len(head) < _LOCAL.size or not head.startswith(MAGICS[0]):
         raise OSError(f"there is no member at byte {member.offset:,}")
     _, name, extra = _LOCAL.unpack(head)
-    data = read_span(place, member.offset + _LOCAL.size + name + extra, member.packed)
+    data = read_span(location, member.offset + _LOCAL.size + name + extra, member.packed)
     if len(data) < member.packed:
-        message = f"{place} ends within the member: {len(data):,} of {member.packed:,} bytes"
+        message = f"{location} ends within the member: {len(data):,} of {member.packed:,} bytes"
         raise ImageRefused(RefusalReason.TRUNCATED, message)
     return data
 
@@ -124,13 +124,13 @@ def _checked(data: bytes, member: Member) -> bytes:
     return data
 
 
-def read_zip_uri(place: str, member: str, offset: int) -> Content:
+def read_zip_uri(location: str, member: str, offset: int) -> Content:
     """Return the bytes of the member whose local header is at `offset`.
 
     Raises:
         OSError, LookupError, SourceError, ImageRefused: it is not there, or another one is.
     """
-    names, reader = _listed(place, size_and_stamp(place)[1])
+    names, reader = _listed(location, size_and_stamp(location)[1])
     index = names.get((member, offset))
     if index is None:
         raise LookupError(f"{member} is no longer at byte {offset}")
@@ -139,9 +139,9 @@ def read_zip_uri(place: str, member: str, offset: int) -> Content:
 
 @lru_cache(maxsize=4)
 def _listed(
-    place: str, _stamp: str
+    location: str, _stamp: str
 ) -> tuple[dict[tuple[str, int], int], Callable[[int], Callable[[], Content]]]:
     """Keep the last few directories: reading one takes long, neighbors come from the same."""
-    source = open_zip(place, place)
+    source = open_zip(location, location)
     pairs = zip(source.members, source.offsets, strict=True)
     return {pair: index for index, pair in enumerate(pairs)}, source.reader

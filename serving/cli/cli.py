@@ -1,5 +1,7 @@
 """The commands of the serving room: extract, collection, search, serve."""
 
+from __future__ import annotations
+
 from contextlib import ExitStack
 from enum import StrEnum
 from functools import partial
@@ -150,7 +152,7 @@ def extract(
         raise typer.Exit(1)
 
 
-def _extract(encoder: "Encoder", images: "Source", out: Path, **options: Any) -> "ExtractReport":
+def _extract(encoder: Encoder, images: Source, out: Path, **options: Any) -> ExtractReport:
     """Run an extraction with a bar, and say on stderr what came of it."""
     from serving.cli.tables import print_extracted, print_refused
     from serving.extraction.extract import extract as run
@@ -207,12 +209,12 @@ def serve(
 
     Example: lookalike serve encoder.onnx shop/
     """
-    from serving.collection.contract.locations import place_of
+    from serving.collection.contract.locations import location_of
     from serving.http.server.server import serve as run
 
     run(
         encoder,
-        None if collection is None else place_of(collection),
+        None if collection is None else location_of(collection),
         host=host,
         port=port,
         api_key=api_key,

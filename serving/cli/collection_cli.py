@@ -28,7 +28,7 @@ class Dtype(StrEnum):
 
 
 Directory = Annotated[Path, typer.Argument(help="The collection's folder.")]
-AnyPlace = Annotated[
+AnyLocation = Annotated[
     str,
     typer.Argument(
         metavar="COLLECTION", help="Its folder, or milvus://host:19530/name if it is in Milvus."
@@ -122,7 +122,7 @@ def create(
 @app.command()
 def add(
     *,
-    directory: AnyPlace,
+    directory: AnyLocation,
     source: Annotated[str, typer.Argument(help="A feature folder, an export, or images to embed.")],
     encoder: OwnEncoder = None,
     on_duplicate: Annotated[
@@ -229,7 +229,7 @@ def copy(
 
 @app.command()
 def remove(
-    directory: AnyPlace,
+    directory: AnyLocation,
     keys: Annotated[list[str], typer.Argument(help="Keys of the items.")],
     as_json: Json = False,
 ) -> None:
@@ -288,7 +288,7 @@ def tune(
 
 
 @app.command()
-def stats(directory: AnyPlace, as_json: Json = False) -> None:
+def stats(directory: AnyLocation, as_json: Json = False) -> None:
     """Say what a collection holds and which encoder it belongs to.
 
     Example: lookalike collection stats shop/

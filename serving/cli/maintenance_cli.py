@@ -8,7 +8,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from serving.cli.collection_cli import AnyPlace, Directory
+from serving.cli.collection_cli import AnyLocation, Directory
 from serving.cli.options import Json, print_json, said_when_stopped
 
 DAMAGED = 3
@@ -91,7 +91,7 @@ def backup(
 
 
 def export(
-    directory: AnyPlace,
+    directory: AnyLocation,
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     as_json: Json = False,
 ) -> None:
@@ -115,7 +115,7 @@ def export(
 
 
 def duplicates(
-    directory: AnyPlace,
+    directory: AnyLocation,
     threshold: Annotated[
         float, typer.Option(help="Cosine similarity from which two items are the same picture.")
     ] = DUPLICATE,
@@ -124,9 +124,9 @@ def duplicates(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find groups of near-duplicates: the same picture resized, recompressed, slightly cropped.
+    """Find groups of near-duplicates: the same image resized, recompressed, slightly cropped.
 
-    Nothing is removed. Of each group the largest picture is to be kept. What a threshold means
+    Nothing is removed. Of each group the largest image is to be kept. What a threshold means
     depends on the encoder: look at some groups, then raise or lower it.
 
     Example: lookalike collection duplicates shop/ --out duplicates.csv
@@ -166,10 +166,10 @@ def rebuild(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a collection over to another encoder: embed the picture of every item again.
+    """Bring a collection over to another encoder: embed the image of every item again.
 
     Searches go on with the old vectors until all new ones are there; interrupted, the same command
-    goes on. If pictures cannot be read, nothing is brought over, unless --drop-unreadable is given.
+    goes on. If images cannot be read, nothing is brought over, unless --drop-unreadable is given.
 
     Example: lookalike collection rebuild shop/ --encoder better.onnx
     """

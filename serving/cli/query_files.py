@@ -10,7 +10,7 @@ from export.encoder_file.encoder_file import Encoder, open_encoder
 from images.sources.paths import path_item
 from serving.collection import AnyCollection, Hit, Suggestion
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
-from serving.embedding.results import Embedded, Refused
+from serving.embedding.results import EmbeddedImage, RefusedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,9 @@ def encoder_of(collection: AnyCollection, given: Path | None) -> Encoder:
     hint = collection.encoder_path
     if given is None and (hint is None or not Path(hint).is_file()):
         where = f"is no longer at {hint}" if hint else "was not noted"
-        raise UsageError(f"the encoder of {collection.place} {where}; give it with --encoder FILE")
+        raise UsageError(
+            f"the encoder of {collection.location} {where}; give it with --encoder FILE"
+        )
     encoder = open_encoder(given or Path(str(hint)))
     collection.check_encoder(encoder.digest)
     return encoder
@@ -51,7 +53,7 @@ class Examples:
 
 def search_images(
     collection: AnyCollection, paths: Sequence[Path], *, encoder: Path | None, **options: Any
-) -> tuple[list[Answer], list[Refused]]:
+) -> tuple[list[Answer], list[RefusedImage]]:
     """Search with image files; those that cannot be used are refused one by one.
 
     Args:
@@ -85,7 +87,7 @@ def search_together(
     *,
     encoder: Path | None,
     **options: Any,
-) -> tuple[list[Answer], list[Refused]]:
+) -> tuple[list[Answer], list[RefusedImage]]:
     """One search for what is like all positive examples and unlike the negative ones.
 
     If an image is refused, nothing is searched: without it the query would be another one.
@@ -117,7 +119,7 @@ def label_images(
     k: int,
     exact: bool,
     encoder: Path | None,
-) -> tuple[list[tuple[str, Suggestion]], list[Refused]]:
+) -> tuple[list[tuple[str, Suggestion]], list[RefusedImage]]:
     """For each image file its path and the labels that its neighbors suggest.
 
     Raises:
@@ -130,12 +132,12 @@ def label_images(
 
 def embed_files(
     collection: AnyCollection, paths: Sequence[Path], encoder: Path | None
-) -> tuple[list[Embedded], list[Refused]]:
+) -> tuple[list[EmbeddedImage], list[RefusedImage]]:
     """Embed image files with the collection's encoder, which is not opened for none."""
     if not paths:
         return [], []
     opened = encoder_of(collection, encoder)
     items = [path_item(path.absolute(), str(path), None) for path in paths]
     outcomes = [out for batch in embed(opened, in_batches(items, BATCH_SIZE)) for out in batch]
-    embedded = [outcome for outcome in outcomes if isinstance(outcome, Embedded)]
-    return embedded, [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+    embedded = [outcome for outcome in outcomes if isinstance(outcome, EmbeddedImage)]
+    return embedded, [outcome for outcome in outcomes if isinstance(outcome, RefusedImage)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.collection_cli import AnyPlace, OwnEncoder
+from serving.cli.collection_cli import AnyLocation, OwnEncoder
 from serving.cli.options import Json, print_json
 
 Exact = Annotated[
@@ -17,7 +17,7 @@ Exact = Annotated[
 
 def search(
     *,
-    directory: AnyPlace,
+    directory: AnyLocation,
     images: Annotated[list[Path] | None, typer.Argument(help="Image files to search with.")] = None,
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Neighbors for each query; default: 10.")
@@ -104,7 +104,7 @@ def search(
 
 def label(
     *,
-    directory: AnyPlace,
+    directory: AnyLocation,
     images: Annotated[list[Path], typer.Argument(help="Image files to suggest labels for.")],
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbors that vote.")] = 20,
     exact: Exact = False,

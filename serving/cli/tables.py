@@ -1,7 +1,8 @@
 """What the serving commands print for people: results on stdout, the rest on stderr."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -9,16 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # these bring the encoder and Parquet along
+    from collections.abc import Mapping, Sequence
+
     from serving.cli.query_files import Answer
     from serving.collect import CollectReport
     from serving.collection import Suggestion
     from serving.copying import CopyReport
     from serving.embedding.per_item import Seconds
-    from serving.embedding.results import Refused
+    from serving.embedding.results import RefusedImage
     from serving.extraction.work import ExtractReport
 
 
-def print_refused(count: int, first: "Sequence[Refused]", where: str | None = None) -> None:
+def print_refused(count: int, first: Sequence[RefusedImage], where: str | None = None) -> None:
     """How many images were refused, and the first of them, on stderr."""
     table = Table(title=f"Images refused: {count}")
     for name in ("key", "stage", "reason", "message"):
@@ -32,7 +35,7 @@ def print_refused(count: int, first: "Sequence[Refused]", where: str | None = No
         console.print(Text(f"{more}: {where}" if where else more))
 
 
-def print_extracted(report: "ExtractReport") -> None:
+def print_extracted(report: ExtractReport) -> None:
     """Show what an extraction did and where its time went, on stderr."""
     done, seconds = report.items - report.resumed, report.seconds
     before = f" ({report.resumed} items were done before)" if report.resumed else ""
@@ -56,7 +59,7 @@ def print_extracted(report: "ExtractReport") -> None:
     Console(stderr=True).print(Text(text))
 
 
-def _where_time_went(seconds: "Seconds") -> str:
+def _where_time_went(seconds: Seconds) -> str:
     """Return what the cores did, or the encoder where it has them all or a GPU."""
     if not seconds.cores:
         return (
@@ -71,7 +74,7 @@ def _where_time_went(seconds: "Seconds") -> str:
     )
 
 
-def print_added(report: "CollectReport", items: int) -> None:
+def print_added(report: CollectReport, items: int) -> None:
     """Show what an addition did, on stderr."""
     line = (
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged in "
@@ -80,7 +83,7 @@ def print_added(report: "CollectReport", items: int) -> None:
     Console(stderr=True).print(Text(line))
 
 
-def print_copied(report: "CopyReport") -> None:
+def print_copied(report: CopyReport) -> None:
     """Show what a copy did, on stderr."""
     line = (
         f"{report.copied} copied, {report.unchanged} were there already, in "
@@ -89,7 +92,7 @@ def print_copied(report: "CopyReport") -> None:
     Console(stderr=True).print(Text(line))
 
 
-def print_answers(answers: "Sequence[Answer]") -> None:
+def print_answers(answers: Sequence[Answer]) -> None:
     """Print the neighbors of each query, best first, on stdout."""
     console = Console()
     for answer in answers:
@@ -102,7 +105,7 @@ def print_answers(answers: "Sequence[Answer]") -> None:
         console.print(table)
 
 
-def print_suggestions(suggested: "Sequence[tuple[str, Suggestion]]") -> None:
+def print_suggestions(suggested: Sequence[tuple[str, Suggestion]]) -> None:
     """For each image the labels its neighbors vote for, on stdout."""
     console = Console()
     for query, suggestion in suggested:

@@ -1,8 +1,8 @@
-"""Near-duplicates of a whole collection: the same picture again, resized, cropped or recompressed.
+"""Near-duplicates of a whole collection: the same image again, resized, cropped or recompressed.
 
 Each item is searched for with its own vector, so the time grows with the number of items and not
 with their pairs. Items as similar as the threshold are linked, and linked ones form a group, also
-through others. The item to keep is the largest picture, of equal ones the first key. "Similar" is
+through others. The item to keep is the largest image, of equal ones the first key. "Similar" is
 far below "duplicate": the threshold is its own.
 """
 
@@ -29,7 +29,7 @@ class Duplicate:
 
     Attributes:
         key: of the item.
-        uri: where its picture is.
+        uri: where its image is.
         score: cosine similarity to the one that is kept; it may be below the threshold where other
             members of the group link the two.
     """
@@ -41,11 +41,11 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Items that show the same picture.
+    """Items that show the same image.
 
     Attributes:
         key: of the one to keep.
-        uri: where its picture is.
+        uri: where its image is.
         duplicates: the others, the most similar first.
     """
 
@@ -65,7 +65,7 @@ def find_duplicates(
 
     Args:
         collection: of any kind; it is read while others may write.
-        threshold: cosine similarity from which two items are the same picture, above 0, up to 1.
+        threshold: cosine similarity from which two items are the same image, above 0, up to 1.
         on_progress: told how many items of how many have been searched for.
 
     Raises:

@@ -7,7 +7,7 @@ from base.errors import ArtifactError, UsageError
 from serving.collection.collection import LOCK_SECONDS, Collection
 from serving.collection.contract.errors import CollectionMissing
 from serving.collection.contract.interface import AnyCollection
-from serving.collection.contract.locations import Place, milvus_place
+from serving.collection.contract.locations import Location, milvus_location
 from serving.collection.contract.new_folder import new_folder
 from serving.collection.contract.promise import AUTO, DEFAULT_RECALL, Promise
 from serving.collection.contract.stored_vectors import Dtype, check_dtype
@@ -31,7 +31,7 @@ def create_collection(
 
 @overload
 def create_collection(
-    path: Place,
+    path: Location,
     encoder_digest: str,
     dim: int,
     *,
@@ -45,7 +45,7 @@ def create_collection(
 
 
 def create_collection(
-    path: Place,
+    path: Location,
     encoder_digest: str,
     dim: int,
     *,
@@ -82,7 +82,7 @@ def create_collection(
     promise.check(dim)
     check_dtype(dtype)
     hint = None if encoder_path is None else str(Path(encoder_path).resolve())
-    if in_milvus := milvus_place(path):
+    if in_milvus := milvus_location(path):
         from serving.collection.milvus import create
 
         if promise != Promise(recall=recall):
@@ -120,7 +120,7 @@ def open_collection(
 
 @overload
 def open_collection(
-    path: Place,
+    path: Location,
     *,
     encoder_digest: str | None = None,
     load_index: bool = True,
@@ -130,7 +130,7 @@ def open_collection(
 
 
 def open_collection(
-    path: Place,
+    path: Location,
     *,
     encoder_digest: str | None = None,
     load_index: bool = True,
@@ -152,7 +152,7 @@ def open_collection(
         CollectionMissing: there is nothing at the path.
         ArtifactError: it is not a collection, damaged, or of another encoder.
     """
-    if in_milvus := milvus_place(path):
+    if in_milvus := milvus_location(path):
         from serving.collection.milvus import open_in_milvus
 
         return open_in_milvus(in_milvus, encoder_digest=encoder_digest)
@@ -184,7 +184,7 @@ def check_folder(path: str | Path) -> Path:
     return folder
 
 
-def describe(path: Place) -> dict[str, Any]:
+def describe(path: Location) -> dict[str, Any]:
     """Return what a collection is and holds, ready for JSON, without reading its vectors.
 
     Raises:

@@ -42,7 +42,7 @@ class Reader(AnyCollection):
         self._follower = Follower(self._ledger)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """What opens it again: its folder."""
         return str(self.path)
 
@@ -57,7 +57,7 @@ class Reader(AnyCollection):
         Raises:
             ArtifactError: naming both and the remedy.
         """
-        check_encoder(self.place, self.encoder_digest, digest)
+        check_encoder(self.location, self.encoder_digest, digest)
 
     def search(
         self,

@@ -5,34 +5,37 @@
 so that no key, whatever it holds, can name a path.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from base.errors import ImageRefused, LookalikeError
 from base.files import sha256_bytes
-from images.items import Content
 from images.pixels.decode import DEFAULT_MAX_PIXELS
-from images.pixels.preprocess import PreprocessSpec
 from images.pixels.thumbnails import thumbnail_of
 
 if TYPE_CHECKING:
-    from serving.collection.contract.locations import Place
+    from collections.abc import Iterable
+
+    from images.items import Content
+    from images.pixels.preprocess import PreprocessSpec
+    from serving.collection.contract.locations import Location
 
 FOLDER = "thumbnails"
 KEPT_SIZE = 384
 
 
-def thumbnails_beside(collection: "Place") -> Path | None:
+def thumbnails_beside(collection: Location) -> Path | None:
     """Where a collection's folder has its thumbnails; None for a collection that has no folder."""
     from serving.collection.contract.locations import (
-        milvus_place,  # which brings the collections' index along
+        milvus_location,  # which brings the collections' index along
     )
 
-    return None if milvus_place(collection) else Path(collection) / FOLDER
+    return None if milvus_location(collection) else Path(collection) / FOLDER
 
 
 def kept_path(folder: Path, key: str, sha256: str) -> Path:
@@ -52,18 +55,18 @@ def kept_thumbnail(
 
 
 def keep_all(folder: Path, items: Iterable[tuple[str, str, bytes | None]]) -> None:
-    """Keep the thumbnails of many items: key, sha256 and picture of each.
+    """Keep the thumbnails of many items: key, sha256 and image of each.
 
     They are renamed into place but not waited for: what a power cut takes can be made again, and
     two waits for the disk would be most of the time that a million of them take.
     """
-    for key, sha256, picture in items:
+    for key, sha256, image in items:
         path = kept_path(folder, key, sha256)
-        if picture is None or path.exists():
+        if image is None or path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(picture)
+        temporary.write_bytes(image)
         temporary.replace(path)
 
 

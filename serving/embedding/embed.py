@@ -44,7 +44,7 @@ from serving.embedding.per_item import (
     encode,
     read,
 )
-from serving.embedding.results import Outcome, Refused
+from serving.embedding.results import Outcome, RefusedImage
 
 __all__ = ["BATCH_SIZE", "NO_DIRECTION", "Load", "Seconds", "embed", "in_batches"]
 
@@ -105,7 +105,7 @@ def embed(
         batches: any number of lists; they are taken from the iterator as they are needed.
         threads: cores that work apart, or decode; None takes the CPUs this process may use.
         seconds: is added to as the work goes on.
-        load: decodes one picture; is called in the threads.
+        load: decodes one image; is called in the threads.
 
     Yields:
         for each batch what became of its items, in the same order.
@@ -217,7 +217,7 @@ class _Together:
         parts = [self._decoders.submit(self._prepare, piece) for piece in pieces]
         return [self._encoders.submit(self._finish, batch, parts)]
 
-    def _prepare(self, items: list[Item]) -> tuple[list[Ready | Refused], Seconds]:
+    def _prepare(self, items: list[Item]) -> tuple[list[Ready | RefusedImage], Seconds]:
         results, seconds, watch = [], Seconds(), Stopwatch()
         for item in items:
             content = read(item)
@@ -227,10 +227,10 @@ class _Together:
         return results, seconds
 
     def _finish(
-        self, batch: list[Item], parts: list[Future[tuple[list[Ready | Refused], Seconds]]]
+        self, batch: list[Item], parts: list[Future[tuple[list[Ready | RefusedImage], Seconds]]]
     ) -> _Done:
         watch = Stopwatch()
-        total, results = Seconds(), list[Ready | Refused]()
+        total, results = Seconds(), list[Ready | RefusedImage]()
         for part in parts:
             ready, seconds = part.result()
             results += ready

@@ -12,7 +12,7 @@ from base.files import sha256_bytes
 from export.encoder_file.encoder_file import Encoder
 from images.items import Content, Item, Pixels
 from images.pixels.preprocess import PreprocessSpec
-from serving.embedding.results import Embedded, Outcome, Refused
+from serving.embedding.results import EmbeddedImage, Outcome, RefusedImage
 
 NO_DIRECTION = "no-direction"
 
@@ -67,7 +67,7 @@ class Stopwatch:
         return passed
 
 
-def read(item: Item) -> Content | Refused:
+def read(item: Item) -> Content | RefusedImage:
     """Return the item's content."""
     try:
         return item.read()
@@ -78,16 +78,16 @@ def read(item: Item) -> Content | Refused:
 
 
 def decode(
-    item: Item, content: Content | Refused, spec: PreprocessSpec, load: Load
-) -> Ready | Refused:
+    item: Item, content: Content | RefusedImage, spec: PreprocessSpec, load: Load
+) -> Ready | RefusedImage:
     """Return what the encoder is to see of a content; what was refused stays so."""
-    if isinstance(content, Refused):
+    if isinstance(content, RefusedImage):
         return content
     try:
         pixels, size = load(content, spec)
     except ImageRefused as error:
         return refused(item, "decode", error.reason, error.message)
-    except LookalikeError:  # not the picture's fault: what decodes is gone
+    except LookalikeError:  # not the image's fault: what decodes is gone
         raise
     except Exception as error:  # noqa: BLE001 - as above
         return refused(item, "decode", RefusalReason.CORRUPT, repr(error))
@@ -95,12 +95,14 @@ def decode(
     return Ready(pixels, size, sha256_bytes(data))
 
 
-def encode(encoder: Encoder, items: list[Item], results: list[Ready | Refused]) -> list[Outcome]:
+def encode(
+    encoder: Encoder, items: list[Item], results: list[Ready | RefusedImage]
+) -> list[Outcome]:
     """Return the outcomes of `items`, from what `decode` made of them, in the same order."""
     ready = [result.pixels for result in results if isinstance(result, Ready)]
     embeddings = iter(encoder.encode(np.stack(ready)) if ready else ())
     return [
-        result if isinstance(result, Refused) else _embedded(item, result, next(embeddings))
+        result if isinstance(result, RefusedImage) else _embedded(item, result, next(embeddings))
         for item, result in zip(items, results, strict=True)
     ]
 
@@ -110,9 +112,9 @@ def _embedded(item: Item, ready: Ready, embedding: NDArray[np.float32]) -> Outco
         message = "the encoder gives this picture no direction (all its features are zero or NaN)"
         return refused(item, "encode", NO_DIRECTION, message)
     width, height = ready.size
-    return Embedded(item.key, item.uri, item.label, width, height, ready.sha256, embedding)
+    return EmbeddedImage(item.key, item.uri, item.label, width, height, ready.sha256, embedding)
 
 
-def refused(item: Item, stage: str, reason: str, message: str) -> Refused:
+def refused(item: Item, stage: str, reason: str, message: str) -> RefusedImage:
     """Return an item's refusal."""
-    return Refused(item.key, item.uri, stage, str(reason), message)
+    return RefusedImage(item.key, item.uri, stage, str(reason), message)

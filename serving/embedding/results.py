@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedImage:
     """An image and its embedding.
 
     Attributes:
         key: of the item in its source.
         uri: where the image is.
         label: the class, if the source knows it.
-        width: of the picture as it is meant to be seen (after EXIF rotation), in pixels.
+        width: of the image as it is meant to be seen (after EXIF rotation), in pixels.
         height: the same.
         sha256: of the content: a file's bytes, or an array's values in row order.
         embedding: float32 [E], of length one.
@@ -30,7 +30,7 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedImage:
     """An image that has no embedding.
 
     Attributes:
@@ -48,7 +48,7 @@ class Refused:
     message: str
 
 
-Outcome = Embedded | Refused
+Outcome = EmbeddedImage | RefusedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Entry:
         outcome: what became of it.
         stamp: of its file when it was read (`images.sources.uris.stamp_of`), None if it is not
             known.
-        thumbnail: a WebP picture, if the folder has them.
+        thumbnail: a WebP image, if the folder has them.
     """
 
     outcome: Outcome

@@ -51,7 +51,7 @@ class Into:
         self._collection = collection
         self._folder = folder
         self._note = folder / NOTE
-        self._identity = [collection.place, str(collection.stats().get("created"))]
+        self._identity = [collection.location, str(collection.stats().get("created"))]
         self._in: dict[str, str] | None = self._read()
 
     def begin(self, keys: Iterable[str], *, update: bool) -> None:
@@ -78,9 +78,9 @@ class Into:
         self.collected.added += added.added
         self.collected.replaced += added.replaced
         self.collected.unchanged += added.unchanged
-        place = thumbnails_beside(self._collection.place)
-        if place is not None and (pictures := features.thumbnails(shard)):
-            keep_all(place, zip(block.keys, block.sha256, pictures, strict=True))
+        location = thumbnails_beside(self._collection.location)
+        if location is not None and (images := features.thumbnails(shard)):
+            keep_all(location, zip(block.keys, block.sha256, images, strict=True))
         if manifest.updates:
             self._remove(features, shard)
         self._in[shard.file] = digest

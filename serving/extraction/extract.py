@@ -8,6 +8,8 @@ shard's keys and uris proves that the source still lists what it listed.
 A folder may later be brought up to date with a source that has changed (`update`).
 """
 
+from __future__ import annotations
+
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
@@ -23,20 +25,20 @@ from base.cpus import available_cpus
 from base.errors import LookalikeError, UsageError
 from base.files import fsync_directory
 from base.locks import Locked, folder_lock
-from export.encoder_file.encoder_file import Encoder
-from images.items import Source
 from images.pixels.isolated import Isolated
 from images.sources.paths import printable
 from serving.collection.thumbnails import kept_thumbnail
 from serving.embedding.embed import BATCH_SIZE, embed
 from serving.extraction.begin import begin
-from serving.extraction.run import Engine, Progress
 from serving.extraction.work import ExtractReport, Work
 from serving.features.manifest import DTYPES, Manifest, SourceNote
 
 if TYPE_CHECKING:
+    from export.encoder_file.encoder_file import Encoder
+    from images.items import Source
     from serving.collection import AnyCollection
     from serving.extraction.collection_sink import Into
+    from serving.extraction.run import Engine, Progress
 
 SHARD_ITEMS = 4096
 
@@ -56,7 +58,7 @@ def extract(
     isolate: bool = False,
     thumbnails: bool = False,
     npy: bool = False,
-    into: "AnyCollection | None" = None,
+    into: AnyCollection | None = None,
     engine: Engine = embed,
     progress: Progress | None = None,
 ) -> ExtractReport:
@@ -77,7 +79,7 @@ def extract(
         dtype: of the embeddings, "float32" or "float16"; None takes the folder's, or float32.
         max_errors: stop when more images than these are refused.
         isolate: decode in processes of their own (`images.pixels.isolated`).
-        thumbnails: also keep small pictures of the images.
+        thumbnails: also keep small images of the images.
         npy: also write all embeddings as one array (`arrays`).
         into: also add the images to this collection, shard by shard.
         engine: does the work; `ray_engine.ray_embed` on a cluster.
@@ -135,7 +137,7 @@ def extract(
         ) from locked
 
 
-def _open_into(collection: "AnyCollection", folder: Path, encoder: Encoder) -> "Into":
+def _open_into(collection: AnyCollection, folder: Path, encoder: Encoder) -> Into:
     from serving.extraction.collection_sink import Into  # which brings the collections' index along
 
     return Into(collection, folder, encoder.digest)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from images.items import Item
-from serving.embedding.results import Refused
+from serving.embedding.results import RefusedImage
 from serving.features.reader import Features
 
 
@@ -36,7 +36,7 @@ class Known:
     Attributes:
         numbers: from key to number.
         starts: the first number of each shard.
-        places: hash of uri and stamp of each.
+        locations: hash of uri and stamp of each.
         labels: hash of the label of each.
         kinds: what each is, a Kind.
         states: what is to be done, a State each.
@@ -44,7 +44,7 @@ class Known:
 
     numbers: dict[str, int] = field(default_factory=dict)
     starts: list[int] = field(default_factory=list)
-    places: "array[int]" = field(default_factory=lambda: array("q"))
+    locations: "array[int]" = field(default_factory=lambda: array("q"))
     labels: "array[int]" = field(default_factory=lambda: array("q"))
     kinds: bytearray = field(default_factory=bytearray)
     states: bytearray = field(default_factory=bytearray)
@@ -52,7 +52,7 @@ class Known:
     def add(self, kind: Kind, key: str, uri: str, label: str | None, stamp: str | None) -> None:
         """Take one more item in."""
         self.numbers[key] = len(self.states)
-        self.places.append(hash((uri, stamp)) if stamp is not None else 0)
+        self.locations.append(hash((uri, stamp)) if stamp is not None else 0)
         self.labels.append(hash(label))
         self.kinds.append(kind)
         self.states.append(State.GONE)
@@ -64,7 +64,7 @@ class Known:
     def state_of(self, number: int, item: Item, stamp: str | None) -> State:
         """Return what is to be done with an item that is there."""
         kind = self.kinds[number]
-        same = stamp is not None and self.places[number] == hash((item.uri, stamp))
+        same = stamp is not None and self.locations[number] == hash((item.uri, stamp))
         if kind == Kind.EMBEDDED:
             if not same:
                 return State.COMPARE
@@ -86,7 +86,7 @@ def known_items(features: Features) -> Known:
             known.add(Kind.EMBEDDED, key, uri, label, stamp)
         for entry in features.refused(shard):
             refused = entry.outcome
-            assert isinstance(refused, Refused)
+            assert isinstance(refused, RefusedImage)
             kind = Kind.UNREAD if refused.stage == "read" else Kind.REFUSED
             known.add(kind, refused.key, refused.uri, None, entry.stamp)
         for gone in features.deleted(shard):

@@ -9,9 +9,10 @@ travels once. Ray Data moves the work of a node that dies to the others; the cal
 shards, so a run that is killed goes on like one of a single machine.
 """
 
+from __future__ import annotations
+
 import logging
 import tempfile
-from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -26,9 +27,10 @@ from export.encoder_file.encoder_file import Encoder, open_encoder
 from images.items import Item
 from images.sources.uris import read_uri
 from serving.embedding.embed import BATCH_SIZE, Seconds, embed, in_batches
-from serving.embedding.results import Embedded, Outcome, Refused
+from serving.embedding.results import EmbeddedImage, Outcome, RefusedImage
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
     from types import ModuleType
 
 BLOCK_ITEMS = 512  # items of a table: some seconds of an actor's work
@@ -109,7 +111,7 @@ def ray_embed(
             yield list(islice(done, size))
 
 
-def _connect(address: str | None) -> "ModuleType":
+def _connect(address: str | None) -> ModuleType:
     import ray
     import ray.data
 
@@ -123,7 +125,7 @@ def _connect(address: str | None) -> "ModuleType":
     return ray
 
 
-def _room(ray: "ModuleType", cluster: Cluster) -> int:
+def _room(ray: ModuleType, cluster: Cluster) -> int:
     """How many actors the cluster holds at once."""
     has = ray.cluster_resources()
     room = int(has.get("CPU", 0) // cluster.cpus)
@@ -202,6 +204,6 @@ def _outcomes(data: Any, seconds: Seconds) -> Generator[Outcome]:
         for row, vector in zip(rows, vectors, strict=False):
             for name, spent in (row.pop("seconds") or {}).items():
                 setattr(seconds, name, getattr(seconds, name) + spent)
-            kind: type[Outcome] = Embedded if row["stage"] is None else Refused
+            kind: type[Outcome] = EmbeddedImage if row["stage"] is None else RefusedImage
             row["embedding"] = vector
             yield kind(**{field.name: row[field.name] for field in fields(kind)})

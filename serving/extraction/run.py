@@ -17,7 +17,7 @@ from base.errors import LookalikeError
 from export.encoder_file.encoder_file import Encoder
 from images.items import Item
 from serving.embedding.embed import Seconds, in_batches
-from serving.embedding.results import Outcome, Refused
+from serving.embedding.results import Outcome, RefusedImage
 from serving.extraction.tracked_item import Tracked
 from serving.features.manifest import Manifest, Shard
 
@@ -41,7 +41,7 @@ class TooManyRefused(LookalikeError):  # noqa: N818 - a state of the images, not
         first: the first of this run.
     """
 
-    def __init__(self, count: int, allowed: int, first: list[Refused]) -> None:
+    def __init__(self, count: int, allowed: int, first: list[RefusedImage]) -> None:
         self.count = count
         self.first = first
         super().__init__(
@@ -96,7 +96,7 @@ class Run:
         self._progress = progress or (lambda _done, _total: None)
         self._begun: deque[Task] = deque()
         self._outcomes: list[Outcome] = []
-        self._first: list[Refused] = []
+        self._first: list[RefusedImage] = []
         self._writer = ThreadPoolExecutor(1, "writer")
         self._written: Future[None] | None = None
 
@@ -131,7 +131,7 @@ class Run:
         """Stop where too many are refused; an unchanged image is none of them."""
         start = len(self._outcomes) - len(batch)
         for number, outcome in enumerate(batch, start):
-            if isinstance(outcome, Refused) and not self._begun[0].items[number].unchanged:
+            if isinstance(outcome, RefusedImage) and not self._begun[0].items[number].unchanged:
                 self.refused += 1
                 self._first += [outcome][: FIRST_REFUSED - len(self._first)]
         if self._max_errors is not None and self.refused > self._max_errors:

@@ -20,7 +20,7 @@ from itertools import islice
 from base.errors import UsageError
 from images.items import Item, Source
 from serving.embedding.embed import in_batches
-from serving.embedding.results import Deleted, Embedded, Entry, Outcome
+from serving.embedding.results import Deleted, EmbeddedImage, Entry, Outcome
 from serving.extraction.known_items import Kind, State, known_items
 from serving.extraction.run import Task
 from serving.extraction.tracked_item import Stamper, Thumbnailer, Tracked
@@ -225,7 +225,7 @@ class Update:
             return tracked.entry(outcome)
         self.changes.same += 1
         kept = replace(old.outcome, uri=tracked.item.uri)
-        if isinstance(kept, Embedded):
+        if isinstance(kept, EmbeddedImage):
             kept = replace(kept, label=tracked.item.label)
         return replace(old, outcome=kept, stamp=tracked.stamp)
 
@@ -256,11 +256,11 @@ class Update:
 
 
 def _gone(outcome: Outcome) -> Deleted:
-    sha256 = outcome.sha256 if isinstance(outcome, Embedded) else None
+    sha256 = outcome.sha256 if isinstance(outcome, EmbeddedImage) else None
     return Deleted(outcome.key, outcome.uri, sha256)
 
 
 def _noted(old: Entry, item: Item | None) -> Entry:
-    if item is None or not isinstance(old.outcome, Embedded):
+    if item is None or not isinstance(old.outcome, EmbeddedImage):
         return old
     return replace(old, outcome=replace(old.outcome, label=item.label))

@@ -1,19 +1,15 @@
 """The work of an extraction once its folder is open: the tasks of a run, and what follows them."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import ArtifactError, LookalikeError
-from export.encoder_file.encoder_file import Encoder
-from images.items import Source
-from serving.embedding.embed import Seconds
-from serving.embedding.results import Outcome, Refused
 from serving.extraction.run import FIRST_REFUSED, Engine, Progress, Run, Task
 from serving.extraction.tracked_item import Stamper, Thumbnailer, Tracked
 from serving.extraction.update import Changes, Update
@@ -23,6 +19,13 @@ from serving.features.reader import Features
 from serving.features.shards import items_digest, write_shard
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from export.encoder_file.encoder_file import Encoder
+    from images.items import Source
+    from serving.embedding.embed import Seconds
+    from serving.embedding.results import Outcome, RefusedImage
     from serving.extraction.collection_sink import Collected, Into
 
 
@@ -53,8 +56,8 @@ class ExtractReport:
     images_per_second: float
     seconds: Seconds
     changes: Changes | None = None
-    collected: "Collected | None" = None
-    first_refused: list[Refused] = field(repr=False)
+    collected: Collected | None = None
+    first_refused: list[RefusedImage] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""
@@ -81,7 +84,7 @@ class Work:
     elsewhere: bool
     batch_size: int
     npy: bool
-    into: "Into | None"
+    into: Into | None
     thumbnail: Thumbnailer | None
 
     def run(

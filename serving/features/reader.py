@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from base.errors import ArtifactError
 from base.files import sha256_bytes, sha256_file
-from serving.embedding.results import Deleted, Embedded, Entry, Refused
+from serving.embedding.results import Deleted, EmbeddedImage, Entry, RefusedImage
 from serving.features import tables
 from serving.features.manifest import Manifest, Shard, Table, read_manifest
 
@@ -93,11 +93,11 @@ class Features:
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} cannot be read ({error}); {self.remedy}") from error
 
-    def errors(self) -> Iterator[Refused]:
+    def errors(self) -> Iterator[RefusedImage]:
         """Yield the refused images in the order of the shards; checked like `blocks`."""
         for shard in self.manifest.shards:
             for entry in self.refused(shard):
-                assert isinstance(entry.outcome, Refused)
+                assert isinstance(entry.outcome, RefusedImage)
                 yield entry.outcome
 
     def refused(self, shard: Shard) -> list[Entry]:
@@ -110,7 +110,7 @@ class Features:
         table = self._table(shard.errors, *schemas)
         rows = table.to_pylist()
         stamps = [row.pop("stamp", None) for row in rows]
-        return [Entry(Refused(**row), stamp) for row, stamp in zip(rows, stamps, strict=True)]
+        return [Entry(RefusedImage(**row), stamp) for row, stamp in zip(rows, stamps, strict=True)]
 
     def entries(self, shard: Shard) -> list[Entry]:
         """All that the folder keeps of a shard's items, the refused ones last; checked."""
@@ -119,12 +119,10 @@ class Features:
         stamps = table.column("stamp") if "stamp" in table.column_names else None
         rows = table.select(tables.ROW_FIELDS).to_pylist()
         known = [None] * len(rows) if stamps is None else stamps.to_pylist()
-        pictures = self.thumbnails(shard) or [None] * len(rows)
+        images = self.thumbnails(shard) or [None] * len(rows)
         found = [
-            Entry(Embedded(**row, embedding=embedding), stamp, picture)
-            for row, embedding, stamp, picture in zip(
-                rows, embeddings, known, pictures, strict=True
-            )
+            Entry(EmbeddedImage(**row, embedding=embedding), stamp, image)
+            for row, embedding, stamp, image in zip(rows, embeddings, known, images, strict=True)
         ]
         return found + self.refused(shard)
 

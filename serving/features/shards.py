@@ -9,7 +9,7 @@ A feature folder MUST hold
 and MAY hold
 
     deleted/00000-1.parquet …   images that were here and are no longer in the source
-    thumbnails/00000.parquet …  small pictures, row for row those of the shard
+    thumbnails/00000.parquet …  small images, row for row those of the shard
     embeddings.npy, keys.parquet    all embeddings as one array, and key, uri and label of its rows
 
 and files whose names begin with a dot, which mean nothing. An item of the source is in exactly one
@@ -23,7 +23,7 @@ Columns of a shard, in this order; "null" says that the value may be missing:
     key        string            of the item in its source; no two rows of a folder have the same
     uri        string            where the image is
     label      string, null      its class, if the source knows it
-    width      int32             of the picture as it is meant to be seen (after EXIF rotation)
+    width      int32             of the image as it is meant to be seen (after EXIF rotation)
     height     int32
     sha256     string            of the content: a file's bytes, or an array's values in row order
     stamp      string, null      of the file it lies in when it was read: another one, if the file
@@ -89,7 +89,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from base.files import sha256_bytes, write_bytes_atomic
-from serving.embedding.results import Deleted, Embedded, Entry
+from serving.embedding.results import Deleted, EmbeddedImage, Entry
 from serving.features import tables
 from serving.features.manifest import FILE_NAME, FORMAT, Manifest, Shard, Table, read_manifest
 
@@ -125,14 +125,14 @@ def write_shard(
         LookalikeError: the disk is full or fails; the folder is as it was before.
     """
     name = f"{number:05}-{generation}.parquet" if generation else f"{number:05}.parquet"
-    embedded = [e.outcome for e in entries if isinstance(e.outcome, Embedded)]
+    embedded = [e.outcome for e in entries if isinstance(e.outcome, EmbeddedImage)]
     errors = _write(folder, f"{ERRORS}/{name}", tables.errors_table(manifest, entries))
     gone = thumbnails = None
     if deleted:
         gone = _write(folder, f"{DELETED}/{name}", tables.deleted_table(manifest, deleted))
     if manifest.thumbnails:
-        pictures = tables.thumbnails_table(manifest, entries)
-        thumbnails = _write(folder, f"{THUMBNAILS}/{name}", pictures, compression="none")
+        images = tables.thumbnails_table(manifest, entries)
+        thumbnails = _write(folder, f"{THUMBNAILS}/{name}", images, compression="none")
     rows = _write(folder, f"{SHARDS}/{name}", tables.shard_table(manifest, entries))
     return Shard(
         file=rows.file,
@@ -175,8 +175,8 @@ def remove_strangers(folder: Path, manifest: Manifest) -> None:
     named = {folder / table.file for shard in manifest.shards for table in shard.tables}
     for stray in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         stray.unlink()
-    for place in FOLDERS:
-        for file in (folder / place).glob("*.parquet"):
+    for location in FOLDERS:
+        for file in (folder / location).glob("*.parquet"):
             if file not in named:
                 file.unlink()
 

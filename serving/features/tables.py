@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from serving.embedding.results import Deleted, Embedded, Entry, Refused
+from serving.embedding.results import Deleted, EmbeddedImage, Entry, RefusedImage
 from serving.features.manifest import Manifest
 
 METADATA_KEY = b"lookalike.encoder_sha256"
@@ -60,7 +60,7 @@ def _metadata(manifest: Manifest) -> dict[bytes, bytes]:
 def shard_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
     """Return the embedded ones of some entries."""
     schema = shard_schema(manifest, stamped=manifest.version > 1)
-    rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, Embedded)]
+    rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, EmbeddedImage)]
     kind = schema.field("embedding").type
     values = np.concatenate([np.empty(0, np.float32), *(row.embedding for row, _ in rows)])
     columns = {
@@ -76,7 +76,7 @@ def shard_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
 
 def errors_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
     """Return the refused ones of some entries."""
-    rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, Refused)]
+    rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, RefusedImage)]
     columns = [pa.array([getattr(row, n) for row, _ in rows], pa.string()) for n in ERROR_FIELDS]
     stamped = manifest.version > 1
     if stamped:
@@ -93,11 +93,11 @@ def deleted_table(manifest: Manifest, rows: Sequence[Deleted]) -> pa.Table:
 
 def thumbnails_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
     """Return the thumbnails of the embedded ones."""
-    rows = [(e.outcome, e.thumbnail) for e in entries if isinstance(e.outcome, Embedded)]
+    rows = [(e.outcome, e.thumbnail) for e in entries if isinstance(e.outcome, EmbeddedImage)]
     columns = [
         pa.array([row.key for row, _ in rows], pa.string()),
         pa.array([row.sha256 for row, _ in rows], pa.string()),
-        pa.array([picture for _, picture in rows], pa.binary()),
+        pa.array([image for _, image in rows], pa.binary()),
     ]
     return pa.table(columns, schema=thumbnails_schema(manifest))
 

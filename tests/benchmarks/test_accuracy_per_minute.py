@@ -56,7 +56,7 @@ def test_rates_follow_the_clock() -> None:
     assert rate_at(0.9999, 0.1, 0.1) < 1e-6
 
 
-def test_without_pictures_it_says_so(
+def test_without_images_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["accuracy_per_minute", "--short", "--data", str(tmp_path)])

@@ -1,7 +1,5 @@
 """Contests make comparable batches and report under the agreed names; no speed is judged."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -12,13 +10,13 @@ from benchmarks.augmentation_speed import (
     contest,
     lightly_transform,
     report,
-    soft_pictures,
+    soft_images,
     torchvision_transform,
 )
 from training.augment.augment import Augmentation
 
 
-def test_a_contest_of_a_few_pictures() -> None:
+def test_a_contest_of_a_few_images() -> None:
     rates = contest("cifar10", ours=4, theirs=2, rounds=2)
     assert {"lookalike", "torchvision PIL", "torchvision tensor"} <= set(rates)
     assert all(len(values) == 2 and min(values) > 0 for values in rates.values())
@@ -40,8 +38,8 @@ def test_the_report_takes_torchvisions_faster_way(capsys: pytest.CaptureFixture[
 def test_torchvisions_transform_makes_views_like_ours(augmentation: Augmentation) -> None:
     torch.manual_seed(0)
     transform = torchvision_transform(augmentation, 16)
-    picture = soft_pictures(1, 24)[0]
-    for given in (picture.permute(2, 0, 1), Image.fromarray(picture.numpy())):
+    image = soft_images(1, 24)[0]
+    for given in (image.permute(2, 0, 1), Image.fromarray(image.numpy())):
         view = transform(given)
         assert view.shape == (3, 16, 16)
         assert view.dtype == torch.float32
@@ -50,6 +48,6 @@ def test_torchvisions_transform_makes_views_like_ours(augmentation: Augmentation
 
 def test_lightlys_transform_makes_views_like_ours() -> None:
     pytest.importorskip("lightly")
-    views = lightly_transform(Augmentation(), 16)(Image.fromarray(soft_pictures(1, 24)[0].numpy()))
+    views = lightly_transform(Augmentation(), 16)(Image.fromarray(soft_images(1, 24)[0].numpy()))
     assert [view.shape for view in views] == [(3, 16, 16)] * 2
     assert all(0 <= view.min() < view.max() <= 1 for view in views)

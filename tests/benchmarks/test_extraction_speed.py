@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def folder(picture_folder: Path, tmp_path: Path) -> Path:
+def folder(image_folder: Path, tmp_path: Path) -> Path:
     """25 names of fewer photos."""
-    return linked(tmp_path / "linked", sorted(picture_folder.glob("*/*.jpg"))[:9], 25)
+    return linked(tmp_path / "linked", sorted(image_folder.glob("*/*.jpg"))[:9], 25)
 
 
 def test_our_way_extracts_everything_each_time(

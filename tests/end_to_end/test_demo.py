@@ -1,4 +1,4 @@
-"""The demo, on a few drawn pictures instead of Fashion-MNIST."""
+"""The demo, on a few drawn images instead of Fashion-MNIST."""
 
 import json
 import os
@@ -16,26 +16,26 @@ import demo
 from training.run_folder.checkpoint import describe
 
 
-def gray_pictures(path: Path, count: int, seed: int) -> str:
-    """An .npz of gray 28-pixel pictures of two kinds: bars that stand and bars that lie."""
+def gray_images(path: Path, count: int, seed: int) -> str:
+    """An .npz of gray 28-pixel images of two kinds: bars that stand and bars that lie."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count)
-    pictures = rng.integers(0, 40, (count, 28, 28), dtype=np.uint8)
-    for picture, label in zip(pictures, labels, strict=True):
+    images = rng.integers(0, 40, (count, 28, 28), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
         at = rng.integers(6, 18)
         if label:
-            picture[at : at + 5, 4:24] = 220
+            image[at : at + 5, 4:24] = 220
         else:
-            picture[4:24, at : at + 5] = 220
-    np.savez(path, data=pictures, labels=labels)
+            image[4:24, at : at + 5] = 220
+    np.savez(path, data=images, labels=labels)
     return str(path)
 
 
 def test_the_demo_goes_the_whole_way_and_a_second_run_starts_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "GALLERY", gray_pictures(tmp_path / "train.npz", 96, 1))
-    monkeypatch.setattr(demo, "QUERIES", gray_pictures(tmp_path / "test.npz", 24, 2))
+    monkeypatch.setattr(demo, "GALLERY", gray_images(tmp_path / "train.npz", 96, 1))
+    monkeypatch.setattr(demo, "QUERIES", gray_images(tmp_path / "test.npz", 24, 2))
     monkeypatch.setattr(demo, "COLLECTION_SIZE", 64)
     shorter = ("training.samples=192", "training.batch_size=32", "encoder.width=0.125")
     settings = [word for setting in shorter for word in ("--set", setting)]
@@ -63,9 +63,9 @@ def test_the_demo_goes_the_whole_way_and_a_second_run_starts_at_once(
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_stage_keeps_its_work(tmp_path: Path, stop: signal.Signals) -> None:
     """Ctrl-C reaches every process of the terminal, SIGTERM only the demo itself."""
-    pictures = gray_pictures(tmp_path / "train.npz", 96, 1)
+    images = gray_images(tmp_path / "train.npz", 96, 1)
     settings = ("training.samples=10_000_000", "training.batch_size=32", "encoder.width=0.125")
-    arguments = ["train", pictures, "--recipe", "grey-cpu", "--out", str(tmp_path / "run")]
+    arguments = ["train", images, "--recipe", "grey-cpu", "--out", str(tmp_path / "run")]
     arguments += [word for setting in settings for word in ("--set", setting)]
     script = f"import demo; demo.run_command({arguments!r})"
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)

@@ -1,4 +1,4 @@
-"""Pictures of five channels and 12 bits, from TIFF files to their neighbors."""
+"""Images of five channels and 12 bits, from TIFF files to their neighbors."""
 
 import io
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_from_files_to_neighbors(run: Path, plates: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_other_pictures_are_refused_and_thumbnails_can_be_seen(run: Path, plates: Path) -> None:
+def test_other_images_are_refused_and_thumbnails_can_be_seen(run: Path, plates: Path) -> None:
     spec = load_recipe(str(run / "recipe.toml")).data.evaluation
     item = next(iter(open_source(plates)))
     seen = visible(read_uri(item.uri), spec)

@@ -1,7 +1,5 @@
 """A machine that only serves has no torch: every module it needs imports without it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -33,10 +33,10 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, picture_folder: Path) -> Path:
+def reader(tmp_path: Path, image_folder: Path) -> Path:
     """A working folder with photos/ and query.jpg, as the README assumes."""
-    shutil.copytree(picture_folder, tmp_path / "photos")
-    shutil.copy(next((picture_folder / "discs").glob("*.jpg")), tmp_path / "query.jpg")
+    shutil.copytree(image_folder, tmp_path / "photos")
+    shutil.copy(next((image_folder / "discs").glob("*.jpg")), tmp_path / "query.jpg")
     return tmp_path
 
 

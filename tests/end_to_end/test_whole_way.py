@@ -1,4 +1,4 @@
-"""200 pictures from the folder to the neighbors, through commands in processes of their own."""
+"""200 images from the folder to the neighbors, through commands in processes of their own."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.conftest import draw_picture
+from tests.conftest import draw_image
 
 CLASSES = ("discs", "ramps", "squares", "stripes")
 
@@ -32,10 +32,10 @@ def draw_folder(folder: Path, each: int) -> None:
     for kind in CLASSES:
         (folder / kind).mkdir(parents=True)
         for number in range(each):
-            draw_picture(kind, 40, 48, rng).save(folder / kind / f"{number:03}.jpg", quality=90)
+            draw_image(kind, 40, 48, rng).save(folder / kind / f"{number:03}.jpg", quality=90)
 
 
-def test_the_whole_way_on_200_pictures(tmp_path: Path) -> None:
+def test_the_whole_way_on_200_images(tmp_path: Path) -> None:
     draw_folder(tmp_path / "photos", 50)
     (tmp_path / "photos" / "discs" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
     settings = ("training.samples=256", "training.batch_size=64", "data.image_size=32")

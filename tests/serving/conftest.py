@@ -19,10 +19,10 @@ def encoder(tiny_encoder: Path) -> Encoder:
 
 
 @pytest.fixture
-def mixed_folder(picture_folder: Path, tmp_path: Path) -> Path:
-    """40 pictures and three files that are none, at the beginning, in the middle and at the end."""
+def mixed_folder(image_folder: Path, tmp_path: Path) -> Path:
+    """40 images and three files that are none, at the beginning, in the middle and at the end."""
     folder = tmp_path / "mixed"
-    shutil.copytree(picture_folder, folder)
+    shutil.copytree(image_folder, folder)
     whole = (folder / "squares/00.jpg").read_bytes()
     (folder / "discs/00-text.jpg").write_bytes(b"no picture at all")
     (folder / "ramps/05-empty.png").write_bytes(b"")
@@ -50,9 +50,9 @@ def milvus(milvus_file: Path) -> str:
 
 
 @pytest.fixture
-def features(tiny_encoder: Path, picture_folder: Path, tmp_path: Path) -> Path:
-    """The 40 pictures, extracted."""
-    answer("extract", tiny_encoder, picture_folder, "--out", tmp_path / "features")
+def features(tiny_encoder: Path, image_folder: Path, tmp_path: Path) -> Path:
+    """The 40 images, extracted."""
+    answer("extract", tiny_encoder, image_folder, "--out", tmp_path / "features")
     return tmp_path / "features"
 
 

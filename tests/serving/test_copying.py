@@ -10,7 +10,7 @@ import pytest
 
 from base.errors import ArtifactError, LookalikeError, UsageError
 from serving.collection import AnyCollection, Record, create_collection, open_collection
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 from serving.collection.thumbnails import kept_path
 from serving.copying import copy, open_target
 
@@ -51,7 +51,9 @@ def everything(collection: AnyCollection) -> list[tuple[Any, ...]]:
     ]
 
 
-def run(original: Place, target: Place, progress: Callable[[int, int], None] | None = None) -> Any:
+def run(
+    original: Location, target: Location, progress: Callable[[int, int], None] | None = None
+) -> Any:
     with (
         open_collection(original) as opened,
         open_target(opened, target, None) as copied,
@@ -113,9 +115,9 @@ def test_a_change_during_the_copy_is_noticed(shop: Path, tmp_path: Path) -> None
 
 def test_kept_thumbnails_go_along_from_folder_to_folder(shop: Path, tmp_path: Path) -> None:
     kept = {kept_path(shop / "thumbnails", str(n), DIGEST): bytes([n]) * 100 for n in range(9)}
-    for path, picture in kept.items():
+    for path, image in kept.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        path.write_bytes(image)
     run(shop, tmp_path / "copy")
     copies = {tmp_path / "copy" / path.relative_to(shop): kept[path] for path in kept}
     assert {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*.webp")} == copies

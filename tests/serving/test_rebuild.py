@@ -29,14 +29,14 @@ def new(other_encoder: Path) -> Encoder:
 
 
 @pytest.fixture
-def pictures(picture_folder: Path, tmp_path: Path) -> Path:
-    shutil.copytree(picture_folder, tmp_path / "pictures")
+def images(image_folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(image_folder, tmp_path / "pictures")
     return tmp_path / "pictures"
 
 
-def fill(place: Path, encoder: Encoder, pictures: Path) -> Collection:
+def fill(place: Path, encoder: Encoder, images: Path) -> Collection:
     made = create_collection(place, encoder.digest, encoder.embedding_dim)
-    source = open_source(pictures)
+    source = open_source(images)
     add_source(made, encoder, source, on_duplicate="refuse", progress=lambda *_: None)
     return made
 
@@ -47,20 +47,20 @@ def vectors(place: Path) -> dict[str, bytes]:
 
 
 def test_it_becomes_what_the_new_encoder_would_have_made(
-    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path
+    encoder: Encoder, new: Encoder, images: Path, tmp_path: Path
 ) -> None:
-    old = fill(tmp_path / "shop", encoder, pictures)
+    old = fill(tmp_path / "shop", encoder, images)
     old.save()
-    fill(tmp_path / "wanted", new, pictures).close()
+    fill(tmp_path / "wanted", new, images).close()
     query = [next(iter(old.items(limit=1))).vector]
     report = rebuild(tmp_path / "shop", new)
     assert report.done
     assert (report.refused, report.resumed, report.items) == (0, 0, len(vectors(tmp_path / "shop")))
-    ours, wanted = vectors(tmp_path / "shop"), vectors(tmp_path / "wanted")
-    assert ours.keys() == wanted.keys()
+    ours, expected = vectors(tmp_path / "shop"), vectors(tmp_path / "wanted")
+    assert ours.keys() == expected.keys()
     for key, vector in ours.items():
         np.testing.assert_allclose(
-            np.frombuffer(vector, "<f4"), np.frombuffer(wanted[key], "<f4"), atol=1e-6
+            np.frombuffer(vector, "<f4"), np.frombuffer(expected[key], "<f4"), atol=1e-6
         )
     assert verify(tmp_path / "shop").faults == 0
     with pytest.raises(CollectionRebuilt, match="open it again"):
@@ -70,14 +70,14 @@ def test_it_becomes_what_the_new_encoder_would_have_made(
         rebuild(tmp_path / "shop", new)
 
 
-def test_pictures_that_are_gone_hold_it_up_until_they_are_given_up(
-    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path
+def test_images_that_are_gone_hold_it_up_until_they_are_given_up(
+    encoder: Encoder, new: Encoder, images: Path, tmp_path: Path
 ) -> None:
     shop = tmp_path / "shop"
-    fill(shop, encoder, pictures).close()
+    fill(shop, encoder, images).close()
     before = vectors(shop)
     lost = sorted(before)[3]
-    (pictures / lost).unlink()
+    (images / lost).unlink()
     command = ["collection", "rebuild", str(shop), "--encoder", str(new.path)]
     held = CliRunner().invoke(app, command)
     assert held.exit_code == 1
@@ -111,10 +111,10 @@ KILLED = """
 
 @pytest.mark.parametrize("step", ["store", "finish"])
 def test_killed_it_goes_on(
-    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path, step: str
+    encoder: Encoder, new: Encoder, images: Path, tmp_path: Path, step: str
 ) -> None:
     shop = tmp_path / "shop"
-    collection = fill(shop, encoder, pictures)
+    collection = fill(shop, encoder, images)
     collection.save()
     items = len(collection)
     killed = subprocess.run(
@@ -139,9 +139,9 @@ def test_killed_it_goes_on(
 
 
 def test_nobody_writes_meanwhile(
-    encoder: Encoder, new: Encoder, pictures: Path, tmp_path: Path
+    encoder: Encoder, new: Encoder, images: Path, tmp_path: Path
 ) -> None:
-    fill(tmp_path / "shop", encoder, pictures).close()
+    fill(tmp_path / "shop", encoder, images).close()
     refused: list[str] = []
 
     def try_to_write(_done: int, _total: int) -> None:

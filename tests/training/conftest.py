@@ -1,4 +1,4 @@
-"""A source of pictures in memory and a recipe that trains on it in a second."""
+"""A source of images in memory and a recipe that trains on it in a second."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ def _same(content: Content) -> Content:
 
 
 def colored(count: int, seed: int = 0, *, size: int = 24) -> tuple[list[Content], list[str]]:
-    """Pictures of two classes: noise that is redder, and noise that is bluer."""
+    """Images of two classes: noise that is redder, and noise that is bluer."""
     rng = np.random.default_rng(seed)
     contents: list[Content] = []
     labels = []
     for number in range(count):
-        picture: NDArray[np.uint8] = rng.integers(0, 150, (size, size, 3), dtype=np.uint8)
-        picture[..., 0 if number % 2 else 2] += 100
-        contents.append(picture)
+        image: NDArray[np.uint8] = rng.integers(0, 150, (size, size, 3), dtype=np.uint8)
+        image[..., 0 if number % 2 else 2] += 100
+        contents.append(image)
         labels.append("red" if number % 2 else "blue")
     return contents, labels
 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trains on one thread: for pictures this small two threads mostly wait for each other."""
+    """Trains on one thread: for images this small two threads mostly wait for each other."""
     before = torch.get_num_threads()
     monkeypatch.setattr("training.train.available_cpus", lambda: 1)
     torch.set_num_threads(1)

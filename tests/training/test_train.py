@@ -41,7 +41,7 @@ def test_a_run_leaves_its_artifacts(
     notes = Notes()
     result = train(make_source(), recipe, run, reporter=notes)
     assert result.finished
-    assert (result.step, result.steps, result.pictures, result.refused) == (40, 40, 40, ())
+    assert (result.step, result.steps, result.images, result.refused) == (40, 40, 40, ())
     assert sorted(p.name for p in run.iterdir()) == [
         "checkpoint.pt",
         "metrics.jsonl",
@@ -68,13 +68,13 @@ def test_a_run_leaves_its_artifacts(
     assert "16 px, 40 steps of 8, float32 on cpu" in notes.lines[0]
 
 
-def test_training_brings_the_views_of_a_picture_together(
+def test_training_brings_the_views_of_a_image_together(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     """Against a run that sees the same views and does not move."""
     settings = ["training.batch_size=20", "training.samples=800", "training.evaluations=0"]
     settings += ["loss.temperature=0.5", "augmentation.grayscale=0"]
-    settings += ["augmentation.jitter_probability=0"]  # color is what tells these pictures apart
+    settings += ["augmentation.jitter_probability=0"]  # color is what tells these images apart
     losses = []
     for name, rate in (("moves", "2e-3"), ("stays", "1e-12")):
         recipe = make_recipe(*settings, f"schedule.learning_rate={rate}")
@@ -129,9 +129,9 @@ def test_a_run_is_not_overwritten_nor_joined_to_strangers(
         (source, {"limit": 20}, r"as SOURCE \(40 of arrays, now 20 of arrays\)"),
         (source, {"evaluation": make_source(10, 5)}, r"as --eval \(none, now 10 of arrays\)"),
     )
-    for pictures, options, message in strangers:
+    for images, options, message in strangers:
         with pytest.raises(ArtifactError, match=message):
-            train(pictures, recipe, run, resume=True, **options)
+            train(images, recipe, run, resume=True, **options)
     assert (run / "checkpoint.pt").read_bytes() == kept
 
 
@@ -157,13 +157,13 @@ def test_less_than_a_batch_is_refused_with_the_remedy(
     assert not (tmp_path / "run").exists()
 
 
-def test_refused_pictures_are_listed_and_not_fatal(
+def test_refused_images_are_listed_and_not_fatal(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     source = make_source()
     contents = [b"", *source.contents[1:-1], b"not a picture"]
     result = train(dataclasses.replace(source, contents=contents), make_recipe(), tmp_path)
-    assert result.pictures == 38
+    assert result.images == 38
     lines = [json.loads(line) for line in (tmp_path / "refused.jsonl").read_text().splitlines()]
     assert [(line["key"], line["reason"]) for line in lines] == [
         ("0000", "empty"),
@@ -172,7 +172,7 @@ def test_refused_pictures_are_listed_and_not_fatal(
     assert describe(tmp_path)["source"]["refused"] == 2
 
 
-def test_pictures_without_labels_train_as_well(
+def test_images_without_labels_train_as_well(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     notes = Notes()
@@ -199,7 +199,7 @@ def test_a_run_that_collapses_raises_the_alarm(
     assert "lower schedule.learning_rate (now 30)" in alarms[-1]
 
 
-def test_an_evaluation_set_asks_the_training_pictures(
+def test_an_evaluation_set_asks_the_training_images(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = make_recipe()
@@ -241,7 +241,7 @@ def test_a_large_cache_trains_the_same(
     assert_same_run(tmp_path / "memory", tmp_path / "file")
 
 
-def test_pictures_of_different_shapes_train_whole(
+def test_images_of_different_shapes_train_whole(
     make_source: Callable[..., Any],
     make_recipe: Callable[..., Recipe],
     tmp_path: Path,

@@ -1,7 +1,5 @@
 """docs/training.md names every key of a recipe, every recipe and every option."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from pathlib import Path
 

@@ -6,8 +6,6 @@ the pixels, so that the pixels can be compared with torchvision's for the same p
 loops over images, and on a CUDA device nothing makes the host wait.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -21,12 +19,12 @@ from training.augment.per_image import PerImage, chosen
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
-# Numbers of a view or picture (side * side * channels) worked on at a time on a CPU. Smaller: the
+# Numbers of a view or image (side * side * channels) worked on at a time on a CPU. Smaller: the
 # fixed cost of each operation weighs more. Larger: what is allocated for it no longer fits the L3
 # cache, and the C library returns it to the system between uses, to be zeroed again page by page.
 CPU_BLOCK = 1_200_000
 
-# Numbers of a picture from which on a CPU copies its box rather than work on all of it. Measured:
+# Numbers of an image from which on a CPU copies its box rather than work on all of it. Measured:
 # 9 % less time for views of 224 px from 256, as much at 96 px, more below.
 LARGE = 160 * 160 * 3
 
@@ -39,7 +37,7 @@ class Augmentation:
     switches an operation off; it then costs nothing. Raises UsageError for a value out of range.
     """
 
-    crop_area: tuple[float, float] = (0.08, 1.0)  # share of the picture's area
+    crop_area: tuple[float, float] = (0.08, 1.0)  # share of the image's area
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
     flip: float = 0.5  # probability
     brightness: float = 0.8  # strength b: factors are uniform in [max(0, 1 - b), 1 + b]
@@ -79,7 +77,7 @@ class Augmentation:
 class Parameters(PerImage):
     """What was drawn for V views. None: the operation is switched off."""
 
-    crop: Tensor  # int64 [V, 4]: top, left, height, width in pixels of the picture
+    crop: Tensor  # int64 [V, 4]: top, left, height, width in pixels of the image
     flip: Tensor | None  # bool [V]
     jitter: Jitter | None
     grayscale: Tensor | None  # bool [V]
@@ -90,9 +88,9 @@ class Parameters(PerImage):
 def two_views(
     images: Tensor, augmentation: Augmentation, size: int, generator: torch.Generator
 ) -> Tensor:
-    """Two independent views of each picture: [N, H, W, 3] -> float32 [2N, 3, size, size].
+    """Two independent views of each image: [N, H, W, 3] -> float32 [2N, 3, size, size].
 
-    The first views of all pictures come first, then the second views in the same order; see
+    The first views of all images come first, then the second views in the same order; see
     `apply` for the images. The generator is on their device.
     """
     height, width = _channels_last(images).shape[1:3]
@@ -106,9 +104,9 @@ def draw(
     width: int | Tensor,
     generator: torch.Generator,
 ) -> Parameters:
-    """Draw the parameters of `count` views of pictures of height x width pixels.
+    """Draw the parameters of `count` views of images of height x width pixels.
 
-    Both may be float [N] instead, the sizes of N pictures that are shown in turns as in `apply`.
+    Both may be float [N] instead, the sizes of N images that are shown in turns as in `apply`.
     They are on the generator's device and depend on its state alone. Each operation has random
     numbers of its own: switching one off changes nothing in the others.
     """
@@ -137,7 +135,7 @@ def _draw_jitter(a: Augmentation, u: Tensor) -> Jitter | None:
 
     return Jitter(
         jittered=jittered,
-        place=u[1:5].t().argsort(1),
+        position=u[1:5].t().argsort(1),
         brightness=factor(u[5], a.brightness),
         contrast=factor(u[6], a.contrast),
         saturation=factor(u[7], a.saturation),
@@ -195,13 +193,13 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
 
     Args:
         images: uint8 (0-255) or float32 (0-1), [N, H, W, 3] or [N, 3, H, W], or with one channel
-            for gray pictures, or [N, H, W, C], which saturation, hue and grayscale leave alone; on
+            for gray images, or [N, H, W, C], which saturation, hue and grayscale leave alone; on
             the parameters' device. Only read.
-        parameters: for V views, V a multiple of N: view v shows picture v % N.
+        parameters: for V views, V a multiple of N: view v shows image v % N.
         size: pixels of a view's side.
 
     Returns:
-        float32 [V, C, size, size] in [0, 1], channels_last; C is 3 for gray pictures.
+        float32 [V, C, size, size] in [0, 1], channels_last; C is 3 for gray images.
 
     Raises:
         ValueError: images of another shape, or V is no multiple of N.
@@ -216,7 +214,7 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
         p = replace(p, jitter=p.jitter and p.jitter.without_color(), grayscale=None)
     depth = 3 if images.shape[3] == 1 else images.shape[3]
     views = torch.empty(count, size, size, depth, device=images.device)
-    picture = torch.arange(count, device=images.device) % max(1, len(images))
+    image = torch.arange(count, device=images.device) % max(1, len(images))
     blocks = 1
     if per_image.host_can_look(images):
         values = max(math.prod(images.shape[1:]), size * size * images.shape[3])
@@ -224,22 +222,22 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
     step = max(1, math.ceil(count / blocks))
     for start in range(0, count, step):
         part = slice(start, start + step)
-        _make(images, picture[part], p[part], views[part])
+        _make(images, image[part], p[part], views[part])
     return views.permute(0, 3, 1, 2)
 
 
-def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
-    """Write the views of images[picture] into out [V, size, size, C]."""
+def _make(images: Tensor, image: Tensor, p: Parameters, out: Tensor) -> None:
+    """Write the views of images[image] into out [V, size, size, C]."""
     n, size = out.shape[:2]
     order = torch.arange(n, device=out.device)  # in which the views are worked on
     if p.jitter is not None:
         order = p.jitter.hue_before().argsort()
     p = p[order]
-    picture = picture[order]
+    image = image[order]
     if per_image.host_can_look(images) and images[0].numel() >= LARGE:
-        pictures, crop = _cut_out(images, picture, p.crop)
+        pictures, crop = _cut_out(images, image, p.crop)
     else:
-        pictures, crop = images.index_select(0, picture), p.crop
+        pictures, crop = images.index_select(0, image), p.crop
     planes = resample.crop_resize(pictures, crop, p.flip, size)
     if p.jitter is not None:
         color.jitter_(planes.flatten(2), p.jitter)
@@ -255,20 +253,20 @@ def _make(images: Tensor, picture: Tensor, p: Parameters, out: Tensor) -> None:
     both = out.new_empty(n + len(blurred), *out.shape[1:])  # all views sharp, then the blurred
     _interleave(planes.transpose(2, 3), both[:n])
     _interleave(soft, both[n:])
-    places = torch.arange(n + len(blurred), device=out.device)
-    back = places[:n].index_copy(0, blurred, places[n:])[back]
+    positions = torch.arange(n + len(blurred), device=out.device)
+    back = positions[:n].index_copy(0, blurred, positions[n:])[back]
     torch.index_select(both, 0, back, out=out)
 
 
-def _cut_out(images: Tensor, picture: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the boxes [V, 4] of some pictures in the upper left corners of equal areas.
+def _cut_out(images: Tensor, image: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the boxes [V, 4] of some images in the upper left corners of equal areas.
 
     Returns the areas [V, H, W, C], anything outside the boxes, and where the boxes are in them.
     """
     height, width = crop[:, 2:].amax(0).tolist()
     areas = images.new_empty(len(crop), height, width, images.shape[3])
     for area, number, (top, left, h, w) in zip(
-        areas.unbind(), picture.tolist(), crop.tolist(), strict=True
+        areas.unbind(), image.tolist(), crop.tolist(), strict=True
     ):
         area[:h, :w].copy_(images[number, top : top + h, left : left + w])
     return areas, torch.cat([torch.zeros_like(crop[:, :2]), crop[:, 2:]], 1)
@@ -293,7 +291,7 @@ def _are_gray(images: Tensor) -> bool:
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """Return a view [N, H, W, C] of pictures in either layout."""
+    """Return a view [N, H, W, C] of images in either layout."""
     if images.ndim != 4:
         raise ValueError(f"images of shape {tuple(images.shape)}: need [N, H, W, C]")
     planes_first = images.shape[1] in {1, 3} and images.shape[3] not in {1, 3}

@@ -8,10 +8,9 @@ adjust_*), so that one pass serves images which are at different operations of t
 Only hue is another thing.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ class Jitter(PerImage):
     """The color operations of N images. None: no image has the operation."""
 
     jittered: Tensor  # bool [N]; the other images have neutral factors
-    place: Tensor  # int64 [N, 4]: when brightness, contrast, saturation and hue come, 0..3
+    position: Tensor  # int64 [N, 4]: when brightness, contrast, saturation and hue come, 0..3
     brightness: Tensor | None  # float32 [N], factor
     contrast: Tensor | None  # float32 [N], factor
     saturation: Tensor | None  # float32 [N], factor
@@ -46,13 +45,13 @@ class Jitter(PerImage):
 
     def hue_before(self) -> Tensor:
         """Return the step 0..T that hue precedes, int64 [N]; -1 where the image is not jittered."""
-        step = torch.zeros_like(self.place[:, HUE])
+        step = torch.zeros_like(self.position[:, HUE])
         for op in self.steps:
-            step += self.place[:, op] < self.place[:, HUE]
+            step += self.position[:, op] < self.position[:, HUE]
         return step.masked_fill_(~self.jittered, -1)
 
-    def without_color(self) -> Jitter | None:
-        """Return what there is to do for gray pictures."""
+    def without_color(self) -> Self | None:
+        """Return what there is to do for gray images."""
         if self.brightness is None and self.contrast is None:
             return None
         return replace(self, saturation=None, hue=None)
@@ -78,7 +77,7 @@ def _coefficients(jitter: Jitter) -> list[tuple[Tensor, Tensor | None, Tensor | 
     if not factors:
         return []
     # [T, N]: which of the operations has its turn at each step
-    turn = torch.stack([jitter.place[:, op] for op in factors], 1).argsort(1).t()
+    turn = torch.stack([jitter.position[:, op] for op in factors], 1).argsort(1).t()
     scale = torch.stack([*factors.values()]).gather(0, turn)[:, :, None]
 
     def rest(op: int) -> list[Tensor | None]:

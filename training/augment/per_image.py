@@ -1,7 +1,5 @@
 """Records of tensors with one entry per image, and the choice of images to work on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from typing import Self
 

@@ -7,8 +7,6 @@ takes 4 times as long at 32 pixels and 10 times at 224 (measured, AVX2). Between
 become columns.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -128,9 +128,9 @@ def train(
     leads = launch_of().leads  # of several processes one speaks
     console = Console(stderr=True, quiet=not leads)
     reporter = reporter_for(console)
-    pictures = open_source(source, labels=labels)
-    name, run = cli_plan.plan(pictures, source, recipe, out, resume=resume, say=reporter.say)
-    count = min(len(pictures), limit or len(pictures))
+    images = open_source(source, labels=labels)
+    name, run = cli_plan.plan(images, source, recipe, out, resume=resume, say=reporter.say)
+    count = min(len(images), limit or len(images))
     asked = cli_plan.all_settings(settings, weights, batch_size)
     if resume:
         chosen = cli_plan.resumed_recipe(name, asked, count)
@@ -143,18 +143,16 @@ def train(
             device=device,
             reporter=reporter,
         )
-    chosen = settled(chosen, pictures)
+    chosen = settled(chosen, images)
     if find_lr:
         from training.cli.cli_report import show_rates
         from training.tuning.lr_finder import find_learning_rate
 
-        finding = find_learning_rate(
-            pictures, chosen, device=device, limit=limit, reporter=reporter
-        )
+        finding = find_learning_rate(images, chosen, device=device, limit=limit, reporter=reporter)
         show_rates(finding, plot, console, as_json=as_json)
         return
     result = train_run(
-        pictures,
+        images,
         chosen,
         run,
         resume=resume,

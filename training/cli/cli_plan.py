@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
-FEWEST = 8  # pictures; with fewer there is nothing to contrast
+FEWEST = 8  # images; with fewer there is nothing to contrast
 AUTO = "auto"
 
 
@@ -49,17 +49,17 @@ def all_settings(
 
 
 def plan(
-    pictures: Source, source: str, recipe: str | None, out: Path | None, *, resume: bool, say: Say
+    images: Source, source: str, recipe: str | None, out: Path | None, *, resume: bool, say: Say
 ) -> tuple[str, Path]:
     """Return the recipe to read and the run folder.
 
-    A run that is resumed keeps its recipe; else, where none is named, the pictures decide.
+    A run that is resumed keeps its recipe; else, where none is named, the images decide.
     """
     if recipe is not None:
         return recipe, out or _default_run(source, Path(recipe).stem)
     if resume and out is not None and (out / "recipe.toml").is_file():
         return str(out / "recipe.toml"), out
-    name, reason = choose_recipe(pictures)
+    name, reason = choose_recipe(images)
     run = out or _default_run(source, name)
     if resume and (run / "recipe.toml").is_file():
         return str(run / "recipe.toml"), run
@@ -71,18 +71,18 @@ def plan(
 def fitted_recipe(
     name: str,
     settings: Sequence[str],
-    pictures: int,
+    images: int,
     *,
     auto_batch: bool,
     device: str,
     reporter: Reporter,
 ) -> Recipe:
-    """Return the recipe of a new run, with what depends on pictures and machine decided and written down.
+    """Return the recipe of a new run, with what depends on images and machine decided and written down.
 
     Args:
         name: of a recipe, or its file.
         settings: from `all_settings`.
-        pictures: how many there are.
+        images: how many there are.
         auto_batch: measure which batch fits memory.
         device: as for `train.train`.
         reporter: told what was decided.
@@ -99,22 +99,22 @@ def fitted_recipe(
             reporter.say(f"data.mean = {mean}, data.std = {std}: as those weights were trained")
         recipe = with_weights
     if auto_batch:
-        return _measured_batch(recipe, pictures, device, reporter)
+        return _measured_batch(recipe, images, device, reporter)
     if _asked(settings, "training.batch_size"):
         return recipe
-    return _halved_batch(recipe, pictures, reporter)
+    return _halved_batch(recipe, images, reporter)
 
 
-def resumed_recipe(name: str, settings: Sequence[str], pictures: int) -> Recipe:
+def resumed_recipe(name: str, settings: Sequence[str], images: int) -> Recipe:
     """Return the recipe of a run to go on with: what was measured or read for it stands in its file."""
     recipe = load_recipe(name, settings)
     if _asked(settings, "training.batch_size"):
         return recipe
-    return _halved_batch(recipe, pictures, Silent())
+    return _halved_batch(recipe, images, Silent())
 
 
-def _measured_batch(recipe: Recipe, pictures: int, device: str, reporter: Reporter) -> Recipe:
-    fit = auto_batch_size(recipe, choose_device(device), pictures, reporter)
+def _measured_batch(recipe: Recipe, images: int, device: str, reporter: Reporter) -> Recipe:
+    fit = auto_batch_size(recipe, choose_device(device), images, reporter)
     training = replace(recipe.training, batch_size=fit.batch_size)
     micro = training.micro_batch
     if micro is not None and (micro > fit.batch_size or fit.batch_size % micro):
@@ -128,15 +128,15 @@ def _measured_batch(recipe: Recipe, pictures: int, device: str, reporter: Report
     return replace(recipe, training=training)
 
 
-def _halved_batch(recipe: Recipe, pictures: int, reporter: Reporter) -> Recipe:
-    """Halves the batch of a recipe that was made for more pictures than there are."""
+def _halved_batch(recipe: Recipe, images: int, reporter: Reporter) -> Recipe:
+    """Halves the batch of a recipe that was made for more images than there are."""
     batch = recipe.training.batch_size
-    if pictures >= batch or pictures < FEWEST:
+    if images >= batch or images < FEWEST:
         return recipe
-    while batch > pictures // 2:
+    while batch > images // 2:
         batch //= 2
     instead = f"batches of {batch} instead of {recipe.training.batch_size}"
-    reporter.say(f"{instead}: there are {pictures} pictures")
+    reporter.say(f"{instead}: there are {images} pictures")
     return replace(recipe, training=replace(recipe.training, batch_size=batch, micro_batch=None))
 
 

@@ -1,4 +1,4 @@
-"""What `lookalike train` says: lists, refused pictures, the sweep of learning rates, the end."""
+"""What `lookalike train` says: lists, refused images, the sweep of learning rates, the end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _rows(names: list[str], width: int = 78) -> list[str]:
 
 
 def show_refused(result: TrainResult, console: Console) -> None:
-    """Show a table of the first refused pictures."""
+    """Show a table of the first refused images."""
     if not result.refused:
         return
     table = Table("picture", "refused because", title=f"{len(result.refused)} pictures refused")
@@ -74,9 +74,9 @@ def show_rates(finding: Finding, plot: Path | None, console: Console, *, as_json
     """Show the sweep as table, plot and numbers; the suggestion as a --set to copy."""
     table = Table("learning rate", "loss", "smoothed", title=f"{len(finding.sweep.rates)} steps")
     last = len(finding.sweep.rates) - 1
-    for place in sorted({round(n * last / (SHOWN_RATES - 1)) for n in range(SHOWN_RATES)}):
-        rate, loss = finding.sweep.rates[place], finding.sweep.losses[place]
-        table.add_row(f"{rate:.2e}", f"{loss:.3f}", f"{finding.sweep.smoothed[place]:.3f}")
+    for position in sorted({round(n * last / (SHOWN_RATES - 1)) for n in range(SHOWN_RATES)}):
+        rate, loss = finding.sweep.rates[position], finding.sweep.losses[position]
+        table.add_row(f"{rate:.2e}", f"{loss:.3f}", f"{finding.sweep.smoothed[position]:.3f}")
     console.print(table)
     say(console, text_plot(finding))
     if plot is not None:
@@ -95,7 +95,7 @@ def tell(result: TrainResult, recipe: Recipe, resumed: str, *, as_json: bool) ->
     """Says where the run is and what comes next."""
     quality = "".join(f", {name} {value:.4g}" for name, value in sorted(result.quality.items()))
     typer.echo(
-        f"run: {result.run} (step {result.step} of {result.steps}, {result.pictures} pictures, "
+        f"run: {result.run} (step {result.step} of {result.steps}, {result.images} pictures, "
         f"{result.elapsed_s:.0f} s{quality})"
     )
     export = f"lookalike export {shlex.quote(str(result.run))} --out encoder.onnx"
@@ -109,7 +109,7 @@ def tell(result: TrainResult, recipe: Recipe, resumed: str, *, as_json: bool) ->
             "step": result.step,
             "steps": result.steps,
             "samples": result.step * recipe.training.batch_size,
-            "pictures": result.pictures,
+            "pictures": result.images,
             "refused": len(result.refused),
             "elapsed_s": round(result.elapsed_s, 3),
             "quality": result.quality,

@@ -1,4 +1,4 @@
-"""A source decoded once: pictures in memory or in a memory-mapped file.
+"""A source decoded once: images in memory or in a memory-mapped file.
 
 Views are cut from what is stored. Where crops are small it should be larger than a view (`[data]
 stored_size`), or every crop is an enlargement.
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from images.sources.sources import Item, Source
-    from training.data.pictures import Pictures
+    from training.data.dataset import ImageDataset
 
-SAMPLED = 32  # pictures that are decoded to foretell the size of all
+SAMPLED = 32  # images that are decoded to foretell the size of all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What is stored of each picture."""
+    """What is stored of each image."""
 
     spec: PreprocessSpec
     whole: bool = False  # in its own shape, its short side at most the spec's size; else the square
@@ -48,7 +48,7 @@ class Form:
         return f"{self.spec.digest} {self.whole}"
 
     def load(self, item: Item) -> NDArray[np.uint8] | ImageRefused:
-        """Decode one picture."""
+        """Decode one image."""
         try:
             if self.whole:
                 return load_whole(item.read(), self.spec)
@@ -58,10 +58,10 @@ class Form:
 
 
 class Store(Protocol):
-    """Takes pictures one after another."""
+    """Takes images one after another."""
 
-    def put(self, entry: str, picture: NDArray[np.uint8] | None) -> None:
-        """Add the next picture, or none where it was refused, and what `Entries.add` says of it."""
+    def put(self, entry: str, image: NDArray[np.uint8] | None) -> None:
+        """Add the next image, or none where it was refused, and what `Entries.add` says of it."""
 
 
 class Memory:
@@ -70,10 +70,10 @@ class Memory:
     def __init__(self) -> None:
         self._bytes = io.BytesIO()
 
-    def put(self, entry: str, picture: NDArray[np.uint8] | None) -> None:  # noqa: ARG002
+    def put(self, entry: str, image: NDArray[np.uint8] | None) -> None:  # noqa: ARG002
         """Add the pixels."""
-        if picture is not None:
-            self._bytes.write(np.ascontiguousarray(picture).data)
+        if image is not None:
+            self._bytes.write(np.ascontiguousarray(image).data)
 
     def pixels(self) -> NDArray[np.uint8]:
         """All of them, uint8 [bytes]."""
@@ -89,24 +89,24 @@ def decode_source(
     folder: Path | None = None,
     memory_limit: int = 2**63,
     reporter: Reporter | None = None,
-) -> Pictures:
-    """Decode every picture once, on all CPUs; what cannot be used is counted, never fatal.
+) -> ImageDataset:
+    """Decode every image once, on all CPUs; what cannot be used is counted, never fatal.
 
     Args:
         source: from `images.sources.sources.open_source`.
         spec: the square to store.
-        whole: store each picture in its own shape instead, see
+        whole: store each image in its own shape instead, see
             `images.pixels.storage_size.load_whole`.
-        limit: take this many pictures, evenly spread over the source (a folder is sorted by class,
-            its first pictures are all alike).
+        limit: take this many images, evenly spread over the source (a folder is sorted by class,
+            its first images are all alike).
         folder: where a cache above `memory_limit` bytes is kept as a memory-mapped file; one that
-            is there and was made from the same pictures is used again, one that was stopped half
-            way is gone on with. Without a folder all pictures stay in memory.
+            is there and was made from the same images is used again, one that was stopped half
+            way is gone on with. Without a folder all images stay in memory.
         memory_limit: see `folder`.
         reporter: told about the progress.
 
     Raises:
-        SourceError: not one picture can be used.
+        SourceError: not one image can be used.
         LookalikeError: the disk has no room for the cache, or a cache is damaged.
     """
     items, form = chosen_items(source, limit), Form(spec=spec, whole=whole)
@@ -115,7 +115,7 @@ def decode_source(
     if folder is None or needed <= memory_limit:
         entries, memory = Entries(source), Memory()
         _decode(items, form, entries, memory, reporter)
-        return entries.pictures(memory.pixels())
+        return entries.dataset(memory.pixels())
     with CacheFile(folder, stamp_of(items, form.digest)) as file:
         entries = file.read(source, items)
         if not file.whole(entries):
@@ -123,13 +123,13 @@ def decode_source(
             reporter.say(_announcement(folder, len(items), needed, free, entries))
             _decode(items[len(entries) :], form, entries, file, reporter)
             file.finish(entries)
-        return file.pictures(entries)
+        return file.dataset(entries)
 
 
-def _announcement(folder: Path, pictures: int, needed: int, free: int, entries: Entries) -> str:
+def _announcement(folder: Path, dataset: int, needed: int, free: int, entries: Entries) -> str:
     kept = f", {entries.bytes / 1e9:.1f} GB are there" if entries.bytes else ""
     return (
-        f"{pictures:,} pictures are decoded once, to about {needed / 1e9:.1f} GB in {folder} "
+        f"{dataset:,} pictures are decoded once, to about {needed / 1e9:.1f} GB in {folder} "
         f"({free / 1e9:.1f} GB free{kept})"
     )
 
@@ -143,9 +143,9 @@ def chosen_items(source: Source, limit: int | None) -> list[Item]:
 
 
 def expected_bytes(items: list[Item], form: Form) -> int:
-    """How much the decoded pictures will need, by a few of them."""
+    """How much the decoded images will need, by a few of them."""
     sample = [form.load(items[position]) for position in spread(len(items), SAMPLED)]
-    sizes = [picture.nbytes for picture in sample if not isinstance(picture, ImageRefused)]
+    sizes = [image.nbytes for image in sample if not isinstance(image, ImageRefused)]
     return len(items) * sum(sizes) // max(1, len(sizes))
 
 
@@ -167,7 +167,7 @@ def _decode(
 def in_order(
     items: Iterable[Item], form: Form
 ) -> Iterator[tuple[Item, NDArray[np.uint8] | ImageRefused]]:
-    """Decode ahead in threads (Pillow works without the GIL), a bounded number of pictures."""
+    """Decode ahead in threads (Pillow works without the GIL), a bounded number of images."""
     threads = available_cpus()
     waiting: deque[tuple[Item, Future[NDArray[np.uint8] | ImageRefused]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:

@@ -1,11 +1,11 @@
-"""The decoded pictures of a large source as files in the run folder.
+"""The decoded images of a large source as files in the run folder.
 
-    cache/pixels.bin    the pixels of the usable pictures, one picture after another
+    cache/pixels.bin    the pixels of the usable images, one image after another
     cache/items.jsonl   a line with the stamp, then an entry per item (`cache_entries.py`)
     cache/cache.json    format, stamp and digest; written last: without it the cache is not whole
 
 The stamp is a SHA-256 of the listing (keys, labels, sizes and times of the files) and of what is
-stored of each picture. A cache with another stamp, or with other pixels than its entries say, is
+stored of each image. A cache with another stamp, or with other pixels than its entries say, is
 made anew; one that is not whole is gone on with after its last entry.
 """
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from images.sources.sources import Item, Source
-    from training.data.pictures import Pictures
+    from training.data.dataset import ImageDataset
 
 FORMAT = 2
-FLUSH = 1000  # pictures that a killed process may have to decode again
+FLUSH = 1000  # images that a killed process may have to decode again
 
 
 def stamp_of(items: Iterable[Item], form: str) -> str:
-    """SHA-256 of what can be known about the pictures without reading them."""
+    """SHA-256 of what can be known about the images without reading them."""
     stamp = hashlib.sha256(f"{FORMAT} {form}".encode())
     for item in items:
         seen = _seen_of(item.uri)
@@ -65,7 +65,7 @@ class CacheFile:
                 file.close()
 
     def read(self, source: Source, items: list[Item]) -> Entries:
-        """Return the entries of the pictures that are there; none where they are not right."""
+        """Return the entries of the images that are there; none where they are not right."""
         entries, end = Entries(source), 0
         try:
             with (self._folder / "items.jsonl").open("rb") as lines:
@@ -98,7 +98,7 @@ class CacheFile:
         Returns the free bytes of the disk.
 
         Raises:
-            LookalikeError: less than what is missing of the `needed` bytes of all pictures.
+            LookalikeError: less than what is missing of the `needed` bytes of all images.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._about.unlink(missing_ok=True)
@@ -117,13 +117,13 @@ class CacheFile:
         self._files = pixels, items
         return free
 
-    def put(self, entry: str, picture: NDArray[np.uint8] | None) -> None:
-        """Append a picture, or none where it was refused, and its entry."""
+    def put(self, entry: str, image: NDArray[np.uint8] | None) -> None:
+        """Append an image, or none where it was refused, and its entry."""
         assert self._files is not None
         pixels, items = self._files
         try:
-            if picture is not None:
-                pixels.write(np.ascontiguousarray(picture).data)
+            if image is not None:
+                pixels.write(np.ascontiguousarray(image).data)
             items.write((entry + "\n").encode())
             self._put += 1
             if self._put % FLUSH == 0:
@@ -147,9 +147,9 @@ class CacheFile:
     def _declaration(self, entries: Entries) -> dict[str, object]:
         return {"format": FORMAT, "stamp": self._stamp, "digest": entries.digest}
 
-    def pictures(self, entries: Entries) -> Pictures:
-        """Return the pictures of a whole cache, memory-mapped."""
-        return entries.pictures(self._map(entries.bytes))
+    def dataset(self, entries: Entries) -> ImageDataset:
+        """Return the images of a whole cache, memory-mapped."""
+        return entries.dataset(self._map(entries.bytes))
 
     def _map(self, count: int) -> NDArray[np.uint8]:
         if not count:

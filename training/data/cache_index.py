@@ -1,4 +1,4 @@
-"""What is known about the pictures of a cache, one entry per item of the source."""
+"""What is known about the images of a cache, one entry per item of the source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from base.errors import ImageRefused, SourceError
-from training.data.pictures import NO_LABEL, Pictures, Refusal
+from training.data.dataset import NO_LABEL, ImageDataset, RefusedImage
 from training.data.sampling import spread
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from images.sources.sources import Item, Source
 
 
-CHECKED = 64  # pictures whose pixels are compared with what was hashed
+CHECKED = 64  # images whose pixels are compared with what was hashed
 
 
 class Entries:
@@ -29,9 +29,9 @@ class Entries:
         self._index = {name: number for number, name in enumerate(self._classes)}
         self._shapes: list[tuple[int, int, int]] = []
         self._labels: list[int] = []
-        self._hashes = bytearray()  # SHA-256 of each picture's pixels
+        self._hashes = bytearray()  # SHA-256 of each image's pixels
         self._digest = hashlib.sha256()
-        self.refused: list[Refusal] = []
+        self.refused: list[RefusedImage] = []
         self.bytes = 0  # of all pixels
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Entries:
 
     def _take(self, item: Item, entry: dict[str, Any]) -> None:
         if "shape" not in entry:
-            self.refused.append(Refusal(key=item.key, **entry))
+            self.refused.append(RefusedImage(key=item.key, **entry))
             return
         height, width, channels = entry["shape"]
         pixels = bytes.fromhex(entry["pixels"])
@@ -65,8 +65,8 @@ class Entries:
         self._digest.update(json.dumps([item.key, item.label, height, width, channels]).encode())
         self._digest.update(pixels)
 
-    def pictures(self, pixels: NDArray[np.uint8]) -> Pictures:
-        """Return the pictures with these pixels, uint8 [bytes].
+    def dataset(self, pixels: NDArray[np.uint8]) -> ImageDataset:
+        """Return the images with these pixels, uint8 [bytes].
 
         Raises:
             SourceError: all were refused.
@@ -79,7 +79,7 @@ class Entries:
             )
         shapes = np.array(self._shapes, np.int64)
         alike = bool((shapes == shapes[0]).all())
-        return Pictures(
+        return ImageDataset(
             name=self.name,
             images=pixels.reshape(-1, *shapes[0]) if alike else pixels.reshape(-1, shapes[0, 2]),
             sizes=None if alike else shapes[:, :2],
@@ -91,15 +91,15 @@ class Entries:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over key, label, shape and pixels of the usable pictures so far."""
+        """SHA-256 over key, label, shape and pixels of the usable images so far."""
         return self._digest.hexdigest()
 
     def are(self, pixels: NDArray[np.uint8]) -> bool:
-        """Whether pixels, uint8 [bytes], are those that were hashed, by a few pictures."""
-        pictures = self.pictures(pixels)
-        chosen = spread(len(pictures) - 1, CHECKED).tolist()
+        """Whether pixels, uint8 [bytes], are those that were hashed, by a few images."""
+        dataset = self.dataset(pixels)
+        chosen = spread(len(dataset) - 1, CHECKED).tolist()
         return all(
-            hashlib.sha256(np.ascontiguousarray(pictures[position]).data).digest()
+            hashlib.sha256(np.ascontiguousarray(dataset[position]).data).digest()
             == self._hashes[32 * position : 32 * position + 32]
-            for position in [*chosen, len(pictures) - 1]
+            for position in [*chosen, len(dataset) - 1]
         )

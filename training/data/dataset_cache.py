@@ -1,4 +1,4 @@
-"""Where the training pictures are kept: `data.cache` of a recipe."""
+"""Where the training images are kept: `data.cache` of a recipe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from base.progress import Reporter
     from images.sources.sources import Source
-    from training.data.pictures import Pictures
+    from training.data.dataset import ImageDataset
     from training.recipes.recipe_data import Data
 
 
-def training_pictures(
+def training_images(
     source: Source,
     data: Data,
     *,
@@ -24,20 +24,20 @@ def training_pictures(
     folder: Path,
     memory_limit: int,
     reporter: Reporter,
-) -> Pictures:
-    """Return the pictures in memory, in a file or streamed.
+) -> ImageDataset:
+    """Return the images in memory, in a file or streamed.
 
     Args:
-        source: the pictures.
+        source: the images.
         data: "auto" keeps up to `memory_limit` bytes in memory and more in a file, "memory" and
-            "disk" decide that, "stream" decodes each picture whenever it is needed.
-        limit: take this many pictures, evenly spread.
+            "disk" decide that, "stream" decodes each image whenever it is needed.
+        limit: take this many images, evenly spread.
         folder: for the file.
         memory_limit: see `data`.
         reporter: told about the progress.
 
     Raises:
-        SourceError: not one picture can be used.
+        SourceError: not one image can be used.
         LookalikeError: the disk has no room for the file.
     """
     if data.cache == "stream":

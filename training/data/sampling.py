@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def spread(total: int, count: int) -> NDArray[np.int64]:
     """At most `count` of the positions 0..total-1, ascending: one drawn from each equal stretch.
 
-    Pictures come sorted (by class) or in turns (front, back, front, back): the first ones would all
+    Images come sorted (by class) or in turns (front, back, front, back): the first ones would all
     be of one kind in the first case, every n-th one in the second. The draw is always the same.
     """
     if count >= total:

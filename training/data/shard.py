@@ -1,11 +1,9 @@
 """Which part of the global batch a process works on, and how the parts become the batch again.
 
-The batch of B pictures is cut into C chunks of `micro_batch` pictures, which follow one another in
+The batch of B images is cut into C chunks of `micro_batch` images, which follow one another in
 time, and each chunk into W equal parts, one per process. So what a batch norm sees (a chunk) is
 decided by the recipe alone, and a run is the same run on any number of processes.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -38,15 +36,15 @@ class Shard:
         return self.batch_size // self.micro_batch
 
     @property
-    def pictures(self) -> Tensor:
-        """Positions in the global batch of this process's pictures, int64 [C, B/C/W]."""
+    def images(self) -> Tensor:
+        """Positions in the global batch of this process's images, int64 [C, B/C/W]."""
         everything = torch.arange(self.batch_size).view(self.chunks, self.world, -1)
         return everything[:, self.rank]
 
     @property
     def views(self) -> Tensor:
         """Rows of this process's views among the 2B of the batch, int64 [C, 2*B/C/W]."""
-        return torch.cat([self.pictures, self.pictures + self.batch_size], 1)
+        return torch.cat([self.images, self.images + self.batch_size], 1)
 
     def join(self, parts: Tensor) -> Tensor:
         """Return the projections of all processes [W, 2B/W, E], each in its own order, as [2B,E]."""

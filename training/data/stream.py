@@ -1,8 +1,8 @@
-"""Pictures that are decoded again each time they are needed: sets too large for any cache.
+"""Images that are decoded again each time they are needed: sets too large for any cache.
 
-Worker processes decode the batches of the next steps while the current one trains. Which pictures a
+Worker processes decode the batches of the next steps while the current one trains. Which images a
 step has depends on seed and step alone, so a resumed run sees what the uninterrupted one sees. A
-picture that cannot be used is counted, and the next one in the source that can takes its place.
+image that cannot be used is counted, and the next one in the source that can takes its place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from images.pixels.preprocess import preprocess
 from training.data.batches import Batch, Batches
 from training.data.cache import Form, chosen_items, in_order
 from training.data.cache_file import stamp_of
-from training.data.pictures import NO_LABEL, Pictures, Refusal, together
+from training.data.dataset import NO_LABEL, ImageDataset, RefusedImage, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,53 +38,53 @@ AHEAD = 2  # batches that each worker decodes ahead
 
 
 @dataclass(frozen=True, kw_only=True)
-class Streamed(Pictures):
-    """All pictures of a source, usable or not; `images` is empty.
+class Streamed(ImageDataset):
+    """All images of a source, usable or not; `images` is empty.
 
     `digest` is the stamp of the listing: nothing else is known without reading everything.
     """
 
     items: list[Item]
     form: Form
-    damaged: dict[str, Refusal] = field(default_factory=dict)  # found so far, by key
+    damaged: dict[str, RefusedImage] = field(default_factory=dict)  # found so far, by key
 
     def __getitem__(self, position: int) -> NDArray[np.uint8]:
-        """One picture, or the one that takes its place."""
-        picture, refused = self.find(position)
+        """One image, or the one that takes its place."""
+        image, refused = self.find(position)
         self.note(refused)
-        return picture
+        return image
 
-    def find(self, position: int) -> tuple[NDArray[np.uint8], list[Refusal]]:
-        """Return the first usable picture from a position on, and those before it that are not.
+    def find(self, position: int) -> tuple[NDArray[np.uint8], list[RefusedImage]]:
+        """Return the first usable image from a position on, and those before it that are not.
 
         Raises:
-            SourceError: no picture of the source is usable.
+            SourceError: no image of the source is usable.
         """
-        refused: list[Refusal] = []
+        refused: list[RefusedImage] = []
         for step in range(len(self.items)):
             item = self.items[(position + step) % len(self.items)]
             found = self.form.load(item)
             if not isinstance(found, ImageRefused):
                 return found, refused
             reason, message = str(found.reason), str(found)
-            refused.append(Refusal(key=item.key, reason=reason, message=message))
+            refused.append(RefusedImage(key=item.key, reason=reason, message=message))
         raise SourceError(f"no usable picture in {self.name}: {refused[0].message}")
 
-    def note(self, refused: Iterable[Refusal]) -> None:
-        """Count refused pictures, each once."""
+    def note(self, refused: Iterable[RefusedImage]) -> None:
+        """Count refused images, each once."""
         self.damaged.update((refusal.key, refusal) for refusal in refused)
 
-    def refusals(self) -> tuple[Refusal, ...]:
+    def refusals(self) -> tuple[RefusedImage, ...]:
         """Those met so far."""
         return tuple(self.damaged.values())
 
     def squares(self, positions: Iterable[int], spec: PreprocessSpec) -> NDArray[np.uint8]:
-        """As `Pictures.squares`, decoded on all CPUs."""
+        """As `Images.squares`, decoded on all CPUs."""
         chosen = [int(position) for position in positions]
         decoded = in_order([self.items[position] for position in chosen], self.form)
         found = [
-            preprocess(self[position] if isinstance(picture, ImageRefused) else picture, spec)
-            for position, (_, picture) in zip(chosen, decoded, strict=True)
+            preprocess(self[position] if isinstance(image, ImageRefused) else image, spec)
+            for position, (_, image) in zip(chosen, decoded, strict=True)
         ]
         return (
             np.stack(found)
@@ -94,7 +94,7 @@ class Streamed(Pictures):
 
 
 def open_stream(source: Source, form: Form, limit: int | None = None) -> Streamed:
-    """List the pictures of a source without decoding any.
+    """List the images of a source without decoding any.
 
     Raises:
         SourceError: there are none.
@@ -121,28 +121,28 @@ class Decoded(NamedTuple):
 
     pixels: Tensor  # uint8 [B,H,W,C]
     sizes: Tensor  # float [2,B]: heights and widths
-    refused: list[Refusal]
+    refused: list[RefusedImage]
 
 
 class StreamedBatches:
     """The batches of a run, decoded ahead in worker processes."""
 
     def __init__(
-        self, pictures: Streamed, order: Order, own: NDArray[np.int64], device: torch.device
+        self, dataset: Streamed, order: Order, own: NDArray[np.int64], device: torch.device
     ) -> None:
-        self._pictures, self._order, self._own, self._device = pictures, order, own, device
+        self._dataset, self._order, self._own, self._device = dataset, order, own, device
         # on a CPU the steps need the cores
         self._workers = max(1, available_cpus() - 1) if device.type == "cuda" else 1
         self._decoded: Iterator[Decoded] | None = None
         self._next = -1
 
     def __call__(self, step: int) -> Batch:
-        """Return the pictures of a step on the device, as `Batches` gives them."""
+        """Return the images of a step on the device, as `Batches` gives them."""
         if self._decoded is None or step != self._next:
             self._decoded = self._from(step)
         self._next = step + 1
         pixels, sizes, refused = next(self._decoded)
-        self._pictures.note(refused)
+        self._dataset.note(refused)
         # the sizes of what other processes work on are theirs to know
         everyones = torch.ones(2, self._order.batch_size)
         everyones[:, torch.from_numpy(self._own)] = sizes
@@ -151,7 +151,7 @@ class StreamedBatches:
 
     def _from(self, step: int) -> Iterator[Decoded]:
         loader: DataLoader[Decoded] = DataLoader(
-            Decoder(self._pictures),
+            Decoder(self._dataset),
             sampler=Steps(self._order, self._own, step),
             batch_size=None,
             num_workers=self._workers,
@@ -165,19 +165,19 @@ class StreamedBatches:
 class Decoder(Dataset[Decoded]):
     """Decodes whole batches."""
 
-    def __init__(self, pictures: Streamed) -> None:
-        self._pictures = pictures
+    def __init__(self, dataset: Streamed) -> None:
+        self._dataset = dataset
 
     def __getitem__(self, positions: NDArray[np.int64]) -> Decoded:
-        found = [self._pictures.find(position) for position in positions.tolist()]
-        pictures = [picture for picture, _ in found]
-        sizes = torch.tensor([picture.shape[:2] for picture in pictures]).float().t()
+        found = [self._dataset.find(position) for position in positions.tolist()]
+        dataset = [image for image, _ in found]
+        sizes = torch.tensor([image.shape[:2] for image in dataset]).float().t()
         refused = [refusal for _, several in found for refusal in several]
-        return Decoded(torch.from_numpy(together(pictures)), sizes.contiguous(), refused)
+        return Decoded(torch.from_numpy(together(dataset)), sizes.contiguous(), refused)
 
 
 class Steps:
-    """The positions of the pictures of each step, from one step on, without end."""
+    """The positions of the images of each step, from one step on, without end."""
 
     def __init__(self, order: Order, own: NDArray[np.int64], first: int) -> None:
         self._order, self._own, self._first = order, own, first
@@ -196,16 +196,16 @@ def _leave_signals(_worker: int) -> None:
 
 
 def batches_of(
-    pictures: Pictures, order: Order, own: NDArray[np.int64], device: torch.device
+    dataset: ImageDataset, order: Order, own: NDArray[np.int64], device: torch.device
 ) -> Batches | StreamedBatches:
     """Return the batches of a run.
 
     Args:
-        pictures: from a cache or streamed.
-        order: which pictures make up each step.
+        dataset: from a cache or streamed.
+        order: which images make up each step.
         own: int64 [B], the places in a step that this process works on.
         device: where the batches go.
     """
-    if isinstance(pictures, Streamed):
-        return StreamedBatches(pictures, order, own, device)
-    return Batches(pictures, order, own, device)
+    if isinstance(dataset, Streamed):
+        return StreamedBatches(dataset, order, own, device)
+    return Batches(dataset, order, own, device)

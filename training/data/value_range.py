@@ -1,6 +1,6 @@
 """data.range = "auto": which values of a source become black and white.
 
-A few pictures are looked at; 0.1% of their values may lie below the range and 0.1% above it, so
+A few images are looked at; 0.1% of their values may lie below the range and 0.1% above it, so
 that a dead pixel does not decide. The range is measured once, before training, and written into the
 recipe and the encoder file: training, extraction and serving scale alike.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from images.sources.sources import Source
     from training.recipes.recipe import Recipe
 
-LOOK_AT = 64  # pictures
+LOOK_AT = 64  # images
 VALUES = 10_000  # of each
 OUTSIDE = 0.1  # percent, at either end
 
@@ -31,7 +31,7 @@ def settled(recipe: Recipe, source: Source) -> Recipe:
     """Return the recipe with numbers for the range.
 
     Raises:
-        SourceError: no picture could be read, or all their values are the same.
+        SourceError: no image could be read, or all their values are the same.
     """
     if recipe.data.range != "auto":
         return recipe

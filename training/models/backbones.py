@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CLASSES = 1009  # a prime that is no width of any layer
 TIMM = ("timm:", "timm/")
-# Networks whose layers are made for one size of picture, and what they call it.
+# Networks whose layers are made for one size of image, and what they call it.
 SIZED = {"vit_": "image_size", "maxvit_": "input_size"}
 # Networks with a second classifier that only training sees.
 AUXILIARY = ("googlenet", "inception_v3")
@@ -57,10 +57,10 @@ def build_backbone(name: str, *, image_size: int, channels: int = 3) -> EncoderM
     Args:
         name: torchvision's (`swin_t`), or timm's behind "timm:" (`timm:vit_small_patch16_224`).
         image_size: S, pixels; what a vision transformer is built for.
-        channels: C, of the pictures.
+        channels: C, of the images.
 
     Raises:
-        RecipeError: no such network, timm is not installed, or it cannot read such pictures.
+        RecipeError: no such network, timm is not installed, or it cannot read such images.
     """
     check_name(name)
     theirs = timm_name(name)
@@ -133,7 +133,7 @@ def _exchange(network: nn.Module, key: str, new: nn.Module) -> None:
 
 
 def _set_channels(network: nn.Module, channels: int) -> None:
-    """Replace the first convolution, for pictures that are not RGB."""
+    """Replace the first convolution, for images that are not RGB."""
     key, old = next(
         (key, module)
         for key, module in network.named_modules()
@@ -158,7 +158,7 @@ def _switch_off_dropout(network: nn.Module) -> None:
 
 
 def _feature_dim(network: nn.Module, image_size: int, channels: int) -> int:
-    """D, by encoding two pictures.
+    """D, by encoding two images.
 
     Raises:
         RecipeError: the network's output is not [N,D].
@@ -166,8 +166,8 @@ def _feature_dim(network: nn.Module, image_size: int, channels: int) -> int:
     training = network.training
     parameter = next(network.parameters())
     with torch.no_grad():
-        pictures = torch.zeros(2, channels, image_size, image_size, device=parameter.device)
-        h = network.eval()(pictures)
+        images = torch.zeros(2, channels, image_size, image_size, device=parameter.device)
+        h = network.eval()(images)
     network.train(training)
     if not isinstance(h, torch.Tensor) or h.ndim != 2 or h.shape[0] != 2:
         shape = list(h.shape) if isinstance(h, torch.Tensor) else type(h).__name__

@@ -1,4 +1,4 @@
-"""Encoders f(.): pictures to features h, the representation that is kept.
+"""Encoders f(.): images to features h, the representation that is kept.
 
 ResNet-18/34/50/101/152 (He et al. 2015) from torchvision's blocks, without the classifier, with a
 width multiplier on every channel count (SimCLR section 4.1: 1x, 2x, 4x; below 1 for CPUs), three
@@ -138,10 +138,10 @@ def build_encoder(
         stem: "imagenet" is 7x7 stride 2 and max-pool; "small" is 3x3 stride 1 without max-pool
             (appendix B.9, for CIFAR-10); "small-stride2" is 3x3 stride 2 without max-pool, a third
             of the cost of "small" on a CPU; "auto" takes "small" up to 64 px, else "imagenet".
-        image_size: side of the pictures in pixels; for "auto" and vision transformers.
+        image_size: side of the images in pixels; for "auto" and vision transformers.
         zero_init_residual: see `ResNetEncoder`.
         selective_kernels: see `selective_kernels.py`; for ResNet-50 and deeper.
-        channels: of the pictures.
+        channels: of the images.
 
     Raises:
         RecipeError: see `check_encoder` and `backbones.build_backbone`.

@@ -1,4 +1,4 @@
-"""Features h of many pictures with a torch encoder."""
+"""Features h of many images with a torch encoder."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def encode(
     Args:
         encoder: float [N,C,S,S] -> h [N,D]; left in the mode (training or not) it came in.
         images: uint8 [N,S,S,C], also memory-mapped.
-        mean: subtracted from pictures in [0,1], per channel.
+        mean: subtracted from images in [0,1], per channel.
         std: divided by, per channel.
-        batch_size: pictures per forward.
+        batch_size: images per forward.
 
     Returns:
-        h, float32 [N,D], not normalized; [0,0] for no pictures.
+        h, float32 [N,D], not normalized; [0,0] for no images.
     """
     device = next(encoder.parameters()).device
     training = encoder.training

@@ -3,8 +3,6 @@
 Thrown away after training: h beats z by more than 10 points (SimCLR section 4.2).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import nn

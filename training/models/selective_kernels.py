@@ -1,12 +1,10 @@
 """Selective kernels and the ResNet-D layout that SimCLR v2 combines them with.
 
 Chen et al. 2020b, section 2 and google-research/simclr (resnet.py, `sk_ratio` 0.0625): the middle
-convolution of each bottleneck becomes two streams, mixed per channel by what is in the picture (Li
+convolution of each bottleneck becomes two streams, mixed per channel by what is in the image (Li
 et al. 2019); the 7x7 of the stem becomes three 3x3, and shortcuts are pooled before they are
 projected (He et al. 2018, ResNet-D).
 """
-
-from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,7 @@
 """The contrastive losses that the paper compares (section 5.1, tables 2 and 4), and one later one.
 
-For anchor i with positive p (the other view of its picture) and negatives k (all views of other
-pictures), s_ij the cosine similarity of z_i and z_j, t the temperature and m the margin:
+For anchor i with positive p (the other view of its image) and negatives k (all views of other
+images), s_ij the cosine similarity of z_i and z_j, t the temperature and m the margin:
 
     nt-xent      -log( exp(s_ip/t) / (exp(s_ip/t) + sum_k exp(s_ik/t)) )         (equation 1)
     decoupled    -log( exp(s_ip/t) / sum_k exp(s_ik/t) )
@@ -33,7 +33,7 @@ from training.recipes.recipe import Loss
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Similarities worked on at a time. The loss of 4096 pictures has 67 million: with their gradient
+# Similarities worked on at a time. The loss of 4096 images has 67 million: with their gradient
 # and softmax 800 MB, more than the network needs for as many views in chunks.
 BLOCK = 2**22
 
@@ -42,11 +42,11 @@ def contrastive_loss(z: Tensor, loss: Loss) -> Tensor:
     """Return the loss of a batch as one differentiable scalar in fp32.
 
     Args:
-        z: projections [2N,E], the first views of all N pictures, then the second views.
+        z: projections [2N,E], the first views of all N images, then the second views.
         loss: which loss, with its temperature or margin.
 
     Raises:
-        ValueError: an odd number of rows, or for another loss than NT-Xent only one picture.
+        ValueError: an odd number of rows, or for another loss than NT-Xent only one image.
     """
     _check(z, loss)
     with torch.autocast(z.device.type, enabled=False):

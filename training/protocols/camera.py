@@ -1,6 +1,6 @@
-"""Camera queries: the pictures of a test set as a user's camera would have taken them.
+"""Camera queries: the images of a test set as a user's camera would have taken them.
 
-A query is seldom one of the collection's own pictures. An encoder is worth what it finds for one
+A query is seldom one of the collection's own images. An encoder is worth what it finds for one
 that is shifted, zoomed, turned, mirrored and lit otherwise, so an evaluation asks for both kinds.
 """
 
@@ -13,20 +13,20 @@ from PIL import Image
 Pixels = NDArray[np.uint8]  # [N,S,S,3]
 
 
-def camera_queries(pictures: Pixels, seed: int = 7) -> Pixels:
-    """Photograph each picture anew, as a user's camera would.
+def camera_queries(images: Pixels, seed: int = 7) -> Pixels:
+    """Photograph each image anew, as a user's camera would.
 
     Shifted by up to a quarter of the side in both directions, zoomed 0.75-1.25, rotated by up to
     15 degrees, flipped half of the time, re-lit 0.6-1.4; what comes into view is black.
 
     Args:
-        pictures: uint8 [N,S,S,3].
+        images: uint8 [N,S,S,3].
         seed: decides every draw.
     """
-    side = pictures.shape[1]
+    side = images.shape[1]
     draw = np.random.default_rng(seed).uniform
-    seen = np.empty_like(pictures)
-    for number, picture in enumerate(pictures):
+    seen = np.empty_like(images)
+    for number, image in enumerate(images):
         right, down = draw(-side / 4, side / 4, 2)
         zoom, turn, light = draw(0.75, 1.25), math.radians(draw(-15, 15)), draw(0.6, 1.4)
         mirror = 1 if draw(0, 1) < 0.5 else -1
@@ -35,7 +35,7 @@ def camera_queries(pictures: Pixels, seed: int = 7) -> Pixels:
         a, b, d, e = mirror * cos, mirror * sin, -sin, cos
         c = middle - a * (middle + right) - b * (middle + down)
         f = middle - d * (middle + right) - e * (middle + down)
-        moved = Image.fromarray(picture).transform(
+        moved = Image.fromarray(image).transform(
             (side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
         )
         seen[number] = np.clip(np.rint(np.asarray(moved) * light), 0, 255)

@@ -2,9 +2,9 @@
 
 With unit rows f(x), as the cosine sees them:
 
-    alignment    mean ||f(x) - f(x')||^2 over positive pairs; 0: the two views of a picture coincide
-    uniformity   log mean exp(-2 ||f(x) - f(y)||^2) over pairs of pictures; the lower, the better
-                 the sphere is used; 0: all pictures coincide
+    alignment    mean ||f(x) - f(x')||^2 over positive pairs; 0: the two views of an image coincide
+    uniformity   log mean exp(-2 ||f(x) - f(y)||^2) over pairs of images; the lower, the better
+                 the sphere is used; 0: all images coincide
 
 (Wang & Isola 2020, section 4.1: alpha = 2, t = 2), and with h as it is:
 
@@ -31,7 +31,7 @@ def alignment(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> float:
     """Mean squared distance of positive pairs, in [0,4].
 
     Args:
-        first: features of one view of each picture [N,D].
+        first: features of one view of each image [N,D].
         second: features of the other view, in the same order.
     """
     return float((as_rows(first) - as_rows(second)).square().sum(1).mean())
@@ -40,7 +40,7 @@ def alignment(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> float:
 def uniformity(features: ArrayLike | Tensor) -> float:
     """Logarithm of the mean Gaussian potential over distinct pairs of rows [N,D], at most 0.
 
-    Quadratic in N: meant for some hundred pictures.
+    Quadratic in N: meant for some hundred images.
     """
     squared = torch.pdist(as_rows(features)).square()
     return float(squared.mul(-2).double().exp().mean().log())

@@ -1,7 +1,5 @@
 """How far a measured share or mean may be off by chance: 95 % confidence intervals."""
 
-from __future__ import annotations
-
 import math
 
 Z = 1.959964  # the 97.5 % quantile of the normal distribution

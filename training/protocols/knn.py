@@ -1,4 +1,4 @@
-"""How often the labels of the nearest gallery pictures name a query's class.
+"""How often the labels of the nearest gallery images name a query's class.
 
 Cosine similarity, k = 200, votes weighted with exp(similarity / 0.1): the protocol of Wu et al.
 2018 (section 3.4) that contrastive methods report.
@@ -21,7 +21,7 @@ CELLS = 2**26  # similarities held at a time: 256 MiB
 
 
 def chunk_of(gallery: int) -> int:
-    """How many queries are compared with so many gallery pictures at a time."""
+    """How many queries are compared with so many gallery images at a time."""
     return max(1, min(CHUNK, CELLS // max(1, gallery)))
 
 
@@ -47,7 +47,7 @@ def knn_predict(
     k: int = 200,
     temperature: float = 0.1,
 ) -> NDArray[np.int64]:
-    """Labels for queries by weighted vote of their k nearest labeled gallery pictures.
+    """Labels for queries by weighted vote of their k nearest labeled gallery images.
 
     Args:
         queries: features [Q,D].
@@ -90,7 +90,7 @@ def knn_accuracy(
     """Share of labeled queries whose class `knn_predict` names, in [0,1].
 
     Raises:
-        ValueError: no query or no gallery picture is labeled.
+        ValueError: no query or no gallery image is labeled.
     """
     truth = as_labels(query_labels)
     labeled = truth >= 0

@@ -5,7 +5,7 @@ The transfer protocol of Chen et al. 2020 (appendix B.8, after Kornblith et al. 
 
     minimize over W, b   sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||^2
 
-on a part of the training pictures; keep the strength that is best on the others; solve once more on
+on a part of the training images; keep the strength that is best on the others; solve once more on
 all of them. Features are centered, which the free b makes up for, and divided by one number.
 """
 
@@ -62,11 +62,11 @@ def linear_probe(
         features: h [N,D]; solved in its precision and on its device.
         labels: [N], 0 to C-1.
         grid: strengths, from strong to weak.
-        seed: decides which pictures are held back.
+        seed: decides which images are held back.
         heard: told how many strengths are done.
 
     Raises:
-        ValueError: fewer than two classes, or too few pictures to hold some back.
+        ValueError: fewer than two classes, or too few images to hold some back.
     """
     x = torch.as_tensor(features)
     held = validation_part(labels, VALIDATION_SHARE, seed)

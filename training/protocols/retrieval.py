@@ -1,13 +1,13 @@
 """Retrieval: is what is found first of the query's class?
 
-With R gallery pictures of the query's class, and rel(i) = 1 where the i-th nearest is one of them:
+With R gallery images of the query's class, and rel(i) = 1 where the i-th nearest is one of them:
 
     recall@k      1 if any of the first k is relevant, else 0
     precision@k   share of the first k that is relevant
     R-precision   precision@R
     mAP@R         (1/R) sum_{i <= R} precision@i rel(i)   (Musgrave et al. 2020, section 3.2)
 
-each averaged over the queries that have a relevant picture at all (R > 0).
+each averaged over the queries that have a relevant image at all (R > 0).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RetrievalScores:
     r_precision: float
     map_at_r: float
     errors: dict[str, float]  # standard errors of "precision@k", "r_precision", "map@r"
-    queries: int  # that have a label and at least one relevant gallery picture
+    queries: int  # that have a label and at least one relevant gallery image
 
 
 def retrieval_scores(
@@ -51,7 +51,7 @@ def retrieval_scores(
         query_labels: [Q] of int; -1 is unlabeled and left out.
         gallery: features [G,D]. Without one every query searches among the other queries: itself
             is excluded.
-        gallery_labels: [G] of int; unlabeled pictures are left out.
+        gallery_labels: [G] of int; unlabeled images are left out.
         ks: the depths to report.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which labeled pictures a protocol learns from."""
+"""Which labeled images a protocol learns from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     Labels = NDArray[np.int64]
     Mask = NDArray[np.bool_]
 
-TEST_SHARE = 5  # one in so many pictures of a source is tested where no others are given
+TEST_SHARE = 5  # one in so many images of a source is tested where no others are given
 
 
 def asking_part(count: int) -> Mask:
-    """Bool [count]: a fifth of the pictures, one drawn from each stretch of five."""
+    """Bool [count]: a fifth of the images, one drawn from each stretch of five."""
     mask = np.zeros(count, bool)
     mask[spread(count, count // TEST_SHARE)] = True
     return mask

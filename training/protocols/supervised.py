@@ -1,4 +1,4 @@
-"""Protocols that learn from augmented pictures by gradient descent (Chen et al. 2020).
+"""Protocols that learn from augmented images by gradient descent (Chen et al. 2020).
 
     linear probe   appendix B.6: encoder frozen, 0.1 x B / 256, 90 epochs
     fine-tuning    appendix B.5: all weights, 0.05 x B / 256, 60 epochs on 1 % of the labels and 30
@@ -77,7 +77,7 @@ def learn_classifier(
     network: nn.Module,
     width: int,
     images: NDArray[np.uint8],
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
     labels: NDArray[np.int64],
     *,
     lesson: Lesson,
@@ -93,11 +93,11 @@ def learn_classifier(
             evaluation mode.
         width: D.
         images: uint8 [N,T,T,3], also memory-mapped.
-        places: [n], which of them to learn from.
+        positions: [n], which of them to learn from.
         labels: [n], 0 to C-1.
         lesson: how.
         size: S, px of a view.
-        mean: subtracted from pictures in [0,1], per channel.
+        mean: subtracted from images in [0,1], per channel.
         std: divided by, per channel.
         reporter: told about the progress.
 
@@ -111,14 +111,14 @@ def learn_classifier(
     network.train(lesson.whole).requires_grad_(lesson.whole)
     learning = [*classifier.parameters(), *(network.parameters() if lesson.whole else ())]
     optimizer = torch.optim.SGD(learning, lr=0.0, momentum=MOMENTUM, nesterov=True)
-    order = Order(len(places), min(lesson.batch_size, len(places)), lesson.seed)
-    rates = lesson.rates(order.steps_per_epoch, len(places))
+    order = Order(len(positions), min(lesson.batch_size, len(positions)), lesson.seed)
+    rates = lesson.rates(order.steps_per_epoch, len(positions))
     generator = torch.Generator(device).manual_seed(lesson.seed)
     reporter = reporter or Silent()
-    reporter.begin(f"learning from {len(places)} labels", len(rates))
+    reporter.begin(f"learning from {len(positions)} labels", len(rates))
     for step, rate in enumerate(rates):
         chosen = order(step)
-        pixels = torch.from_numpy(np.array(images[places[chosen]])).to(device)  # [B,T,T,3]
+        pixels = torch.from_numpy(np.array(images[positions[chosen]])).to(device)  # [B,T,T,3]
         height, width_px = pixels.shape[1:3]
         drawn = draw(CROP_AND_FLIP, len(chosen), height, width_px, generator)
         logits = classifier(network(normalize(apply(pixels, drawn, size), mean, std)))

@@ -12,15 +12,15 @@ from images.pixels.decode import decode, to_rgb
 if TYPE_CHECKING:
     from images.sources.sources import Item, Source
 
-LOOK_AT = 16  # pictures
+LOOK_AT = 16  # images
 SMALL = 64  # px
 GRAY = 8  # largest difference between the channels of a pixel that still counts as gray
 
 
 def choose_recipe(source: Source) -> tuple[str, str]:
-    """Look at a few pictures; returns a recipe's name and the reason for it.
+    """Look at a few images; returns a recipe's name and the reason for it.
 
-    Gray, small pictures do badly with color jitter and hard crops, so they have a recipe of their
+    Gray, small images do badly with color jitter and hard crops, so they have a recipe of their
     own. The paper's recipes take hours on an accelerator and are never chosen unasked.
     """
     step = max(1, len(source) // LOOK_AT)
@@ -34,8 +34,8 @@ def choose_recipe(source: Source) -> tuple[str, str]:
 def _is_gray_and_small(item: Item) -> bool | None:
     try:
         content = item.read()
-        picture = decode(content) if isinstance(content, bytes) else to_rgb(content)
+        image = decode(content) if isinstance(content, bytes) else to_rgb(content)
     except ImageRefused:
         return None
-    difference = np.ptp(picture.astype(np.int16), axis=2).max()
-    return bool(difference <= GRAY and max(picture.shape[:2]) <= SMALL)
+    difference = np.ptp(image.astype(np.int16), axis=2).max()
+    return bool(difference <= GRAY and max(image.shape[:2]) <= SMALL)

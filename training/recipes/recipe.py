@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training run but the pictures and the machine.
+"""A recipe: everything that decides a training run but the images and the machine.
 
 One frozen dataclass per TOML table, checked where it is built. `recipe_files.py` reads and writes
 them; `recipes/` holds the ones that come with the project, with the source of each number.
@@ -125,10 +125,10 @@ class Schedule:
 class Training:
     """Length, batch and bookkeeping. Exactly one of `epochs` and `samples` gives the length."""
 
-    batch_size: int  # pictures, over all processes; twice as many views
-    micro_batch: int | None = None  # pictures at a time in memory, see `gradient_cache.py`
+    batch_size: int  # images, over all processes; twice as many views
+    micro_batch: int | None = None  # images at a time in memory, see `gradient_cache.py`
     epochs: float | None = None
-    samples: int | None = None  # pictures seen, repetitions counted
+    samples: int | None = None  # images seen, repetitions counted
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     compile: bool = False  # see `compute.compiled`
@@ -227,19 +227,19 @@ class Recipe:
         tables = {key: value for key, value in self.to_dict().items() if key != "name"}
         return sha256_bytes(json.dumps(tables, sort_keys=True).encode())
 
-    def steps(self, pictures: int) -> int:
-        """Length of a run over so many pictures, at least 1; the last broken batch is dropped."""
-        per_epoch = pictures // self.training.batch_size
+    def steps(self, images: int) -> int:
+        """Length of a run over so many images, at least 1; the last broken batch is dropped."""
+        per_epoch = images // self.training.batch_size
         if self.training.samples is not None:
             return max(1, round(self.training.samples / self.training.batch_size))
         assert self.training.epochs is not None
         return max(1, round(self.training.epochs * per_epoch))
 
-    def learning_rates(self, pictures: int) -> NDArray[np.float64]:
-        """Return the learning rate of each step, [steps(pictures)]."""
-        steps = self.steps(pictures)
+    def learning_rates(self, images: int) -> NDArray[np.float64]:
+        """Return the learning rate of each step, [steps(images)]."""
+        steps = self.steps(images)
         if self.schedule.warmup_epochs is not None:
-            warmup = self.schedule.warmup_epochs * (pictures // self.training.batch_size)
+            warmup = self.schedule.warmup_epochs * (images // self.training.batch_size)
         else:
             warmup = (self.schedule.warmup_fraction or 0.0) * steps
         peak = peak_learning_rate(
@@ -248,9 +248,9 @@ class Recipe:
         # a run shorter than its warm-up (a quick try) still ends with a falling rate
         return warmup_cosine(peak, steps, min(math.floor(warmup), steps // 2))
 
-    def view_sizes(self, pictures: int) -> NDArray[np.int64]:
-        """Side of the views of each step in pixels, [steps(pictures)]; see training.progressive."""
-        steps = self.steps(pictures)
+    def view_sizes(self, images: int) -> NDArray[np.int64]:
+        """Side of the views of each step in pixels, [steps(images)]; see training.progressive."""
+        steps = self.steps(images)
         sizes = np.full(steps, self.data.image_size)
         for start, size in self.training.progressive or ():
             sizes[math.floor(start * steps) :] = size

@@ -1,6 +1,4 @@
-"""The table [data] of a recipe: how pictures are stored and what they become."""
-
-from __future__ import annotations
+"""The table [data] of a recipe: how images are stored and what they become."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,21 +6,21 @@ from typing import Literal
 from images.pixels.preprocess import PreprocessSpec, check_channels, checked_range
 from training.errors import RecipeError, need
 
-RGB_MEAN, RGB_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the paper leaves pictures in [0,1]
+RGB_MEAN, RGB_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the paper leaves images in [0,1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """How pictures are stored for training and prepared for evaluation, export and serving."""
+    """How images are stored for training and prepared for evaluation, export and serving."""
 
     image_size: int  # px, side of the views and of what the exported encoder sees
-    stored_size: int | None = None  # px, short side of the cached pictures; default image_size
-    stored_shape: Literal["own", "square"] = "own"  # crops see the whole picture or its middle
+    stored_size: int | None = None  # px, short side of the cached images; default image_size
+    stored_shape: Literal["own", "square"] = "own"  # crops see the whole image or its middle
     cache: Literal["auto", "memory", "disk", "stream"] = "auto"  # see `store.training_pictures`
     evaluation_resize: int | None = None  # px, short side before the center crop; image_size
     resize: Literal["short-side", "stretch"] = "short-side"
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
-    channels: int = 3  # of the pictures; 3 means RGB, gray ones included
+    channels: int = 3  # of the images; 3 means RGB, gray ones included
     range: tuple[float, float] | Literal["auto"] | None = None  # values that become 0 and 255
     mean: tuple[float, ...] = RGB_MEAN  # one number a channel
     std: tuple[float, ...] = RGB_STD
@@ -61,7 +59,7 @@ class Data:
 
     @property
     def whole(self) -> bool:
-        """Whether pictures are cached in their own shape; stretched ones are squares."""
+        """Whether images are cached in their own shape; stretched ones are squares."""
         return self.stored_shape == "own" and self.resize == "short-side"
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.report.pictures import data_uri
+from training.report.image_strips import data_uri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,21 +122,21 @@ def plane(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def embedding_map(features: NDArray[np.float32], watched: Watched) -> str:
-    """Dots of the watched pictures, colored by class, and some of them as pictures."""
+    """Dots of the watched images, colored by class, and some of them as images."""
     margin = THUMBNAIL
-    place = margin + plane(features) * (MAP - 2 * margin)
+    position = margin + plane(features) * (MAP - 2 * margin)
     dots = []
-    for (x, y), label in zip(place, watched.labels, strict=True):
+    for (x, y), label in zip(position, watched.labels, strict=True):
         kind = min(int(label), KINDS - 1) if label >= 0 else "none"
         name = watched.classes[label] if label >= 0 else "no label"
         dots.append(
             f'<circle class="k{kind}" cx="{x:.0f}" cy="{y:.0f}" r="{DOT}">'
             f"<title>{escape(name)}</title></circle>"
         )
-    shown = {tuple(cell): n for n, cell in reversed(list(enumerate(place // (MAP / CELLS))))}
+    shown = {tuple(cell): n for n, cell in reversed(list(enumerate(position // (MAP / CELLS))))}
     half = THUMBNAIL / 2
     pictures = "".join(
-        f'<image x="{place[n, 0] - half:.0f}" y="{place[n, 1] - half:.0f}" width="{THUMBNAIL}" '
+        f'<image x="{position[n, 0] - half:.0f}" y="{position[n, 1] - half:.0f}" width="{THUMBNAIL}" '
         f'height="{THUMBNAIL}" href="{data_uri(watched.images[n], THUMBNAIL * 2)}"/>'
         for n in shown.values()
     )

@@ -1,6 +1,6 @@
 """Does it work? Measured while the encoder trains: without labels, and with them where there are.
 
-On a fixed few training pictures: alignment and uniformity of the projections z of two views, RankMe
+On a fixed few training images: alignment and uniformity of the projections z of two views, RankMe
 and deviation of the features h (`protocols/geometry.py`), and an alarm where h has collapsed. With
 labels also the kNN accuracy of h.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from training.augment.augment import two_views
-from training.data.pictures import NO_LABEL, Pictures
+from training.data.dataset import NO_LABEL, ImageDataset
 from training.data.sampling import spread
 from training.models.features import encode
 from training.protocols.geometry import alignment, effective_rank, feature_std, uniformity
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from training.models.simclr import SimCLR
     from training.recipes.recipe import Recipe
 
-GALLERY, QUERIES, WATCHED = 4000, 1000, 512  # pictures, at most
+GALLERY, QUERIES, WATCHED = 4000, 1000, 512  # images, at most
 FEWEST, FEWEST_WATCHED = 500, 64  # queries and gallery together, watched: however short the run
-BYTES = 200 * 2**20  # at most, for pictures of 224 px
+BYTES = 200 * 2**20  # at most, for images of 224 px
 SHARE = 0.02  # of a run's forward and backward passes that measuring may cost
 FORWARDS = 6  # a sample costs: two views, and a backward pass is two forward ones
-CHUNK = 64  # pictures whose views are made at a time
+CHUNK = 64  # images whose views are made at a time
 
-# Below either, all pictures look alike to the encoder. Untrained ResNet-18s of width 1/8 to 1 were
+# Below either, all images look alike to the encoder. Untrained ResNet-18s of width 1/8 to 1 were
 # seen at deviations of 0.08 to 0.26 and RankMe of 5 to 68.
 COLLAPSED_STD, COLLAPSED_RANK = 0.02, 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """The fixed pictures a run is watched on, and their views, the same at each measurement."""
+    """The fixed images a run is watched on, and their views, the same at each measurement."""
 
     images: NDArray[np.uint8]  # [W,S,S,3] as the finished encoder sees them
     views: NDArray[np.uint8]  # [2W,S,S,3], first views first, as the recipe augments
@@ -53,40 +53,42 @@ class Measurement:
     """What one look at the encoder gave."""
 
     figures: dict[str, float]  # by their names in metrics.jsonl
-    features: NDArray[np.float32]  # h [W,D] of the watched pictures
+    features: NDArray[np.float32]  # h [W,D] of the watched images
     alarm: str | None  # what is wrong and what to change
 
 
 class Monitor:
-    """Looks at the encoder; all pictures are prepared once.
+    """Looks at the encoder; all images are prepared once.
 
-    kNN: with an evaluation set its pictures are the queries and the training pictures the gallery.
-    Without, a fifth of the training pictures are queries and the others the gallery: the encoder
+    kNN: with an evaluation set its images are the queries and the training images the gallery.
+    Without, a fifth of the training images are queries and the others the gallery: the encoder
     has seen the queries, but never a label.
     """
 
-    def __init__(self, recipe: Recipe, pictures: Pictures, evaluation: Pictures | None) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: ImageDataset, evaluation: ImageDataset | None
+    ) -> None:
         self._recipe, self._data = recipe, recipe.data
-        watched, asked = affordable(recipe, len(pictures))
+        watched, asked = affordable(recipe, len(dataset))
         fits = BYTES // (3 * self._data.image_size**2)
-        self.watched = self._watch(pictures, min(watched, fits // 6))
+        self.watched = self._watch(dataset, min(watched, fits // 6))
         fits = min(asked, fits)
         gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
-        labeled = np.flatnonzero(pictures.labels != NO_LABEL)
+        labeled = np.flatnonzero(dataset.labels != NO_LABEL)
         if evaluation is None:
             queries = labeled[spread(len(labeled), len(labeled) // 5)]
             gallery = np.setdiff1d(labeled, queries)
-            self._queries, self._query_labels = self._take(pictures, queries, query_count)
+            self._queries, self._query_labels = self._take(dataset, queries, query_count)
         else:
             gallery = labeled
             # classes are matched by name; one that training does not know cannot be found
-            number = {name: i for i, name in enumerate(pictures.classes)}
+            number = {name: i for i, name in enumerate(dataset.classes)}
             renamed = [number.get(name, NO_LABEL) for name in evaluation.classes]
             labels = np.array([*renamed, NO_LABEL], np.int64)[evaluation.labels]
             known = np.flatnonzero(labels != NO_LABEL)
             self._queries, _ = self._take(evaluation, known, query_count)
             self._query_labels = labels[_at_most(known, query_count)]
-        self._gallery, self._gallery_labels = self._take(pictures, gallery, gallery_size)
+        self._gallery, self._gallery_labels = self._take(dataset, gallery, gallery_size)
 
     @property
     def labeled(self) -> bool:
@@ -103,7 +105,7 @@ class Monitor:
             "rankme": effective_rank(features),
             "feature_std": feature_std(features),
         }
-        if self.labelled:
+        if self.labeled:
             figures["knn_accuracy"] = self.accuracy(model)
         return Measurement(figures=figures, features=features, alarm=self._alarm(figures))
 
@@ -129,39 +131,39 @@ class Monitor:
         return encode(model.encoder, images, mean=self._data.mean, std=self._data.std)
 
     def _projections(self, model: SimCLR) -> NDArray[np.float32]:
-        """Projections z [2W,E] of the watched pictures' views, in evaluation mode."""
+        """Projections z [2W,E] of the watched images' views, in evaluation mode."""
         return encode(model, self.watched.views)  # the model normalizes by itself
 
-    def _watch(self, pictures: Pictures, count: int) -> Watched:
-        chosen = spread(len(pictures), count)
+    def _watch(self, dataset: ImageDataset, count: int) -> Watched:
+        chosen = spread(len(dataset), count)
         return Watched(
-            images=pictures.squares(chosen, self._data.evaluation),
-            views=draw_views(pictures.squares(chosen, self._data.stored), self._recipe),
-            labels=pictures.labels[chosen],
-            classes=pictures.classes,
+            images=dataset.squares(chosen, self._data.evaluation),
+            views=draw_views(dataset.squares(chosen, self._data.stored), self._recipe),
+            labels=dataset.labels[chosen],
+            classes=dataset.classes,
         )
 
     def _take(
-        self, pictures: Pictures, positions: NDArray[np.int64], count: int
+        self, dataset: ImageDataset, positions: NDArray[np.int64], count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         chosen = _at_most(positions, count)
-        return pictures.squares(chosen, self._data.evaluation), pictures.labels[chosen]
+        return dataset.squares(chosen, self._data.evaluation), dataset.labels[chosen]
 
 
-def affordable(recipe: Recipe, pictures: int) -> tuple[int, int]:
-    """How many pictures to watch, and how many to ask and search: within `SHARE` of the run.
+def affordable(recipe: Recipe, dataset: int) -> tuple[int, int]:
+    """How many images to watch, and how many to ask and search: within `SHARE` of the run.
 
-    A watched picture is encoded three times (itself and two views), the others once.
+    A watched image is encoded three times (itself and two views), the others once.
     """
     measurements = recipe.training.evaluations + 1
-    samples = recipe.steps(pictures) * recipe.training.batch_size
+    samples = recipe.steps(dataset) * recipe.training.batch_size
     forwards = int(SHARE * FORWARDS * samples / measurements)
     watched = min(WATCHED, max(FEWEST_WATCHED, forwards // 12))
     return watched, min(GALLERY + QUERIES, max(FEWEST, forwards - 3 * watched))
 
 
 def draw_views(stored: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
-    """Two views of each stored picture [W,T,T,3] -> [2W,S,S,3], always the same ones."""
+    """Two views of each stored image [W,T,T,3] -> [2W,S,S,3], always the same ones."""
     size, generator = recipe.data.image_size, torch.Generator().manual_seed(0)
     halves: list[list[NDArray[np.uint8]]] = [[], []]
     for start in range(0, len(stored), CHUNK):

@@ -1,4 +1,4 @@
-"""The page: figures, curves, pictures, recipe, environment, refused pictures."""
+"""The page: figures, curves, images, recipe, environment, refused images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from base.files import write_bytes_atomic
 from training.report.charts import Curve, embedding_map, legend, line_chart, words
-from training.report.pictures import neighbor_sheet, view_sheet
+from training.report.image_strips import neighbor_sheet, view_sheet
 from training.run_folder.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def write_report(
     """Replace the run's report atomically.
 
     Args:
-        run: the run folder, whose metrics and refused pictures are shown.
+        run: the run folder, whose metrics and refused images are shown.
         recipe: `Recipe.to_dict()`.
         about: the checkpoint's "source" and "evaluation".
-        watched: the pictures that the monitor looks at.
+        watched: the images that the monitor looks at.
         measured: its last measurement; without one there are no neighbors and no map.
         state: how far the run is.
     """

@@ -5,8 +5,8 @@
     metrics.jsonl    MUST be there; see `metrics.py`
     report.html      MAY be there; the run on one page, see `report/`
     tensorboard/     MAY be there; the same figures as TensorBoard events
-    refused.jsonl    MAY be there; {"key", "reason", "message"} per picture that could not be used
-    cache/           MAY be there; decoded pictures, see `cache_file.py`; may be deleted any time
+    refused.jsonl    MAY be there; {"key", "reason", "message"} per image that could not be used
+    cache/           MAY be there; decoded images, see `cache_file.py`; may be deleted any time
 
 `checkpoint.pt` is a file of `torch.save` that MUST load with `weights_only=True` (tensors, dict,
 list, str, int, float, bool, None; no code runs). It is replaced atomically, so that at any moment
@@ -20,12 +20,12 @@ the folder holds one whole checkpoint. Its keys:
     pending          {"loss_sum": float, "steps": int}: the loss since the last metrics line
     recipe           as in recipe.toml
     recipe_digest    SHA-256 over its values
-    source           {"name", "pictures", "refused", "classes", "digest"} of the training pictures
+    source           {"name", "pictures", "refused", "classes", "digest"} of the training images
     evaluation       the same of the evaluation set, or None
     quality          what was measured last: "loss" and the evaluation figures of `metrics.py`
     versions         {"torch", "torchvision", "lookalike"}
 
-There is no random state: the order of the pictures is drawn from (seed, epoch) and the augmentation
+There is no random state: the order of the images is drawn from (seed, epoch) and the augmentation
 from (seed, step), so the step alone says how to go on.
 """
 

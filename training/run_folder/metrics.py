@@ -1,7 +1,7 @@
 """The figures of a run: `metrics.jsonl` and TensorBoard events.
 
 Each line of `metrics.jsonl` is one JSON object with "step" (finished steps) and "samples"
-(pictures seen). Training lines add "epoch", "loss" (mean since the last line), "learning_rate",
+(images seen). Training lines add "epoch", "loss" (mean since the last line), "learning_rate",
 "samples_per_s" and "elapsed_s"; evaluation lines add "alignment", "uniformity", "rankme",
 "feature_std" and, where there are labels, "knn_accuracy" (see `monitor.py`).
 """

@@ -1,6 +1,6 @@
 """The largest batch that fits memory, found by taking real steps with ever larger ones.
 
-Each size is tried with the trainer itself on made-up pictures, two steps long, so that activations,
+Each size is tried with the trainer itself on made-up images, two steps long, so that activations,
 gradients, the optimizer's state and the loss over all pairs are what a run has. Memory is read off:
 on CUDA the allocator's peak, on a CPU the process's. Sizes double; the next one is only tried where
 a line through the last two says that it fits; in the end one and a half of the last is tried.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from base.errors import UsageError
-from training.data.pictures import NO_LABEL, Pictures
+from training.data.dataset import NO_LABEL, ImageDataset
 from training.parallel.launch import launch_of
 from training.trainer import Trainer
 from training.tuning.memory import available_memory, forget_peak, peak_memory, resident_memory
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SMALLEST = 16
 LARGEST = 4096  # the paper's; above it figure 9 gains nothing
 FEWEST_STEPS = 200  # of a run: fewer updates learn less however large the batch
-PER_EPOCH = 4  # steps: a batch is to be a sample of the pictures, not most of them
+PER_EPOCH = 4  # steps: a batch is to be a sample of the images, not most of them
 SHARE = 0.85  # of the memory, the rest is for decoding, measuring and the system
 SLOW = 20.0  # seconds a step on a CPU: larger ones are not tried
 
@@ -49,13 +49,13 @@ class Fit:
     tried: dict[int, int | None]
 
 
-def auto_batch_size(recipe: Recipe, device: torch.device, pictures: int, reporter: Reporter) -> Fit:
+def auto_batch_size(recipe: Recipe, device: torch.device, dataset: int, reporter: Reporter) -> Fit:
     """Chooses the batch size for a recipe on a device.
 
     Args:
         recipe: its own batch size is not looked at.
         device: where the run will be.
-        pictures: how many there are; a quarter of them is the most that is chosen.
+        dataset: how many there are; a quarter of them is the most that is chosen.
         reporter: told what is tried.
 
     Raises:
@@ -64,9 +64,9 @@ def auto_batch_size(recipe: Recipe, device: torch.device, pictures: int, reporte
     """
     if launch_of().world > 1:
         raise UsageError("--batch-size auto measures one process: give a number under torchrun")
-    budget = _budget(recipe, device, pictures)
+    budget = _budget(recipe, device, dataset)
     base = 0 if device.type == "cuda" else resident_memory() or 0  # what the process holds already
-    cap, reason = _cap(recipe, pictures)
+    cap, reason = _cap(recipe, dataset)
     tried: dict[int, int | None] = {}
     batch, best = min(SMALLEST, cap), 0
     while True:
@@ -90,11 +90,11 @@ def auto_batch_size(recipe: Recipe, device: torch.device, pictures: int, reporte
         batch = larger
 
 
-def _cap(recipe: Recipe, pictures: int) -> tuple[int, str]:
-    """Return the largest power of two that makes sense for so many pictures and so short a run."""
+def _cap(recipe: Recipe, dataset: int) -> tuple[int, str]:
+    """Return the largest power of two that makes sense for so many images and so short a run."""
     caps = [(LARGEST, f"the paper's largest is {LARGEST}")]
-    caps.append((pictures // PER_EPOCH, f"there are {pictures} pictures"))
-    seen = recipe.training.samples or round((recipe.training.epochs or 1) * pictures)
+    caps.append((dataset // PER_EPOCH, f"there are {dataset} pictures"))
+    seen = recipe.training.samples or round((recipe.training.epochs or 1) * dataset)
     caps.append((seen // FEWEST_STEPS, f"the run would have fewer than {FEWEST_STEPS} steps"))
     cap, reason = min(caps)
     return max(2, 2 ** int(np.log2(max(2, cap)))), reason
@@ -120,11 +120,11 @@ def _expected(tried: dict[int, int | None], size: int) -> float | None:
     return p1 + (size - b1) * (p1 - p0) / (b1 - b0)
 
 
-def _budget(recipe: Recipe, device: torch.device, pictures: int) -> float:
-    """Bytes for a step; on CUDA the pictures live there too where they take less than half."""
+def _budget(recipe: Recipe, device: torch.device, dataset: int) -> float:
+    """Bytes for a step; on CUDA the images live there too where they take less than half."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        stored = pictures * recipe.data.channels * recipe.data.stored_side**2
+        stored = dataset * recipe.data.channels * recipe.data.stored_side**2
         return SHARE * (free - stored if stored < free // 2 else free)
     free_ram, peak = available_memory(), peak_memory()
     if free_ram is None or peak is None:
@@ -138,7 +138,7 @@ def _measure(
     """Peak bytes of a step beyond `base`, and its seconds."""
     rng = np.random.default_rng(0)
     side, channels = recipe.data.stored_side, recipe.data.channels
-    pictures = Pictures(
+    dataset = ImageDataset(
         name="made up",
         images=rng.integers(0, 256, (batch, side, side, channels), dtype=np.uint8),
         labels=np.full(batch, NO_LABEL),
@@ -158,7 +158,7 @@ def _measure(
     seconds = 0.0
     _forget_peak(device)
     try:
-        trainer = Trainer(replace(recipe, training=training), pictures, device)
+        trainer = Trainer(replace(recipe, training=training), dataset, device)
         for _ in range(2):
             began = time.perf_counter()
             trainer.advance()

@@ -20,7 +20,7 @@ from base.cpus import available_cpus
 from base.errors import UsageError
 from base.progress import Reporter, Silent
 from training.compute import choose_device
-from training.data.dataset_cache import training_pictures
+from training.data.dataset_cache import training_images
 from training.errors import TrainingDivergedError
 from training.optim.schedule import peak_learning_rate
 from training.parallel.launch import launch_of
@@ -62,11 +62,11 @@ class Sweep:
         if lowest - first < 2 or fall < LEAST_FALL * abs(losses[first]):
             return None
         half, last = math.ceil(WINDOW * len(losses) / 2), len(losses) - 1
-        places = np.arange(first, lowest + 1)
-        before, after = np.maximum(places - half, 0), np.minimum(places + half, last)
+        positions = np.arange(first, lowest + 1)
+        before, after = np.maximum(positions - half, 0), np.minimum(positions + half, last)
         logarithms = np.log(self.rates)
         slopes = (losses[after] - losses[before]) / (logarithms[after] - logarithms[before])
-        return self.rates[int(places[np.argmin(slopes)])]
+        return self.rates[int(positions[np.argmin(slopes)])]
 
     @property
     def minimum(self) -> float:
@@ -131,10 +131,10 @@ def find_learning_rate(
     steps: int = STEPS,
     reporter: Reporter | None = None,
 ) -> Finding:
-    """Sweeps the rates of a recipe's optimizer on the pictures of a source.
+    """Sweeps the rates of a recipe's optimizer on the images of a source.
 
     Args:
-        source: the pictures.
+        source: the images.
         recipe: its batch size, network, loss and optimizer are used, its schedule is not.
         device: as for `train.train`.
         limit: as for `train.train`.
@@ -142,7 +142,7 @@ def find_learning_rate(
         reporter: told about the progress.
 
     Raises:
-        UsageError: several processes, less pictures than a batch, or the loss fell at no rate.
+        UsageError: several processes, less images than a batch, or the loss fell at no rate.
     """
     if launch_of().world > 1:
         raise UsageError("--find-lr takes one process: leave torchrun out")
@@ -150,7 +150,7 @@ def find_learning_rate(
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        pictures = training_pictures(
+        images = training_images(
             source,
             recipe.data,
             limit=limit,
@@ -158,10 +158,10 @@ def find_learning_rate(
             memory_limit=CACHE_IN_MEMORY,
             reporter=reporter,
         )
-        check_enough(pictures, recipe)
+        check_enough(images, recipe)
         batch = recipe.training.batch_size
         length = replace(recipe.training, epochs=None, samples=steps * batch, progressive=None)
-        trainer = Trainer(replace(recipe, training=length), pictures, target)
+        trainer = Trainer(replace(recipe, training=length), images, target)
         if recipe.encoder.weights is not None:
             load_start_weights(trainer.model.encoder, recipe)
         reporter.begin("learning rates", steps)

@@ -1,4 +1,4 @@
-"""The sweep of `lr_finder.py` as a picture and as text."""
+"""The sweep of `lr_finder.py` as an image and as text."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def save_plot(finding: Finding, path: Path) -> None:
     raw, smoothed = np.array(finding.sweep.losses), np.array(finding.sweep.smoothed)
     low, high = float(min(raw.min(), smoothed.min())), float(max(raw.max(), smoothed.max()))
 
-    def place(rate: float, loss: float) -> tuple[float, float]:
+    def position(rate: float, loss: float) -> tuple[float, float]:
         x = MARGIN + (rate - rates[0]) / (rates[-1] - rates[0]) * (WIDTH - 2 * MARGIN)
         return x, MARGIN + (high - loss) / max(high - low, 1e-12) * (HEIGHT - 2 * MARGIN)
 
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     for power in range(math.ceil(rates[0]), math.floor(rates[-1]) + 1):
-        x, _ = place(power, low)
+        x, _ = position(power, low)
         draw.line([(x, MARGIN), (x, HEIGHT - MARGIN)], fill=FAINT)
         draw.text((x, HEIGHT - MARGIN + 8), f"1e{power}", fill=INK, anchor="ma", font_size=14)
     for loss in np.linspace(low, high, 5):
-        _, y = place(rates[0], loss)
+        _, y = position(rates[0], loss)
         draw.text((MARGIN - 8, y), f"{loss:.2f}", fill=INK, anchor="rm", font_size=14)
-    draw.line([place(r, v) for r, v in zip(rates, raw, strict=True)], fill=FAINT)
-    draw.line([place(r, v) for r, v in zip(rates, smoothed, strict=True)], fill=CURVE, width=3)
-    x, _ = place(math.log10(finding.suggested), low)
+    draw.line([position(r, v) for r, v in zip(rates, raw, strict=True)], fill=FAINT)
+    draw.line([position(r, v) for r, v in zip(rates, smoothed, strict=True)], fill=CURVE, width=3)
+    x, _ = position(math.log10(finding.suggested), low)
     draw.line([(x, MARGIN), (x, HEIGHT - MARGIN)], fill=MARK, width=2)
     title = f"recipe {finding.recipe}, batch {finding.batch_size}: loss over learning rate"
     draw.text((MARGIN, 16), title, fill=INK, font_size=18)

@@ -1,7 +1,5 @@
 """How much memory this process may still take, and how much it took at most."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

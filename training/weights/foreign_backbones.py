@@ -67,7 +67,7 @@ def read_backbone(
         tensors: the file's.
         name: torchvision's, or timm's behind "timm:".
         prefix: what stands before the encoder's names; None: what is found.
-        image_size: of the pictures, for vision transformers.
+        image_size: of the images, for vision transformers.
 
     Raises:
         ArtifactError: a weight is missing or has another shape.
@@ -82,13 +82,15 @@ def read_backbone(
         layout = Layout(name="EfficientNet-PyTorch", prefix=".*", norm=norm)
     else:
         first = next(iter(wanted))
-        places = [n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")]
-        if not places:
+        positions = [
+            n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")
+        ]
+        if not positions:
             raise ArtifactError(
                 f"{path} does not hold {name}, whose first weight is {first}: it holds "
                 f"{inventory(tensors)}"
             )
-        chosen = _one(path, places, prefix)
+        chosen = _one(path, positions, prefix)
         inside = {n[len(chosen) :]: t for n, t in tensors.items() if n.startswith(chosen)}
         layout = which_layout(chosen, tensors)
     state = fit(path, inside, wanted, name)

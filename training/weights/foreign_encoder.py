@@ -120,8 +120,8 @@ def load_foreign_encoder(
     Args:
         weights: from `read_foreign_weights`.
         file: the file's name, for the card.
-        image_size: side of the pictures in pixels; None: the layout's.
-        mean: of pictures in [0,1]; None: the layout's.
+        image_size: side of the images in pixels; None: the layout's.
+        mean: of images in [0,1]; None: the layout's.
         std: likewise.
 
     Raises:

@@ -51,7 +51,7 @@ def read_foreign_weights(
         encoder: the encoder's name, where it is known; None: from the shapes.
         prefix: what stands before the encoder's names, where the file holds several.
         stem: "small-stride2" looks like "small" in a file; everything else is found.
-        image_size: side of the pictures, which a vision transformer is built for; 224.
+        image_size: side of the images, which a vision transformer is built for; 224.
 
     Raises:
         ArtifactError: missing or damaged, no encoder in it, or several; the message lists what was
@@ -196,7 +196,7 @@ def _quirks(
 ) -> tuple[str, ...]:
     """Return what the maker's encoder does differently, in names of `QUIRKS`.
 
-    solo-learn pads small pictures by 2. A numbered ResNet whose first stage has number 2 was made
+    solo-learn pads small images by 2. A numbered ResNet whose first stage has number 2 was made
     of a ResNet that calls its ReLU in `forward` (lightly's ResNetGenerator): that call is lost.
     """
     padded, number_two = "first convolution padded by 2", "no ReLU before the first stage"

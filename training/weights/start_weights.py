@@ -46,7 +46,7 @@ class StartWeights:
     Attributes:
         state: what `load_state_dict` takes.
         sha256: of the file they were in.
-        norm: mean and std of the pictures they were trained on, where that is known.
+        norm: mean and std of the images they were trained on, where that is known.
         left_out: what else was in the file.
     """
 

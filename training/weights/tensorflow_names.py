@@ -112,9 +112,9 @@ def _order(depths: tuple[int, ...], *, selective: bool) -> list[tuple[str, str |
         middle.append(("conv2.mix", None))
     order = stem
     for stage, depth in enumerate(depths, start=1):
-        for place in range(depth):
-            parts = [shortcut] if place == 0 else []
+        for position in range(depth):
+            parts = [shortcut] if position == 0 else []
             for conv, norm in (*parts, ("conv1", "bn1"), *middle, ("conv3", "bn3")):
-                block = f"layer{stage}.{place}."
+                block = f"layer{stage}.{position}."
                 order.append((block + conv, None if norm is None else block + norm))
     return order

@@ -2,7 +2,7 @@
 
 A checkpoint is a table of dotted names. What stands before the encoder's own names is the prefix:
 `backbone.conv1.weight` is `conv1.weight` under `backbone.`. A row tells by the prefix, and by what
-else is in the file, who wrote it; from that follow the pictures' mean and std and which of several
+else is in the file, who wrote it; from that follow the images' mean and std and which of several
 encoders in one file is the trained one (the rows stand in order of preference).
 
 Containers and wrappers stand before the prefix and are not looked at: `state_dict.`, `model.`,
@@ -22,7 +22,7 @@ Rgb = tuple[float, float, float]
 IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR: tuple[Rgb, Rgb] = ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 CIFAR_SUPCONTRAST: tuple[Rgb, Rgb] = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201))
-NONE: tuple[Rgb, Rgb] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pictures in [0,1], as in the paper
+NONE: tuple[Rgb, Rgb] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # images in [0,1], as in the paper
 
 _WRAPPERS = re.compile(
     r"^(?:(?:state_dict|model_state_dict|model|module|_orig_mod|net|network|classy_state_dict"
@@ -38,10 +38,10 @@ class Layout:
         name: whose it is.
         prefix: what stands before the encoder's names, without containers; a regular expression.
         beside: what else must be in the file, without containers; None: nothing.
-        norm: mean and std of pictures with the stem for ImageNet.
-        norm_small: mean and std of pictures with the stem for small pictures.
-        small_padding: zeros around small pictures in the first convolution.
-        image_size: side of its pictures, where it is always the same.
+        norm: mean and std of images with the stem for ImageNet.
+        norm_small: mean and std of images with the stem for small images.
+        small_padding: zeros around small images in the first convolution.
+        image_size: side of its images, where it is always the same.
     """
 
     name: str

@@ -104,7 +104,7 @@ def efficientnet_state(
         tensors: the file's.
         wanted: timm's names in the encoder; they say which stage the n-th block belongs to.
     """
-    places = sorted(
+    positions = sorted(
         {(int(m[1]), int(m[2])) for n in wanted if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", n))}
     )
     inside = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
@@ -114,9 +114,9 @@ def efficientnet_state(
         if block is None:
             part, _, rest = name.partition(".")
             state[f"{_OUTER.get(part, part)}.{rest}"] = tensor
-        elif int(block[1]) < len(places):
+        elif int(block[1]) < len(positions):
             expands = f"_blocks.{block[1]}._expand_conv.weight" in inside
             parts = (_INVERTED if expands else _SEPARABLE) | _SQUEEZE
-            stage, place = places[int(block[1])]
-            state[f"blocks.{stage}.{place}.{parts.get(block[2], block[2])}.{block[3]}"] = tensor
+            stage, position = positions[int(block[1])]
+            state[f"blocks.{stage}.{position}.{parts.get(block[2], block[2])}.{block[3]}"] = tensor
     return state

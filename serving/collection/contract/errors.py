@@ -23,14 +23,14 @@ class CollectionMissing(UsageError):  # noqa: N818 - the state it reports
     """There is no collection at a place.
 
     Attributes:
-        place: the folder or URL.
+        location: the folder or URL.
     """
 
-    def __init__(self, place: object) -> None:
-        self.place = place
+    def __init__(self, location: object) -> None:
+        self.location = location
         super().__init__(
-            f"there is no collection at {place}; make one with: "
-            f"lookalike collection create {place} --encoder ENCODER"
+            f"there is no collection at {location}; make one with: "
+            f"lookalike collection create {location} --encoder ENCODER"
         )
 
 
@@ -65,7 +65,7 @@ class KeyUnknown(UsageError):  # noqa: N818 - the state it reports
 REMEDY = 'remove them first, or add with on_duplicate="replace" (--on-duplicate replace)'
 
 
-def check_encoder(place: object, own: str, given: str) -> None:
+def check_encoder(location: object, own: str, given: str) -> None:
     """Refuse another encoder than a collection's own.
 
     Raises:
@@ -73,7 +73,7 @@ def check_encoder(place: object, own: str, given: str) -> None:
     """
     if given != own:
         raise ArtifactError(
-            f"the collection {place} was made with the encoder {own[:12]}…, this is "
+            f"the collection {location} was made with the encoder {own[:12]}…, this is "
             f"{given[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
             "make a new collection with this one, or bring a folder over: "
             "lookalike collection rebuild … --encoder NEW"

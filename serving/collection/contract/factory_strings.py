@@ -3,8 +3,6 @@
 An index is searched with parameters of its own for each query, so nobody ever changes it.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

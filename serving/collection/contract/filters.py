@@ -191,12 +191,12 @@ def _within(fields: str, values: list[Any]) -> Clause:
 
 def _beginning(prefix: str) -> tuple[str, list[Any]]:
     """Texts from the prefix to the first that does not begin so."""
-    for place in range(len(prefix) - 1, -1, -1):
-        following = ord(prefix[place]) + 1
+    for location in range(len(prefix) - 1, -1, -1):
+        following = ord(prefix[location]) + 1
         if following == 0xD800:  # surrogates are no text
             following = 0xE000
         if following <= 0x10FFFF:
-            return "value >= ? AND value < ?", [prefix, prefix[:place] + chr(following)]
+            return "value >= ? AND value < ?", [prefix, prefix[:location] + chr(following)]
     return "value >= ?", [prefix]
 
 

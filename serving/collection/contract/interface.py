@@ -32,7 +32,7 @@ class AnyCollection(Protocol):
     dim: int
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """What opens it again: its folder, or its URL without any secret."""
         ...
 

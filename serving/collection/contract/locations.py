@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from base.errors import UsageError
 
-Place = str | Path
+Location = str | Path
 
 SERVERS = {"milvus": "http", "milvus+tls": "https"}
 FILE = "milvus+file"
@@ -26,7 +26,7 @@ EXAMPLES = "milvus://host:19530/name, milvus+tls://host:443/name or milvus+file:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MilvusPlace:
+class MilvusLocation:
     """A collection in Milvus.
 
     Attributes:
@@ -49,31 +49,31 @@ class MilvusPlace:
         return None if self.uri.startswith(("http://", "https://")) else Path(self.uri)
 
 
-def place_of(text: str) -> Place:
+def location_of(text: str) -> Location:
     """Return a place as the environment or a command line gives it: a URL stays text."""
     return text if _scheme(text) else Path(text)
 
 
-def milvus_place(place: Place) -> MilvusPlace | None:
+def milvus_location(location: Location) -> MilvusLocation | None:
     """Return the place in Milvus that a URL names, or None for a folder.
 
     Raises:
         UsageError: a URL that says too little, too much, or carries a password.
     """
-    if isinstance(place, Path):
-        if _scheme(place.parts[0] if place.parts else ""):
+    if isinstance(location, Path):
+        if _scheme(location.parts[0] if location.parts else ""):
             raise UsageError(
-                f"{place}: this is for collections in a folder. One in Milvus is kept, tuned and "
+                f"{location}: this is for collections in a folder. One in Milvus is kept, tuned and "
                 "backed up by Milvus; `lookalike collection copy` brings it into a folder"
             )
         return None
-    scheme = _scheme(place)
+    scheme = _scheme(location)
     if not scheme:
         return None
     if scheme == FILE:
-        return _file(place)
+        return _file(location)
     try:
-        return _server(place, urlsplit(place), scheme)
+        return _server(location, urlsplit(location), scheme)
     except UsageError:
         raise
     except ValueError:  # of urllib, and it may quote what must not be shown
@@ -85,7 +85,7 @@ def _scheme(text: str) -> str:
     return scheme if colon and (scheme == FILE or scheme in SERVERS) else ""
 
 
-def _server(text: str, url: SplitResult, scheme: str) -> MilvusPlace:
+def _server(text: str, url: SplitResult, scheme: str) -> MilvusLocation:
     if "@" in text:
         raise UsageError(
             "the URL of a Milvus server carries a user or password, which others could read: take "
@@ -96,7 +96,7 @@ def _server(text: str, url: SplitResult, scheme: str) -> MilvusPlace:
     if not url.hostname or "/" in database or url.fragment:
         raise UsageError(f"{shown} is not a place in Milvus: write {EXAMPLES}")
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return MilvusPlace(
+    return MilvusLocation(
         text=shown,
         uri=f"{SERVERS[scheme]}://{host}:{url.port or PORT}",
         name=_checked_name(name, shown),
@@ -105,7 +105,7 @@ def _server(text: str, url: SplitResult, scheme: str) -> MilvusPlace:
     )
 
 
-def _file(text: str) -> MilvusPlace:
+def _file(text: str) -> MilvusLocation:
     # After the scheme everything up to # is a path, whatever characters it has.
     path, _, name = text.partition(":")[2].rpartition("#")
     if not path.endswith(".db"):
@@ -113,7 +113,7 @@ def _file(text: str) -> MilvusPlace:
             f"{text}: milvus-lite needs a path that ends in .db, then # and the collection's name: "
             "milvus+file:PATH.db#name"
         )
-    return MilvusPlace(text=text, uri=path, name=_checked_name(name, text))
+    return MilvusLocation(text=text, uri=path, name=_checked_name(name, text))
 
 
 def _checked_name(name: str, text: str) -> str:

@@ -148,8 +148,8 @@ def _as_vector(vector: ArrayLike, dim: int, name: str) -> NDArray[np.float32]:
 
 def _what_is_wrong(vector: NDArray[np.float32]) -> str:
     if vector.any():
-        place = int(np.flatnonzero(~np.isfinite(vector))[0])
-        return f"the vector has {vector[place]} at position {place}; a number is needed"
+        location = int(np.flatnonzero(~np.isfinite(vector))[0])
+        return f"the vector has {vector[location]} at position {location}; a number is needed"
     return "the vector is zero and has no direction, so nothing can be similar to it"
 
 

@@ -1,9 +1,9 @@
-"""Which label the neighbors of a picture suggest, and how much of their vote it has.
+"""Which label the neighbors of an image suggest, and how much of their vote it has.
 
 A neighbor votes for its label with the weight exp(cosine / 0.1), as in the kNN protocol of Wu et
 al. 2018 (section 3.4) that `training.protocols.knn` measures encoders with. A label's share is
 the weight of its votes over the weight of all votes. That is all it is: 0.9 does not say that the
-label is right nine times in ten. Other than the protocol, which looks for k labeled pictures, the
+label is right nine times in ten. Other than the protocol, which looks for k labeled images, the
 vote is among the k nearest items whatever they are; those without a label do not vote and are
 counted, because a share of few votes means less.
 """

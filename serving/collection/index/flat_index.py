@@ -14,7 +14,7 @@ Rows are in the order of the items' numbers, so a number is found by bisection. 
 IDMap2 would do, without its traps: it accepts an id twice and rebuilds its map at each removal.
 
 Scores are computed again in float64 for the best rows and rounded to 7 digits. FAISS's float32 sums
-depend on the place of a row and on how many queries come at once, by about 1e-7; but a picture that
+depend on the place of a row and on how many queries come at once, by about 1e-7; but an image that
 is stored twice must get the same score twice, and a query the same answer alone and in a batch.
 """
 

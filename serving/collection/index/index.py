@@ -189,8 +189,8 @@ def _mask(rows: Ids, count: int) -> NDArray[np.bool_]:
 def _rows_of_nodes(flat: FlatIndex, nodes: Ids) -> Ids:
     """Return the row of each item, or -1; and one more -1, for the node -1."""
     rows = np.full(len(nodes) + 1, -1, np.int64)
-    places = np.searchsorted(flat.ids, nodes)
-    known = np.flatnonzero(places < flat.count)
-    known = known[flat.ids[places[known]] == nodes[known]]
-    rows[known] = places[known]
+    positions = np.searchsorted(flat.ids, nodes)
+    known = np.flatnonzero(positions < flat.count)
+    known = known[flat.ids[positions[known]] == nodes[known]]
+    rows[known] = positions[known]
     return rows

@@ -23,7 +23,7 @@ removals     one row a removal: its own change number and the item's. A process 
 fields       the metadata once more, to be found by value (`filters`): one row for each field of
              each item and each element of a list. `kind` tells 1, "1" and true apart.
 rebuilding   one row while the collection is brought over to another encoder: that encoder.
-rebuilt      the vectors it has made so far, by the item's number, and what it saw of the pictures.
+rebuilt      the vectors it has made so far, by the item's number, and what it saw of the images.
 
 The function `crc32` is not SQLite's own; `ledger` gives it to each connection.
 """

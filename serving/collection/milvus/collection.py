@@ -53,9 +53,9 @@ class MilvusCollection(AnyCollection):
         self._unsealed = 0  # items written since milvus-lite was told to index them
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Its URL."""
-        return self._connection.place.text
+        return self._connection.location.text
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
@@ -63,7 +63,7 @@ class MilvusCollection(AnyCollection):
 
     def check_encoder(self, digest: str) -> None:
         """Refuse another encoder than the collection's own; see `AnyCollection`."""
-        check_encoder(self.place, self.encoder_digest, digest)
+        check_encoder(self.location, self.encoder_digest, digest)
 
     # Writing
 
@@ -108,7 +108,7 @@ class MilvusCollection(AnyCollection):
             done += len(part)
         self._unsealed += len(entities)
         # milvus-lite compares what it has not sealed row by row in Python; a server sees to it.
-        if self._connection.place.file is not None and self._unsealed >= SEALED_AT:
+        if self._connection.location.file is not None and self._unsealed >= SEALED_AT:
             self._connection.call("flush")
             self._unsealed = 0
 
@@ -167,7 +167,7 @@ class MilvusCollection(AnyCollection):
 
     def _effort(self, limit: int) -> dict[str, int]:
         """Return what goes along with a search; HNSW looks at no fewer items than it is to return."""
-        effort = dict(self._connection.place.search)
+        effort = dict(self._connection.location.search)
         if self._index.startswith("HNSW"):
             effort["ef"] = max(effort.get("ef", LEAST_EFFORT), limit)
         return effort
@@ -225,7 +225,7 @@ class MilvusCollection(AnyCollection):
         last = first + int(share * schema.DRAWS)
         found = self._query(f"draw >= {first} and draw <= {last}", schema.ALL_FIELDS, 2 * wanted)
         chosen = rng.permutation(len(found))[:count].tolist()
-        return [schema.record(found[place]) for place in chosen]
+        return [schema.record(found[location]) for location in chosen]
 
     def __len__(self) -> int:
         return int(self._query("", ["count(*)"], None)[0]["count(*)"])
@@ -234,7 +234,7 @@ class MilvusCollection(AnyCollection):
         """Return what the collection is and holds, ready for JSON."""
         return {
             "kind": "collection",
-            "path": self.place,
+            "path": self.location,
             "items": len(self),
             "dim": self.dim,
             "encoder_sha256": self.encoder_digest,

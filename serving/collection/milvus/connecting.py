@@ -17,7 +17,7 @@ from typing import Any
 
 from base.errors import LookalikeError, UsageError
 from serving.collection.contract.errors import CollectionBusy
-from serving.collection.contract.locations import MilvusPlace
+from serving.collection.contract.locations import MilvusLocation
 
 TIMEOUT = 30
 STRONG = "Strong"
@@ -33,30 +33,34 @@ class Connection:
     """An open connection. Safe to use from several threads.
 
     Attributes:
-        place: where it leads.
+        location: where it leads.
     """
 
-    def __init__(self, place: MilvusPlace, environ: Mapping[str, str] = os.environ) -> None:
-        self.place = place
+    def __init__(self, location: MilvusLocation, environ: Mapping[str, str] = os.environ) -> None:
+        self.location = location
         self._timeout = _timeout(environ)
         self._lock = threading.Lock()
         milvus = _import_pymilvus()
         self._errors = (milvus.MilvusException,)
-        arguments = {"uri": place.uri, "db_name": place.database, **_secrets(place, environ)}
-        if place.file is not None:
+        arguments = {
+            "uri": location.uri,
+            "db_name": location.database,
+            **_secrets(location, environ),
+        }
+        if location.file is not None:
             arguments["grpc_options"] = NO_PINGS
-            _hold(place.file)
+            _hold(location.file)
         try:
             self._client: Any = milvus.MilvusClient(timeout=self._timeout, **arguments)
         except milvus.MilvusException as error:
-            if place.file is None:
+            if location.file is None:
                 raise LookalikeError(
-                    f"cannot connect to {place.text}: {error.message}. Is Milvus running and "
+                    f"cannot connect to {location.text}: {error.message}. Is Milvus running and "
                     "reachable, and is MILVUS_TOKEN (or MILVUS_USER and MILVUS_PASSWORD) right?"
                 ) from error
-            _let_go(place.file)
+            _let_go(location.file)
             raise CollectionBusy(
-                f"cannot open {place.file}: one process at a time may have a file of milvus-lite "
+                f"cannot open {location.file}: one process at a time may have a file of milvus-lite "
                 "open, and it must be a database of milvus-lite 3"
             ) from error
 
@@ -67,8 +71,8 @@ class Connection:
         if client is None:
             return
         client.close()
-        if self.place.file is not None:
-            _let_go(self.place.file)
+        if self.location.file is not None:
+            _let_go(self.location.file)
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Return a method of `MilvusClient` on the collection.
@@ -78,10 +82,10 @@ class Connection:
         """
         client = self._client
         if client is None:
-            raise LookalikeError(f"the collection {self.place.text} is closed")
+            raise LookalikeError(f"the collection {self.location.text} is closed")
         with self._translated(method.replace("_", " ")):
             return getattr(client, method)(
-                *arguments, collection_name=self.place.name, timeout=self._timeout, **named
+                *arguments, collection_name=self.location.name, timeout=self._timeout, **named
             )
 
     def read(self, method: str, **named: Any) -> Any:
@@ -120,7 +124,7 @@ class Connection:
             yield
         except self._errors as error:
             raise LookalikeError(
-                f"{self.place.text}: Milvus could not {doing}: {error.message}"
+                f"{self.location.text}: Milvus could not {doing}: {error.message}"
             ) from error
 
 
@@ -147,9 +151,9 @@ def _timeout(environ: Mapping[str, str]) -> int:
     return int(text)  # pymilvus passes over limits that are no whole number
 
 
-def _secrets(place: MilvusPlace, environ: Mapping[str, str]) -> dict[str, Any]:
+def _secrets(location: MilvusLocation, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return what pymilvus is told beside the address; nothing of it for a local file."""
-    if place.file is not None:
+    if location.file is not None:
         return {}
     found: dict[str, Any] = {
         argument: environ[variable]
@@ -166,7 +170,7 @@ def _secrets(place: MilvusPlace, environ: Mapping[str, str]) -> dict[str, Any]:
     certificate = found.get("server_pem_path")
     if certificate is not None and not Path(certificate).is_file():
         raise UsageError(f"MILVUS_CA_FILE is {certificate}; there is no such file")
-    if place.uri.startswith("https://"):
+    if location.uri.startswith("https://"):
         found["secure"] = True
     elif certificate is not None:
         raise UsageError("MILVUS_CA_FILE is set, but the URL is not milvus+tls://")

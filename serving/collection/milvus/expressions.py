@@ -100,9 +100,9 @@ def bounds_of(label: str | None, metadata: Mapping[str, Any]) -> dict[str, float
     """Return the bounds of an item's numbers and texts."""
     bounds: dict[str, float | str] = {}
     for (name, kind), values in _ranged(facts_of(label, metadata)).items():
-        place = _hash("bounds", name, kind)
+        location = _hash("bounds", name, kind)
         for end, value in (("a", min(values)), ("z", max(values))):
-            bounds[place + end] = _bound(value)
+            bounds[location + end] = _bound(value)
     return bounds
 
 
@@ -199,8 +199,8 @@ def _among(given: str, name: str | None, wanted: list[Any], *, positive: bool) -
 
 
 def _range(name: str | None, kind: int, operator: str, value: Any, *, positive: bool) -> Condition:
-    place, unsure = _hash("bounds", name, kind), _hash("unsure", name, kind)
-    low, high = f'bounds["{place}a"]', f'bounds["{place}z"]'
+    location, unsure = _hash("bounds", name, kind), _hash("unsure", name, kind)
+    low, high = f'bounds["{location}a"]', f'bounds["{location}z"]'
     if operator == "$prefix":
         expression = _beginning(low, high, value, positive=positive)
     else:

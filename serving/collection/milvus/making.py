@@ -5,14 +5,14 @@ from typing import Any
 
 from base.errors import LookalikeError, UsageError
 from serving.collection.contract.errors import CollectionMissing
-from serving.collection.contract.locations import MilvusPlace
+from serving.collection.contract.locations import MilvusLocation
 from serving.collection.milvus.collection import MilvusCollection
 from serving.collection.milvus.connecting import STRONG, Connection
 from serving.collection.milvus.schema import HNSW, PROPERTY, Binding, binding_of, fields
 
 
 def create(
-    place: MilvusPlace,
+    location: MilvusLocation,
     encoder_digest: str,
     dim: int,
     *,
@@ -26,9 +26,9 @@ def create(
     Raises:
         UsageError: it is there already.
     """
-    if place.file is not None and not place.file.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {place.file.parent} to make {place.file} in")
-    connection = Connection(place)
+    if location.file is not None and not location.file.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {location.file.parent} to make {location.file} in")
+    connection = Connection(location)
     try:
         _refuse(connection, there=True)
         binding = Binding(
@@ -50,19 +50,19 @@ def create(
         raise
 
 
-def open_in_milvus(place: MilvusPlace, *, encoder_digest: str | None) -> MilvusCollection:
+def open_in_milvus(location: MilvusLocation, *, encoder_digest: str | None) -> MilvusCollection:
     """Open a collection in Milvus and have it loaded.
 
     Raises:
         CollectionMissing: it is not there.
         ArtifactError: it is not one of ours, or of another encoder.
     """
-    if place.file is not None and not place.file.exists():
-        raise CollectionMissing(place.text)
-    connection = Connection(place)
+    if location.file is not None and not location.file.exists():
+        raise CollectionMissing(location.text)
+    connection = Connection(location)
     try:
         _refuse(connection, there=False)
-        binding = binding_of(connection.call("describe_collection"), place.text)
+        binding = binding_of(connection.call("describe_collection"), location.text)
         # Loaded with several replicas, it would be brought back to one by loading it again.
         if connection.call("get_load_state")["state"].name != "Loaded":
             connection.call("load_collection")
@@ -77,12 +77,12 @@ def open_in_milvus(place: MilvusPlace, *, encoder_digest: str | None) -> MilvusC
 
 def _refuse(connection: Connection, *, there: bool) -> None:
     """Refuse a collection that is there, or that is not."""
-    place = connection.place
+    location = connection.location
     if bool(connection.call("has_collection")) is not there:
         return
     if there:
-        raise UsageError(f"{place.text} is there already; give the name of a new collection")
-    raise CollectionMissing(place.text)
+        raise UsageError(f"{location.text} is there already; give the name of a new collection")
+    raise CollectionMissing(location.text)
 
 
 def _schema(dim: int, description: str) -> Any:
@@ -127,10 +127,10 @@ def _index_kind(connection: Connection) -> str:
             continue
         if described["metric_type"] != "IP":
             raise LookalikeError(
-                f"{connection.place.text}: the index on its vectors has the metric "
+                f"{connection.location.text}: the index on its vectors has the metric "
                 f"{described['metric_type']}; make it anew in Milvus with IP"
             )
         return str(described["index_type"])
     raise LookalikeError(
-        f"{connection.place.text} has no index on its vectors; make one in Milvus, metric IP"
+        f"{connection.location.text} has no index on its vectors; make one in Milvus, metric IP"
     )

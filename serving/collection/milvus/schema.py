@@ -79,7 +79,7 @@ def fields(dim: int) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-def binding_of(described: Mapping[str, Any], place: str) -> Binding:
+def binding_of(described: Mapping[str, Any], location: str) -> Binding:
     """Return what a collection that Milvus describes is bound to.
 
     Raises:
@@ -90,13 +90,13 @@ def binding_of(described: Mapping[str, Any], place: str) -> Binding:
         found = json.loads(text or "")
         if found["version"] > VERSION:
             raise ArtifactError(
-                f"{place} was made by a newer Lookalike (version {found['version']}, this one "
+                f"{location} was made by a newer Lookalike (version {found['version']}, this one "
                 f"knows {VERSION}); update this one"
             )
         return Binding(**found)
     except (ValueError, TypeError, KeyError) as error:
         raise ArtifactError(
-            f"{place} is not a collection of Lookalike's: it does not say which encoder it belongs "
+            f"{location} is not a collection of Lookalike's: it does not say which encoder it belongs "
             "to. Choose another name"
         ) from error
 

@@ -35,7 +35,7 @@ class NewEncoder:
 
 @dataclass(frozen=True)
 class Pending:
-    """An item without a new vector: its number, and how to read its picture."""
+    """An item without a new vector: its number, and how to read its image."""
 
     number: int
     item: Item
@@ -65,7 +65,7 @@ class Rebuilder:
             ]
 
     def store(self, records: Sequence[tuple[int, Record]]) -> None:
-        """Keep new vectors, and what was seen of the pictures on the way."""
+        """Keep new vectors, and what was seen of the images on the way."""
         dim, dtype = self._encoder.dim, self._ledger.binding.dtype
         rows = checked_rows([record for _, record in records], dim, dtype)
         with self._ledger.changing(_Change) as change:

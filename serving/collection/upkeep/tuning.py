@@ -2,7 +2,7 @@
 
 Recall@10 is measured on items that were held out of it: queries it has not seen, from the
 distribution it is for. A neighbor counts as found if its cosine is that of the true tenth or
-better, so equal pictures cannot be mistaken for each other's misses. The cheapest effort is taken
+better, so equal images cannot be mistaken for each other's misses. The cheapest effort is taken
 whose recall is at least the one asked with 97.5 % confidence (the lower end of a 95 % interval).
 
 To look at many efforts and take the first that passes would favor luck. So a fifth of the queries

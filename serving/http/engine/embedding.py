@@ -15,7 +15,7 @@ from images.items import Pixels
 from images.pixels.preprocess import load_image
 from serving.http.engine.batcher import Batcher, Lane
 from serving.http.policy.settings import Settings
-from serving.http.request.errors import Refusal, of_image
+from serving.http.request.errors import HttpError, of_image
 from serving.http.request.request_body import Upload
 from serving.http.telemetry import timing
 from serving.http.telemetry.metrics import Metrics
@@ -26,13 +26,13 @@ DEALS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedUpload:
     """One embedded image.
 
     Attributes:
         vector: float32 [E].
-        width: of the original picture, upright.
-        height: of the original picture, upright.
+        width: of the original image, upright.
+        height: of the original image, upright.
     """
 
     vector: NDArray[np.float32]
@@ -88,7 +88,7 @@ class Embedder:
         with self.batcher.admit(1):
             pass
 
-    async def embed(self, uploads: Sequence[Upload]) -> list[Embedded | Refusal]:
+    async def embed(self, uploads: Sequence[Upload]) -> list[EmbeddedUpload | HttpError]:
         """Embeds images; a refused one has its refusal in its place, the others are not touched.
 
         Raises:
@@ -103,13 +103,13 @@ class Embedder:
         self._metrics.note_images(outcomes)
         return outcomes
 
-    async def embed_pixels(self, images: Pixels) -> list[Embedded]:
+    async def embed_pixels(self, images: Pixels) -> list[EmbeddedUpload]:
         """Embeds uint8 [N, S, S, 3] that is preprocessed already; raises Overloaded as `embed`."""
         side = self._spec.size
         with self.batcher.admit(len(images)) as lane:
             vectors = await asyncio.gather(*(lane.encode(image) for image in images))
         self._note(lane)
-        outcomes = [Embedded(vector, side, side) for vector in vectors]
+        outcomes = [EmbeddedUpload(vector, side, side) for vector in vectors]
         self._metrics.note_images(outcomes)
         return outcomes
 
@@ -120,8 +120,8 @@ class Embedder:
 
     async def _embed_one(
         self, lane: Lane, turns: asyncio.Semaphore, upload: Upload
-    ) -> Embedded | Refusal:
-        if isinstance(upload.content, Refusal):
+    ) -> EmbeddedUpload | HttpError:
+        if isinstance(upload.content, HttpError):
             return upload.content
         loop = asyncio.get_running_loop()
         try:
@@ -133,7 +133,7 @@ class Embedder:
         self._metrics.decode_seconds.observe(seconds)
         timing.note("decode", seconds)
         vector = await lane.encode(pixels)
-        return Embedded(vector, width, height)
+        return EmbeddedUpload(vector, width, height)
 
     def _decode(self, content: bytes) -> tuple[Pixels, tuple[int, int], float]:
         """Return the square, the original's (width, height), and the seconds it took."""

@@ -115,7 +115,7 @@ class Engine:
                 self._upkeep = Upkeep(
                     self._collection,
                     encoder.digest,
-                    tends=self._worker.place == 0,
+                    tends=self._worker.slot == 0,
                     on_newer=self._take,
                     grace=settings.request_seconds,
                 )
@@ -222,14 +222,14 @@ class Engine:
 
     @property
     def collection(self) -> AnyCollection:
-        """The collection; raises Refusal where there is none."""
+        """The collection; raises HttpError where there is none."""
         if self._collection is None:
             raise no_collection()
         return self._collection
 
     @property
     def thumbnails(self) -> Thumbnails:
-        """Small pictures of the collection's items; raises Refusal where there is none."""
+        """Small images of the collection's items; raises HttpError where there is none."""
         if self._thumbnails is None:
             raise no_collection()
         return self._thumbnails
@@ -260,18 +260,18 @@ class Engine:
         return found
 
     async def in_core(self, work: Callable[..., T], *args: Any) -> T:
-        """Run work with pictures in one of the threads that decode and embed."""
+        """Run work with images in one of the threads that decode and embed."""
         return await asyncio.get_running_loop().run_in_executor(self._cores, work, *args)
 
-    async def in_cores(self, work: Callable[[A], T], pictures: Sequence[A]) -> list[T]:
-        """Return the same for several pictures, no more of them in the queue than there are threads."""
+    async def in_cores(self, work: Callable[[A], T], images: Sequence[A]) -> list[T]:
+        """Return the same for several images, no more of them in the queue than there are threads."""
         turns = asyncio.Semaphore(self._cpus)
 
-        async def one(picture: A) -> T:
+        async def one(image: A) -> T:
             async with turns:
-                return await self.in_core(work, picture)
+                return await self.in_core(work, image)
 
-        return await asyncio.gather(*map(one, pictures))
+        return await asyncio.gather(*map(one, images))
 
     async def in_reader(self, work: Callable[..., T], *args: Any) -> T:
         """Run work with the collection in one of its threads."""

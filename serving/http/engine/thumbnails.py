@@ -1,10 +1,10 @@
-"""Small pictures of a collection's items, for the web page.
+"""Small images of a collection's items, for the web page.
 
 An item that came from a file or an archive is opened again through its uri, unless its thumbnail is
 kept in the collection's folder (`serving.collection.thumbnails`): `extract --thumbnails` made it
 then. An item that was sent over HTTP has no file: its thumbnail is kept when it is added. What a
 client gave as the uri of an item is never opened (`CLIENT_SCHEMES`): it would let a client read any
-picture that the service can.
+image that the service can.
 """
 
 import threading
@@ -20,7 +20,7 @@ from images.pixels.thumbnails import thumbnail, thumbnail_of
 from images.sources.sources import read_uri
 from serving.collection import Record
 from serving.collection.thumbnails import KEPT_SIZE, kept_path, kept_thumbnail
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 from serving.http.request.json_text import show
 
 SIZES = (96, 192, KEPT_SIZE)
@@ -41,10 +41,10 @@ class Thumbnails:
         self._lock = threading.Lock()
 
     def of(self, item: Record, size: int) -> bytes:
-        """Return a WebP picture whose longer side is at most one of `SIZES`, the next to `size`.
+        """Return a WebP image whose longer side is at most one of `SIZES`, the next to `size`.
 
         Raises:
-            Refusal: there is no picture of this item (any more).
+            HttpError: there is no image of this item (any more).
         """
         size = min(SIZES, key=lambda offered: abs(offered - size))
         known = (item.key, item.sha256, item.uri, size)
@@ -52,14 +52,14 @@ class Thumbnails:
             if known in self._made:
                 self._made.move_to_end(known)
                 return self._made[known]
-        picture = self._make(item, size)
+        image = self._make(item, size)
         with self._lock:
             self._drop(known)  # another thread may have made it meanwhile
-            self._made[known] = picture
-            self._remembered += len(picture)
+            self._made[known] = image
+            self._remembered += len(image)
             while self._remembered > REMEMBERED:
                 self._drop(next(iter(self._made)))
-        return picture
+        return image
 
     def to_keep(self, content: bytes) -> bytes | None:
         """Return the thumbnail to `keep` of an image that was sent; None where none is kept."""
@@ -67,13 +67,13 @@ class Thumbnails:
             return None
         return kept_thumbnail(content, self._spec, max_pixels=self._max_pixels)
 
-    def keep(self, key: str, sha256: str, picture: bytes) -> None:
+    def keep(self, key: str, sha256: str, image: bytes) -> None:
         """Keep the thumbnail of an image that was sent; the image itself is not kept."""
         if self._folder is None:
             return
         path = kept_path(self._folder, key, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(path, picture)
+        write_bytes_atomic(path, image)
 
     def forget(self, item: Record) -> None:
         """Remove a kept thumbnail, if there is one."""
@@ -108,6 +108,6 @@ class Thumbnails:
         return kept_path(self._folder, item.key, item.sha256).read_bytes()
 
 
-def _no_thumbnail(item: Record) -> Refusal:
+def _no_thumbnail(item: Record) -> HttpError:
     message = f"there is no picture of {show(item.key)}: its file is gone or was never here"
-    return Refusal(HTTPStatus.NOT_FOUND, "no-thumbnail", message, param="key")
+    return HttpError(HTTPStatus.NOT_FOUND, "no-thumbnail", message, param="key")

@@ -11,15 +11,15 @@ class Worker:
     """One of several processes that share a listening socket.
 
     Attributes:
-        place: its number, from 0; whoever replaces it has the same.
+        slot: its number, from 0; whoever replaces it has the same.
         cpus: its share of the machine's.
         folder: where all of them keep their figures.
     """
 
-    place: int
+    slot: int
     cpus: int
     folder: Path
 
     def figures(self) -> SharedFigures:
         """Its figures, added up with those of the others."""
-        return SharedFigures(self.folder, self.place)
+        return SharedFigures(self.folder, self.slot)

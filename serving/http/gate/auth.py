@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from serving.http.policy.settings import Settings
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 from serving.http.request.json_text import show
 
 OPEN_PATHS = frozenset(("/", "/favicon.ico", "/docs.json", "/livez", "/readyz", "/healthz"))
@@ -55,7 +55,7 @@ def need_of(method: str, path: str) -> Need:
 
 
 def check(scope: Scope, headers: Headers, settings: Settings) -> None:
-    """Lets a request pass or raises the Refusal it gets: 401 or 403."""
+    """Lets a request pass or raises the HttpError it gets: 401 or 403."""
     need = need_of(scope["method"], scope["path"])
     if settings.has_keys:
         _check_key(headers, settings, need)
@@ -90,9 +90,9 @@ def _check_key(headers: Headers, settings: Settings, need: Need) -> None:
         return
     if any(reads):
         message = "this key may search, not add or delete: use a write key"
-        raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", message)
+        raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", message)
     what = "this API key is not known" if given else "an API key is needed"
-    raise Refusal(
+    raise HttpError(
         HTTPStatus.UNAUTHORIZED,
         "unauthorized",
         f"{what}: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
@@ -110,13 +110,13 @@ def _check_loopback(scope: Scope, headers: Headers) -> None:
     server = scope.get("server")
     if server and server[1] is not None and not is_loopback(server[0]):
         message = f"without an API key only this machine itself is served: {REMEDY}"
-        raise Refusal(HTTPStatus.FORBIDDEN, "no-api-key", message)
+        raise HttpError(HTTPStatus.FORBIDDEN, "no-api-key", message)
     host = headers.get("host", "")
     if not is_loopback(_name_of(host)):
         message = (
             f"without an API key only the host localhost is served, not {show(host)}: {REMEDY}"
         )
-        raise Refusal(HTTPStatus.FORBIDDEN, "foreign-host", message, param="Host")
+        raise HttpError(HTTPStatus.FORBIDDEN, "foreign-host", message, param="Host")
 
 
 def _check_site(headers: Headers, settings: Settings) -> None:
@@ -134,7 +134,7 @@ def _check_site(headers: Headers, settings: Settings) -> None:
             "another web site sent this: only the service's own page, programs and the sites in "
             "LOOKALIKE_CORS_ORIGINS may"
         )
-        raise Refusal(HTTPStatus.FORBIDDEN, "cross-site", message, param="Origin")
+        raise HttpError(HTTPStatus.FORBIDDEN, "cross-site", message, param="Origin")
 
 
 def _name_of(host: str) -> str:

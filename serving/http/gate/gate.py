@@ -23,7 +23,13 @@ from serving.http.engine.batcher import Overloaded
 from serving.http.engine.engine import Engine
 from serving.http.gate import auth
 from serving.http.request import in_flight
-from serving.http.request.errors import ERROR_TYPE_HEADER, Refusal, internal, of_library, overloaded
+from serving.http.request.errors import (
+    ERROR_TYPE_HEADER,
+    HttpError,
+    internal,
+    of_library,
+    overloaded,
+)
 from serving.http.request.json_text import show
 from serving.http.routes.answers import ENCODER_HEADER
 from serving.http.telemetry import access_log, timing
@@ -69,10 +75,10 @@ def answering(handler: Handler) -> Handler:
     return answer
 
 
-def refusal_of(error: Exception, scope: Scope) -> Refusal:
+def refusal_of(error: Exception, scope: Scope) -> HttpError:
     """Return the refusal that fits an exception; what is a fault of the service is logged and hidden."""
     match error:
-        case Refusal():
+        case HttpError():
             return error
         case Overloaded():
             return overloaded(error.retry_after)
@@ -223,7 +229,7 @@ def _with_headers(sent: RawHeaders, added: RawHeaders) -> RawHeaders:
     return [*kept, *(header for header in DEFAULTS if header[0] not in names)]
 
 
-def _of_status(status: int, scope: Scope) -> Refusal:
+def _of_status(status: int, scope: Scope) -> HttpError:
     method, path = scope["method"], scope["path"]
     if status in FOREIGN_TYPES:
         error_type = FOREIGN_TYPES[HTTPStatus(status)]
@@ -232,10 +238,12 @@ def _of_status(status: int, scope: Scope) -> Refusal:
             "method-not-allowed": f"{show(path)} does not take {method}",
             "not-ready": "the service is warming up: try again in a moment",
         }
-        return Refusal(status, error_type, messages[error_type])
+        return HttpError(status, error_type, messages[error_type])
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return internal(scope["lookalike.id"])
-    return Refusal(status, "bad-request", f"{method} {show(path)} was refused with status {status}")
+    return HttpError(
+        status, "bad-request", f"{method} {show(path)} was refused with status {status}"
+    )
 
 
 def _routed(scope: Scope) -> Scope:
@@ -251,7 +259,7 @@ def _refuse_pickle(headers: Headers) -> None:
     """BentoML refuses pickles too, but with a traceback in the log for each."""
     if PICKLE in headers.get("content-type", "").lower():
         message = "pickles are not taken: send images as they are, or base64 in JSON"
-        raise Refusal(
+        raise HttpError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "unsupported-media-type",
             message,
@@ -273,7 +281,7 @@ def _given_id(headers: Headers) -> str | None:
     return given if usable and len(given) <= MAX_ID_CHARACTERS else None
 
 
-def _too_slow() -> Refusal:
+def _too_slow() -> HttpError:
     message = "the request took too long and was given up: try again, or send fewer images"
     headers = {"Retry-After": "5"}
-    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "timeout", message, headers=headers)
+    return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "timeout", message, headers=headers)

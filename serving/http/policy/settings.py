@@ -15,7 +15,7 @@ from typing import Any
 
 from base.errors import UsageError
 from images.pixels.decode import DEFAULT_MAX_PIXELS
-from serving.collection.contract.locations import Place, place_of
+from serving.collection.contract.locations import Location, location_of
 from serving.http.policy.cors import Origins, read_origins
 from serving.http.policy.keys import KeyFile, check_key, split_keys
 from serving.http.policy.url_policy import read_prefixes
@@ -31,7 +31,7 @@ class Settings:
     Attributes:
         encoder: the encoder file; None looks for the encoder that a bento carries.
         collection: the folder or milvus:// URL to search; None serves embeddings only.
-        thumbnails: where small pictures of uploaded images are kept; None keeps them in the
+        thumbnails: where small images of uploaded images are kept; None keeps them in the
             collection's folder, and not at all for a collection in Milvus.
         read_key: keys that may embed and search, separated by commas.
         write_key: keys that may also add and delete, separated by commas.
@@ -61,7 +61,7 @@ class Settings:
     """
 
     encoder: Path | None = None
-    collection: Place | None = None
+    collection: Location | None = None
     thumbnails: Path | None = None
     read_key: str = field(default="", repr=False)
     write_key: str = field(default="", repr=False)
@@ -177,7 +177,7 @@ def _keys_in(file: KeyFile | None) -> tuple[str, ...]:
 
 PARSERS: dict[Any, Callable[[str], object]] = {
     Path | None: Path,
-    Place | None: place_of,
+    Location | None: location_of,
     KeyFile | None: lambda text: KeyFile(Path(text)),
     str: str,
     int: int,

@@ -29,7 +29,7 @@ ERROR_TYPE_HEADER = "X-Error-Type"  # for logs of proxies, and to tell our refus
 CLIENT_GONE = 499  # nginx's number: the client closed the connection before the answer
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a failure
+class HttpError(Exception):
     """An answer other than the one asked for.
 
     Attributes:
@@ -70,24 +70,24 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a failure
         return json_response(self.body(), self.status, headers)
 
 
-def invalid(param: str | None, message: str) -> Refusal:
+def invalid(param: str | None, message: str) -> HttpError:
     """Return a field whose value cannot be used: 422."""
-    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-parameter", message, param=param)
+    return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-parameter", message, param=param)
 
 
-def malformed(what: str, message: str, param: str | None = None) -> Refusal:
+def malformed(what: str, message: str, param: str | None = None) -> HttpError:
     """Return a body that is not what its media type says: 400."""
-    return Refusal(HTTPStatus.BAD_REQUEST, f"malformed-{what}", message, param=param)
+    return HttpError(HTTPStatus.BAD_REQUEST, f"malformed-{what}", message, param=param)
 
 
-def of_image(refused: ImageRefused, param: str) -> Refusal:
+def of_image(refused: ImageRefused, param: str) -> HttpError:
     """Return the refusal of one image: 413 where it is too large, else 422."""
     large = refused.reason in TOO_LARGE
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if large else HTTPStatus.UNPROCESSABLE_ENTITY
-    return Refusal(status, refused.reason.value, refused.message, param=param)
+    return HttpError(status, refused.reason.value, refused.message, param=param)
 
 
-def of_library(error: LookalikeError) -> Refusal | None:
+def of_library(error: LookalikeError) -> HttpError | None:
     """Return the refusal that fits an exception of the rooms; None if it is a fault of the service."""
     match error:
         case KeyExists():
@@ -95,18 +95,18 @@ def of_library(error: LookalikeError) -> Refusal | None:
                 f"{', '.join(map(show, error.keys[:5]))}: in the collection already; "
                 'delete first, or send on_duplicate="replace"'
             )
-            return Refusal(HTTPStatus.CONFLICT, "key-exists", message, param="key")
+            return HttpError(HTTPStatus.CONFLICT, "key-exists", message, param="key")
         case KeyUnknown():
             return unknown_key(error.key)
         case CollectionBusy():
-            return Refusal(
+            return HttpError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "collection-busy",
                 "another process is writing to the collection: try again",
                 headers={"Retry-After": "1"},
             )
         case CollectionRebuilt():
-            return Refusal(
+            return HttpError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "collection-rebuilt",
                 "the collection was rebuilt with another encoder: start the service with that one",
@@ -118,21 +118,21 @@ def of_library(error: LookalikeError) -> Refusal | None:
             return None
 
 
-def unknown_key(key: str) -> Refusal:
+def unknown_key(key: str) -> HttpError:
     """Return a key that no item has: 404."""
     message = f"no item with the key {show(key)} in the collection"
-    return Refusal(HTTPStatus.NOT_FOUND, "unknown-key", message, param="key")
+    return HttpError(HTTPStatus.NOT_FOUND, "unknown-key", message, param="key")
 
 
-def no_collection() -> Refusal:
+def no_collection() -> HttpError:
     """Search and items need a collection: 404 where the service has none."""
     message = "this service has no collection, it only embeds: start it with one to search"
-    return Refusal(HTTPStatus.NOT_FOUND, "no-collection", message)
+    return HttpError(HTTPStatus.NOT_FOUND, "no-collection", message)
 
 
-def overloaded(seconds: int) -> Refusal:
+def overloaded(seconds: int) -> HttpError:
     """Too many images are waiting: 429, with the seconds after which a place may be free."""
-    return Refusal(
+    return HttpError(
         HTTPStatus.TOO_MANY_REQUESTS,
         "overloaded",
         f"too many images are waiting: try again in {seconds} s",
@@ -140,7 +140,7 @@ def overloaded(seconds: int) -> Refusal:
     )
 
 
-def internal(request_id: str) -> Refusal:
+def internal(request_id: str) -> HttpError:
     """Return a fault of the service: 500. The log has the rest under the same number."""
     message = f"a fault of the service; its log tells more under request {request_id}"
-    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)
+    return HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)

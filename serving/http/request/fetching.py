@@ -28,7 +28,7 @@ import httpx
 from base.errors import ImageRefused, RefusalReason
 from serving.http.policy.settings import Settings
 from serving.http.policy.url_policy import Address, Link, is_public, read_link, read_prefixes
-from serving.http.request.errors import Refusal, of_image
+from serving.http.request.errors import HttpError, of_image
 from serving.http.request.in_flight import Share
 from serving.http.request.request_body import Upload, body_too_large
 from serving.http.telemetry import timing
@@ -70,7 +70,7 @@ class Fetcher:
         self._prefixes = read_prefixes(settings.url_prefixes)
         self._resolve = resolve
         self._allowed = allowed
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         # Its own threads: a name server that hangs holds up nothing but other fetches.
         self._resolvers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="resolve")
 
@@ -91,33 +91,33 @@ class Fetcher:
         """
         begun = time.perf_counter()
         counted = _Counted(share, self._settings.max_body_bytes)
-        places = asyncio.Semaphore(OF_ONE_REQUEST)
+        slots = asyncio.Semaphore(OF_ONE_REQUEST)
 
         async def filled(upload: Upload) -> Upload:
             if upload.url is None:
                 return upload
-            return replace(upload, content=await self._content(upload, places, counted))
+            return replace(upload, content=await self._content(upload, slots, counted))
 
         outcomes = await asyncio.gather(*map(filled, uploads))
         timing.note("fetch", time.perf_counter() - begun)
         return outcomes
 
     async def _content(
-        self, upload: Upload, places: asyncio.Semaphore, counted: "_Counted"
-    ) -> bytes | Refusal:
+        self, upload: Upload, slots: asyncio.Semaphore, counted: "_Counted"
+    ) -> bytes | HttpError:
         assert upload.url is not None
         seconds = self._settings.url_seconds
         try:
-            async with asyncio.timeout(seconds), places, self._places:
+            async with asyncio.timeout(seconds), slots, self._slots:
                 return await self._fetch(upload.url, counted)
         except TimeoutError:
             message = f"{upload.param} did not come from its URL within {seconds:g} s"
-            return Refusal(
+            return HttpError(
                 HTTPStatus.UNPROCESSABLE_ENTITY, "url-too-slow", message, param=upload.param
             )
         except ImageRefused as refused:
             return of_image(refused, upload.param)
-        except Refusal as refusal:
+        except HttpError as refusal:
             return _named(refusal, upload.param)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError):
             return _named(_failed("the connection failed"), upload.param)
@@ -220,19 +220,19 @@ class _Counted:
         self._share.take(count)
 
 
-def _named(refusal: Refusal, param: str) -> Refusal:
+def _named(refusal: HttpError, param: str) -> HttpError:
     refusal.message, refusal.param = f"{param}: {refusal.message}", param
     return refusal
 
 
-def _not_allowed(why: str) -> Refusal:
+def _not_allowed(why: str) -> HttpError:
     message = f"{why}: send the image itself"
-    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message)
+    return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message)
 
 
-def _failed(why: str) -> Refusal:
+def _failed(why: str) -> HttpError:
     message = f"the image could not be fetched: {why}"
-    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "url-failed", message)
+    return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "url-failed", message)
 
 
 def _too_large(most: int) -> ImageRefused:

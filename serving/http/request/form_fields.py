@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.http.request.errors import Refusal, invalid
+from serving.http.request.errors import HttpError, invalid
 from serving.http.request.json_text import parse_json, show
 
 
@@ -27,7 +27,7 @@ class Fields:
         known: the names this route takes.
 
     Raises:
-        Refusal: a name that is not known; the message gives the nearest.
+        HttpError: a name that is not known; the message gives the nearest.
     """
 
     def __init__(self, values: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -127,7 +127,7 @@ def checked_vector(value: object, name: str, dim: int) -> NDArray[np.float32]:
     """Return a list of numbers as float32 [dim]: finite, and not all zero.
 
     Raises:
-        Refusal: it is none; the message says what is wrong.
+        HttpError: it is none; the message says what is wrong.
     """
     if not isinstance(value, list) or not all(
         isinstance(number, int | float) and not isinstance(number, bool) for number in value
@@ -165,8 +165,8 @@ def _unquoted(text: Text) -> str:
     return str(text)
 
 
-def _unknown(name: str, known: tuple[str, ...]) -> Refusal:
+def _unknown(name: str, known: tuple[str, ...]) -> HttpError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"this route takes {', '.join(known)}"
     message = f"{show(name)} is not known: {hint}"
-    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-parameter", message, param=name)
+    return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-parameter", message, param=name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class Share:
     def check(self, announced: int) -> None:
         """Refuses a body that would not fit now, before it is read."""
         if self._total.held + announced > self._total.limit:
-            raise Refusal(
+            raise HttpError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "overloaded",
                 "the requests under way hold too many bytes: try again in 1 s",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from serving.http.request.errors import Refusal, malformed
+from serving.http.request.errors import HttpError, malformed
 
 MAX_FIELDS = 100
 
@@ -50,7 +50,7 @@ async def read_parts(
         max_files: the most parts with a filename.
 
     Raises:
-        Refusal: no multipart form, or one that ends before its closing boundary.
+        HttpError: no multipart form, or one that ends before its closing boundary.
         TooManyFiles: more than max_files.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -141,5 +141,5 @@ def _text(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def _unreadable(why: str) -> Refusal:
+def _unreadable(why: str) -> HttpError:
     return malformed("multipart", f"the form cannot be read: {why}")

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 
 from serving.http.policy.settings import Settings
-from serving.http.request.errors import CLIENT_GONE, Refusal, invalid, malformed
+from serving.http.request.errors import CLIENT_GONE, HttpError, invalid, malformed
 from serving.http.request.form_fields import Text
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.in_flight import Share
@@ -47,7 +47,7 @@ class Upload:
         url: where the image is, if it was not sent; `fetching` may put it in.
     """
 
-    content: bytes | Refusal
+    content: bytes | HttpError
     param: str
     filename: str | None = None
     url: str | None = None
@@ -65,7 +65,7 @@ async def read_body(request: Request, settings: Settings) -> Body:
     """Read and parses the body, and the query's fields with it.
 
     Raises:
-        Refusal: too large, too slow, too many images, another media type, or malformed.
+        HttpError: too large, too slow, too many images, another media type, or malformed.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     async with _in_time(request, settings):
@@ -78,7 +78,7 @@ async def read_body(request: Request, settings: Settings) -> Body:
 
 
 async def read_raw(request: Request, settings: Settings) -> bytes:
-    """Read the body as it is, whatever its media type; raises Refusal as `read_body` does."""
+    """Read the body as it is, whatever its media type; raises HttpError as `read_body` does."""
     async with _in_time(request, settings):
         return b"".join([chunk async for chunk in _limited(request, settings.max_body_bytes)])
 
@@ -91,14 +91,14 @@ async def _in_time(request: Request, settings: Settings) -> AsyncGenerator[None,
         async with asyncio.timeout(settings.body_seconds):
             yield
     except TimeoutError as error:
-        raise Refusal(
+        raise HttpError(
             HTTPStatus.REQUEST_TIMEOUT,
             "request-too-slow",
             f"the request did not arrive within {settings.body_seconds:g} s",
             headers={"Connection": "close"},
         ) from error
     except ClientDisconnect as error:
-        raise Refusal(CLIENT_GONE, "client-gone", "the client closed the connection") from error
+        raise HttpError(CLIENT_GONE, "client-gone", "the client closed the connection") from error
 
 
 async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
@@ -117,7 +117,7 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
     if not content:
         return Body([], {})
     named = show(media_type) if media_type else "missing"
-    raise Refusal(
+    raise HttpError(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         "unsupported-media-type",
         f"the Content-Type is {named}: {HINT}",
@@ -227,14 +227,14 @@ def decode_upload(text: object, param: str) -> Upload:
 def named_by_url(url: str, param: str) -> Upload:
     """Return an image that was not sent; refused unless `fetching` puts it in."""
     message = f"{param} is a URL: URLs are not opened here, send the image itself"
-    refusal = Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message, param=param)
+    refusal = HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message, param=param)
     return Upload(refusal, param, url=url if url.startswith(LINKS) else None)
 
 
 def _check_encoding(encoding: str) -> None:
     """Refuse a compressed body: it could unfold to any size; images are compressed already."""
     if encoding.strip().lower() != "identity":
-        raise Refusal(
+        raise HttpError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "unsupported-media-type",
             f"the Content-Encoding is {show(encoding)}: send the body as it is",
@@ -248,18 +248,18 @@ def _set(fields: dict[str, Any], name: str, value: Text) -> None:
     fields[name] = value
 
 
-def body_too_large(limit: int) -> Refusal:
+def body_too_large(limit: int) -> HttpError:
     """More bytes than one request may have: 413."""
-    return Refusal(
+    return HttpError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "body-too-large",
         f"the request is larger than {limit} bytes: send fewer or smaller images",
     )
 
 
-def too_many_images(count: int, settings: Settings) -> Refusal:
+def too_many_images(count: int, settings: Settings) -> HttpError:
     """More images than one request may hold: 413."""
-    return Refusal(
+    return HttpError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "too-many-images",
         f"{count} images or more: send at most {settings.max_images} in one request",

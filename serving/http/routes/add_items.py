@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.collection import OnDuplicate, Record
-from serving.http.engine.embedding import Embedded
+from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.engine import Engine
-from serving.http.request.errors import Refusal, invalid
+from serving.http.request.errors import HttpError, invalid
 from serving.http.request.form_fields import Fields
 from serving.http.request.json_text import json_response, show
 from serving.http.request.request_body import LINKS, Body, Upload, decode_upload, read_body
@@ -44,13 +44,13 @@ async def add_items(engine: Engine, request: Request) -> Response:
         engine, request, [upload for _, upload in requested if upload is not None]
     )
     outcomes = await while_connected(request, engine.embedder.embed(uploads)) if uploads else []
-    if any(isinstance(outcome, Refusal) for outcome in outcomes):
+    if any(isinstance(outcome, HttpError) for outcome in outcomes):
         raise whole_refusal(outcomes)
     items = _with_vectors(requested, uploads, outcomes)
-    pictures = await while_connected(request, _to_keep(engine, items)) if uploads else {}
+    images = await while_connected(request, _to_keep(engine, items)) if uploads else {}
     records = [record for record, _ in items]
     # Once begun it is finished, even if the client goes: what is in the ledger has its thumbnail.
-    answer = await asyncio.shield(engine.in_writer(_write, engine, records, pictures, on_duplicate))
+    answer = await asyncio.shield(engine.in_writer(_write, engine, records, images, on_duplicate))
     return json_response(answer, HTTPStatus.CREATED if answer["added"] else HTTPStatus.OK)
 
 
@@ -70,7 +70,9 @@ def _list_of(body: Body, engine: Engine, dim: int) -> list[Requested]:
         raise invalid("items", message)
     if len(rows) > engine.settings.max_images:
         message = f"{len(rows)} items: send at most {engine.settings.max_images} in one request"
-        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-items", message, param="items")
+        raise HttpError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-items", message, param="items"
+        )
     return [_row(row, f"items[{number}]", dim) for number, row in enumerate(rows)]
 
 
@@ -81,7 +83,7 @@ def _row(row: object, param: str, dim: int) -> Requested:
         fields = Fields(row, (*ITEM_FIELDS, "image"))
         uploads = [decode_upload(row["image"], f"{param}.image")] if "image" in fields else []
         return _requested(fields, fields.text("key"), dim, uploads)
-    except Refusal as refusal:
+    except HttpError as refusal:
         refusal.param = f"{param}.{refusal.param}"
         raise
 
@@ -100,7 +102,7 @@ def _single(body: Body, dim: int) -> list[Requested]:
 def _requested(fields: Fields, key: str | None, dim: int, uploads: list[Upload]) -> Requested:
     vector = fields.vector("vector", dim)
     if (vector is None) != bool(uploads):
-        raise Refusal(
+        raise HttpError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "missing-image",
             "an item needs an image or a vector, one of the two",
@@ -125,7 +127,7 @@ def _requested(fields: Fields, key: str | None, dim: int, uploads: list[Upload])
 def _with_vectors(
     requested: Sequence[Requested],
     uploads: Sequence[Upload],
-    outcomes: Sequence[Embedded | Refusal],
+    outcomes: Sequence[EmbeddedUpload | HttpError],
 ) -> list[Requested]:
     """Return the same items with their images and what was found out about them."""
     embedded = zip(uploads, outcomes, strict=True)
@@ -135,7 +137,7 @@ def _with_vectors(
             items.append((record, None))
             continue
         upload, outcome = next(embedded)
-        assert isinstance(outcome, Embedded)
+        assert isinstance(outcome, EmbeddedUpload)
         assert isinstance(upload.content, bytes)
         check_direction(outcome, upload.param)
         found = replace(
@@ -163,7 +165,7 @@ async def _to_keep(engine: Engine, items: Sequence[Requested]) -> dict[str, byte
 def _write(
     engine: Engine,
     records: Sequence[Record],
-    pictures: Mapping[str, bytes | None],
+    images: Mapping[str, bytes | None],
     on_duplicate: OnDuplicate,
 ) -> dict[str, Any]:
     collection, thumbnails = engine.collection, engine.thumbnails
@@ -173,11 +175,11 @@ def _write(
         if old is not None and old.sha256 != record.sha256:
             thumbnails.forget(old)
     for record in records:
-        picture = pictures.get(record.key)
+        picture = images.get(record.key)
         if picture is not None and record.sha256:
             try:
                 thumbnails.keep(record.key, record.sha256, picture)
-            except OSError:  # a full disk: the item is safe in the ledger, only its picture is not
+            except OSError:  # a full disk: the item is safe in the ledger, only its image is not
                 logger.warning("the thumbnail of %r was not kept", record.key, exc_info=True)
     return {
         "added": report.added,

@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from serving.collection import Hit, Record, Suggestion
-from serving.http.engine.embedding import Embedded
-from serving.http.request.errors import Refusal
+from serving.http.engine.embedding import EmbeddedUpload
+from serving.http.request.errors import HttpError
 from serving.http.request.form_fields import Fields
 from serving.http.request.json_text import json_response, show
 
@@ -36,7 +36,7 @@ def chosen_encoding(headers: Headers, fields: Fields) -> str:
     """Return the encoding a request asks for: `encoding_format` if it is given, else by `Accept`.
 
     Raises:
-        Refusal: 406, none of what it accepts can be sent.
+        HttpError: 406, none of what it accepts can be sent.
     """
     named = fields.choice("encoding_format", ENCODINGS)
     if named is not None:
@@ -46,7 +46,7 @@ def chosen_encoding(headers: Headers, fields: Fields) -> str:
     for quality, media_type in sorted(wishes, key=lambda wish: -wish[0]):
         if quality > 0 and (encoding := ACCEPTED.get(media_type)):
             return encoding
-    raise Refusal(
+    raise HttpError(
         HTTPStatus.NOT_ACCEPTABLE,
         "not-acceptable",
         f"Accept is {show(accept)}: embeddings come as application/json or {NPY}",
@@ -67,7 +67,7 @@ def _wish(entry: str) -> tuple[float, str]:
 
 
 def embeddings_answer(
-    outcomes: Sequence[Embedded | Refusal], encoding: str, dtype: str, encoder_digest: str
+    outcomes: Sequence[EmbeddedUpload | HttpError], encoding: str, dtype: str, encoder_digest: str
 ) -> Response:
     """Return the answer to /embed, in one of `ENCODINGS` and `DTYPES`.
 
@@ -75,13 +75,13 @@ def embeddings_answer(
     and `errors` says why. A .npy file cannot say that, so there one refused image refuses all.
 
     Raises:
-        Refusal: no image could be embedded, or one could not and the answer is a .npy file.
+        HttpError: no image could be embedded, or one could not and the answer is a .npy file.
     """
     refused = refused_items(outcomes)
     if refused and (encoding == "npy" or len(refused) == len(outcomes)):
         raise whole_refusal(outcomes)
     headers = {ENCODER_HEADER: encoder_digest}
-    embedded = [one.vector if isinstance(one, Embedded) else None for one in outcomes]
+    embedded = [one.vector if isinstance(one, EmbeddedUpload) else None for one in outcomes]
     vectors = [None if vector is None else in_dtype(vector, dtype) for vector in embedded]
     if encoding == "npy":
         matrix = np.stack([vector for vector in vectors if vector is not None])
@@ -135,14 +135,14 @@ def refused_items(outcomes: Iterable[object]) -> list[dict[str, Any]]:
     return [
         {"index": index, "type": one.type, "message": one.message, "param": one.param}
         for index, one in enumerate(outcomes)
-        if isinstance(one, Refusal)
+        if isinstance(one, HttpError)
     ]
 
 
-def whole_refusal(outcomes: Sequence[object]) -> Refusal:
+def whole_refusal(outcomes: Sequence[object]) -> HttpError:
     """Return the refusal of a request because of its images: the first one's, with all listed."""
-    first = next(one for one in outcomes if isinstance(one, Refusal))
-    return Refusal(
+    first = next(one for one in outcomes if isinstance(one, HttpError))
+    return HttpError(
         first.status,
         first.type,
         first.message,

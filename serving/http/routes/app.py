@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from serving.http.engine.engine import Engine
 from serving.http.gate.gate import ANY_ITEM, answering
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 from serving.http.request.json_text import json_response
 from serving.http.routes import kserve, openai
 from serving.http.routes.add_items import add_items
@@ -83,7 +83,7 @@ async def page(_engine: Engine, request: Request) -> Response:
     default = "icon.svg" if request.url.path == "/favicon.ico" else "index.html"
     name = request.path_params.get("file", default)
     if name not in PAGE_FILES:
-        raise Refusal(404, "not-found", "the page has no such file")
+        raise HttpError(404, "not-found", "the page has no such file")
     headers = {"Cache-Control": "no-cache"}
     return Response((PAGE / name).read_bytes(), headers=headers, media_type=PAGE_FILES[name])
 

@@ -1,7 +1,7 @@
 """`positive` and `negative` of a search: lists of {"key": …}, {"vector": …} or {"image": …}.
 
 In a form they are JSON text. The images, the key and the vector that a request names beside them
-are positive examples too: so a form sends pictures as files.
+are positive examples too: so a form sends images as files.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.collection.contract.mixing import NEGATIVE_WEIGHT
-from serving.http.engine.embedding import Embedded
+from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.engine import Engine
-from serving.http.request.errors import Refusal, invalid
+from serving.http.request.errors import HttpError, invalid
 from serving.http.request.form_fields import Fields, checked_vector
 from serving.http.request.json_text import show
 from serving.http.request.request_body import Body, Upload, decode_upload
@@ -58,16 +58,16 @@ class Examples:
         return [one for one in (*self.positive, *self.negative) if isinstance(one, Upload)]
 
     def with_vectors(
-        self, outcomes: Sequence[Embedded | Refusal]
+        self, outcomes: Sequence[EmbeddedUpload | HttpError]
     ) -> tuple[list[str | NDArray[np.float32]], list[str | NDArray[np.float32]]]:
         """Positive and negative examples with embeddings in place of the `uploads`.
 
         Raises:
-            Refusal: an image was refused; without it the query would be another one.
+            HttpError: an image was refused; without it the query would be another one.
         """
-        if any(isinstance(one, Refusal) for one in outcomes):
+        if any(isinstance(one, HttpError) for one in outcomes):
             raise whole_refusal(outcomes)
-        vectors = iter([one.vector for one in outcomes if isinstance(one, Embedded)])
+        vectors = iter([one.vector for one in outcomes if isinstance(one, EmbeddedUpload)])
         return (
             [next(vectors) if isinstance(one, Upload) else one for one in self.positive],
             [next(vectors) if isinstance(one, Upload) else one for one in self.negative],
@@ -76,7 +76,7 @@ class Examples:
 
 def _examples(fields: Fields, name: str, dim: int) -> list[Example]:
     entries = fields.json_list(name) or []
-    return [_example(entry, f"{name}[{place}]", dim) for place, entry in enumerate(entries)]
+    return [_example(entry, f"{name}[{slot}]", dim) for slot, entry in enumerate(entries)]
 
 
 def _example(entry: Any, where: str, dim: int) -> Example:

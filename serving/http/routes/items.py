@@ -15,7 +15,7 @@ from starlette.responses import Response
 from serving.collection import KeyUnknown, Record
 from serving.http.engine.engine import Engine
 from serving.http.engine.thumbnails import MEDIA_TYPE
-from serving.http.request.errors import Refusal, malformed, unknown_key
+from serving.http.request.errors import HttpError, malformed, unknown_key
 from serving.http.request.form_fields import Fields
 from serving.http.request.json_text import json_response
 from serving.http.request.request_body import read_body
@@ -55,7 +55,7 @@ async def one_item(engine: Engine, request: Request) -> Response:
     if request.method == "DELETE" and not view:
         return await _delete(engine, key)
     if request.method == "DELETE":
-        raise Refusal(
+        raise HttpError(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "method-not-allowed",
             f"{view} does not take DELETE: delete the item",
@@ -75,7 +75,7 @@ def split_path(raw_path: bytes) -> tuple[str, str]:
     """Return the key and the view (`similar`, `thumbnail` or empty) of a raw path under /items/.
 
     Raises:
-        Refusal: the key is empty or not UTF-8.
+        HttpError: the key is empty or not UTF-8.
     """
     rest = raw_path.partition(b"?")[0].partition(b"/items/")[2]
     head, slash, tail = rest.rpartition(b"/")
@@ -106,9 +106,9 @@ async def _delete(engine: Engine, key: str) -> Response:
 
 
 async def _thumbnail(engine: Engine, request: Request, item: Record, size: int) -> Response:
-    picture = await engine.in_core(engine.thumbnails.of, item, size)
-    tag = f'"{hashlib.sha256(picture).hexdigest()[:24]}"'
+    image = await engine.in_core(engine.thumbnails.of, item, size)
+    tag = f'"{hashlib.sha256(image).hexdigest()[:24]}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return Response(picture, headers=headers, media_type=MEDIA_TYPE)
+    return Response(image, headers=headers, media_type=MEDIA_TYPE)

@@ -2,13 +2,15 @@
 
 One model, `lookalike`, one version, `1`. Exactly one input, either
 
-    images   UINT8 [N, S, S, 3]   pictures that the client has preprocessed as the encoder asks
+    images   UINT8 [N, S, S, 3]   images that the client has preprocessed as the encoder asks
     encoded  BYTES [N]            image files as they are; base64 in JSON; or their URLs
 
 and one output, `embeddings` FP32 [N, E]. Tensors stand in JSON, or binary behind it: the header
 Inference-Header-Content-Length says where JSON ends, `binary_data_size` how long each tensor is.
 In a binary BYTES tensor each element follows its length, uint32, little-endian.
 """
+
+from __future__ import annotations
 
 import asyncio
 import base64
@@ -17,13 +19,10 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.http.engine.embedding import Embedded
-from serving.http.engine.engine import Engine
-from serving.http.request.errors import Refusal, invalid, malformed
+from serving.http.engine.embedding import EmbeddedUpload
+from serving.http.request.errors import HttpError, invalid, malformed
 from serving.http.request.form_fields import Fields
 from serving.http.request.json_text import json_bytes, json_response, parse_json, show
 from serving.http.request.request_body import (
@@ -40,6 +39,11 @@ from serving.http.routes.queries import fetched, while_connected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from starlette.requests import Request
+
+    from serving.http.engine.engine import Engine
 
 VERSION = "1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -97,15 +101,15 @@ async def infer(engine: Engine, request: Request) -> Response:
     fields = Fields(head, ("id", "parameters", "inputs", "outputs"))
     binary = _wants_binary(fields, head.get("outputs"))
     tensor = await asyncio.to_thread(_tensor, head.get("inputs"), content[at:], engine)
-    outcomes: Sequence[Embedded | Refusal]
+    outcomes: Sequence[EmbeddedUpload | HttpError]
     if isinstance(tensor, list):
         uploads = await fetched(engine, request, tensor)
         outcomes = await while_connected(request, engine.embedder.embed(uploads))
     else:
         outcomes = await while_connected(request, engine.embedder.embed_pixels(tensor))
-    if any(isinstance(outcome, Refusal) for outcome in outcomes):
+    if any(isinstance(outcome, HttpError) for outcome in outcomes):
         raise whole_refusal(outcomes)
-    vectors = np.stack([one.vector for one in outcomes if isinstance(one, Embedded)])
+    vectors = np.stack([one.vector for one in outcomes if isinstance(one, EmbeddedUpload)])
     return _answer(engine, vectors, fields.text("id"), binary=binary)
 
 
@@ -114,7 +118,7 @@ def _check(engine: Engine, request: Request) -> None:
     version = request.path_params.get("version", VERSION)
     if version != VERSION:
         message = f"there is no version {show(version)} of {MODEL} here: its version is {VERSION}"
-        raise Refusal(404, "unknown-model", message, param="version")
+        raise HttpError(404, "unknown-model", message, param="version")
 
 
 def _header_length(request: Request, length: int) -> int:

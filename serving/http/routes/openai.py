@@ -13,9 +13,9 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.http.engine.embedding import Embedded
+from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.engine import Engine
-from serving.http.request.errors import Refusal, invalid
+from serving.http.request.errors import HttpError, invalid
 from serving.http.request.form_fields import Fields
 from serving.http.request.json_text import json_response, show
 from serving.http.request.request_body import Upload, decode_upload, read_body, too_many_images
@@ -39,7 +39,7 @@ async def embeddings(engine: Engine, request: Request) -> Response:
     dimensions = fields.integer("dimensions", full, 1, full)
     uploads = await fetched(engine, request, _uploads(given, engine))
     outcomes = await while_connected(request, engine.embedder.embed(uploads))
-    if any(isinstance(outcome, Refusal) for outcome in outcomes):
+    if any(isinstance(outcome, HttpError) for outcome in outcomes):
         raise whole_refusal(outcomes)
     data = [
         {
@@ -48,7 +48,7 @@ async def embeddings(engine: Engine, request: Request) -> Response:
             "embedding": encoded_vector(_shortened(outcome, dimensions), encoding),
         }
         for index, outcome in enumerate(outcomes)
-        if isinstance(outcome, Embedded)
+        if isinstance(outcome, EmbeddedUpload)
     ]
     content = {
         "object": "list",
@@ -74,7 +74,7 @@ def check_model(engine: Engine, name: str) -> None:
     """Refuses a model that is not served; the encoder's SHA-256 is a name of it too."""
     if name not in (MODEL, engine.encoder.digest):
         message = f"there is no model {show(name)} here: its name is {MODEL}"
-        raise Refusal(404, "unknown-model", message, param="model")
+        raise HttpError(404, "unknown-model", message, param="model")
 
 
 def _model(engine: Engine) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _model(engine: Engine) -> dict[str, Any]:
 
 def _uploads(given: object, engine: Engine) -> list[Upload]:
     if given is None or given == []:
-        raise Refusal(422, "missing-image", "there is no input: send images", param="input")
+        raise HttpError(422, "missing-image", "there is no input: send images", param="input")
     values = given if isinstance(given, list) else [given]
     if len(values) > engine.settings.max_images:
         raise too_many_images(len(values), engine.settings)
@@ -111,7 +111,7 @@ def _address(value: object) -> object:
     return value
 
 
-def _shortened(embedded: Embedded, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _shortened(embedded: EmbeddedUpload, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     vector = embedded.vector
     if dimensions == len(vector):
         return vector

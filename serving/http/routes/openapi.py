@@ -66,7 +66,7 @@ def complete(spec: Spec) -> Spec:
         "description": "Embeds images and finds similar ones.",
     }
     components = spec.setdefault("components", {})
-    components.setdefault("schemas", {})["Refusal"] = ERROR
+    components.setdefault("schemas", {})["HttpError"] = ERROR
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -231,7 +231,7 @@ def _set_refusals(operation: Spec, path: str) -> None:
     if path in ("/livez", "/readyz", "/healthz", "/metrics"):
         return
     good = {status: answer for status, answer in operation["responses"].items() if status[0] == "2"}
-    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/HttpError"}}}
     refusals = {
         status: {"description": text, "content": shape} for status, text in REFUSALS.items()
     }

@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from serving.collection import Hit
 from serving.collection.contract.voting import VOTERS, suggestion_of
-from serving.http.engine.embedding import Embedded
+from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.engine import Engine
-from serving.http.request.errors import CLIENT_GONE, Refusal, invalid
+from serving.http.request.errors import CLIENT_GONE, HttpError, invalid
 from serving.http.request.form_fields import Fields
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.request_body import Body, Upload, read_body
@@ -65,9 +65,9 @@ class Wanted:
     suggest: bool
 
     def answer(self, engine: Engine, hits: list[Hit], query: dict[str, Any]) -> Response:
-        """Return the answer; raises Refusal where there is more than may be sent."""
+        """Return the answer; raises HttpError where there is more than may be sent."""
         if self.most is not None and len(hits) > self.most:
-            raise Refusal(
+            raise HttpError(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "too-many-neighbours",
                 f"more than {self.most} items are as similar as {self.options['min_score']}: "
@@ -107,11 +107,11 @@ async def _search_mixed(
     engine: Engine, request: Request, examples: Examples, wanted: Wanted
 ) -> Response:
     uploads = await fetched(engine, request, examples.uploads)
-    outcomes: list[Embedded | Refusal] = []
+    outcomes: list[EmbeddedUpload | HttpError] = []
     if uploads:
         outcomes = await while_connected(request, engine.embedder.embed(uploads))
     for outcome, upload in zip(outcomes, uploads, strict=True):
-        if isinstance(outcome, Embedded):
+        if isinstance(outcome, EmbeddedUpload):
             check_direction(outcome, upload.param)
     positive, negative = examples.with_vectors(outcomes)
     find = partial(
@@ -164,7 +164,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         if not gone.done():
             raise  # somebody else has cancelled it
         own.uncancel()
-        raise Refusal(CLIENT_GONE, "client-gone", "the client closed the connection") from error
+        raise HttpError(CLIENT_GONE, "client-gone", "the client closed the connection") from error
     finally:
         at_work = False
         gone.cancel()
@@ -192,7 +192,7 @@ def _check_single_query(body: Body, fields: Fields) -> None:
     if not given:
         raise _missing("image", "there is nothing to search for: send an image, a vector or a key")
     if len(given) > 1:
-        raise Refusal(
+        raise HttpError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "several-queries",
             f"{' and '.join(given[:3])}: send one image, one vector or one key, "
@@ -206,16 +206,16 @@ async def _image_query(
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     uploads = await fetched(engine, request, body.uploads)
     (outcome,) = await while_connected(request, engine.embedder.embed(uploads))
-    if isinstance(outcome, Refusal):
+    if isinstance(outcome, HttpError):
         raise outcome
     check_direction(outcome, body.uploads[0].param)
     return outcome.vector, {"width": outcome.width, "height": outcome.height}
 
 
-def check_direction(embedded: Embedded, param: str) -> None:
+def check_direction(embedded: EmbeddedUpload, param: str) -> None:
     """Refuses an image whose embedding is zero: nothing is similar to it."""
     if not np.isfinite(embedded.vector).all() or not embedded.vector.any():
-        raise Refusal(
+        raise HttpError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "no-embedding",
             "the encoder sees nothing in this image, so nothing is similar to it",
@@ -223,6 +223,6 @@ def check_direction(embedded: Embedded, param: str) -> None:
         )
 
 
-def _missing(param: str, message: str) -> Refusal:
+def _missing(param: str, message: str) -> HttpError:
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return Refusal(status, f"missing-{param.removesuffix('s')}", message, param=param)
+    return HttpError(status, f"missing-{param.removesuffix('s')}", message, param=param)

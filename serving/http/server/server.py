@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from base.errors import LookalikeError, UsageError
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 from serving.http.engine.engine import Engine
 from serving.http.gate.auth import is_loopback
 from serving.http.policy.keys import KeyFile
@@ -28,7 +28,7 @@ DRAIN_SECONDS = 30  # how long begun requests may take after Ctrl-C or SIGTERM
 
 def serve(
     encoder: str | os.PathLike[str],
-    collection: Place | None = None,
+    collection: Location | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 3000,
@@ -86,7 +86,7 @@ def serve(
 
 def settings_for(
     encoder: str | os.PathLike[str],
-    collection: Place | None,
+    collection: Location | None,
     *,
     api_key: str | None,
     insecure: bool,

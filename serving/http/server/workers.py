@@ -43,7 +43,7 @@ HUNG_SECONDS = 60.0  # without one
 
 
 @dataclass(eq=False, slots=True)
-class Place:
+class Slot:
     """A worker's place, and who has it.
 
     Attributes:
@@ -77,17 +77,17 @@ def serve_with_workers(settings: Settings, listener: socket.socket) -> None:
     share = max(1, available_cpus() // settings.workers)
     settings = replace(settings, threads=settings.threads or share)
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        places = [Place(Worker(number, share, Path(folder))) for number in range(settings.workers)]
-        Supervisor(settings, listener, places).run()
+        slots = [Slot(Worker(number, share, Path(folder))) for number in range(settings.workers)]
+        Supervisor(settings, listener, slots).run()
 
 
 class Supervisor:
     """Starts workers, replaces them and ends them; in the main thread."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, places: list[Place]) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, slots: list[Slot]) -> None:
         self._settings = settings
         self._listener = listener
-        self._places = places
+        self._slots = slots
         self._announced = False
         self._look_at = 0.0  # by the monotonic clock
 
@@ -104,22 +104,22 @@ class Supervisor:
     def _watch(self, signaled: int) -> bool:
         """Wait for what happens next and does what is due; returns whether a signal came."""
         now = time.monotonic()
-        for place in self._places:
-            if place.process is None and place.again_at <= now:
-                self._start(place)
-        later = [place.again_at for place in self._places if place.process is None]
-        said = [place.said for place in self._places if place.said is not None]
-        running = [place for place in self._places if place.process is not None]
-        ends = [place.process.sentinel for place in running if place.process is not None]
+        for slot in self._slots:
+            if slot.process is None and slot.again_at <= now:
+                self._start(slot)
+        later = [slot.again_at for slot in self._slots if slot.process is None]
+        said = [slot.said for slot in self._slots if slot.said is not None]
+        running = [slot for slot in self._slots if slot.process is not None]
+        ends = [slot.process.sentinel for slot in running if slot.process is not None]
         due = min([self._look_at, *later])
         happened = wait([signaled, *said, *ends], max(0.0, due - now))
         if signaled in happened:
             return True
-        for place in running:
-            if place.said in happened:
-                self._hear(place)
-            if place.process is not None and place.process.sentinel in happened:
-                self._ended(place)
+        for slot in running:
+            if slot.said in happened:
+                self._hear(slot)
+            if slot.process is not None and slot.process.sentinel in happened:
+                self._ended(slot)
         if time.monotonic() >= self._look_at:
             self._look()
         return False
@@ -127,18 +127,18 @@ class Supervisor:
     def _look(self) -> None:
         """Kills workers that hang."""
         self._look_at = time.monotonic() + BEAT_SECONDS
-        for place in self._places:
-            if place.process is None or not place.listens:
+        for slot in self._slots:
+            if slot.process is None or not slot.listens:
                 continue
-            place.silent += 1
-            if place.silent * BEAT_SECONDS > HUNG_SECONDS:
-                logger.warning("worker %s hangs and is killed", place.process.pid)
-                place.process.kill()
-                place.silent = 0
+            slot.silent += 1
+            if slot.silent * BEAT_SECONDS > HUNG_SECONDS:
+                logger.warning("worker %s hangs and is killed", slot.process.pid)
+                slot.process.kill()
+                slot.silent = 0
 
-    def _start(self, place: Place) -> None:
+    def _start(self, slot: Slot) -> None:
         said, say = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        arguments = (self._settings, self._listener, place.worker, say)
+        arguments = (self._settings, self._listener, slot.worker, say)
         process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
         # A blocked signal stays blocked in the new process: Ctrl-C is the parent's to hear.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -147,42 +147,42 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         say.close()
-        place.process, place.said, place.listens = process, said, False
+        slot.process, slot.said, slot.listens = process, said, False
 
-    def _hear(self, place: Place) -> None:
-        assert place.said is not None
+    def _hear(self, slot: Slot) -> None:
+        assert slot.said is not None
         try:
-            place.said.recv_bytes()
+            slot.said.recv_bytes()
         except EOFError:  # it ends
-            place.said.close()
-            place.said = None
+            slot.said.close()
+            slot.said = None
             return
-        place.silent = 0
-        if place.listens:
+        slot.silent = 0
+        if slot.listens:
             return
-        place.listens, place.failures = True, 0
-        if not self._announced and all(one.listens for one in self._places):
+        slot.listens, slot.failures = True, 0
+        if not self._announced and all(one.listens for one in self._slots):
             self._announced = True
-            say_listening(self._listener, f" with {len(self._places)} workers")
+            say_listening(self._listener, f" with {len(self._slots)} workers")
 
-    def _ended(self, place: Place) -> None:
-        assert place.process is not None
-        process, place.process = place.process, None
+    def _ended(self, slot: Slot) -> None:
+        assert slot.process is not None
+        process, slot.process = slot.process, None
         process.join()
-        while place.said is not None and place.said.poll():  # to its end
-            self._hear(place)
+        while slot.said is not None and slot.said.poll():  # to its end
+            self._hear(slot)
         how = _how_it_ended(process.exitcode)
-        place.failures = 0 if place.listens else place.failures + 1
-        place.listens = False
-        if place.failures and not (self._announced and any(one.process for one in self._places)):
+        slot.failures = 0 if slot.listens else slot.failures + 1
+        slot.listens = False
+        if slot.failures and not (self._announced and any(one.process for one in self._slots)):
             raise LookalikeError(f"a worker {how} before it listened; the lines above say why")
-        wait_seconds = min(2.0**place.failures, LONGEST_WAIT) if place.failures else 0.0
-        place.again_at = time.monotonic() + wait_seconds
+        wait_seconds = min(2.0**slot.failures, LONGEST_WAIT) if slot.failures else 0.0
+        slot.again_at = time.monotonic() + wait_seconds
         logger.warning("worker %s %s: another one is started", process.pid, how)
 
     def _end(self, signaled: int) -> None:
         """Asks all to end, and kills those that do not in time or at a second signal."""
-        running = [place.process for place in self._places if place.process is not None]
+        running = [slot.process for slot in self._slots if slot.process is not None]
         for process in running:
             process.terminate()
         end = time.monotonic() + DRAIN_SECONDS + MARGIN

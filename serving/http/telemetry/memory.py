@@ -1,6 +1,6 @@
 """Keeps what the C library holds beyond what is in use small, however long a service runs.
 
-Bodies, pictures and answers are freed by other threads than those that allocate next, in whatever
+Bodies, images and answers are freed by other threads than those that allocate next, in whatever
 order they end. glibc makes arenas for threads, up to eight a CPU, and keeps in each what is free
 between pieces still in use. Measured over 20,000 mixed requests on 2 CPUs (ResNet-18 in int8):
 with 16 arenas their size went from 117 to 136 MiB, of which 59 were free, and with one for each CPU

@@ -63,19 +63,19 @@ class SharedFigures:
 
     Args:
         folder: of all workers.
-        place: of this one.
+        slot: of this one.
     """
 
-    def __init__(self, folder: Path, place: int) -> None:
+    def __init__(self, folder: Path, slot: int) -> None:
         self._folder = folder
-        path = folder / f"{place}.figures"
+        path = folder / f"{slot}.figures"
         with path.open("ab") as file:  # not cut off: a worker before this one may have written it
             file.truncate(FILE_BYTES)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), FILE_BYTES)
         if not HEAD.unpack_from(self._map)[0]:
             HEAD.pack_into(self._map, 0, HEAD.size)
-        self._places = {key: at for key, at, _ in _entries(self._map)}
+        self._slots = {key: at for key, at, _ in _entries(self._map)}
 
     def add(self, key: Key, amount: float) -> None:
         """Add to a number; one that is not there is 0."""
@@ -98,7 +98,7 @@ class SharedFigures:
         return total
 
     def _place_of(self, key: Key) -> int:
-        found = self._places.get(key)
+        found = self._slots.get(key)
         if found is not None:
             return found
         text = json.dumps(key, separators=(",", ":")).encode()
@@ -110,7 +110,7 @@ class SharedFigures:
         self._map[begin + LENGTH.size : at] = text
         NUMBER.pack_into(self._map, at, 0.0)
         HEAD.pack_into(self._map, 0, end)
-        self._places[key] = at
+        self._slots[key] = at
         return at
 
 

@@ -25,7 +25,7 @@ def last_json(result: Result) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_export_verify_evaluate(tiny_run: Path, picture_folder: Path, tmp_path: Path) -> None:
+def test_export_verify_evaluate(tiny_run: Path, image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "my encoder.onnx"
     result = invoke("export", tiny_run, "--out", out, "--licence", "CC0", "--json")
     assert result.exit_code == 0, result.output
@@ -41,7 +41,7 @@ def test_export_verify_evaluate(tiny_run: Path, picture_folder: Path, tmp_path: 
     assert result.stdout == f"verified: {out} on 64 generated pictures\n"
     assert "overlap@10" in result.stderr
 
-    result = invoke("evaluate", out, picture_folder, "--protocol", "retrieval", "--json")
+    result = invoke("evaluate", out, image_folder, "--protocol", "retrieval", "--json")
     assert result.exit_code == 0, result.output
     report = last_json(result)
     assert report["subject"] == str(out)
@@ -78,13 +78,13 @@ def test_thresholds_are_options(exported_encoder: Path, tiny_run: Path) -> None:
     assert "overlap@10 1 (must be >= 1.5)" in str(result.exception)
 
 
-def test_refused_pictures_are_named_and_cost_exit_code_1(
-    tiny_encoder: Path, tmp_path: Path, picture_bytes: bytes
+def test_refused_images_are_named_and_cost_exit_code_1(
+    tiny_encoder: Path, tmp_path: Path, image_bytes: bytes
 ) -> None:
     for kind in ("a", "b"):
         (tmp_path / kind).mkdir()
         for number in range(3):
-            (tmp_path / kind / f"{number}.jpg").write_bytes(picture_bytes)
+            (tmp_path / kind / f"{number}.jpg").write_bytes(image_bytes)
     (tmp_path / "a" / "[broken].jpg").write_bytes(b"no picture")
     result = invoke("evaluate", tiny_encoder, tmp_path, "--json")
     assert result.exit_code == 1
@@ -95,10 +95,10 @@ def test_refused_pictures_are_named_and_cost_exit_code_1(
     assert result.exception.exit_code == 2
 
 
-def test_verify_names_refused_pictures(
-    exported_encoder: Path, tiny_run: Path, tmp_path: Path, picture_bytes: bytes
+def test_verify_names_refused_images(
+    exported_encoder: Path, tiny_run: Path, tmp_path: Path, image_bytes: bytes
 ) -> None:
-    (tmp_path / "good.jpg").write_bytes(picture_bytes)
+    (tmp_path / "good.jpg").write_bytes(image_bytes)
     (tmp_path / "bad.jpg").write_bytes(b"")
     result = invoke("verify", exported_encoder, tiny_run, tmp_path)
     assert result.exit_code == 1
@@ -107,10 +107,10 @@ def test_verify_names_refused_pictures(
 
 
 def test_evaluate_writes_its_report_to_a_file(
-    tiny_run: Path, picture_folder: Path, tmp_path: Path
+    tiny_run: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report.json"
-    result = invoke("evaluate", tiny_run, picture_folder, "-k", "3", "--out", out, "--json")
+    result = invoke("evaluate", tiny_run, image_folder, "-k", "3", "--out", out, "--json")
     assert result.exit_code == 0
     assert json.loads(out.read_text()) == last_json(result)
     assert last_json(result)["settings"]["k"] == 3

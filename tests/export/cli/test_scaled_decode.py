@@ -1,7 +1,5 @@
 """`export --scaled-decode`: the embeddings of large photos stay what they were."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from export.encoder_file.encoder_file import Encoder, open_encoder
 from export.verify.measures import cosines
 from images.pixels.preprocess import SCALED_DECODE, PreprocessSpec, load_image
 
-SIDE = 32  # of the tiny run's pictures
+SIDE = 32  # of the tiny run's images
 
 
 def photo(width: int, height: int, seed: int) -> bytes:
@@ -34,8 +32,8 @@ def photo(width: int, height: int, seed: int) -> bytes:
     return file.getvalue()
 
 
-def embedded(encoder: Encoder, pictures: list[bytes], spec: PreprocessSpec) -> np.ndarray:
-    return encoder.encode(np.stack([load_image(data, spec)[0] for data in pictures]))
+def embedded(encoder: Encoder, images: list[bytes], spec: PreprocessSpec) -> np.ndarray:
+    return encoder.encode(np.stack([load_image(data, spec)[0] for data in images]))
 
 
 def test_embeddings_of_large_photos_stay(
@@ -46,13 +44,13 @@ def test_embeddings_of_large_photos_stay(
     assert done.exit_code == 0, done.output
     scaled, whole = open_encoder(out), open_encoder(exported_encoder)
     assert scaled.preprocess == replace(whole.preprocess, scaled_decode=SCALED_DECODE)
-    pictures = [photo(300 + 97 * seed, 270 + 50 * seed, seed) for seed in range(8)]
-    expected = embedded(whole, pictures, whole.preprocess)
-    found = embedded(scaled, pictures, scaled.preprocess)
+    images = [photo(300 + 97 * seed, 270 + 50 * seed, seed) for seed in range(8)]
+    expected = embedded(whole, images, whole.preprocess)
+    found = embedded(scaled, images, scaled.preprocess)
     assert 0.999 < cosines(found, expected).min() < 1
     # The rule is what keeps them: without a margin the same photos fall below.
     careless = replace(whole.preprocess, scaled_decode=1)
-    assert cosines(embedded(whole, pictures, careless), expected).min() < 0.999
+    assert cosines(embedded(whole, images, careless), expected).min() < 0.999
 
 
 def test_verify_knows_that_it_was_asked_for(tiny_run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
 from export.convert.onnx_graph import OPSET, build_graph, export_run
 from export.encoder_file.encoder_file import describe, open_encoder, read_contract
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from export.verify.measures import relative_error
 from training.models.encoders import RESNETS, ResNetEncoder
 from training.models.features import encode
@@ -82,7 +82,7 @@ def test_graph_and_torch_agree(
     model = build_graph(encoder, size, mean, std, opset=opset)
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
-    images = generated_pictures(9, size)
+    images = generated_images(9, size)
     expected = encode(encoder, images, mean=mean, std=std)
     features, embeddings = run_graph(model, images)
     assert relative_error(features, expected).max() < 1e-5
@@ -118,7 +118,7 @@ def test_exporting_prints_nothing_and_leaves_the_encoder_alone(
 
 
 class Silence(nn.Module):
-    """Features that are all zero for dark pictures."""
+    """Features that are all zero for dark images."""
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.relu(images.mean((2, 3)) - 0.5)
@@ -134,7 +134,7 @@ def test_zero_features_give_zero_embeddings() -> None:
 
 
 class LooksTwice(nn.Module):
-    """Uses the scaled picture in two places, so that no single convolution can take the scaling."""
+    """Uses the scaled image in two places, so that no single convolution can take the scaling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def test_scaling_stays_where_it_cannot_be_folded() -> None:
     encoder, mean, std = LooksTwice(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     model = build_graph(encoder, 8, mean, std)
     assert "Mul" in {node.op_type for node in model.graph.node}
-    images = generated_pictures(4, 8)
+    images = generated_images(4, 8)
     expected = encode(encoder, images, mean=mean, std=std)
     assert relative_error(run_graph(model, images)[0], expected).max() < 1e-5
 
@@ -204,7 +204,7 @@ def test_other_architectures_agree_with_torch_in_every_batch(
     encoder, mean, std = build().eval(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     model = build_graph(encoder, 32, mean, std)
     onnx.checker.check_model(model, full_check=True)
-    images = generated_pictures(5, 32)
+    images = generated_images(5, 32)
     expected = encode(encoder, images, mean=mean, std=std)
     features, _ = run_graph(model, images)
     assert relative_error(features, expected).max() < 1e-5
@@ -248,7 +248,7 @@ def test_the_projection_head_is_not_in_the_file(tiny_run: Path, exported_encoder
 
 def test_an_exported_encoder_takes_batches_of_any_size(exported_encoder: Path) -> None:
     encoder = open_encoder(exported_encoder)
-    images = generated_pictures(33, encoder.preprocess.size)
+    images = generated_images(33, encoder.preprocess.size)
     whole = encoder.encode(images)
     assert whole.shape == (33, 64)
     for count in (0, 1, 2, 7):

@@ -14,7 +14,7 @@ from base.files import sha256_file
 from export.cli.cli import app
 from export.convert.weights import rgb
 from export.encoder_file.encoder_file import open_encoder
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from tests.training.weights.foreign_layouts import CASES
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def test_a_checkpoint_becomes_an_encoder_file_that_computes_the_same(tmp_path: P
     assert contract.licence_note == "MIT"
     assert contract.recipe["weights"]["file"] == "weights.pt"
     mean, std = CASES[case][3]
-    pictures = generated_pictures(4, size)
-    x = (pictures / 255 - np.array(mean)) / np.array(std)
+    images = generated_images(4, size)
+    x = (images / 255 - np.array(mean)) / np.array(std)
     with torch.no_grad():
         expected = compute(torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))).numpy()
-    features, embeddings = encoder.encode_with_features(pictures)
+    features, embeddings = encoder.encode_with_features(images)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 

@@ -17,7 +17,7 @@ from export.cli.cli import app
 from export.convert.onnx_inspect import Layout, OnnxOptions
 from export.convert.wrap_onnx import draft_onnx
 from export.encoder_file.encoder_file import open_encoder
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ def network(
 
 
 def originals(model: onnx.ModelProto, x: np.ndarray[Any, Any], output: str) -> np.ndarray[Any, Any]:
-    """What plain ONNX Runtime makes of one picture after the other."""
+    """What plain ONNX Runtime makes of one image after the other."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     if output not in [value.name for value in model.graph.output]:
         model.graph.output.append(onnx.ValueInfoProto(name=output))
@@ -126,12 +126,12 @@ def test_the_contract_computes_what_the_original_computes(
     encoder = open_encoder(out, provider="cpu")
     assert encoder.contract.source_sha256 == sha256_file(path)
     assert encoder.contract.licence_note == "theirs"
-    pictures = generated_pictures(8, SIZE)[2:]  # the first two are plain
-    x: Any = pictures if byte else (pictures / 255 - MEAN) / STD
+    images = generated_images(8, SIZE)[2:]  # the first two are plain
+    x: Any = images if byte else (images / 255 - MEAN) / STD
     x = x if made.get("layout") == "nhwc" else x.transpose(0, 3, 1, 2)
     kinds: dict[Any, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.UINT8: np.uint8}
     expected = originals(model, x.astype(kinds.get(made.get("element"), np.float32)), output)
-    features, embeddings = encoder.encode_with_features(pictures)
+    features, embeddings = encoder.encode_with_features(images)
     tolerance = 2e-3 if made.get("element") == TensorProto.FLOAT16 else 1e-5
     np.testing.assert_allclose(features, expected, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(
@@ -151,10 +151,10 @@ def test_pixels_may_stay_bytes_in_size(tmp_path: Path) -> None:
     draft, _ = draft_onnx(path, options=options)
     encoder = open_encoder(draft.write(tmp_path / "encoder.onnx"), provider="cpu")
     assert encoder.contract.mean == pytest.approx((127 / 255,) * 3)
-    pictures = generated_pictures(3, SIZE)
-    x = ((pictures.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
+    images = generated_images(3, SIZE)
+    x = ((images.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
     expected = originals(network(), x, "logits")
-    np.testing.assert_allclose(encoder.encode_with_features(pictures)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_with_features(images)[0], expected, atol=1e-5)
 
 
 def feature_maps(model: onnx.ModelProto) -> None:

@@ -46,7 +46,7 @@ def test_other_origins_are_told(tiny_encoder: Path) -> None:
     assert rows["made from"] == "x.onnx, an ONNX file; features are its pool"
     rows = rows_with(tiny_encoder, recipe={}, quality={}, licence_note="", created_with={})
     assert (
-        rows["made from"] == rows["trained"] == rows["licence"] == rows["made with"] == "not stated"
+        rows["made from"] == rows["trained"] == rows["license"] == rows["made with"] == "not stated"
     )
     assert rows["quality"] == "nothing was measured"
     stretched = {"size": 8, "resize": "stretch", "resize_to": 8, "resample": "lanczos"}

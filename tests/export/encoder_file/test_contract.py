@@ -1,7 +1,5 @@
 """The metadata of an encoder file, field by field."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

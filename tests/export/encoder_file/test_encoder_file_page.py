@@ -1,7 +1,5 @@
 """The code of docs/encoder-file.md runs, and computes what this program computes."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path
@@ -20,7 +18,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "encoder-file.md").read_text()
 def test_the_snippet_embeds_a_photo(
     tmp_path: Path,
     tiny_encoder: Path,
-    picture_folder: Path,
+    image_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -28,7 +26,7 @@ def test_the_snippet_embeds_a_photo(
     shutil.copy(tiny_encoder, tmp_path / "encoder.onnx")
     monkeypatch.chdir(tmp_path)
     encoder = open_encoder("encoder.onnx")
-    for photo in sorted(picture_folder.glob("*/*.jpg")):
+    for photo in sorted(image_folder.glob("*/*.jpg")):
         shutil.copy(photo, "photo.jpg")
         found: dict[str, Any] = {}
         exec(snippet, found)

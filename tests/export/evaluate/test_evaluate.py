@@ -22,7 +22,7 @@ from training.data.sampling import spread
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Three directions, four pictures each: what is alike lies together.
+# Three directions, four images each: what is alike lies together.
 CLUSTERS = Labeled(
     vectors={"x": np.repeat(np.eye(3, dtype=np.float32), 4, axis=0) + np.float32(0.01)},
     labels=np.repeat(np.array(["ant", "bee", "cat"]), 4),
@@ -30,7 +30,7 @@ CLUSTERS = Labeled(
 
 
 def by_hand(encoder_path: Path, folder: Path) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """Cosines of all pictures with all others, and their labels, picture by picture."""
+    """Cosines of all images with all others, and their labels, image by image."""
     encoder = open_encoder(encoder_path)
     items = list(open_source(folder))
     vectors = [
@@ -44,10 +44,10 @@ def by_hand(encoder_path: Path, folder: Path) -> tuple[np.ndarray[Any, Any], lis
 
 
 def test_retrieval_among_all_others_against_a_loop(
-    exported_encoder: Path, picture_folder: Path
+    exported_encoder: Path, image_folder: Path
 ) -> None:
-    outcome = evaluate(exported_encoder, open_source(picture_folder), "retrieval")
-    cosine, labels = by_hand(exported_encoder, picture_folder)
+    outcome = evaluate(exported_encoder, open_source(image_folder), "retrieval")
+    cosine, labels = by_hand(exported_encoder, image_folder)
     np.fill_diagonal(cosine, -np.inf)
     hits = [
         [labels[j] == label for j in np.argsort(-row)[:5]]
@@ -59,10 +59,10 @@ def test_retrieval_among_all_others_against_a_loop(
     assert {"recall@1", "recall@10", "precision@10", "r_precision", "map@r"} < set(outcome.scores)
 
 
-def test_knn_lets_a_fifth_ask_the_others(exported_encoder: Path, picture_folder: Path) -> None:
-    source = open_source(picture_folder)
+def test_knn_lets_a_fifth_ask_the_others(exported_encoder: Path, image_folder: Path) -> None:
+    source = open_source(image_folder)
     outcome = evaluate(exported_encoder, source, "knn", settings=Settings(k=1))
-    cosine, labels = by_hand(exported_encoder, picture_folder)
+    cosine, labels = by_hand(exported_encoder, image_folder)
     asking = spread(40, 8).tolist()
     gallery = [j for j in range(40) if j not in asking]
     nearest = [gallery[int(np.argmax(cosine[i, gallery]))] for i in asking]
@@ -72,9 +72,9 @@ def test_knn_lets_a_fifth_ask_the_others(exported_encoder: Path, picture_folder:
 
 
 def test_a_run_and_its_export_score_the_same(
-    tiny_run: Path, exported_encoder: Path, picture_folder: Path
+    tiny_run: Path, exported_encoder: Path, image_folder: Path
 ) -> None:
-    source = open_source(picture_folder)
+    source = open_source(image_folder)
     ours, theirs = (evaluate(path, source, "retrieval") for path in (tiny_run, exported_encoder))
     assert ours.scores == pytest.approx(theirs.scores, abs=0.02)  # rounding may swap near ties
 
@@ -88,7 +88,7 @@ def scores_of(
     return {name: score.value for name, score in spaces["x"].items()}, queries, gallery
 
 
-def test_alike_pictures_score_full_marks() -> None:
+def test_alike_images_score_full_marks() -> None:
     assert scores_of("knn", CLUSTERS, CLUSTERS, k=3)[0] == {"knn_accuracy": 1.0}
     assert scores_of("linear", CLUSTERS, CLUSTERS)[0] == {"top1": 1.0}
     scores, queries, gallery = scores_of("retrieval", CLUSTERS, None)
@@ -118,16 +118,16 @@ def test_a_fraction_of_the_labels_is_drawn_by_seed_and_averaged() -> None:
 
 
 def test_a_gallery_of_its_own_is_searched(
-    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(picture_folder / "discs", tmp_path / "discs")
-    shutil.copytree(picture_folder / "ramps", tmp_path / "ramps")
+    shutil.copytree(image_folder / "discs", tmp_path / "discs")
+    shutil.copytree(image_folder / "ramps", tmp_path / "ramps")
     (tmp_path / "ramps" / "broken.png").write_bytes(b"no picture")
     outcome = evaluate(
         tiny_encoder,
         open_source(tmp_path),
         "knn",
-        train=open_source(picture_folder),
+        train=open_source(image_folder),
         settings=Settings(k=1),
     )
     assert (outcome.queries, outcome.gallery) == (20, 40)
@@ -139,10 +139,10 @@ def test_a_gallery_of_its_own_is_searched(
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear", "retrieval"])
-def test_pictures_without_labels_are_told(
-    tiny_encoder: Path, picture_folder: Path, protocol: Any
+def test_images_without_labels_are_told(
+    tiny_encoder: Path, image_folder: Path, protocol: Any
 ) -> None:
-    unlabeled, labeled = open_source(picture_folder / "discs"), open_source(picture_folder)
+    unlabeled, labeled = open_source(image_folder / "discs"), open_source(image_folder)
     with pytest.raises(UsageError, match=f"discs has no labels, which {protocol} needs"):
         evaluate(tiny_encoder, unlabeled, protocol)
     with pytest.raises(UsageError, match=f"discs has no labels, which {protocol} needs"):
@@ -150,23 +150,23 @@ def test_pictures_without_labels_are_told(
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear", "retrieval"])
-def test_too_few_pictures_are_told(
-    tiny_encoder: Path, tmp_path: Path, picture_bytes: bytes, protocol: Any
+def test_too_few_images_are_told(
+    tiny_encoder: Path, tmp_path: Path, image_bytes: bytes, protocol: Any
 ) -> None:
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "a.jpg").write_bytes(picture_bytes)
+    (tmp_path / "one" / "a.jpg").write_bytes(image_bytes)
     with pytest.raises(UsageError, match=f"cannot be evaluated by {protocol}"):
         evaluate(tiny_encoder, open_source(tmp_path), protocol)
 
 
-def test_an_unknown_protocol_is_told(tiny_encoder: Path, picture_folder: Path) -> None:
+def test_an_unknown_protocol_is_told(tiny_encoder: Path, image_folder: Path) -> None:
     protocol: Any = "clairvoyance"
     with pytest.raises(UsageError, match="'clairvoyance' is unknown: choose one of knn, linear"):
-        evaluate(tiny_encoder, open_source(picture_folder), protocol)
+        evaluate(tiny_encoder, open_source(image_folder), protocol)
 
 
-def test_what_is_no_encoder_is_told(tmp_path: Path, picture_folder: Path) -> None:
-    source = open_source(picture_folder)
+def test_what_is_no_encoder_is_told(tmp_path: Path, image_folder: Path) -> None:
+    source = open_source(image_folder)
     with pytest.raises(ArtifactError, match="no run folder"):
         evaluate(tmp_path, source, "knn")
     with pytest.raises(ArtifactError, match="No such file"):
@@ -176,11 +176,11 @@ def test_what_is_no_encoder_is_told(tmp_path: Path, picture_folder: Path) -> Non
 @pytest.mark.parametrize(
     ("protocol", "settings"), [("finetune", Settings()), ("linear", Settings(solver="sgd"))]
 )
-def test_a_file_cannot_learn_from_augmented_pictures(
-    tiny_encoder: Path, picture_folder: Path, protocol: Any, settings: Settings
+def test_a_file_cannot_learn_from_augmented_images(
+    tiny_encoder: Path, image_folder: Path, protocol: Any, settings: Settings
 ) -> None:
     with pytest.raises(UsageError, match=r"needs its run: give the run folder, or .*lbfgs"):
-        evaluate(tiny_encoder, open_source(picture_folder), protocol, settings=settings)
+        evaluate(tiny_encoder, open_source(image_folder), protocol, settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def test_settings_out_of_range_are_told(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("protocol", ["knn", "linear", "retrieval"])
 def test_a_run_shows_features_beside_projections(
-    tiny_run: Path, picture_folder: Path, protocol: Any
+    tiny_run: Path, image_folder: Path, protocol: Any
 ) -> None:
-    outcome = evaluate(tiny_run, open_source(picture_folder), protocol)
+    outcome = evaluate(tiny_run, open_source(image_folder), protocol)
     assert list(outcome.spaces) == ["features", "projection"]
     features, projection = outcome.spaces.values()
     assert features.keys() == projection.keys()
@@ -208,10 +208,8 @@ def test_a_run_shows_features_beside_projections(
         assert 0 <= low <= score.value <= high <= 1
 
 
-def test_fine_tuning_learns_from_a_share_of_each_class(
-    tiny_run: Path, picture_folder: Path
-) -> None:
-    source = open_source(picture_folder)
+def test_fine_tuning_learns_from_a_share_of_each_class(tiny_run: Path, image_folder: Path) -> None:
+    source = open_source(image_folder)
     settings = Settings(label_fraction=0.25, seeds=2, epochs=2, batch_size=4, from_head=True)
     outcome = evaluate(tiny_run, source, "finetune", train=source, settings=settings)
     assert (outcome.queries, outcome.gallery) == (40, 8)  # 2 of each of 4 classes
@@ -219,8 +217,8 @@ def test_fine_tuning_learns_from_a_share_of_each_class(
     assert outcome.settings["from_head"] is True
 
 
-def test_the_probe_by_sgd_leaves_the_encoder_as_it_is(tiny_run: Path, picture_folder: Path) -> None:
-    source = open_source(picture_folder)
+def test_the_probe_by_sgd_leaves_the_encoder_as_it_is(tiny_run: Path, image_folder: Path) -> None:
+    source = open_source(image_folder)
     settings = Settings(solver="sgd", epochs=3, batch_size=8)
     outcome = evaluate(tiny_run, source, "linear", settings=settings)
     assert list(outcome.spaces) == ["features"]

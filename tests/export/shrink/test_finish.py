@@ -1,7 +1,5 @@
 """int8, fp16 and shorter embeddings: still the same encoder, or refused."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace
@@ -23,11 +21,11 @@ from export.shrink.fp16 import halve_draft
 from export.shrink.pca import Covariance, principal_directions, reduce_draft, unit_rows
 from export.shrink.quantize import Gate, LossTooGreat, embed, fewest, quantize_draft
 from export.shrink.quantize_graph import prepare, resolve_target, units_of
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from export.verify.measures import cosines, neighbor_overlap
 from images.sources.sources import open_source
 
-PICTURES = generated_pictures(66, 32)[2:]
+IMAGES = generated_images(66, 32)[2:]
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +38,18 @@ def draft(exported_encoder: Path) -> Draft:
 
 @pytest.fixture(scope="module")
 def int8(draft: Draft) -> tuple[Draft, Any]:
-    return quantize_draft(draft, PICTURES, target="avx2")
+    return quantize_draft(draft, IMAGES, target="avx2")
 
 
 def test_int8_is_the_same_encoder_and_says_what_it_cost(
     draft: Draft, int8: tuple[Draft, Any], tmp_path: Path
 ) -> None:
     quantized, report = int8
-    found, expected = embed(quantized.model, PICTURES), embed(draft.model, PICTURES)
+    found, expected = embed(quantized.model, IMAGES), embed(draft.model, IMAGES)
     assert 0.99 < cosines(found, expected).mean() < 1
     assert neighbor_overlap(found, expected, 10) > 0.85
     assert report.passed
-    assert report.calibration + report.held_out == len(PICTURES)
+    assert report.calibration + report.held_out == len(IMAGES)
     encoder = open_encoder(quantized.write(tmp_path / "int8.onnx"))
     assert encoder.contract.precision == "int8"
     assert encoder.contract.quality["int8"] == json.loads(json.dumps(report.to_dict()))
@@ -70,7 +68,7 @@ def test_weights_keep_to_seven_bits_where_products_saturate(
 
     assert largest(int8[0].model) <= 64
     tiny = read_draft(tiny_encoder)
-    wide, _ = quantize_draft(tiny, PICTURES, target="vnni", allow_loss=True)
+    wide, _ = quantize_draft(tiny, IMAGES, target="vnni", allow_loss=True)
     assert largest(wide.model) > 100
 
 
@@ -88,8 +86,8 @@ def test_a_shut_gate_refuses_unless_the_loss_is_allowed(tiny_encoder: Path) -> N
     draft = read_draft(tiny_encoder)
     shut = Gate(min_cosine=1.1)
     with pytest.raises(LossTooGreat, match=r"mean cosine .*must be >= 1\.1.*--allow-loss"):
-        quantize_draft(draft, PICTURES, gate=shut)
-    _, report = quantize_draft(draft, PICTURES, gate=shut, allow_loss=True)
+        quantize_draft(draft, IMAGES, gate=shut)
+    _, report = quantize_draft(draft, IMAGES, gate=shut, allow_loss=True)
     assert not report.passed
     assert not any(layer.in_float for layer in report.layers)
 
@@ -114,9 +112,9 @@ def test_a_layer_that_does_not_bear_it_stays_in_float(tiny_encoder: Path) -> Non
     second[:, 0] *= 3000
     for name, values in (("conv1", first), ("conv2", second)):
         weights[name].CopyFrom(numpy_helper.from_array(values, name))
-    _, all_in_int8 = quantize_draft(draft, PICTURES, allow_loss=True, gate=Gate(min_cosine=2))
+    _, all_in_int8 = quantize_draft(draft, IMAGES, allow_loss=True, gate=Gate(min_cosine=2))
     wanted = Gate(min_cosine=(1 + 3 * all_in_int8.mean_cosine) / 4, min_overlap=0)
-    _, report = quantize_draft(draft, PICTURES, gate=wanted)
+    _, report = quantize_draft(draft, IMAGES, gate=wanted)
     assert report.passed
     assert report.mean_cosine > all_in_int8.mean_cosine
     in_float = [layer for layer in report.layers if layer.in_float]
@@ -134,9 +132,9 @@ def test_the_target_comes_from_the_cpu(tmp_path: Path) -> None:
     assert resolve_target("vnni", info) == "vnni"
 
 
-def test_too_few_pictures_are_told(draft: Draft) -> None:
+def test_too_few_images_are_told(draft: Draft) -> None:
     with pytest.raises(UsageError, match="31 pictures are too few to calibrate int8"):
-        quantize_draft(draft, PICTURES[:31])
+        quantize_draft(draft, IMAGES[:31])
 
 
 # --- fp16 ----------------------------------------------------------------------------------------
@@ -148,9 +146,9 @@ def test_fp16_halves_the_file_and_keeps_its_ends(draft: Draft, tmp_path: Path) -
     assert path.stat().st_size < 0.65 * whole.stat().st_size
     encoder = open_encoder(path)
     assert encoder.contract.precision == "fp16"
-    found = encoder.encode(PICTURES)
+    found = encoder.encode(IMAGES)
     assert found.dtype == np.float32
-    assert cosines(found, open_encoder(whole).encode(PICTURES)).min() > 0.9999
+    assert cosines(found, open_encoder(whole).encode(IMAGES)).min() > 0.9999
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
@@ -173,13 +171,13 @@ def test_directions_against_numpy() -> None:
 
 
 def test_the_graph_projects_as_numpy_does(draft: Draft, tmp_path: Path) -> None:
-    features, _ = open_encoder(draft.write(tmp_path / "a.onnx")).encode_with_features(PICTURES)
-    labels = np.arange(len(PICTURES)) % 3
+    features, _ = open_encoder(draft.write(tmp_path / "a.onnx")).encode_with_features(IMAGES)
+    labels = np.arange(len(IMAGES)) % 3
     short, report = reduce_draft(draft, features, labels, 8, source="drawn")
     encoder = open_encoder(short.write(tmp_path / "b.onnx"))
-    same_features, found = encoder.encode_with_features(PICTURES)
+    same_features, found = encoder.encode_with_features(IMAGES)
     np.testing.assert_array_equal(same_features, features)
-    assert found.shape == (len(PICTURES), 8)
+    assert found.shape == (len(IMAGES), 8)
     basis_rows = unit_rows(features[np.arange(len(features)) % 5 != 0])
     centered = unit_rows(features) - basis_rows.mean(0)
     _, _, right = np.linalg.svd(basis_rows - basis_rows.mean(0), full_matrices=False)
@@ -209,12 +207,12 @@ def test_a_projection_that_cannot_be_is_told(draft: Draft) -> None:
 
 
 def test_the_command_does_all_at_once(
-    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     graph, out = tmp_path / "theirs.onnx", tmp_path / "encoder.onnx"
     onnx.save(read_draft(tiny_encoder).model, graph)
-    options = f"--precision int8 --calibrate {picture_folder} --int8-target avx2 --min-overlap 0.5"
-    more = f"--embedding-dim 8 --fit {picture_folder} --whiten --output features --json"
+    options = f"--precision int8 --calibrate {image_folder} --int8-target avx2 --min-overlap 0.5"
+    more = f"--embedding-dim 8 --fit {image_folder} --whiten --output features --json"
     subject = ["export", "--onnx", str(graph), "--out", str(out)]
     arguments = [*subject, *options.split(), *more.split()]
     result = CliRunner().invoke(app, arguments)
@@ -231,8 +229,8 @@ def test_the_command_does_all_at_once(
     assert out.read_bytes() == before
 
 
-def test_options_that_need_one_another(picture_folder: Path) -> None:
-    source = open_source(picture_folder)
+def test_options_that_need_one_another(image_folder: Path) -> None:
+    source = open_source(image_folder)
     with pytest.raises(UsageError, match="--precision int8 and --calibrate"):
         Finish(precision="int8")
     with pytest.raises(UsageError, match="--precision int8 and --calibrate"):

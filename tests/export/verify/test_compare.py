@@ -1,7 +1,5 @@
 """`verify` of one encoder file against another."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from export.shrink.finish import read_draft
 from export.shrink.fp16 import halve_draft
 from export.shrink.pca import reduce_draft
 from export.verify.compare import PROJECTED
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from export.verify.verify import verify
 
 
@@ -55,7 +53,7 @@ def test_a_file_equals_itself_and_no_stranger(tiny_encoder: Path, other_encoder:
 def test_a_shorter_embedding_is_compared_by_its_features(
     exported_encoder: Path, tiny_run: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    features = open_encoder(exported_encoder).encode_with_features(generated_pictures(80, 32))[0]
+    features = open_encoder(exported_encoder).encode_with_features(generated_images(80, 32))[0]
     short, _ = reduce_draft(read_draft(exported_encoder), features, np.full(80, -1), 32)
     path = short.write(tmp_path / "short.onnx")
     outcome = verify(path, tiny_run)

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from export.encoder_file.encoder_file import read_contract, write_encoder_file
 from export.verify.checks import Thresholds
-from export.verify.generated_pictures import generated_pictures
+from export.verify.generated_images import generated_images
 from export.verify.measures import cosines, neighbor_overlap, relative_error
 from export.verify.verify import verify
 from images.sources.sources import open_source
@@ -40,13 +40,13 @@ def found(outcome: Verification, name: str) -> float:
 # --- the same encoder ----------------------------------------------------------------------------
 
 
-def test_an_export_passes_on_real_pictures(
-    exported_encoder: Path, tiny_run: Path, picture_folder: Path
+def test_an_export_passes_on_real_images(
+    exported_encoder: Path, tiny_run: Path, image_folder: Path
 ) -> None:
-    outcome = verify(exported_encoder, tiny_run, open_source(picture_folder))
+    outcome = verify(exported_encoder, tiny_run, open_source(image_folder))
     assert failed(outcome) == set()
     assert outcome.count == 40
-    assert outcome.pictures == f"pictures of {picture_folder}"
+    assert outcome.compared_on == f"pictures of {image_folder}"
     assert {check.name for check in outcome.checks} == {
         "checkpoint",
         "preprocessing",
@@ -62,10 +62,10 @@ def test_an_export_passes_on_real_pictures(
     assert 0 < found(outcome, "relative error") < 1e-5
 
 
-def test_an_export_passes_on_generated_pictures(exported_encoder: Path, tiny_run: Path) -> None:
+def test_an_export_passes_on_generated_images(exported_encoder: Path, tiny_run: Path) -> None:
     outcome = verify(exported_encoder, tiny_run)
     assert failed(outcome) == set()
-    assert (outcome.count, outcome.pictures) == (64, "generated pictures")
+    assert (outcome.count, outcome.compared_on) == (64, "generated pictures")
 
 
 def test_a_file_alone_is_checked_by_itself(tiny_encoder: Path) -> None:
@@ -75,11 +75,11 @@ def test_a_file_alone_is_checked_by_itself(tiny_encoder: Path) -> None:
     assert outcome.passed
 
 
-def test_a_limit_is_kept_and_refused_pictures_are_told(
-    exported_encoder: Path, tiny_run: Path, tmp_path: Path, picture_bytes: bytes
+def test_a_limit_is_kept_and_refused_images_are_told(
+    exported_encoder: Path, tiny_run: Path, tmp_path: Path, image_bytes: bytes
 ) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        (tmp_path / name).write_bytes(picture_bytes)
+        (tmp_path / name).write_bytes(image_bytes)
     (tmp_path / "d.jpg").write_bytes(b"no picture")
     outcome = verify(exported_encoder, tiny_run, open_source(tmp_path))
     assert (outcome.count, [refusal.key for refusal in outcome.refused]) == (3, ["d.jpg"])
@@ -268,14 +268,14 @@ def test_ties_have_no_order() -> None:
     assert neighbor_overlap(almost, same, 3) == 1
 
 
-def test_generated_pictures_are_varied_and_always_the_same() -> None:
-    pictures = generated_pictures(8, 32)
-    assert pictures.shape == (8, 32, 32, 3)
-    assert pictures.dtype == np.uint8
-    assert (pictures[0].max(), pictures[1].min()) == (0, 255)
-    for picture in pictures[2:]:
-        assert (picture.min(), picture.max()) == (0, 255)
-        smooth = np.abs(np.diff(picture.astype(int), axis=0)).mean()
-        assert smooth < picture.astype(float).std()  # neighbors are alike: not only noise
-    assert np.array_equal(pictures, generated_pictures(8, 32))
-    assert not np.array_equal(pictures[2:], generated_pictures(8, 32, seed=1)[2:])
+def test_generated_images_are_varied_and_always_the_same() -> None:
+    images = generated_images(8, 32)
+    assert images.shape == (8, 32, 32, 3)
+    assert images.dtype == np.uint8
+    assert (images[0].max(), images[1].min()) == (0, 255)
+    for image in images[2:]:
+        assert (image.min(), image.max()) == (0, 255)
+        smooth = np.abs(np.diff(image.astype(int), axis=0)).mean()
+        assert smooth < image.astype(float).std()  # neighbors are alike: not only noise
+    assert np.array_equal(images, generated_images(8, 32))
+    assert not np.array_equal(images[2:], generated_images(8, 32, seed=1)[2:])

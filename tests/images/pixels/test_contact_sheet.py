@@ -14,7 +14,7 @@ from images.pixels.contact_sheet import (
 )
 
 
-def test_frames_tell_the_kind_and_pictures_stand_in_order(tmp_path: Path) -> None:
+def test_frames_tell_the_kind_and_images_stand_in_order(tmp_path: Path) -> None:
     def plain(level: int) -> np.ndarray:
         return np.full((8, 8, 3), level, np.uint8)
 

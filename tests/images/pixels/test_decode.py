@@ -117,7 +117,7 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + b"\xff" * 40]
 )
-def test_damaged_exif_does_not_cost_the_picture(exif: bytes) -> None:
+def test_damaged_exif_does_not_cost_the_image(exif: bytes) -> None:
     plain = encode(Image.fromarray(picture()), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     np.testing.assert_array_equal(decode(plain[:2] + segment + plain[2:]), decode(plain))
@@ -237,7 +237,7 @@ def test_cmyk(format_: str, tolerance: int) -> None:
         ("MPO", {"quality": 100}),  # the JPEGs of some cameras
     ],
 )
-def test_the_first_of_several_pictures_counts(format_: str, options: dict[str, object]) -> None:
+def test_the_first_of_several_images_counts(format_: str, options: dict[str, object]) -> None:
     first, second = (Image.new("RGB", (9, 7), color) for color in ((250, 0, 0), (0, 0, 250)))
     data = encode(first, format_, save_all=True, append_images=[second], **options)
     assert np.abs(decode(data).astype(int) - [250, 0, 0]).max() <= (4 if format_ == "MPO" else 0)

@@ -1,4 +1,4 @@
-"""Decoding in processes of their own: what a hostile picture costs."""
+"""Decoding in processes of their own: what a hostile image costs."""
 
 import os
 import signal
@@ -48,8 +48,8 @@ HOSTILE = """
 
 
 @pytest.fixture(scope="module")
-def hostile(picture_folder: Path) -> Iterator[Isolated]:
-    file = picture_folder / "discs/00.jpg"
+def hostile(image_folder: Path) -> Iterator[Isolated]:
+    file = image_folder / "discs/00.jpg"
     command = [sys.executable, "-c", textwrap.dedent(HOSTILE), str(file)]
     with Isolated(SPEC, 1, seconds=0.5, memory=2**28, command=command) as isolated:
         yield isolated
@@ -61,8 +61,8 @@ def refusal(isolated: Isolated, content: bytes) -> ImageRefused:
     return caught.value
 
 
-def test_pictures_and_refusals_are_those_of_the_same_process(picture_folder: Path) -> None:
-    contents = [path.read_bytes() for path in sorted(picture_folder.glob("*/*"))]
+def test_images_and_refusals_are_those_of_the_same_process(image_folder: Path) -> None:
+    contents = [path.read_bytes() for path in sorted(image_folder.glob("*/*"))]
     with Isolated(SPEC, 2) as isolated, ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda content: isolated.load(content, SPEC), contents))
         for content, (pixels, size) in zip(contents, found, strict=True):
@@ -87,26 +87,24 @@ def test_pictures_and_refusals_are_those_of_the_same_process(picture_folder: Pat
         (b"eat", RefusalReason.TOO_MANY_PIXELS, "does not fit into memory"),
     ],
 )
-def test_a_hostile_picture_costs_itself_and_is_named(
-    hostile: Isolated, picture_folder: Path, content: bytes, reason: RefusalReason, words: str
+def test_a_hostile_image_costs_itself_and_is_named(
+    hostile: Isolated, image_folder: Path, content: bytes, reason: RefusalReason, words: str
 ) -> None:
-    good = (picture_folder / "discs/00.jpg").read_bytes()
+    good = (image_folder / "discs/00.jpg").read_bytes()
     refused = refusal(hostile, content)
     assert (refused.reason, words in refused.message) == (reason, True), refused
     np.testing.assert_array_equal(hostile.load(good, SPEC)[0], load_image(good, SPEC)[0])
 
 
-def test_what_a_library_prints_does_not_come_between(
-    hostile: Isolated, picture_folder: Path
-) -> None:
-    good = (picture_folder / "discs/00.jpg").read_bytes()
+def test_what_a_library_prints_does_not_come_between(hostile: Isolated, image_folder: Path) -> None:
+    good = (image_folder / "discs/00.jpg").read_bytes()
     np.testing.assert_array_equal(hostile.load(b"print", SPEC)[0], load_image(good, SPEC)[0])
 
 
-def test_a_process_that_ended_while_idle_is_no_picture_s_fault(
-    hostile: Isolated, picture_folder: Path
+def test_a_process_that_ended_while_idle_is_no_image_s_fault(
+    hostile: Isolated, image_folder: Path
 ) -> None:
-    good = (picture_folder / "discs/00.jpg").read_bytes()
+    good = (image_folder / "discs/00.jpg").read_bytes()
     for worker in list(hostile._idle.queue):
         os.kill(worker._process.pid, signal.SIGKILL)
         worker._process.wait()
@@ -128,7 +126,7 @@ def test_processes_that_do_not_start_end_the_run() -> None:
         Isolated(SPEC, 1, command=["/no/such/program"])
 
 
-def test_nothing_is_left_running(picture_folder: Path) -> None:
+def test_nothing_is_left_running(image_folder: Path) -> None:
     before = set(threading.enumerate())  # other tests' threads may still be ending
     with Isolated(SPEC, 2) as isolated:
         processes = [worker._process for worker in isolated._idle.queue]

@@ -1,4 +1,4 @@
-"""Pictures of many channels and of other ranges than 0 to 255."""
+"""Images of many channels and of other ranges than 0 to 255."""
 
 import io
 import subprocess
@@ -120,7 +120,7 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
             to_planes(content, 5, None, max_pixels=100)
 
 
-def test_preprocessing_treats_each_plane_as_one_of_a_color_picture() -> None:
+def test_preprocessing_treats_each_plane_as_one_of_a_color_image() -> None:
     planes = RNG.integers(0, 256, (40, 50, 6), np.uint8)
     for spec in (
         PreprocessSpec(size=16, channels=6),

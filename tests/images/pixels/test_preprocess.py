@@ -152,7 +152,7 @@ STRETCH = st.integers(1, 40).map(lambda size: PreprocessSpec(size=size, resize="
 
 @settings(max_examples=100, deadline=None)
 @given(SHAPES, st.integers(0, 255), SHORT_SIDE | STRETCH)
-def test_any_size_gives_the_square_and_keeps_a_flat_picture_flat(
+def test_any_size_gives_the_square_and_keeps_a_flat_image_flat(
     shape: tuple[int, int], gray: int, spec: PreprocessSpec
 ) -> None:
     square = preprocess(np.full((*shape, 3), gray, np.uint8), spec)
@@ -166,7 +166,7 @@ def test_any_size_gives_the_square_and_keeps_a_flat_picture_flat(
 @pytest.mark.parametrize(
     "spec", [PreprocessSpec(size=64), PreprocessSpec(size=64, resize="stretch")]
 )
-def test_a_hair_thin_picture_costs_no_more_than_its_pixels(
+def test_a_hair_thin_image_costs_no_more_than_its_pixels(
     shape: tuple[int, int], spec: PreprocessSpec
 ) -> None:
     """Scaled as a whole it would have 64 x 12,800,000 pixels."""
@@ -174,7 +174,7 @@ def test_a_hair_thin_picture_costs_no_more_than_its_pixels(
     assert np.abs(square.astype(int) - 100).max() <= 1
 
 
-def test_nothing_is_done_to_a_picture_that_fits() -> None:
+def test_nothing_is_done_to_a_image_that_fits() -> None:
     image = noise(32, 32)
     assert np.shares_memory(preprocess(image, PreprocessSpec(size=32)), image)
     assert not np.shares_memory(preprocess(image, PreprocessSpec(size=32, resize_to=40)), image)

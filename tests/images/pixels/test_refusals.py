@@ -55,7 +55,7 @@ def test_not_an_image(data: bytes) -> None:
         (b"8BPS", "Photoshop"),
     ],
 )
-def test_pictures_of_other_formats_are_named(start: bytes, name: str) -> None:
+def test_images_of_other_formats_are_named(start: bytes, name: str) -> None:
     with pytest.raises(ImageRefused, match=f"{name}.*convert") as caught:
         decode(start + b"\0" * 64)
     assert caught.value.reason == RefusalReason.UNSUPPORTED
@@ -128,7 +128,7 @@ def test_a_file_without_width_is_corrupt() -> None:
     assert reason(bytes(gif)) == RefusalReason.CORRUPT
 
 
-def test_a_doubtful_picture_is_not_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_doubtful_image_is_not_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(noise(), "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 - 1)
     with warnings.catch_warnings():

@@ -54,10 +54,10 @@ def test_the_shorter_side_keeps_what_it_must(
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("width", "height"), [(645, 661), (333, 801)])
 @pytest.mark.parametrize("stretch", [False, True])
-def test_the_picture_is_the_same_but_for_a_hair(
+def test_the_image_is_the_same_but_for_a_hair(
     width: int, height: int, orientation: int, stretch: bool
 ) -> None:
-    """A pixel's shift, a turn the wrong way or the size of the scaled picture would show."""
+    """A pixel's shift, a turn the wrong way or the size of the scaled image would show."""
     data = photo(width, height, orientation=orientation)
     whole, scaled = (
         PreprocessSpec(size=40, resize="stretch", scaled_decode=times) if stretch else spec
@@ -77,7 +77,7 @@ def test_what_is_no_larger_and_what_is_no_jpeg_is_decoded_whole() -> None:
         np.testing.assert_array_equal(load_image(data, SCALED)[0], load_image(data, WHOLE)[0])
 
 
-def test_limits_are_those_of_the_whole_picture() -> None:
+def test_limits_are_those_of_the_whole_image() -> None:
     with pytest.raises(ImageRefused) as refused:
         load_image(photo(640, 640), SCALED, max_pixels=640 * 640 - 1)
     assert refused.value.reason == RefusalReason.TOO_MANY_PIXELS

@@ -21,7 +21,7 @@ def test_the_longer_side_fits_and_nothing_is_enlarged(
         assert image.size == expected
 
 
-def test_it_shows_the_picture() -> None:
+def test_it_shows_the_image() -> None:
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[:, 100:, 0] = 255
     with Image.open(io.BytesIO(thumbnail(pixels, 64))) as image:
@@ -30,7 +30,7 @@ def test_it_shows_the_picture() -> None:
     assert small[:, 40:, 0].min() > 200
 
 
-def test_tiny_pictures_are_kept_without_loss() -> None:
+def test_tiny_images_are_kept_without_loss() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     with Image.open(io.BytesIO(thumbnail(pixels))) as image:
         assert np.array_equal(np.asarray(image.convert("RGB")), pixels)

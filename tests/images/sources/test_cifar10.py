@@ -13,18 +13,18 @@ from images.sources.cifar10 import CLASSES
 from images.sources.sources import open_source, read_uri
 
 BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-PICTURES = np.random.default_rng(0).integers(0, 256, (6, 4, 32, 32, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 32, 32, 3), np.uint8)
 LABELS = np.arange(24).reshape(6, 4) % 10
 
 
 def python_batch(number: int) -> bytes:
-    planes = PICTURES[number].transpose(0, 3, 1, 2).reshape(4, 3072)
+    planes = IMAGES[number].transpose(0, 3, 1, 2).reshape(4, 3072)
     batch = {b"data": planes, b"labels": LABELS[number].tolist(), b"batch_label": b"x"}
     return pickle.dumps(batch, protocol=2)
 
 
 def binary_batch(number: int) -> bytes:
-    planes = PICTURES[number].transpose(0, 3, 1, 2).reshape(4, 3072)
+    planes = IMAGES[number].transpose(0, 3, 1, 2).reshape(4, 3072)
     return np.concatenate([LABELS[number][:, None].astype(np.uint8), planes], axis=1).tobytes()
 
 
@@ -72,8 +72,8 @@ def test_both_versions_by_name_and_by_path(
             batch, row = first + index // 4, index % 4
             assert item.key == f"{'test' if first else 'train'}/{index:05d}"
             assert item.label == CLASSES[LABELS[batch, row]]
-            np.testing.assert_array_equal(item.read(), PICTURES[batch, row])
-            np.testing.assert_array_equal(read_uri(item.uri), PICTURES[batch, row])
+            np.testing.assert_array_equal(item.read(), IMAGES[batch, row])
+            np.testing.assert_array_equal(read_uri(item.uri), IMAGES[batch, row])
 
 
 def test_where_it_is_absent_the_error_says_where_to_put_it(tmp_path: Path) -> None:

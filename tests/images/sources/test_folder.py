@@ -47,10 +47,10 @@ def test_a_folder_without_sub_folders_is_unlabeled(tmp_path: Path) -> None:
 
 
 def test_suffixes_in_any_case_and_nothing_else(tmp_path: Path) -> None:
-    wanted = ["1.JPG", "2.Jpeg", "3.png", "4.WebP", "5.gif", "6.bmp", "7.TIFF", "8.tif"]
-    for name in (*wanted, "readme.txt", "png", "x.png.bak", "x.svg"):
+    expected = ["1.JPG", "2.Jpeg", "3.png", "4.WebP", "5.gif", "6.bmp", "7.TIFF", "8.tif"]
+    for name in (*expected, "readme.txt", "png", "x.png.bak", "x.svg"):
         (tmp_path / name).touch()
-    assert keys(tmp_path) == wanted
+    assert keys(tmp_path) == expected
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:

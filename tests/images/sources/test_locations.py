@@ -101,7 +101,7 @@ def test_lists_may_hold_urls(base: str, tmp_path: Path) -> None:
     assert item.read() == FILES["hat/1.png"]
 
 
-def test_pictures_look_the_same_from_everywhere(base: str) -> None:
+def test_images_look_the_same_from_everywhere(base: str) -> None:
     def pixels(form: str) -> list[np.ndarray]:
         contents = [item.read() for item in open_source(f"{base}/{form}")]
         return [np.asarray(Image.open(io.BytesIO(bytes(content)))) for content in contents]

@@ -11,7 +11,7 @@ from images.sources import uris
 from images.sources.sources import open_source, read_uri
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     Image.fromarray(np.full((6, 8, 3), 90, np.uint8)).save(path)
     return path
 
@@ -20,7 +20,7 @@ def test_a_relative_path_gives_absolute_uris(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos").mkdir()
-    picture(tmp_path / "photos" / "1.png")
+    image(tmp_path / "photos" / "1.png")
     monkeypatch.chdir(tmp_path)
     source = open_source("photos")
     assert source.name == "photos"
@@ -31,7 +31,7 @@ def test_a_folder_called_like_a_name_needs_a_dot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fashion-mnist").mkdir()
-    picture(tmp_path / "fashion-mnist" / "1.png")
+    image(tmp_path / "fashion-mnist" / "1.png")
     monkeypatch.chdir(tmp_path)
     assert len(open_source("./fashion-mnist")) == 1
 
@@ -57,7 +57,7 @@ def test_what_is_no_source_gets_one_line_with_a_remedy(
     tmp_path: Path, source: str, message: str
 ) -> None:
     (tmp_path / "photos").mkdir()
-    picture(tmp_path / "photos" / "1.png")
+    image(tmp_path / "photos" / "1.png")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "photos.zip").write_bytes(b"PK\3\4 and more")
     (tmp_path / "binary.txt").write_bytes(b"path\0path")
@@ -67,7 +67,7 @@ def test_what_is_no_source_gets_one_line_with_a_remedy(
 
 
 def test_items_travel_to_other_processes(tmp_path: Path) -> None:
-    path = picture(tmp_path / "1.png")
+    path = image(tmp_path / "1.png")
     (item,) = open_source(tmp_path)
     assert pickle.loads(pickle.dumps(item)).read() == path.read_bytes()
 

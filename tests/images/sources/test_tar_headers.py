@@ -74,11 +74,11 @@ def test_members_are_those_of_tarfile(data: bytes) -> None:
 @settings(max_examples=80, deadline=None)
 @given(archives(), st.data())
 def test_damage_is_told_where_tarfile_tells_it(data: bytes, draw: st.DataObject) -> None:
-    place = draw.draw(st.integers(0, len(data) - 1))
+    location = draw.draw(st.integers(0, len(data) - 1))
     if draw.draw(st.booleans()):
-        changed = data[:place]
+        changed = data[:location]
     else:
-        changed = data[:place] + bytes([draw.draw(st.integers(0, 255))]) + data[place + 1 :]
+        changed = data[:location] + bytes([draw.draw(st.integers(0, 255))]) + data[location + 1 :]
     assert ours(changed) == by_tarfile(changed)
 
 

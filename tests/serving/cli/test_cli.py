@@ -35,27 +35,27 @@ def test_extract_reports_and_exits_with_one_if_images_were_refused(
 
 
 def test_extract_takes_a_limit_and_a_batch_size(
-    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "features"
     options = ("--limit", 7, "--batch-size", 2)
-    assert answer("extract", tiny_encoder, picture_folder, "--out", out, *options)["rows"] == 7
-    assert describe(out)["source"] == {"name": str(picture_folder), "items": 7, "limit": 7}
+    assert answer("extract", tiny_encoder, image_folder, "--out", out, *options)["rows"] == 7
+    assert describe(out)["source"] == {"name": str(image_folder), "items": 7, "limit": 7}
 
 
 def test_ctrl_c_says_how_to_go_on(
-    tiny_encoder: Path, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("serving.embedding.embed.embed", interrupted)
-    result = run("extract", tiny_encoder, picture_folder, "--out", tmp_path / "out")
+    result = run("extract", tiny_encoder, image_folder, "--out", tmp_path / "out")
     assert "--resume" in result.stderr
     assert result.exit_code == 130
     monkeypatch.setattr("serving.embedding.embed.embed", embed)
     out = tmp_path / "out"
-    assert answer("extract", tiny_encoder, picture_folder, "--out", out, "--resume")["rows"] == 40
+    assert answer("extract", tiny_encoder, image_folder, "--out", out, "--resume")["rows"] == 40
 
 
 def test_a_source_is_embedded_on_the_way(
@@ -79,14 +79,14 @@ def stats_of(shop: Path) -> str:
 
 
 def test_duplicates_are_refused_before_anything_is_done(
-    features: Path, shop: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+    features: Path, shop: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer("collection", "add", shop, picture_folder, "--limit", 5)
+    answer("collection", "add", shop, image_folder, "--limit", 5)
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("nothing is to be embedded")
 
-    for source in (features, picture_folder):
+    for source in (features, image_folder):
         with monkeypatch.context() as patch:
             patch.setattr("serving.collect.embed", forbidden)
             error = refusal("collection", "add", shop, source)
@@ -106,11 +106,11 @@ def test_removing_names_what_was_not_there(features: Path, shop: Path) -> None:
     assert answer("collection", "remove", shop, "discs/01.png")["items"] == 38
 
 
-def test_results_for_people_are_tables(features: Path, shop: Path, picture_folder: Path) -> None:
+def test_results_for_people_are_tables(features: Path, shop: Path, image_folder: Path) -> None:
     result = run("collection", "add", shop, features)
     assert "40 added" in result.stderr
     assert result.stdout == ""
-    result = run("search", shop, picture_folder / "discs/00.jpg", "-k", 2)
+    result = run("search", shop, image_folder / "discs/00.jpg", "-k", 2)
     assert result.exit_code == 0
     assert "1.0000" in result.stdout
     assert "discs/00.jpg" in result.stdout
@@ -122,7 +122,7 @@ def test_results_for_people_are_tables(features: Path, shop: Path, picture_folde
 
 
 def test_features_and_images_of_another_encoder_are_refused(
-    other_encoder: Path, features: Path, picture_folder: Path, tmp_path: Path
+    other_encoder: Path, features: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     answer("collection", "create", other, "--encoder", other_encoder)
@@ -130,8 +130,8 @@ def test_features_and_images_of_another_encoder_are_refused(
     assert "made with the encoder" in str(refusal("collection", "add", other, features))
     shutil.copy(other_encoder, encoder)
     for command in (
-        ("collection", "add", other, picture_folder),
-        ("search", other, picture_folder / "discs/00.jpg"),
+        ("collection", "add", other, image_folder),
+        ("search", other, image_folder / "discs/00.jpg"),
     ):
         answer(*command, "--encoder", encoder)
     with open_collection(other) as collection:
@@ -139,12 +139,12 @@ def test_features_and_images_of_another_encoder_are_refused(
 
 
 def test_another_encoder_on_the_command_line_is_refused(
-    other_encoder: Path, features: Path, shop: Path, picture_folder: Path
+    other_encoder: Path, features: Path, shop: Path, image_folder: Path
 ) -> None:
     answer("collection", "add", shop, features)
     for command in (
-        ("collection", "add", shop, picture_folder),
-        ("search", shop, picture_folder / "discs/00.jpg"),
+        ("collection", "add", shop, image_folder),
+        ("search", shop, image_folder / "discs/00.jpg"),
     ):
         error = refusal(*command, "--encoder", other_encoder)
         assert isinstance(error, ArtifactError)
@@ -152,13 +152,13 @@ def test_another_encoder_on_the_command_line_is_refused(
 
 
 def test_an_encoder_that_moved_is_asked_for(
-    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     encoder = tmp_path / "moved.onnx"
     shutil.copy(tiny_encoder, encoder)
     answer("collection", "create", tmp_path / "shop", "--encoder", encoder)
     encoder.unlink()
-    add = ("collection", "add", tmp_path / "shop", picture_folder, "--limit", 3)
+    add = ("collection", "add", tmp_path / "shop", image_folder, "--limit", 3)
     assert f"no longer at {encoder}" in str(refusal(*add))
     assert answer(*add, "--encoder", tiny_encoder)["added"] == 3
 

@@ -16,7 +16,7 @@ pytest.importorskip("milvus_lite", reason="needs the extra milvus")
 
 
 def test_a_collection_in_milvus_from_the_command_line(
-    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     shop = f"milvus+file:{tmp_path / 'trial.db'}#shop"
     made = answer("collection", "create", shop, "--encoder", tiny_encoder)
@@ -24,10 +24,10 @@ def test_a_collection_in_milvus_from_the_command_line(
     assert "is there already" in str(
         refusal("collection", "create", shop, "--encoder", tiny_encoder)
     )
-    added = answer("collection", "add", shop, picture_folder)
+    added = answer("collection", "add", shop, image_folder)
     assert (added["added"], added["items"]) == (40, 40)
-    picture = picture_folder / "squares/00.jpg"
-    by_image = answer("search", shop, picture, "-k", 3)["queries"][0]["neighbours"]
+    image = image_folder / "squares/00.jpg"
+    by_image = answer("search", shop, image, "-k", 3)["queries"][0]["neighbours"]
     assert by_image[0]["key"] == "squares/00.jpg"
     by_key = answer("search", shop, "--key", "squares/00.jpg", "-k", 2, "--exact")
     assert [hit["key"] for hit in by_key["queries"][0]["neighbours"]] == [
@@ -44,18 +44,18 @@ def test_a_collection_in_milvus_from_the_command_line(
     assert told.exit_code == 0
     assert "39 were there already" in told.stderr
     assert isinstance(refusal("collection", "copy", tmp_path / "none", shop), UsageError)
-    here = answer("search", tmp_path / "copy", picture, "-k", 3)["queries"][0]["neighbours"]
+    here = answer("search", tmp_path / "copy", image, "-k", 3)["queries"][0]["neighbours"]
     assert here == by_image
 
 
 def test_the_service_searches_and_writes_in_milvus(
-    tiny_encoder: Path, picture_folder: Path, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     shop = f"milvus+file:{tmp_path / 'trial.db'}#shop"
     answer("collection", "create", shop, "--encoder", tiny_encoder)
-    answer("collection", "add", shop, picture_folder, "--limit", 20)
+    answer("collection", "add", shop, image_folder, "--limit", 20)
     settings = Settings(encoder=tiny_encoder, collection=shop, thumbnails=tmp_path / "thumbnails")
-    content = (picture_folder / "squares/00.jpg").read_bytes()
+    content = (image_folder / "squares/00.jpg").read_bytes()
     with started(settings) as running:
         client = running.client
         posted = client.post("/items", files={"image": content}, data={"key": "new", "label": "x"})
@@ -90,17 +90,17 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_two_services_share_a_collection(
-    tiny_encoder: Path, picture_folder: Path, server: str
+    tiny_encoder: Path, image_folder: Path, server: str
 ) -> None:
     shop = f"{server}/shop"
     answer("collection", "create", shop, "--encoder", tiny_encoder)
     settings = Settings(encoder=tiny_encoder, collection=shop)
-    pictures = sorted(picture_folder.rglob("*.png"))
+    images = sorted(image_folder.rglob("*.png"))
     with started(settings) as one, started(settings) as two:
 
         def add_and_find(number: int) -> None:
             """What one service has taken is found by the other at once, and gone at once."""
-            content = pictures[number].read_bytes()
+            content = images[number].read_bytes()
             writer, reader = (one, two) if number % 2 else (two, one)
             path = f"/items/{number}"
             added = writer.client.post(
@@ -115,6 +115,6 @@ def test_two_services_share_a_collection(
                 assert writer.client.get(path).status_code == 404
 
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(add_and_find, range(len(pictures))))
-        left = sum(1 for number in range(len(pictures)) if number % 3)
+            list(pool.map(add_and_find, range(len(images))))
+        left = sum(1 for number in range(len(images)) if number % 3)
         assert one.client.get("/items").json()["count"] == left

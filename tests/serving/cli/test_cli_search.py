@@ -10,18 +10,18 @@ from tests.serving.cli.commands import answer, refusal, run
 
 
 def test_features_become_a_collection_that_is_searched(
-    features: Path, shop: Path, picture_folder: Path
+    features: Path, shop: Path, image_folder: Path
 ) -> None:
     added = answer("collection", "add", shop, features)
     assert (added["added"], added["items"], added["refused"]) == (40, 40, 0)
-    picture = picture_folder / "squares/03.png"
+    image = image_folder / "squares/03.png"
     for command in (("search",), ("collection", "search")):
-        (query,) = answer(*command, shop, picture, "-k", 3)["queries"]
-        assert query["query"] == str(picture)
+        (query,) = answer(*command, shop, image, "-k", 3)["queries"]
+        assert query["query"] == str(image)
         assert len(query["neighbours"]) == 3
         assert query["neighbours"][0]["key"] == "squares/03.png"
         assert query["neighbours"][0]["score"] > 0.9999
-        assert query["neighbours"][0]["uri"] == str(picture)
+        assert query["neighbours"][0]["uri"] == str(image)
         assert query["neighbours"][0]["label"] == "squares"
     stats = answer("collection", "stats", shop)
     assert (stats["items"], stats["labels"], stats["dim"]) == (40, 4, 24)
@@ -33,17 +33,17 @@ def test_features_become_a_collection_that_is_searched(
 
 
 def test_searching_by_key_image_and_score(
-    features: Path, shop: Path, picture_folder: Path, mixed_folder: Path
+    features: Path, shop: Path, image_folder: Path, mixed_folder: Path
 ) -> None:
     answer("collection", "add", shop, features)
-    key, picture = "ramps/02.jpg", picture_folder / "discs/00.jpg"
-    queries = answer("search", shop, picture, "--key", key, "--min-score", 0.5)["queries"]
-    assert [query["query"] for query in queries] == [key, str(picture)]
+    key, image = "ramps/02.jpg", image_folder / "discs/00.jpg"
+    queries = answer("search", shop, image, "--key", key, "--min-score", 0.5)["queries"]
+    assert [query["query"] for query in queries] == [key, str(image)]
     assert key not in [hit["key"] for hit in queries[0]["neighbours"]]
     assert all(hit["score"] >= 0.5 for query in queries for hit in query["neighbours"])
     text = mixed_folder / "discs/00-text.jpg"
-    result = answer("search", shop, text, picture, mixed_folder / "no.jpg", code=1)
-    assert [query["query"] for query in result["queries"]] == [str(picture)]
+    result = answer("search", shop, text, image, mixed_folder / "no.jpg", code=1)
+    assert [query["query"] for query in result["queries"]] == [str(image)]
     assert [(entry["key"], entry["stage"]) for entry in result["refused"]] == [
         (str(text), "decode"),
         (str(mixed_folder / "no.jpg"), "read"),
@@ -53,26 +53,26 @@ def test_searching_by_key_image_and_score(
 
 
 def test_searching_with_several_examples_at_once(
-    features: Path, shop: Path, picture_folder: Path, mixed_folder: Path
+    features: Path, shop: Path, image_folder: Path, mixed_folder: Path
 ) -> None:
     answer("collection", "add", shop, features)
-    disc, square = picture_folder / "discs/00.jpg", picture_folder / "squares/03.png"
+    disc, square = image_folder / "discs/00.jpg", image_folder / "squares/03.png"
     key, other = "ramps/02.jpg", "discs/01.png"
     command = ("search", shop, disc, square, "--key", key, "-k", 5)
     (both,) = answer(*command, "--together")["queries"]
     assert both["query"] == f"{key} + {disc} + {square}"
     with open_collection(shop) as collection:
-        pictures = [collection.get(name) for name in ("discs/00.jpg", "squares/03.png")]
-        examples = [key, *(item.vector for item in pictures if item is not None)]
-        wanted = [hit.key for hit in collection.search_mixed(examples, k=5)]
+        images = [collection.get(name) for name in ("discs/00.jpg", "squares/03.png")]
+        examples = [key, *(item.vector for item in images if item is not None)]
+        expected = [hit.key for hit in collection.search_mixed(examples, k=5)]
         unlike = [
             hit.key
             for hit in collection.search_mixed(examples, [other, examples[2]], 5, negative_weight=2)
         ]
-    assert [hit["key"] for hit in both["neighbours"]] == wanted
+    assert [hit["key"] for hit in both["neighbours"]] == expected
     less = ("--not", square, "--not-key", other, "--negative-weight", 2)
     (found,) = answer(*command, *less)["queries"]
-    assert [hit["key"] for hit in found["neighbours"]] == unlike != wanted
+    assert [hit["key"] for hit in found["neighbours"]] == unlike != expected
     text = mixed_folder / "discs/00-text.jpg"
     refused = answer(*command, "--not", text, code=1)
     assert refused["queries"] == []
@@ -101,25 +101,25 @@ def test_searching_for_everything_that_passes(features: Path, shop: Path) -> Non
 
 
 def test_labels_are_suggested(
-    features: Path, shop: Path, picture_folder: Path, mixed_folder: Path
+    features: Path, shop: Path, image_folder: Path, mixed_folder: Path
 ) -> None:
     answer("collection", "add", shop, features)
-    picture, text = picture_folder / "squares/03.png", mixed_folder / "discs/00-text.jpg"
+    image, text = image_folder / "squares/03.png", mixed_folder / "discs/00-text.jpg"
     with open_collection(shop) as collection:
         item = collection.get("squares/03.png")
         assert item is not None
         bare = replace(item, key="bare", label=None)
         collection.add([bare])
-        (wanted,) = collection.suggest_labels([item.vector], 6)
-    command = ("collection", "label", shop, picture, text)
+        (expected,) = collection.suggest_labels([item.vector], 6)
+    command = ("collection", "label", shop, image, text)
     found = answer(*command, "-k", 6, code=1)
     assert [entry["key"] for entry in found["refused"]] == [str(text)]
     (one,) = found["images"]
-    assert one["query"] == str(picture)
+    assert one["query"] == str(image)
     assert (one["labelled"], one["unlabelled"]) == (5, 1)
     assert sum(label["share"] for label in one["labels"]) == pytest.approx(1)
-    assert [label["label"] for label in one["labels"]] == [label.label for label in wanted.labels]
-    words = run("collection", "label", shop, picture, "-k", 6).stdout
+    assert [label["label"] for label in one["labels"]] == [label.label for label in expected.labels]
+    words = run("collection", "label", shop, image, "-k", 6).stdout
     assert "squares" in words
     assert "1 of 6 neighbors have no label" in words
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.collection import Collection, Record, create_collection
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 
 DIGEST = "ab" * 32
 DIM = 8
@@ -28,10 +28,10 @@ def collection(folder: Path) -> Iterator[Collection]:
 
 
 @pytest.fixture(params=["folder", "milvus"])
-def place(request: pytest.FixtureRequest) -> Place:
+def location(request: pytest.FixtureRequest) -> Location:
     """Where a test's collection is to be made, one after the other: a folder, or in Milvus."""
-    place: Place = request.getfixturevalue(request.param)
-    return place
+    location: Location = request.getfixturevalue(request.param)
+    return location
 
 
 @pytest.fixture

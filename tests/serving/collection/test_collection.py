@@ -21,16 +21,16 @@ from serving.collection import (
     describe,
     open_collection,
 )
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 
 DIGEST, DIM = "ab" * 32, 8
 Make = Callable[[int], Record]
 
 
 @pytest.fixture
-def collection(place: Place) -> Iterator[AnyCollection]:
+def collection(location: Location) -> Iterator[AnyCollection]:
     """An empty collection, in a folder and in Milvus."""
-    with create_collection(place, DIGEST, DIM) as made:
+    with create_collection(location, DIGEST, DIM) as made:
         yield made
 
 
@@ -69,11 +69,11 @@ def test_k_counts_after_filter_and_min_score(
 ) -> None:
     collection.add(map(record, range(100)))
     everything = collection.search(vectors[:1], 100)[0]
-    wanted = [hit for hit in everything if hit.label == "label-1" and hit.metadata["even"]]
+    expected = [hit for hit in everything if hit.label == "label-1" and hit.metadata["even"]]
     condition = {"label": "label-1", "even": True}
-    assert collection.search(vectors[:1], 4, filter=condition)[0] == wanted[:4]
-    floor = wanted[6].score
-    assert collection.search(vectors[:1], 50, filter=condition, min_score=floor)[0] == wanted[:7]
+    assert collection.search(vectors[:1], 4, filter=condition)[0] == expected[:4]
+    floor = expected[6].score
+    assert collection.search(vectors[:1], 50, filter=condition, min_score=floor)[0] == expected[:7]
 
 
 def test_equal_scores_come_in_the_order_of_their_keys(collection: AnyCollection) -> None:
@@ -216,28 +216,28 @@ def test_keys_that_cannot_be_there_are_not_there(
 
 
 def test_everything_is_there_after_opening_again(
-    place: Place, collection: AnyCollection, record: Make
+    location: Location, collection: AnyCollection, record: Make
 ) -> None:
     collection.add(map(record, range(60)))
     collection.remove([f"item-{number:03}" for number in range(0, 60, 2)])
     queries = [record(number).vector for number in range(5)]
     before = collection.search(queries, 10)
     collection.close()
-    with open_collection(place) as again:
+    with open_collection(location) as again:
         assert again.search(queries, 10) == before
         assert (again.dim, again.encoder_digest) == (DIM, DIGEST)
 
 
 def test_stats_and_describe_say_what_is_there(
-    place: Place, collection: AnyCollection, record: Make
+    location: Location, collection: AnyCollection, record: Make
 ) -> None:
     collection.add(map(record, range(10)))
     collection.remove(["item-001"])
     stats = collection.stats()
     assert stats["items"] == 9
     assert stats["encoder_sha256"] == DIGEST
-    assert stats["path"] == collection.place == str(place)
-    described = describe(place)
+    assert stats["path"] == collection.location == str(location)
+    described = describe(location)
     assert described["kind"] == "collection"
     assert described["items"] == 9
 
@@ -266,8 +266,8 @@ def test_samples_are_different_items_by_chance(collection: AnyCollection, record
     assert len(drawn) > 50, "300 of 100 by chance miss few"
 
 
-def test_a_collection_that_is_closed_says_so(place: Place) -> None:
-    collection = create_collection(place, DIGEST, DIM)
+def test_a_collection_that_is_closed_says_so(location: Location) -> None:
+    collection = create_collection(location, DIGEST, DIM)
     collection.close()
     collection.close()
     with pytest.raises(LookalikeError, match="closed"):
@@ -277,13 +277,13 @@ def test_a_collection_that_is_closed_says_so(place: Place) -> None:
 # Making and opening
 
 
-def test_the_encoder_is_remembered_and_checked(place: Place, tmp_path: Path) -> None:
+def test_the_encoder_is_remembered_and_checked(location: Location, tmp_path: Path) -> None:
     encoder = tmp_path / "encoder.onnx"
-    create_collection(place, DIGEST, DIM, encoder_path=encoder).close()
-    with open_collection(place, encoder_digest=DIGEST) as collection:
+    create_collection(location, DIGEST, DIM, encoder_path=encoder).close()
+    with open_collection(location, encoder_digest=DIGEST) as collection:
         assert collection.encoder_path == str(encoder)
     with pytest.raises(ArtifactError) as stranger:
-        open_collection(place, encoder_digest="cd" * 32)
+        open_collection(location, encoder_digest="cd" * 32)
     for word in ("abababababab", "cdcdcdcdcdcd", "new collection"):
         assert word in str(stranger.value)
 

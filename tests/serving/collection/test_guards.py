@@ -22,7 +22,7 @@ from serving.collection import (
     create_collection,
     open_collection,
 )
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 from serving.collection.exporting import export_parquet
 from serving.collection.ledger import ledger
 from serving.collection.upkeep.rebuilding import NewEncoder
@@ -49,9 +49,9 @@ Make = Callable[[int], Record]
     ],
 )  # fmt: skip
 def test_one_bad_item_refuses_its_batch_and_changes_nothing(
-    place: Place, record: Make, change: dict[str, object], words: str
+    location: Location, record: Make, change: dict[str, object], words: str
 ) -> None:
-    with create_collection(place, DIGEST, DIM) as collection:
+    with create_collection(location, DIGEST, DIM) as collection:
         collection.add([replace(record(0), key="there")])
         with pytest.raises(UsageError) as refused:
             collection.add([record(1), replace(record(2), **change), record(3)])  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from serving.collection import (
     create_collection,
     open_collection,
 )
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 from tests.serving.collection.contract.test_filters import meets
 
 DIM = 3
@@ -102,13 +102,13 @@ class CollectionMachine(RuleBasedStateMachine):
 
     counts_changes: ClassVar[bool] = True
 
-    new_place: ClassVar[Callable[[], Place]]
+    new_location: ClassVar[Callable[[], Location]]
 
     @initialize()
     def begin(self) -> None:
-        self.place = type(self).new_place()
-        self.collection: AnyCollection = create_collection(self.place, "0" * 64, DIM)
-        self.reader: AnyCollection = open_collection(self.place)
+        self.location = type(self).new_location()
+        self.collection: AnyCollection = create_collection(self.location, "0" * 64, DIM)
+        self.reader: AnyCollection = open_collection(self.location)
         self.model: dict[str, Record] = {}
         self.changes = 0
 
@@ -156,7 +156,7 @@ class CollectionMachine(RuleBasedStateMachine):
     @rule()
     def open_again(self) -> None:
         self.collection.close()
-        self.collection = open_collection(self.place)
+        self.collection = open_collection(self.location)
 
     @rule(
         query=VECTORS,
@@ -269,7 +269,7 @@ def test_in_a_folder(tmp_path: Path) -> None:
     numbers = itertools.count()
 
     class FolderMachine(CollectionMachine):
-        new_place = staticmethod(lambda: tmp_path / str(next(numbers)))
+        new_location = staticmethod(lambda: tmp_path / str(next(numbers)))
 
     run(FolderMachine, 0.2)
 
@@ -279,6 +279,6 @@ def test_in_milvus(milvus_file: Path) -> None:
 
     class MilvusMachine(CollectionMachine):
         counts_changes = False
-        new_place = staticmethod(lambda: f"milvus+file:{milvus_file}#model_{next(numbers)}")
+        new_location = staticmethod(lambda: f"milvus+file:{milvus_file}#model_{next(numbers)}")
 
     run(MilvusMachine, 0.1)

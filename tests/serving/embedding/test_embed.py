@@ -15,7 +15,7 @@ from images.items import Content, Item
 from images.pixels.preprocess import load_image
 from images.sources.sources import open_source
 from serving.embedding.embed import FIRST_PIECES, LOOKAHEAD, MOST_PIECES, Seconds, embed, in_batches
-from serving.embedding.results import Embedded, Outcome, Refused
+from serving.embedding.results import EmbeddedImage, Outcome, RefusedImage
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["apart", "together"])
@@ -33,9 +33,9 @@ def run(encoder: Encoder, items: list[Item], size: int = 7, threads: int = 3) ->
 
 
 def array_item(number: int, value: int = 128) -> Item:
-    picture = np.full((40, 40, 3), value, np.uint8)
-    picture[number % 40] = 255 - value
-    return Item(f"k{number}", f"/{number}", None, lambda: picture)
+    image = np.full((40, 40, 3), value, np.uint8)
+    image[number % 40] = 255 - value
+    return Item(f"k{number}", f"/{number}", None, lambda: image)
 
 
 def test_each_image_gets_its_own_embedding(encoder: Encoder, mixed_folder: Path) -> None:
@@ -45,7 +45,7 @@ def test_each_image_gets_its_own_embedding(encoder: Encoder, mixed_folder: Path)
     assert [outcome.key for outcome in outcomes] == [item.key for item in items]
     for item, outcome in zip(items, outcomes, strict=True):
         content = item.read()
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, RefusedImage):
             with pytest.raises(ImageRefused) as refused:
                 load_image(content, encoder.preprocess)
             assert (outcome.stage, outcome.reason) == ("decode", refused.value.reason)
@@ -55,7 +55,7 @@ def test_each_image_gets_its_own_embedding(encoder: Encoder, mixed_folder: Path)
         assert (outcome.width, outcome.height, outcome.label) == (width, height, item.label)
         assert isinstance(content, bytes)
         assert outcome.sha256 == sha256_bytes(content)
-    assert sum(isinstance(outcome, Refused) for outcome in outcomes) == 3
+    assert sum(isinstance(outcome, RefusedImage) for outcome in outcomes) == 3
 
 
 @pytest.mark.parametrize(("size", "threads"), [(1, 1), (3, 2), (64, 5)])
@@ -66,15 +66,15 @@ def test_batches_and_threads_change_nothing(
     for one, other in zip(run(encoder, items), run(encoder, items, size, threads), strict=True):
         assert type(one) is type(other)
         assert one.key == other.key
-        if isinstance(one, Embedded) and isinstance(other, Embedded):
+        if isinstance(one, EmbeddedImage) and isinstance(other, EmbeddedImage):
             np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-6)
 
 
 def test_the_digest_of_an_array_is_that_of_its_values(encoder: Encoder) -> None:
-    picture = np.asfortranarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
-    (outcome,) = run(encoder, [Item("a", "/a", "x", lambda: picture)])
-    assert isinstance(outcome, Embedded)
-    assert outcome.sha256 == sha256_bytes(np.ascontiguousarray(picture).tobytes())
+    image = np.asfortranarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
+    (outcome,) = run(encoder, [Item("a", "/a", "x", lambda: image)])
+    assert isinstance(outcome, EmbeddedImage)
+    assert outcome.sha256 == sha256_bytes(np.ascontiguousarray(image).tobytes())
     assert (outcome.width, outcome.height) == (50, 40)
 
 
@@ -94,19 +94,19 @@ def test_what_no_one_foresaw_refuses_one_image_only(encoder: Encoder) -> None:
     ]
     outcomes = run(encoder, items)
     assert [type(outcome) for outcome in outcomes] == [
-        Embedded,
-        Refused,
-        Refused,
-        Refused,
-        Embedded,
+        EmbeddedImage,
+        RefusedImage,
+        RefusedImage,
+        RefusedImage,
+        EmbeddedImage,
     ]
-    refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, RefusedImage)]
     assert [(entry.stage, entry.reason) for entry in refused[:2]] == [("read", "unreadable")] * 2
     assert "driver" in refused[1].message
     assert refused[2].stage == "decode"
 
 
-def test_a_picture_without_direction_is_refused(
+def test_a_image_without_direction_is_refused(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of zeros or NaN would poison every search."""
@@ -119,8 +119,13 @@ def test_a_picture_without_direction_is_refused(
 
     monkeypatch.setattr(encoder, "encode", with_holes)
     outcomes = run(encoder, [array_item(number) for number in range(4)])
-    assert [type(outcome) for outcome in outcomes] == [Embedded, Refused, Refused, Embedded]
-    assert {(r.stage, r.reason) for r in outcomes if isinstance(r, Refused)} == {
+    assert [type(outcome) for outcome in outcomes] == [
+        EmbeddedImage,
+        RefusedImage,
+        RefusedImage,
+        EmbeddedImage,
+    ]
+    assert {(r.stage, r.reason) for r in outcomes if isinstance(r, RefusedImage)} == {
         ("encode", "no-direction")
     }
 
@@ -177,9 +182,9 @@ def test_nothing_to_do(encoder: Encoder) -> None:
     assert list(embed(encoder, [])) == []
 
 
-def test_time_is_counted_by_stage(encoder: Encoder, picture_folder: Path) -> None:
+def test_time_is_counted_by_stage(encoder: Encoder, image_folder: Path) -> None:
     seconds = Seconds()
-    list(embed(encoder, in_batches(open_source(picture_folder), 8), seconds=seconds))
+    list(embed(encoder, in_batches(open_source(image_folder), 8), seconds=seconds))
     assert min(seconds.read, seconds.decode, seconds.encode, seconds.listing, seconds.wait) > 0
     assert seconds.write == 0
     if encoder.threads == 1:
@@ -198,7 +203,7 @@ def test_both_arrangements_give_the_same(tiny_encoder: Path, mixed_folder: Path)
     for one, other in zip(apart, together, strict=True):
         assert type(one) is type(other)
         assert one.key == other.key
-        if isinstance(one, Embedded) and isinstance(other, Embedded):
+        if isinstance(one, EmbeddedImage) and isinstance(other, EmbeddedImage):
             np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-6)
 
 

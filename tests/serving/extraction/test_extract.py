@@ -65,13 +65,13 @@ def test_every_item_is_in_one_of_the_tables_once(
 
 
 def test_a_limit_takes_the_first_items(
-    encoder: Encoder, picture_folder: Path, tmp_path: Path
+    encoder: Encoder, image_folder: Path, tmp_path: Path
 ) -> None:
-    report = run(encoder, picture_folder, tmp_path / "out", limit=13)
-    keys = [item.key for item in open_source(picture_folder)]
+    report = run(encoder, image_folder, tmp_path / "out", limit=13)
+    keys = [item.key for item in open_source(image_folder)]
     assert list(open_features(tmp_path / "out").keys()) == keys[:13]
     assert report.items == 13
-    assert run(encoder, picture_folder, tmp_path / "all", limit=1000).items == 40
+    assert run(encoder, image_folder, tmp_path / "all", limit=1000).items == 40
 
 
 # Interrupted
@@ -292,7 +292,7 @@ def test_unusable_numbers_are_refused(
 
 
 def test_a_source_that_ends_early_is_an_error(
-    encoder: Encoder, picture_folder: Path, tmp_path: Path
+    encoder: Encoder, image_folder: Path, tmp_path: Path
 ) -> None:
     class Short:
         name, classes = "short", ()
@@ -301,7 +301,7 @@ def test_a_source_that_ends_early_is_an_error(
             return 30
 
         def __iter__(self) -> Iterator[Item]:
-            return iter(list(open_source(picture_folder))[:20])
+            return iter(list(open_source(image_folder))[:20])
 
     source: Source = Short()
     with pytest.raises(LookalikeError, match="short ended after 20 items"):

@@ -1,4 +1,4 @@
-"""The same pictures in every form of SOURCE give the same vectors, under the documented keys."""
+"""The same images in every form of SOURCE give the same vectors, under the documented keys."""
 
 import json
 import tarfile
@@ -40,9 +40,9 @@ def extracted(encoder: Path, source: object, out: Path, *options: object) -> Row
 
 
 @pytest.fixture
-def forms(picture_folder: Path, tmp_path: Path) -> dict[str, Path]:
-    files = {path.relative_to(picture_folder).as_posix(): path
-             for path in sorted(picture_folder.glob("*/*"))}  # fmt: skip
+def forms(image_folder: Path, tmp_path: Path) -> dict[str, Path]:
+    files = {path.relative_to(image_folder).as_posix(): path
+             for path in sorted(image_folder.glob("*/*"))}  # fmt: skip
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         for name, path in files.items():
             tar.add(path, name)
@@ -57,11 +57,11 @@ def forms(picture_folder: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def remote(picture_folder: Path, forms: dict[str, Path]) -> Iterator[str]:
+def remote(image_folder: Path, forms: dict[str, Path]) -> Iterator[str]:
     """The folder and its forms in fsspec's memory."""
     fsspec = pytest.importorskip("fsspec", reason="needs the extra remote")
     memory, url = fsspec.filesystem("memory"), f"memory://{uuid.uuid4().hex}"
-    memory.put(f"{picture_folder}/", f"{url}/photos/", recursive=True)
+    memory.put(f"{image_folder}/", f"{url}/photos/", recursive=True)
     for form in forms.values():
         memory.put(str(form), f"{url}/{form.name}")
     yield url
@@ -77,21 +77,21 @@ def same(found: Rows, expected: Rows) -> None:
 
 
 def test_every_form_gives_the_vectors_of_the_folder(
-    tiny_encoder: Path, picture_folder: Path, forms: dict[str, Path], remote: str, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, forms: dict[str, Path], remote: str, tmp_path: Path
 ) -> None:
-    expected = extracted(tiny_encoder, picture_folder, tmp_path / "folder")
+    expected = extracted(tiny_encoder, image_folder, tmp_path / "folder")
     assert len(expected) == 40
-    sources = [*forms.values(), picture_folder.as_uri(), forms["tar"].as_uri()]
+    sources = [*forms.values(), image_folder.as_uri(), forms["tar"].as_uri()]
     sources += [f"{remote}/{name}" for name in ("photos", *(path.name for path in forms.values()))]
     for number, source in enumerate(sources):
         same(extracted(tiny_encoder, source, tmp_path / f"out-{number}"), expected)
 
 
 def test_what_is_behind_a_url_is_resumed_and_brought_up_to_date(
-    tiny_encoder: Path, picture_folder: Path, remote: str, tmp_path: Path
+    tiny_encoder: Path, image_folder: Path, remote: str, tmp_path: Path
 ) -> None:
     fsspec = pytest.importorskip("fsspec", reason="needs the extra remote")
-    expected = extracted(tiny_encoder, picture_folder, tmp_path / "folder")
+    expected = extracted(tiny_encoder, image_folder, tmp_path / "folder")
     out = tmp_path / "out"
     extracted(tiny_encoder, f"{remote}/photos", out)
     same(extracted(tiny_encoder, f"{remote}/photos", out, "--resume"), expected)

@@ -24,7 +24,7 @@ from serving.extraction.extract import extract
 from serving.extraction.work import ExtractReport
 from serving.features.reader import open_features
 from serving.http.engine.thumbnails import Thumbnails
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 from tests.serving.extraction.test_update import change, check_is_as_new, vectors
 
 
@@ -86,9 +86,9 @@ def check_is_as_new_with_thumbnails(encoder: Encoder, source: Path, out: Path, f
         sizes = zip(features.block(shard).widths, features.block(shard).heights, strict=True)
         for size, content in zip(sizes, features.thumbnails(shard), strict=True):
             assert content is not None
-            with Image.open(io.BytesIO(content)) as picture:
-                assert picture.format == "WEBP"
-                assert picture.size == size  # all are smaller than a thumbnail may be
+            with Image.open(io.BytesIO(content)) as image:
+                assert image.format == "WEBP"
+                assert image.size == size  # all are smaller than a thumbnail may be
             shown += 1
     return shown
 
@@ -124,8 +124,8 @@ def test_a_collection_gets_what_the_folder_has(
     assert item is not None
     assert item.sha256 is not None
     kept = kept_path(shop.path / "thumbnails", item.key, item.sha256)
-    with Image.open(kept) as picture:
-        assert picture.format == "WEBP"
+    with Image.open(kept) as image:
+        assert image.format == "WEBP"
     sequence = shop.stats()["sequence"]
     run(encoder, mixed_folder, out, resume=True, into=shop)
     assert shop.stats()["sequence"] == sequence
@@ -156,7 +156,7 @@ def test_a_collection_shows_the_thumbnails_of_features_that_are_added(
     again = Thumbnails(shop.path / "thumbnails", encoder.preprocess, max_pixels=10**6)
     assert again.of(item, 384) == at_hand
     nowhere = Thumbnails(None, encoder.preprocess, max_pixels=10**6)
-    with pytest.raises(Refusal):
+    with pytest.raises(HttpError):
         nowhere.of(item, 384)
 
 

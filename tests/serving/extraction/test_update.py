@@ -60,7 +60,7 @@ def check_is_as_new(encoder: Encoder, source: Path, out: Path, fresh: Path) -> F
     return features
 
 
-def picture(value: int) -> bytes:
+def image(value: int) -> bytes:
     buffer = io.BytesIO()
     grid = np.arange(48 * 48 * 3).reshape(48, 48, 3)
     Image.fromarray(((grid * (value + 3)) % 251).astype(np.uint8)).save(buffer, "PNG")
@@ -69,14 +69,14 @@ def picture(value: int) -> bytes:
 
 def change(folder: Path) -> set[str]:
     """Every sort of change; returns the keys that must be read to know what they are now."""
-    (folder / "discs/01.png").write_bytes(picture(1))
-    (folder / "ramps/05-empty.png").write_bytes(picture(2))  # was refused
+    (folder / "discs/01.png").write_bytes(image(1))
+    (folder / "ramps/05-empty.png").write_bytes(image(2))  # was refused
     os.utime(folder / "squares/03.png", ns=(1, 1))  # the same content
     (folder / "ramps/00.jpg").write_bytes(b"no longer a picture")
     (folder / "discs/02.jpg").unlink()
     (folder / "stripes/99-cut.jpg").unlink()
     for number in range(11):
-        (folder / f"aaa-{number:02}.png").write_bytes(picture(10 + number))
+        (folder / f"aaa-{number:02}.png").write_bytes(image(10 + number))
     changed = {"discs/01.png", "ramps/05-empty.png", "squares/03.png", "ramps/00.jpg"}
     return changed | {f"aaa-{number:02}.png" for number in range(11)}
 
@@ -145,7 +145,7 @@ def test_a_few_new_images_every_night_fill_up_the_last_shard(
 ) -> None:
     for night in range(5):
         for number in range(3):
-            (mixed_folder / f"night-{night}-{number}.png").write_bytes(picture(night * 3 + number))
+            (mixed_folder / f"night-{night}-{number}.png").write_bytes(image(night * 3 + number))
         run(encoder, mixed_folder, done)
     features = check_is_as_new(encoder, mixed_folder, done, tmp_path / "fresh")
     assert [shard.items for shard in features.manifest.shards] == [8, 8, 8, 8, 8, 6, 6, 6]
@@ -191,9 +191,9 @@ def test_an_archive_packed_anew_is_compared_by_content(
 ) -> None:
     source, out = make_tar(tmp_path / "photos.tar", mixed_folder), tmp_path / "out"
     run(encoder, source, out)
-    (mixed_folder / "discs/00.jpg").write_bytes(picture(1))
+    (mixed_folder / "discs/00.jpg").write_bytes(image(1))
     (mixed_folder / "aaa").mkdir()
-    (mixed_folder / "aaa/new.png").write_bytes(picture(2))
+    (mixed_folder / "aaa/new.png").write_bytes(image(2))
     make_tar(source, mixed_folder)  # all members lie elsewhere now
     embedded = 0
     encode = Encoder.encode
@@ -316,7 +316,7 @@ def test_strangers_are_refused_with_the_remedy(
         run(open_encoder(other_encoder), mixed_folder, done)
     other = tmp_path / "other"
     other.mkdir()
-    (other / "x.png").write_bytes(picture(0))
+    (other / "x.png").write_bytes(image(0))
     before = open_features(done).manifest
     with pytest.raises(UsageError, match="none of their keys is in"):
         run(encoder, other, done)

@@ -15,7 +15,7 @@ import pytest
 
 from base.errors import ArtifactError
 from base.files import sha256_bytes, sha256_file
-from serving.embedding.results import Deleted, Embedded, Entry, Outcome, Refused
+from serving.embedding.results import Deleted, EmbeddedImage, Entry, Outcome, RefusedImage
 from serving.features.manifest import Manifest, SourceNote, read_manifest
 from serving.features.reader import open_features
 from serving.features.shards import describe, is_feature_folder, write_shard
@@ -23,18 +23,18 @@ from serving.features.shards import describe, is_feature_folder, write_shard
 ENCODER, PREPROCESS = "ab" * 32, "cd" * 32
 
 
-def embedded(number: int) -> Embedded:
+def embedded(number: int) -> EmbeddedImage:
     angle = np.float32(number)
     vector = np.array([np.cos(angle), np.sin(angle), 0], np.float32)
     label = None if number % 2 else "été"
-    return Embedded(f"k{number}", f"/p/k{number}", label, 640, 480 + number, "ef" * 32, vector)
+    return EmbeddedImage(f"k{number}", f"/p/k{number}", label, 640, 480 + number, "ef" * 32, vector)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A finished feature folder: five items in two shards, the second of the items refused."""
     outcomes: list[Outcome] = [embedded(number) for number in range(5)]
-    outcomes[1] = Refused("k1", "/p/k1", "decode", "truncated", "the JPEG ends early")
+    outcomes[1] = RefusedImage("k1", "/p/k1", "decode", "truncated", "the JPEG ends early")
     entries = [Entry(outcome, f"1 {number}") for number, outcome in enumerate(outcomes)]
     manifest = Manifest(
         encoder_sha256=ENCODER,
@@ -193,7 +193,9 @@ def test_reading_begins_no_threads_that_outlive_python(folder: Path) -> None:
 
 def test_a_shard_of_refused_images_only_is_fine(tmp_path: Path, folder: Path) -> None:
     manifest = read_manifest(folder)
-    refused = [Entry(Refused(k, f"/p/{k}", "read", "unreadable", "gone")) for k in ("k3", "k4")]
+    refused = [
+        Entry(RefusedImage(k, f"/p/{k}", "read", "unreadable", "gone")) for k in ("k3", "k4")
+    ]
     manifest.with_shard(write_shard(folder, manifest, 1, refused)).write(folder)
     features = open_features(folder)
     assert [len(block.keys) for block in features.blocks()] == [2, 0]
@@ -328,7 +330,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda m: m.update(shard_items=True), "shard_items is True"),
         (lambda m: m.update(rows=5), "rows"),
         (lambda m: m.update(complete=False), "complete"),
-        (lambda m: m.update(color="red"), "colour"),
+        (lambda m: m.update(color="red"), "color"),
         (lambda m: m["shards"][0].pop("errors"), "errors"),
         (lambda m: m["shards"][0].update(more=1), "shards"),
         (lambda m: m.update(source="photos"), "damaged"),

@@ -106,35 +106,33 @@ def encode(tiny_encoder: Path) -> Callable[[bytes], NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="session")
-def pictures(picture_folder: Path) -> dict[str, bytes]:
-    """The pictures of the folder, by the key that the folder's source gives them."""
+def images(image_folder: Path) -> dict[str, bytes]:
+    """The images of the folder, by the key that the folder's source gives them."""
     return {
-        path.relative_to(picture_folder).as_posix(): path.read_bytes()
-        for path in sorted(picture_folder.rglob("*.*"))
+        path.relative_to(image_folder).as_posix(): path.read_bytes()
+        for path in sorted(image_folder.rglob("*.*"))
     }
 
 
 def make_collection(
     folder: Path,
     encoder: Path,
-    picture_folder: Path,
-    pictures: dict[str, bytes],
+    image_folder: Path,
+    images: dict[str, bytes],
     encode: Callable[[bytes], NDArray[np.float32]],
 ) -> Path:
-    """A collection of the pictures, as `lookalike collection add` would make it."""
+    """A collection of the images, as `lookalike collection add` would make it."""
     digest = open_encoder(encoder).digest
-    with create_collection(
-        folder, digest, len(encode(next(iter(pictures.values()))))
-    ) as collection:
+    with create_collection(folder, digest, len(encode(next(iter(images.values()))))) as collection:
         collection.add(
             Record(
                 key=key,
                 vector=encode(content),
-                uri=str(picture_folder / key),
+                uri=str(image_folder / key),
                 label=key.partition("/")[0],
                 metadata={"number": number},
             )
-            for number, (key, content) in enumerate(pictures.items())
+            for number, (key, content) in enumerate(images.items())
         )
     return folder
 
@@ -143,13 +141,13 @@ def make_collection(
 def collection_folder(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_encoder: Path,
-    picture_folder: Path,
-    pictures: dict[str, bytes],
+    image_folder: Path,
+    images: dict[str, bytes],
     encode: Callable[[bytes], NDArray[np.float32]],
 ) -> Path:
-    """A collection of the 40 pictures, new for each module."""
+    """A collection of the 40 images, new for each module."""
     folder = tmp_path_factory.mktemp("service") / "collection"
-    return make_collection(folder, tiny_encoder, picture_folder, pictures, encode)
+    return make_collection(folder, tiny_encoder, image_folder, images, encode)
 
 
 @pytest.fixture(scope="module")
@@ -170,17 +168,17 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 def fresh(
     tmp_path: Path,
     tiny_encoder: Path,
-    picture_folder: Path,
-    pictures: dict[str, bytes],
+    image_folder: Path,
+    images: dict[str, bytes],
     encode: Callable[[bytes], NDArray[np.float32]],
 ) -> Iterator[Running]:
     """A service whose collection a test may change."""
-    folder = make_collection(tmp_path / "c", tiny_encoder, picture_folder, pictures, encode)
+    folder = make_collection(tmp_path / "c", tiny_encoder, image_folder, images, encode)
     with started(Settings(encoder=tiny_encoder, collection=folder)) as running:
         yield running
 
 
 @pytest.fixture
-def elsewhere(picture_bytes: bytes) -> Iterator[Elsewhere]:
-    with listening_elsewhere(picture_bytes) as server:
+def elsewhere(image_bytes: bytes) -> Iterator[Elsewhere]:
+    with listening_elsewhere(image_bytes) as server:
         yield server

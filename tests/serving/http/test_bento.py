@@ -104,10 +104,10 @@ def served(
                     process.wait()
 
 
-def test_a_bento_embeds_a_real_image(served: str, picture_bytes: bytes, encode: Encode) -> None:
-    answer = httpx.post(f"{served}/embed", files={"images": picture_bytes}, timeout=30)
+def test_a_bento_embeds_a_real_image(served: str, image_bytes: bytes, encode: Encode) -> None:
+    answer = httpx.post(f"{served}/embed", files={"images": image_bytes}, timeout=30)
     assert answer.status_code == 200, answer.text
-    np.testing.assert_allclose(answer.json()["embeddings"][0], encode(picture_bytes), atol=1e-5)
+    np.testing.assert_allclose(answer.json()["embeddings"][0], encode(image_bytes), atol=1e-5)
 
 
 def test_a_bento_carries_its_own_files(served: str) -> None:

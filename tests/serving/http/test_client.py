@@ -19,10 +19,10 @@ Encode = Callable[[bytes], NDArray[np.float32]]
 
 
 def test_embeds_in_batches_and_in_order(
-    service: Running, pictures: dict[str, bytes], encode: Encode
+    service: Running, images: dict[str, bytes], encode: Encode
 ) -> None:
-    contents = list(pictures.values())[:7]
-    wanted = np.stack([encode(content) for content in contents])
+    contents = list(images.values())[:7]
+    expected = np.stack([encode(content) for content in contents])
 
     async def with_asyncio() -> NDArray[np.float32]:
         async with AsyncClient(service.url) as client:
@@ -31,14 +31,14 @@ def test_embeds_in_batches_and_in_order(
     with Client(service.url) as client:
         for found in (client.embed(contents, batch=3), asyncio.run(with_asyncio())):
             assert found.dtype == np.float32
-            np.testing.assert_allclose(found, wanted, atol=1e-5)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
         assert client.embed([]).shape == (0, 0)
         with pytest.raises(UsageError, match="batch is 0"):
             client.embed(contents, batch=0)
 
 
-def test_searches(service: Running, pictures: dict[str, bytes], encode: Encode) -> None:
-    content = pictures["discs/00.jpg"]
+def test_searches(service: Running, images: dict[str, bytes], encode: Encode) -> None:
+    content = images["discs/00.jpg"]
     queries: tuple[dict[str, Any], ...] = (
         {"image": content},
         {"vector": encode(content)},
@@ -59,10 +59,10 @@ def test_searches(service: Running, pictures: dict[str, bytes], encode: Encode) 
 
 
 def test_searches_with_several_examples(
-    service: Running, pictures: dict[str, bytes], encode: Encode
+    service: Running, images: dict[str, bytes], encode: Encode
 ) -> None:
-    liked, unlike = pictures["discs/00.jpg"], pictures["ramps/00.jpg"]
-    mean = (encode(liked) + encode(pictures["discs/01.png"])) / 2
+    liked, unlike = images["discs/00.jpg"], images["ramps/00.jpg"]
+    mean = (encode(liked) + encode(images["discs/01.png"])) / 2
     mixture = (mean - encode(unlike) / 2).astype(np.float32)
 
     async def with_asyncio() -> list[str]:
@@ -72,15 +72,15 @@ def test_searches_with_several_examples(
 
     with Client(service.url) as client:
         found = client.search(positive=[encode(liked), "discs/01.png"], negative=[unlike])
-        wanted = [hit.key for hit in client.search(vector=mixture, k=11)]
-    assert [hit.key for hit in found] == [key for key in wanted if key != "discs/01.png"][:10]
+        expected = [hit.key for hit in client.search(vector=mixture, k=11)]
+    assert [hit.key for hit in found] == [key for key in expected if key != "discs/01.png"][:10]
     assert asyncio.run(with_asyncio()) == [hit.key for hit in found]
 
 
-def test_says_what_was_refused(service: Running, picture_bytes: bytes) -> None:
+def test_says_what_was_refused(service: Running, image_bytes: bytes) -> None:
     with Client(service.url) as client:
         with pytest.raises(ServiceError, match="not-an-image") as refused:
-            client.embed([picture_bytes, b"no picture"])
+            client.embed([image_bytes, b"no picture"])
         assert (refused.value.status, refused.value.param) == (422, "images[1]")
         with pytest.raises(ServiceError, match="unknown-key") as unknown:
             client.search(key="absent")

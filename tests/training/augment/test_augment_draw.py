@@ -1,7 +1,5 @@
 """What is drawn: probabilities, ranges, independence. Bounds are 5 standard deviations wide."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import fields, replace
@@ -112,7 +110,7 @@ def test_every_order_of_the_color_operations_is_as_likely() -> None:
     jitter = drawn().jitter
     assert jitter is not None
     for order in itertools.permutations(range(4)):
-        assert_share((jitter.place == torch.tensor(order)).all(1), 1 / 24)
+        assert_share((jitter.position == torch.tensor(order)).all(1), 1 / 24)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 90), (300, 140)])
@@ -120,8 +118,8 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     torch.manual_seed(0)
     few = 800
     theirs = v2.RandomResizedCrop(8)
-    picture = torch.empty(3, height, width)
-    boxes = [theirs.make_params([picture]) for _ in range(few)]
+    image = torch.empty(3, height, width)
+    boxes = [theirs.make_params([image]) for _ in range(few)]
     ours = drawn(height=height, width=width).crop
     for column, name in enumerate(("top", "left", "height", "width")):
         expected = torch.tensor([box[name] for box in boxes])
@@ -164,12 +162,12 @@ def test_without_a_fitting_try_the_middle_is_taken(height: int, width: int) -> N
 def test_views_and_operations_are_independent() -> None:
     found = tensors(drawn(Augmentation(jitter_probability=1, blur=1), 2 * MANY))
     del found["jittered"]  # always true here
-    crop, place = found.pop("crop").float(), found.pop("place").float()
-    operations = torch.stack([crop[:, 2], place[:, 0], *(v.float() for v in found.values())])
+    crop, position = found.pop("crop").float(), found.pop("position").float()
+    operations = torch.stack([crop[:, 2], position[:, 0], *(v.float() for v in found.values())])
     limit = 5 / math.sqrt(MANY)
     assert torch.corrcoef(operations).fill_diagonal_(0).abs().max() < limit
-    everything = torch.cat([operations, crop.T, place.T])
-    for lag in (1, 2, MANY):  # neighbors in a batch, and the two views of a picture
+    everything = torch.cat([operations, crop.T, position.T])
+    for lag in (1, 2, MANY):  # neighbors in a batch, and the two views of an image
         later = torch.corrcoef(torch.cat([everything[:, lag:], everything[:, :-lag]]))
         assert later[: len(everything), len(everything) :].abs().max() < limit, lag
 
@@ -236,7 +234,7 @@ def test_indexing_takes_the_jitter_along() -> None:
         assert torch.equal(value, tensors(p)[name][[3, 1]]), name
 
 
-def test_pictures_of_different_sizes_have_the_boxes_of_their_own_size() -> None:
+def test_images_of_different_sizes_have_the_boxes_of_their_own_size() -> None:
     sizes = [(32, 32), (20, 50), (90, 10)]
     generator = torch.Generator().manual_seed(0)
     height, width = torch.tensor(sizes).float().t()

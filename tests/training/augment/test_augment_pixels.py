@@ -1,7 +1,5 @@
 """What `apply` makes of given parameters, image by image against torchvision's functional."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -49,28 +47,28 @@ def whole(count: int, size: int, **given: Any) -> Parameters:
     return replace(nothing, **given)
 
 
-def jitter(place: Tensor | None = None, **factors: Tensor) -> Jitter:
+def jitter(position: Tensor | None = None, **factors: Tensor) -> Jitter:
     count = len(next(iter(factors.values())))
     none: dict[str, Tensor | None] = dict.fromkeys(("brightness", "contrast", "saturation", "hue"))
     return Jitter(
         jittered=torch.ones(count, dtype=torch.bool),
-        place=torch.arange(4).repeat(count, 1) if place is None else place,
+        position=torch.arange(4).repeat(count, 1) if position is None else position,
         **(none | factors),
     )
 
 
-def expected(picture: Tensor, p: Parameters, view: int, size: int) -> Tensor:
+def expected(image: Tensor, p: Parameters, view: int, size: int) -> Tensor:
     """One view by torchvision, from float32 [3, H, W] in [0, 1]."""
     bicubic = InterpolationMode.BICUBIC
     box = [int(number) for number in p.crop[view]]
-    x: Tensor = functional.resized_crop(picture, *box, [size, size], bicubic, antialias=True)
+    x: Tensor = functional.resized_crop(image, *box, [size, size], bicubic, antialias=True)
     x = x.clamp(0, 1)
     if p.flip is not None and p.flip[view]:
         x = functional.horizontal_flip(x)
     if p.jitter is not None:
         j = p.jitter
         factors = (j.brightness, j.contrast, j.saturation, j.hue)
-        for operation in j.place[view].argsort().tolist():
+        for operation in j.position[view].argsort().tolist():
             factor = factors[operation]
             if factor is not None:
                 x = ADJUST[operation](x, factor[view].item())
@@ -86,8 +84,8 @@ def assert_as_torchvision(images: Tensor, p: Parameters, size: int, tolerance: f
     views = apply(images, p, size)
     assert 0 <= views.min() <= views.max() <= 1
     for view in range(len(p.crop)):
-        picture = images[view % len(images)].permute(2, 0, 1).float() / 255
-        wrong = (views[view] - expected(picture, p, view, size)).abs().max()
+        image = images[view % len(images)].permute(2, 0, 1).float() / 255
+        wrong = (views[view] - expected(image, p, view, size)).abs().max()
         assert wrong <= tolerance, f"view {view} is off by {wrong}"
     return views
 
@@ -101,7 +99,7 @@ def test_all_operations_together(height: int, width: int, size: int) -> None:
     assert_as_torchvision(pictures(20, height, width), p, size, 1e-5)
 
 
-def test_large_pictures() -> None:
+def test_large_images() -> None:
     p = draw(EVERYTHING, 4, 300, 400, seeded(3))
     # where positions reach 400, float32 itself leaves an error of 3e-5 pixels
     assert_as_torchvision(pictures(2, 300, 400), p, 224, 2e-4)
@@ -113,9 +111,9 @@ def test_crops_agree_with_torchvisions_on_uint8(height: int, width: int) -> None
     images = pictures(32, height, width) // 3 + 80
     crop = draw(EVERYTHING, 32, height, width, seeded()).crop
     views = apply(images, whole(32, 0, crop=crop), 32)
-    for picture, box, view in zip(images, crop.tolist(), views, strict=True):
+    for image, box, view in zip(images, crop.tolist(), views, strict=True):
         theirs = functional.resized_crop(
-            picture.permute(2, 0, 1), *box, [32, 32], InterpolationMode.BICUBIC, antialias=True
+            image.permute(2, 0, 1), *box, [32, 32], InterpolationMode.BICUBIC, antialias=True
         )
         assert (theirs / 255 - view).abs().max() <= 1.5 / 255
 
@@ -126,7 +124,7 @@ def test_small_and_narrow_crops(box: list[int]) -> None:
     assert_as_torchvision(pictures(8), p, 32, 1e-5)
 
 
-def test_identity_gives_the_picture() -> None:
+def test_identity_gives_the_image() -> None:
     images = pictures(8)
     one, zero = torch.ones(8), torch.zeros(8)
     neutral = jitter(brightness=one, contrast=one, saturation=one, hue=zero)
@@ -171,7 +169,7 @@ def test_hue_never_leaves_the_range() -> None:
     assert 0 <= planes.min() <= planes.max() <= 1
 
 
-def test_gray_pictures_have_three_equal_channels() -> None:
+def test_gray_images_have_three_equal_channels() -> None:
     gray = torch.tensor([True, False, True, True])
     views = assert_as_torchvision(pictures(4), whole(4, 32, grayscale=gray), 32, 1e-5)
     assert torch.equal(views[gray, 0], views[gray, 2])
@@ -202,10 +200,10 @@ def test_each_operation_clips() -> None:
 
 def test_every_order_is_kept() -> None:
     orders = torch.cartesian_prod(*[torch.arange(4)] * 4)
-    places = orders[orders.sort(1).values.eq(torch.arange(4)).all(1)]
-    assert len(places) == 24
+    positions = orders[orders.sort(1).values.eq(torch.arange(4)).all(1)]
+    assert len(positions) == 24
     half = {name: torch.full((24,), 0.6) for name in ("contrast", "saturation")}
-    given = jitter(places, brightness=torch.full((24,), 1.9), hue=torch.full((24,), 0.2), **half)
+    given = jitter(positions, brightness=torch.full((24,), 1.9), hue=torch.full((24,), 0.2), **half)
     views = assert_as_torchvision(pictures(1), whole(24, 32, jitter=given), 32, 1e-5)
     differ = (views[:, None] - views[None]).abs().amax((2, 3, 4)) > 0.01
     assert differ.float().mean() > 0.8
@@ -249,14 +247,14 @@ def test_two_views_differ_and_repeat_bit_for_bit() -> None:
         assert ((first - other).abs().amax((1, 2, 3)) > 0.01).all()
 
 
-def test_the_pictures_are_only_read() -> None:
+def test_the_images_are_only_read() -> None:
     for images in (pictures(20), pictures(20) / 255):
         before = images.clone()
         two_views(images, EVERYTHING, 32, seeded())
         assert torch.equal(images, before)
 
 
-def test_layouts_and_types_of_pictures() -> None:
+def test_layouts_and_types_of_images() -> None:
     images = pictures(20, 24, 40)
     views = two_views(images, EVERYTHING, 32, seeded())
     planar = images.permute(0, 3, 1, 2)
@@ -266,7 +264,7 @@ def test_layouts_and_types_of_pictures() -> None:
     torch.testing.assert_close(floats, views, atol=1e-5, rtol=0)
 
 
-def test_boxes_of_large_pictures_are_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_of_large_images_are_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for images in (pictures(15, 40, 50), pictures(15, 40, 50) / 255):
         views = two_views(images, EVERYTHING, 32, seeded())
         monkeypatch.setattr(augment, "LARGE", 1)
@@ -276,7 +274,7 @@ def test_boxes_of_large_pictures_are_cut_out(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("large", [1, 10**9])
-def test_pictures_of_different_sizes_share_a_batch(
+def test_images_of_different_sizes_share_a_batch(
     large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(augment, "LARGE", large)
@@ -313,7 +311,7 @@ def test_the_way_without_looking_makes_the_same_views(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("colored", [0, 19, None])
-def test_gray_pictures_are_known_by_all_of_them(colored: int | None) -> None:
+def test_gray_images_are_known_by_all_of_them(colored: int | None) -> None:
     images = pictures(20)[:, :, :, :1].repeat(1, 1, 1, 3)
     if colored is not None:
         images[colored] = pictures(1)[0]
@@ -333,7 +331,7 @@ def test_one_channel_serves_for_three_equal_ones(augmentation: Augmentation) -> 
     torch.testing.assert_close(views, three, atol=1e-3, rtol=0)
 
 
-def test_no_pictures_give_no_views() -> None:
+def test_no_images_give_no_views() -> None:
     assert two_views(pictures(0), EVERYTHING, 32, seeded()).shape == (0, 3, 32, 32)
 
 
@@ -379,11 +377,11 @@ def test_cuda_makes_the_same_views_without_the_host_waiting() -> None:
     assert p.jitter is not None
     jitter = replace(p.jitter, **on_device(p.jitter))
     there = replace(p, jitter=jitter, **on_device(p))
-    picture, generator = images.cuda(), torch.Generator("cuda").manual_seed(0)
+    image, generator = images.cuda(), torch.Generator("cuda").manual_seed(0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        views = apply(picture, there, 32)
-        drawn = two_views(picture, EVERYTHING, 32, generator)
+        views = apply(image, there, 32)
+        drawn = two_views(image, EVERYTHING, 32, generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert drawn.shape == views.shape

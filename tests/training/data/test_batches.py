@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 from training.data.batches import Batches, Order, augmentation_seed
-from training.data.pictures import Pictures
+from training.data.dataset import ImageDataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def test_an_epoch_sees_each_picture_once_but_for_the_broken_batch() -> None:
-    order = Order(pictures=11, batch_size=4, seed=0)
+def test_an_epoch_sees_each_image_once_but_for_the_broken_batch() -> None:
+    order = Order(dataset=11, batch_size=4, seed=0)
     assert order.steps_per_epoch == 2
     for epoch in range(3):
         seen = np.concatenate([order(2 * epoch), order(2 * epoch + 1)])
@@ -24,7 +24,7 @@ def test_an_epoch_sees_each_picture_once_but_for_the_broken_batch() -> None:
 
 def test_epochs_and_seeds_differ() -> None:
     def epoch(seed: int, number: int) -> list[int]:
-        return list(Order(pictures=50, batch_size=50, seed=seed)(number))
+        return list(Order(dataset=50, batch_size=50, seed=seed)(number))
 
     assert epoch(0, 0) != epoch(0, 1)
     assert epoch(0, 0) != epoch(1, 0)
@@ -33,10 +33,10 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_any_step_can_be_the_first_to_be_asked_for() -> None:
-    straight = Order(pictures=30, batch_size=7, seed=3)
+    straight = Order(dataset=30, batch_size=7, seed=3)
     batches = [straight(step).tolist() for step in range(12)]
     for step in (11, 5, 0, 8):
-        assert Order(pictures=30, batch_size=7, seed=3)(step).tolist() == batches[step]
+        assert Order(dataset=30, batch_size=7, seed=3)(step).tolist() == batches[step]
 
 
 def test_augmentation_seeds_are_all_different() -> None:
@@ -45,9 +45,9 @@ def test_augmentation_seeds_are_all_different() -> None:
     assert augmentation_seed(1, 2) == augmentation_seed(1, 2)
 
 
-def pictures_of(images: list[NDArray[np.uint8]]) -> Pictures:
+def images_of(images: list[NDArray[np.uint8]]) -> ImageDataset:
     alike = len({image.shape for image in images}) == 1
-    return Pictures(
+    return ImageDataset(
         name="made",
         images=np.stack(images) if alike else np.concatenate([i.reshape(-1, 3) for i in images]),
         sizes=None if alike else np.array([image.shape[:2] for image in images]),
@@ -59,7 +59,7 @@ def pictures_of(images: list[NDArray[np.uint8]]) -> Pictures:
 
 
 class Given(Order):
-    """Every step has these pictures."""
+    """Every step has these images."""
 
     def __init__(self, *positions: int) -> None:
         super().__init__(len(positions), len(positions), 0)
@@ -69,13 +69,13 @@ class Given(Order):
         return self._positions
 
 
-def batches(pictures: Pictures, order: Order, *own: int) -> Batches:
-    return Batches(pictures, order, np.array(own), torch.device("cpu"))
+def batches(dataset: ImageDataset, order: Order, *own: int) -> Batches:
+    return Batches(dataset, order, np.array(own), torch.device("cpu"))
 
 
-def test_batches_are_the_pictures_asked_for() -> None:
+def test_batches_are_the_images_asked_for() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), np.uint8)
-    batch = batches(pictures_of([*images]), Given(3, 0, 8), 0, 1, 2)(0)
+    batch = batches(images_of([*images]), Given(3, 0, 8), 0, 1, 2)(0)
     np.testing.assert_array_equal(batch.pixels.numpy(), images[[3, 0, 8]])
     assert (batch.height, batch.width) == (4, 5)
 
@@ -85,9 +85,9 @@ def different() -> list[NDArray[np.uint8]]:
     return [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((3, 5), (6, 2), (4, 4))]
 
 
-def test_a_process_gets_its_own_pictures_and_the_sizes_of_all() -> None:
+def test_a_process_gets_its_own_images_and_the_sizes_of_all() -> None:
     images = different()
-    pixels, height, width = batches(pictures_of(images), Given(2, 1, 0), 0, 2)(0)
+    pixels, height, width = batches(images_of(images), Given(2, 1, 0), 0, 2)(0)
     assert pixels.shape == (2, 4, 5, 3)
     np.testing.assert_array_equal(pixels[0, :4, :4], images[2])
     np.testing.assert_array_equal(pixels[1, :3, :5], images[0])
@@ -97,12 +97,12 @@ def test_a_process_gets_its_own_pictures_and_the_sizes_of_all() -> None:
 
 
 def test_a_device_gathers_the_same_canvas() -> None:
-    """What CUDA does with pictures that live there, on the CPU."""
-    pictures = pictures_of(different())
-    made = batches(pictures, Given(2, 0, 1), 0, 1, 2)
-    made._resident = torch.from_numpy(pictures.images)
+    """What CUDA does with images that live there, on the CPU."""
+    dataset = images_of(different())
+    made = batches(dataset, Given(2, 0, 1), 0, 1, 2)
+    made._resident = torch.from_numpy(dataset.images)
     pixels = made(0).pixels.numpy()
     assert pixels.shape == (3, 6, 5, 3)
     for found, position in zip(pixels, (2, 0, 1), strict=True):
-        image = pictures[position]
+        image = dataset[position]
         np.testing.assert_array_equal(found[: image.shape[0], : image.shape[1]], image)

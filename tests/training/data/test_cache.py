@@ -14,7 +14,7 @@ from images.pixels.preprocess import PreprocessSpec, load_image, preprocess
 from images.sources.sources import open_source
 from training.data import cache_file
 from training.data.cache import decode_source
-from training.data.pictures import NO_LABEL, Pictures
+from training.data.dataset import NO_LABEL, ImageDataset
 from training.data.sampling import spread
 
 if TYPE_CHECKING:
@@ -24,40 +24,40 @@ if TYPE_CHECKING:
 SPEC = PreprocessSpec(size=16)
 
 
-def test_pictures_labels_and_order_are_those_of_the_source(make_source: Callable[..., Any]) -> None:
+def test_images_labels_and_order_are_those_of_the_source(make_source: Callable[..., Any]) -> None:
     source = make_source(20)
-    pictures = decode_source(source, SPEC)
+    dataset = decode_source(source, SPEC)
     items = list(source)
     expected = [load_image(item.read(), SPEC)[0] for item in items]
-    np.testing.assert_array_equal(pictures.images, np.stack(expected))
-    assert [pictures.classes[label] for label in pictures.labels] == [item.label for item in items]
-    assert pictures.images.dtype == np.uint8
-    assert pictures.images.shape == (20, 16, 16, 3)
-    assert pictures.refused == ()
+    np.testing.assert_array_equal(dataset.images, np.stack(expected))
+    assert [dataset.classes[label] for label in dataset.labels] == [item.label for item in items]
+    assert dataset.images.dtype == np.uint8
+    assert dataset.images.shape == (20, 16, 16, 3)
+    assert dataset.refused == ()
 
 
-def test_a_folder_is_read_with_its_bad_files_counted(picture_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_read_with_its_bad_files_counted(image_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     for kind in ("discs", "ramps"):
         (folder / kind).mkdir(parents=True)
-        for file in (picture_folder / kind).iterdir():
+        for file in (image_folder / kind).iterdir():
             (folder / kind / file.name).write_bytes(file.read_bytes())
     whole = (folder / "discs" / "00.jpg").read_bytes()
     (folder / "discs" / "00.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "ramps" / "03.png").write_bytes(b"")
-    pictures = decode_source(open_source(folder), SPEC)
-    assert len(pictures) == 18
-    assert [(r.key, r.reason) for r in pictures.refused] == [
+    dataset = decode_source(open_source(folder), SPEC)
+    assert len(dataset) == 18
+    assert [(r.key, r.reason) for r in dataset.refused] == [
         ("discs/00.jpg", "truncated"),
         ("ramps/03.png", "empty"),
     ]
-    assert pictures.classes == ("discs", "ramps")
-    assert np.bincount(pictures.labels).tolist() == [9, 9]
+    assert dataset.classes == ("discs", "ramps")
+    assert np.bincount(dataset.labels).tolist() == [9, 9]
 
 
-def test_unlabeled_pictures_have_no_label(make_source: Callable[..., Any]) -> None:
-    pictures = decode_source(make_source(5, labeled=False), SPEC)
-    assert pictures.labels.tolist() == [NO_LABEL] * 5
+def test_unlabeled_images_have_no_label(make_source: Callable[..., Any]) -> None:
+    dataset = decode_source(make_source(5, labeled=False), SPEC)
+    assert dataset.labels.tolist() == [NO_LABEL] * 5
 
 
 def test_a_limit_is_spread_over_the_source(make_source: Callable[..., Any]) -> None:
@@ -87,7 +87,7 @@ def test_the_digest_sees_pixels_labels_and_order(make_source: Callable[..., Any]
     assert len({digest(other) for other in others} | {digest(source)}) == 5
 
 
-def test_a_source_without_one_usable_picture_is_refused(make_source: Callable[..., Any]) -> None:
+def test_a_source_without_one_usable_image_is_refused(make_source: Callable[..., Any]) -> None:
     source = dataclasses.replace(make_source(1), contents=[b"no picture"])
     with pytest.raises(SourceError, match=r"no usable picture in arrays: all 1 refused.*0000"):
         decode_source(source, SPEC)
@@ -105,17 +105,17 @@ def test_a_large_cache_is_a_file_that_is_used_again(
     written = decode_source(source, SPEC, **options)
     monkeypatch.setattr("training.data.cache.in_order", lambda *_: pytest.fail("decoded twice"))
     read = decode_source(source, SPEC, **options)
-    for pictures in (written, read):
-        np.testing.assert_array_equal(pictures.images, in_memory.images)
-        np.testing.assert_array_equal(pictures.labels, in_memory.labels)
-        assert isinstance(pictures.images, np.memmap)
-        assert (pictures.digest, pictures.refused) == (in_memory.digest, in_memory.refused)
-        assert (pictures.classes, pictures.name) == (in_memory.classes, in_memory.name)
-        assert len(pictures) == 11
+    for dataset in (written, read):
+        np.testing.assert_array_equal(dataset.images, in_memory.images)
+        np.testing.assert_array_equal(dataset.labels, in_memory.labels)
+        assert isinstance(dataset.images, np.memmap)
+        assert (dataset.digest, dataset.refused) == (in_memory.digest, in_memory.refused)
+        assert (dataset.classes, dataset.name) == (in_memory.classes, in_memory.name)
+        assert len(dataset) == 11
 
 
 class Listener(Silent):
-    """Keeps what was said; raises KeyboardInterrupt when so many pictures are done."""
+    """Keeps what was said; raises KeyboardInterrupt when so many images are done."""
 
     def __init__(self, stop: int = -1) -> None:
         self.stop, self.said, self.done = stop, list[str](), list[int]()
@@ -129,7 +129,7 @@ class Listener(Silent):
             raise KeyboardInterrupt
 
 
-def cached(source: Any, folder: Path, reporter: Listener, size: int = 16) -> Pictures:
+def cached(source: Any, folder: Path, reporter: Listener, size: int = 16) -> ImageDataset:
     spec = PreprocessSpec(size=size)
     return decode_source(source, spec, whole=True, folder=folder, memory_limit=0, reporter=reporter)
 
@@ -145,12 +145,12 @@ def test_a_cache_that_was_stopped_is_gone_on_with(
     with (folder / "pixels.bin").open("ab") as file:
         file.write(b"half a picture")
     listener = Listener()
-    pictures = cached(source, folder, listener)
+    dataset = cached(source, folder, listener)
     assert listener.done == [8, 9, 10, 11, 12]
     assert "12 pictures are decoded once, to about 0.0 GB" in listener.said[0]
     straight = decode_source(source, SPEC, whole=True)
-    np.testing.assert_array_equal(pictures.images, straight.images)
-    assert pictures.digest == straight.digest
+    np.testing.assert_array_equal(dataset.images, straight.images)
+    assert dataset.digest == straight.digest
 
 
 @pytest.mark.parametrize("damage", ["pixels", "short", "entry", "declaration", "other form"])
@@ -181,47 +181,47 @@ def test_a_cache_that_is_not_right_is_mended_or_made_anew(
     assert json.loads((folder / "cache.json").read_text())["format"] == 2
 
 
-def test_pictures_keep_their_shape_where_they_may(
+def test_images_keep_their_shape_where_they_may(
     make_source: Callable[..., Any], tmp_path: Path
 ) -> None:
     random = np.random.default_rng(0)
     shapes = [(30, 20), (20, 30), (16, 16), (10, 12), (200, 16), (40, 40)]
     contents = [random.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
     source = dataclasses.replace(make_source(6), contents=contents)
-    pictures = decode_source(source, SPEC, whole=True)
-    assert pictures.sizes is not None
+    dataset = decode_source(source, SPEC, whole=True)
+    assert dataset.sizes is not None
     stored = [(24, 16), (16, 24), (16, 16), (10, 12), (32, 16), (16, 16)]
-    assert pictures.sizes.tolist() == [list(size) for size in stored]
-    np.testing.assert_array_equal(pictures[2], contents[2])
-    np.testing.assert_array_equal(pictures[3], contents[3])  # not enlarged
-    np.testing.assert_array_equal(pictures[4], contents[4][84:116])  # not shrunk: its middle
+    assert dataset.sizes.tolist() == [list(size) for size in stored]
+    np.testing.assert_array_equal(dataset[2], contents[2])
+    np.testing.assert_array_equal(dataset[3], contents[3])  # not enlarged
+    np.testing.assert_array_equal(dataset[4], contents[4][84:116])  # not shrunk: its middle
     expected = Image.fromarray(contents[0]).resize((16, 24), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(pictures[0], np.asarray(expected))
-    canvas = pictures.canvas(np.array([3, 0, 4]))
+    np.testing.assert_array_equal(dataset[0], np.asarray(expected))
+    canvas = dataset.canvas(np.array([3, 0, 4]))
     assert canvas.shape == (3, 32, 16, 3)
-    np.testing.assert_array_equal(canvas[0, :10, :12], pictures[3])
+    np.testing.assert_array_equal(canvas[0, :10, :12], dataset[3])
     assert not canvas[0, 10:].any()
     assert not canvas[0, :, 12:].any()
     spec = PreprocessSpec(size=8)
-    squares = pictures.squares([0, 3], spec)
-    np.testing.assert_array_equal(squares, [preprocess(pictures[i], spec) for i in (0, 3)])
-    assert pictures.squares([], spec).shape == (0, 8, 8, 3)
+    squares = dataset.squares([0, 3], spec)
+    np.testing.assert_array_equal(squares, [preprocess(dataset[i], spec) for i in (0, 3)])
+    assert dataset.squares([], spec).shape == (0, 8, 8, 3)
     on_disk = cached(source, tmp_path, Listener())
-    assert on_disk.digest == pictures.digest
-    np.testing.assert_array_equal(on_disk.images, pictures.images)
+    assert on_disk.digest == dataset.digest
+    np.testing.assert_array_equal(on_disk.images, dataset.images)
     alike = decode_source(dataclasses.replace(source, contents=contents[:1] * 6), SPEC, whole=True)
     assert alike.sizes is None
     assert alike.images.shape == (6, 24, 16, 3)
 
 
-def test_the_stamp_sees_a_changed_file(picture_folder: Path, tmp_path: Path) -> None:
+def test_the_stamp_sees_a_changed_file(image_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "a" / "x.jpg"
     file.parent.mkdir()
-    file.write_bytes((picture_folder / "discs" / "00.jpg").read_bytes())
+    file.write_bytes((image_folder / "discs" / "00.jpg").read_bytes())
     before = cache_file.stamp_of(open_source(tmp_path), "form")
     assert cache_file.stamp_of(open_source(tmp_path), "form") == before
     assert cache_file.stamp_of(open_source(tmp_path), "other") != before
-    file.write_bytes((picture_folder / "discs" / "02.jpg").read_bytes())
+    file.write_bytes((image_folder / "discs" / "02.jpg").read_bytes())
     assert cache_file.stamp_of(open_source(tmp_path), "form") != before
 
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -18,8 +16,8 @@ def test_the_parts_of_all_processes_make_up_the_batch(batch: int, micro: int, wo
     for shard, part in zip(shards, parts, strict=True):
         assert torch.equal(part[..., 0].long(), shard.views)
     assert torch.equal(shards[0].join(torch.stack([p.flatten(0, 1) for p in parts])), rows)
-    pictures = torch.cat([shard.pictures for shard in shards], 1)  # of each chunk, in order
-    assert torch.equal(pictures.flatten(), torch.arange(batch))
+    images = torch.cat([shard.images for shard in shards], 1)  # of each chunk, in order
+    assert torch.equal(images.flatten(), torch.arange(batch))
 
 
 def test_a_batch_that_cannot_be_split_is_refused_with_the_remedy() -> None:

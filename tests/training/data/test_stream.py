@@ -1,4 +1,4 @@
-"""Pictures that are decoded by worker processes while the run trains."""
+"""Images that are decoded by worker processes while the run trains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("shapes", ["alike", "different"])
-def test_streamed_and_cached_pictures_train_the_same(
+def test_streamed_and_cached_images_train_the_same(
     shapes: str,
     make_source: Callable[..., Any],
     make_recipe: Callable[..., Recipe],
@@ -48,7 +48,7 @@ def test_streamed_and_cached_pictures_train_the_same(
     assert_same_run(tmp_path / "cached", tmp_path / "streamed")
 
 
-def test_a_bad_picture_is_listed_and_the_next_one_takes_its_place(
+def test_a_bad_image_is_listed_and_the_next_one_takes_its_place(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     source = make_source()
@@ -92,7 +92,7 @@ def test_squares_are_those_of_the_cache(make_source: Callable[..., Any]) -> None
     assert [refusal.key for refusal in streamed.refusals()] == ["0003"]
 
 
-def test_a_source_without_one_usable_picture_is_refused(make_source: Callable[..., Any]) -> None:
+def test_a_source_without_one_usable_image_is_refused(make_source: Callable[..., Any]) -> None:
     source = dataclasses.replace(make_source(2), contents=[b"no picture"] * 2)
     with pytest.raises(SourceError, match="no usable picture in arrays"):
         open_stream(source, FORM)[0]

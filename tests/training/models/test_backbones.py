@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -57,7 +55,7 @@ def test_the_forward_is_torchvisions_up_to_the_classifier() -> None:
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "timm:resnet10t"])
-def test_pictures_may_have_any_number_of_channels(name: str) -> None:
+def test_images_may_have_any_number_of_channels(name: str) -> None:
     encoder = build_backbone(name, image_size=32, channels=5)
     assert encoder(torch.rand(2, 5, 32, 32)).shape == (2, encoder.feature_dim)
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
@@ -96,7 +94,7 @@ def test_blocks_start_as_the_identity_where_asked() -> None:
     assert {(m.momentum, m.eps) for m in norms} == {(0.1, 1e-5)}
 
 
-def test_pictures_may_have_any_number_of_channels() -> None:
+def test_images_may_have_any_number_of_channels() -> None:
     encoder = build_encoder("resnet18", width=0.125, stem="small", channels=5)
     assert encoder(torch.rand(2, 5, 16, 16)).shape == (2, 64)
 

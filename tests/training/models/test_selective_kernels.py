@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -71,8 +69,8 @@ def test_two_streams_are_mixed_as_written_down(stride: int) -> None:
     assert isinstance(module, SelectiveConv)
     x = torch.rand(2, 3, 5, 6)
     got = module(x).detach().numpy()
-    for picture, result in zip(x.double().numpy(), got, strict=True):
-        both = np.maximum(normed(convolved(picture, module.conv), module.bn), 0)
+    for image, result in zip(x.double().numpy(), got, strict=True):
+        both = np.maximum(normed(convolved(image, module.conv), module.bn), 0)
         first, second = both[:4], both[4:]
         pooled = (first + second).mean((1, 2))
         inner = module.squeeze.weight.detach().double().numpy()[..., 0, 0] @ pooled
@@ -102,7 +100,7 @@ def test_the_mixing_network_grows_with_the_block_and_never_gets_narrow() -> None
 
 
 @pytest.mark.parametrize(("stem", "convolutions"), [("imagenet", 3), ("small", 1)])
-def test_the_deep_stem_is_for_large_pictures(stem: str, convolutions: int) -> None:
+def test_the_deep_stem_is_for_large_images(stem: str, convolutions: int) -> None:
     encoder = build_encoder("resnet50", width=0.125, stem=stem, selective_kernels=True)  # type: ignore[arg-type]
     stemmed = [m for m in encoder.get_submodule("conv1").modules() if isinstance(m, nn.Conv2d)]
     assert len(stemmed) == convolutions

@@ -61,9 +61,9 @@ def slow_loss(z: NDArray[np.float64], loss: Loss) -> float:
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-@pytest.mark.parametrize("pictures", [2, 7])
-def test_each_loss_is_its_formula(pictures: int, loss: Loss) -> None:
-    z = np.random.default_rng(pictures).normal(size=(2 * pictures, 5))
+@pytest.mark.parametrize("images", [2, 7])
+def test_each_loss_is_its_formula(images: int, loss: Loss) -> None:
+    z = np.random.default_rng(images).normal(size=(2 * images, 5))
     expected = slow_loss(z, loss)
     assert contrastive_loss(torch.tensor(z), loss).item() == pytest.approx(expected, rel=2e-5)
 
@@ -148,7 +148,7 @@ def test_a_tiny_temperature_gives_finite_numbers() -> None:
     assert z.grad.isfinite().all()
 
 
-def test_one_picture_is_enough_for_nt_xent_alone() -> None:
+def test_one_image_is_enough_for_nt_xent_alone() -> None:
     assert nt_xent(torch.randn(2, 3), 0.5).item() == 0  # there is only the positive to choose
     with pytest.raises(ValueError, match="decoupled needs two pictures"):
         contrastive_loss(torch.ones(2, 3), Loss(name="decoupled"))

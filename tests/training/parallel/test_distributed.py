@@ -182,10 +182,10 @@ def out(
 
 def norms() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(8, 3, 5, 4, generator=generator) * 2 + 3
+    images = torch.randn(8, 3, 5, 4, generator=generator) * 2 + 3
     return {
-        "planes": pictures,
-        "channels last": pictures.to(memory_format=torch.channels_last),
+        "planes": images,
+        "channels last": images.to(memory_format=torch.channels_last),
         "rows": torch.randn(8, 3, generator=generator),
         "no bias": torch.randn(6, 3, generator=generator),
     }
@@ -208,8 +208,8 @@ def alone(name: str, x: Tensor) -> list[Tensor]:
 def test_two_processes_step_like_one(name: str, out: Path) -> None:
     losses, theirs, state = torch.load(out / "kept.pt")[name]
     recipe = load_recipe(str(out / f"{name}.toml"))
-    pictures = decode_source(open_source(str(out / "photos")), recipe.data.stored)
-    trainer = Trainer(recipe, pictures, torch.device("cpu"))
+    images = decode_source(open_source(str(out / "photos")), recipe.data.stored)
+    trainer = Trainer(recipe, images, torch.device("cpu"))
     trainer.advance()
     gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
     assert losses[0] == pytest.approx(trainer.take_loss(), rel=1e-6)

@@ -6,19 +6,20 @@ SIDE = 64
 
 
 def blobs(count: int, column: int = SIDE // 2, half: int = 3) -> np.ndarray:
-    """Black pictures with one gray square in the middle row."""
-    pictures = np.zeros((count, SIDE, SIDE, 3), np.uint8)
-    pictures[:, SIDE // 2 - half : SIDE // 2 + half, column - half : column + half] = 120
-    return pictures
+    """Black images with one gray square in the middle row."""
+    images = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+    images[:, SIDE // 2 - half : SIDE // 2 + half, column - half : column + half] = 120
+    return images
 
 
-def centers(pictures: np.ndarray) -> np.ndarray:
-    """The center of brightness of each picture, (x, y) in pixels from the middle."""
-    weights = pictures[..., 0].astype(float)
-    places = np.arange(SIDE) + 0.5 - SIDE / 2
+def centers(images: np.ndarray) -> np.ndarray:
+    """The center of brightness of each image, (x, y) in pixels from the middle."""
+    weights = images[..., 0].astype(float)
+    positions = np.arange(SIDE) + 0.5 - SIDE / 2
     total = weights.sum((1, 2))
     return np.stack(
-        [(weights.sum(1) * places).sum(1) / total, (weights.sum(2) * places).sum(1) / total], axis=1
+        [(weights.sum(1) * positions).sum(1) / total, (weights.sum(2) * positions).sum(1) / total],
+        axis=1,
     )
 
 
@@ -54,6 +55,6 @@ def test_half_are_mirrored_and_none_is_turned_by_more_than_15_degrees() -> None:
 
 
 def test_a_seed_decides_every_draw() -> None:
-    pictures = blobs(3)
-    assert np.array_equal(camera_queries(pictures), camera_queries(pictures))
-    assert not np.array_equal(camera_queries(pictures), camera_queries(pictures, seed=8))
+    images = blobs(3)
+    assert np.array_equal(camera_queries(images), camera_queries(images))
+    assert not np.array_equal(camera_queries(images), camera_queries(images, seed=8))

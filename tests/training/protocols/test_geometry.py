@@ -1,7 +1,5 @@
 """Label-free figures against slow, obvious NumPy versions and known cases."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

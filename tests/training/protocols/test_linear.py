@@ -1,7 +1,5 @@
 """The solved probe against the optimum of a slow, exact Newton's method."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -63,14 +61,14 @@ def test_the_objective_in_blocks_against_a_loop_and_differences(
     point = torch.from_numpy(RANDOM.normal(size=(5, 3)))
     value, gradient = objective(point, x, y, 0.7)
     assert float(value) == pytest.approx(slow_objective(point.numpy(), FEATURES, LABELS, 0.7) / 60)
-    for place in ((0, 0), (3, 2), (4, 1)):
+    for position in ((0, 0), (3, 2), (4, 1)):
         step = np.zeros((5, 3))
-        step[place] = 1e-5
+        step[position] = 1e-5
         up, down = (slow_objective(point.numpy() + s, FEATURES, LABELS, 0.7) for s in (step, -step))
-        assert float(gradient[place]) == pytest.approx((up - down) / 2e-5 / 60, rel=1e-4)
+        assert float(gradient[position]) == pytest.approx((up - down) / 2e-5 / 60, rel=1e-4)
 
 
-def test_the_strength_is_chosen_on_pictures_held_back() -> None:
+def test_the_strength_is_chosen_on_images_held_back() -> None:
     # one of many dimensions tells the class, most of the time: a weak strength overfits
     x = RANDOM.normal(size=(200, 100))
     y = (x[:, 0] + 0.5 * RANDOM.normal(size=200) > 0).astype(np.int64)
@@ -99,7 +97,7 @@ def test_the_grid_is_the_papers() -> None:
     np.testing.assert_allclose(ratios, ratios[0])
 
 
-def test_too_few_pictures_are_told() -> None:
+def test_too_few_images_are_told() -> None:
     with pytest.raises(ValueError, match="two classes"):
         linear_probe(FEATURES, np.zeros(60, np.int64))
     with pytest.raises(ValueError, match="three pictures of a class"):

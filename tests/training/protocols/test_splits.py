@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -23,7 +21,7 @@ def test_a_fraction_takes_equally_many_of_each_class() -> None:
     assert np.bincount(LABELS[balanced_part(LABELS, 0.001, seed=0)]).tolist() == [1, 1, 1]
 
 
-def test_pictures_are_held_back_in_every_class() -> None:
+def test_images_are_held_back_in_every_class() -> None:
     part = validation_part(LABELS, 0.2, seed=0)
     assert np.bincount(LABELS[part]).tolist() == [20, 12, 1]
 

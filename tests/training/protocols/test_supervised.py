@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -39,10 +37,10 @@ def test_a_classifier_learns_and_only_fine_tuning_moves_the_network(whole: bool)
     network = tiny_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     lesson = Lesson(whole=whole, learning_rate=4.0, epochs=20, batch_size=16)
-    places = np.arange(40) + 10
-    pictures = np.concatenate([IMAGES[::-1][:10], IMAGES])  # the first ten are not to be used
+    positions = np.arange(40) + 10
+    images = np.concatenate([IMAGES[::-1][:10], IMAGES])  # the first ten are not to be used
     classifier = learn_classifier(
-        network, 4, pictures, places, LABELS, lesson=lesson, size=8, mean=ZERO, std=TENTH
+        network, 4, images, positions, LABELS, lesson=lesson, size=8, mean=ZERO, std=TENTH
     )
     assert not network.training
     after = network.state_dict()

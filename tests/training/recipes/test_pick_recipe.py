@@ -19,15 +19,15 @@ def gray(count: int, size: int) -> list[np.ndarray]:
 
 
 def test_color_and_gray_get_recipes_of_their_own(
-    make_source: Callable[..., Any], picture_folder: Path
+    make_source: Callable[..., Any], image_folder: Path
 ) -> None:
     source = make_source(40)
     assert choose_recipe(source)[0] == "small-cpu"
-    assert choose_recipe(open_source(picture_folder))[0] == "small-cpu"
+    assert choose_recipe(open_source(image_folder))[0] == "small-cpu"
     assert choose_recipe(dataclasses.replace(source, contents=gray(40, 28)))[0] == "grey-cpu"
 
 
-def test_large_gray_pictures_and_one_colored_one_are_photographs(
+def test_large_gray_images_and_one_colored_one_are_photographs(
     make_source: Callable[..., Any],
 ) -> None:
     source = make_source(40)
@@ -37,7 +37,7 @@ def test_large_gray_pictures_and_one_colored_one_are_photographs(
     assert choose_recipe(mixed)[0] == "small-cpu"
 
 
-def test_pictures_that_cannot_be_read_decide_nothing(make_source: Callable[..., Any]) -> None:
+def test_images_that_cannot_be_read_decide_nothing(make_source: Callable[..., Any]) -> None:
     source = make_source(40)
     damaged = dataclasses.replace(source, contents=[b"bad"] * 20 + gray(20, 28))
     assert choose_recipe(damaged)[0] == "grey-cpu"

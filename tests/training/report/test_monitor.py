@@ -21,7 +21,7 @@ from training.report.monitor import Monitor, affordable, draw_views
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from training.data.pictures import Pictures
+    from training.data.dataset import ImageDataset
     from training.recipes.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -33,37 +33,37 @@ def recipe(make_recipe: Callable[..., Recipe]) -> Recipe:
 
 
 @pytest.fixture
-def pictures(make_source: Callable[..., Any], recipe: Recipe) -> Pictures:
+def dataset(make_source: Callable[..., Any], recipe: Recipe) -> ImageDataset:
     return decode_source(make_source(40), recipe.data.stored)
 
 
-def test_without_an_evaluation_set_a_fifth_of_the_pictures_asks_the_others(
-    recipe: Recipe, pictures: Pictures
+def test_without_an_evaluation_set_a_fifth_of_the_images_asks_the_others(
+    recipe: Recipe, dataset: ImageDataset
 ) -> None:
     model = build_model(recipe, CPU)
-    seen = np.stack([preprocess(image, recipe.data.evaluation) for image in pictures.images])
+    seen = np.stack([preprocess(image, recipe.data.evaluation) for image in dataset.images])
     features = encode(model.encoder, seen, mean=recipe.data.mean)
     asks = np.isin(np.arange(40), spread(40, 8))
     expected = knn_accuracy(
-        features[asks], pictures.labels[asks], features[~asks], pictures.labels[~asks]
+        features[asks], dataset.labels[asks], features[~asks], dataset.labels[~asks]
     )
-    found = Monitor(recipe, pictures, None)
-    assert found.labelled
+    found = Monitor(recipe, dataset, None)
+    assert found.labeled
     assert found.accuracy(model) == expected
 
 
 def test_an_evaluation_set_is_matched_by_the_names_of_its_classes(
-    recipe: Recipe, pictures: Pictures
+    recipe: Recipe, dataset: ImageDataset
 ) -> None:
-    half = dataclasses.replace(pictures, images=pictures.images[:20], labels=pictures.labels[:20])
-    seen = np.stack([preprocess(image, recipe.data.evaluation) for image in pictures.images[20:]])
+    half = dataclasses.replace(dataset, images=dataset.images[:20], labels=dataset.labels[:20])
+    seen = np.stack([preprocess(image, recipe.data.evaluation) for image in dataset.images[20:]])
     # "red" is number 1 there and number 3 here; nobody in training is "amber"
-    labels = np.where(pictures.labels[20:] == 0, 1, 3)
+    labels = np.where(dataset.labels[20:] == 0, 1, 3)
     labels[0] = 0
     classes = ("amber", "blue", "green", "red")
-    evaluation = dataclasses.replace(pictures, images=seen, labels=labels, classes=classes)
+    evaluation = dataclasses.replace(dataset, images=seen, labels=labels, classes=classes)
     model = build_model(recipe, CPU)
-    known = pictures.labels[21:]
+    known = dataset.labels[21:]
     queries = encode(model.encoder, seen[1:], mean=recipe.data.mean)
     stored = [preprocess(image, recipe.data.evaluation) for image in half.images]
     gallery = encode(model.encoder, np.stack(stored), mean=recipe.data.mean)
@@ -71,18 +71,18 @@ def test_an_evaluation_set_is_matched_by_the_names_of_its_classes(
     assert Monitor(recipe, half, evaluation).accuracy(model) == expected
 
 
-def test_knn_needs_two_labels(recipe: Recipe, pictures: Pictures) -> None:
-    none = dataclasses.replace(pictures, labels=np.full(40, -1))
-    one = dataclasses.replace(pictures, labels=np.zeros(40, np.int64))
-    strangers = dataclasses.replace(pictures, classes=("cat", "dog"))
-    assert not Monitor(recipe, none, None).labelled
-    assert not Monitor(recipe, one, None).labelled
-    assert not Monitor(recipe, pictures, strangers).labelled
-    assert not Monitor(recipe, pictures, none).labelled
+def test_knn_needs_two_labels(recipe: Recipe, dataset: ImageDataset) -> None:
+    none = dataclasses.replace(dataset, labels=np.full(40, -1))
+    one = dataclasses.replace(dataset, labels=np.zeros(40, np.int64))
+    strangers = dataclasses.replace(dataset, classes=("cat", "dog"))
+    assert not Monitor(recipe, none, None).labeled
+    assert not Monitor(recipe, one, None).labeled
+    assert not Monitor(recipe, dataset, strangers).labeled
+    assert not Monitor(recipe, dataset, none).labeled
 
 
 def test_large_sets_are_thinned_evenly(
-    recipe: Recipe, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[tuple[int, int]] = []
 
@@ -93,9 +93,9 @@ def test_large_sets_are_thinned_evenly(
 
     monkeypatch.setattr(monitor, "knn_accuracy", note)
     model = build_model(recipe, CPU)
-    Monitor(recipe, pictures, None).accuracy(model)
+    Monitor(recipe, dataset, None).accuracy(model)
     monkeypatch.setattr(monitor, "BYTES", 15 * 3 * 16 * 16)
-    Monitor(recipe, pictures, None).accuracy(model)
+    Monitor(recipe, dataset, None).accuracy(model)
     monkeypatch.undo()
     assert sizes == [(8, 32), (3, 12)]
 
@@ -103,17 +103,17 @@ def test_large_sets_are_thinned_evenly(
 # --- without labels ------------------------------------------------------------------------------
 
 
-def test_figures_of_pictures_without_labels(recipe: Recipe, pictures: Pictures) -> None:
+def test_figures_of_images_without_labels(recipe: Recipe, dataset: ImageDataset) -> None:
     model = build_model(recipe, CPU)
-    none = dataclasses.replace(pictures, labels=np.full(40, -1), classes=())
+    none = dataclasses.replace(dataset, labels=np.full(40, -1), classes=())
     found = Monitor(recipe, none, None).measure(model)
     assert set(found.figures) == {"alignment", "uniformity", "rankme", "feature_std"}
-    seen = np.stack([preprocess(image, recipe.data.evaluation) for image in pictures.images])
+    seen = np.stack([preprocess(image, recipe.data.evaluation) for image in dataset.images])
     features = encode(model.encoder, seen, mean=recipe.data.mean)
     np.testing.assert_allclose(found.features, features, atol=1e-6)
     assert found.figures["rankme"] == effective_rank(features)
     with torch.inference_mode():
-        views = torch.from_numpy(draw_views(pictures.images, recipe)).permute(0, 3, 1, 2) / 255
+        views = torch.from_numpy(draw_views(dataset.images, recipe)).permute(0, 3, 1, 2) / 255
         z = functional.normalize(model.eval()(views))
     expected = float((z[:40] - z[40:]).square().sum(1).mean())
     assert found.figures["alignment"] == pytest.approx(expected, rel=1e-4)
@@ -121,24 +121,24 @@ def test_figures_of_pictures_without_labels(recipe: Recipe, pictures: Pictures) 
 
 
 def test_the_views_are_the_recipes_and_always_the_same(
-    recipe: Recipe, pictures: Pictures, make_recipe: Callable[..., Recipe]
+    recipe: Recipe, dataset: ImageDataset, make_recipe: Callable[..., Recipe]
 ) -> None:
-    views = draw_views(pictures.images, recipe)
+    views = draw_views(dataset.images, recipe)
     assert views.shape == (80, 16, 16, 3)
-    np.testing.assert_array_equal(views, draw_views(pictures.images, recipe))
+    np.testing.assert_array_equal(views, draw_views(dataset.images, recipe))
     assert np.abs(views[:40].astype(int) - views[40:]).mean() > 10
     off = [f"augmentation.{name}=0.0" for name in ("flip", "jitter_probability", "grayscale")]
     still = make_recipe(
         "augmentation.crop_area=[1.0, 1.0]", "augmentation.crop_aspect=[1.0, 1.0]", *off
     )
-    plain = draw_views(pictures.images, still)
+    plain = draw_views(dataset.images, still)
     np.testing.assert_array_equal(plain[:40], plain[40:])
 
 
 def test_an_encoder_of_constant_weights_raises_the_alarm(
-    recipe: Recipe, pictures: Pictures
+    recipe: Recipe, dataset: ImageDataset
 ) -> None:
-    watch = Monitor(recipe, pictures, None)
+    watch = Monitor(recipe, dataset, None)
     model = build_model(recipe, CPU)
     with torch.no_grad():
         for weight in model.encoder.parameters():
@@ -150,10 +150,10 @@ def test_an_encoder_of_constant_weights_raises_the_alarm(
 
 
 def test_the_alarm_names_a_temperature_out_of_the_usual(
-    make_recipe: Callable[..., Recipe], pictures: Pictures
+    make_recipe: Callable[..., Recipe], dataset: ImageDataset
 ) -> None:
     recipe = make_recipe("loss.temperature=40.0")
-    watch = Monitor(recipe, pictures, None)
+    watch = Monitor(recipe, dataset, None)
     model = build_model(recipe, CPU)
     model.encoder.load_state_dict({k: v * 0 for k, v in model.encoder.state_dict().items()})
     alarm = watch.measure(model).alarm

@@ -20,8 +20,8 @@ from PIL import Image
 from training.recipes.recipe_files import load_recipe
 from training.report import State, write_report
 from training.report.charts import Curve, line_chart, plane, thinned, ticks, words
+from training.report.image_strips import data_uri, nearest
 from training.report.monitor import Measurement, Watched
-from training.report.pictures import data_uri, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +116,7 @@ def test_an_alarm_stands_out(tmp_path: Path) -> None:
     assert 'role="alert"><b>Look here:</b> the encoder has collapsed' in page
 
 
-def test_refused_pictures_are_listed(tmp_path: Path) -> None:
+def test_refused_images_are_listed(tmp_path: Path) -> None:
     refused = [{"key": f"{n}.jpg", "reason": "empty", "message": "no bytes"} for n in range(70)]
     (tmp_path / "refused.jsonl").write_text("".join(json.dumps(one) + "\n" for one in refused))
     page = write(tmp_path)
@@ -166,7 +166,7 @@ def test_the_map_keeps_the_largest_variance() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_pictures_of_any_number_of_channels(channels: int) -> None:
+def test_images_of_any_number_of_channels(channels: int) -> None:
     image = RANDOM.integers(0, 255, (200, 200, channels), dtype=np.uint8)
     content = base64.b64decode(data_uri(image).partition(",")[2])
     with Image.open(io.BytesIO(content)) as picture:

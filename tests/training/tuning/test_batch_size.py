@@ -23,14 +23,12 @@ GB = 2**30
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """machine(room, per_picture, base=0, seconds=1) -> the sizes that will be tried on it."""
 
-    def make(
-        room: float, per_picture: float, *, base: float = 0, seconds: float = 1.0
-    ) -> list[int]:
+    def make(room: float, per_image: float, *, base: float = 0, seconds: float = 1.0) -> list[int]:
         tried: list[int] = []
 
         def measure(_r: object, _d: object, batch: int, _b: int) -> tuple[int | None, float]:
             tried.append(batch)
-            peak = base + batch * per_picture
+            peak = base + batch * per_image
             return (int(peak) if peak <= room else None), seconds * batch / 1024
 
         monkeypatch.setattr(batch_size, "_budget", lambda *_: room)
@@ -41,17 +39,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("room", "per_picture", "expected"),
+    ("room", "per_image", "expected"),
     [(100, 1, 96), (64, 1, 64), (1000, 1, 768), (10_000, 1, 4096), (17, 1, 16)],
 )
 def test_the_largest_batch_that_fits_is_found(
     machine: Callable[..., list[int]],
     make_recipe: Callable[..., Recipe],
     room: int,
-    per_picture: int,
+    per_image: int,
     expected: int,
 ) -> None:
-    tried = machine(room, per_picture)
+    tried = machine(room, per_image)
     recipe = make_recipe("training.epochs=100000")
     fit = auto_batch_size(recipe, CPU, 100_000, Silent())
     assert fit.batch_size == expected

@@ -80,7 +80,7 @@ def test_a_recipe_gets_a_rate_before_its_scaling(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_few_pictures_are_named(
+def test_too_few_images_are_named(
     make_recipe: Callable[..., Recipe], make_source: Callable[..., Any]
 ) -> None:
     with pytest.raises(UsageError, match="4 usable pictures, less than one batch of 8"):
@@ -111,7 +111,7 @@ def test_the_curve_as_text(finding: Finding) -> None:
     assert "•" in lines[0]
 
 
-def test_the_curve_as_a_picture(finding: Finding, tmp_path: Path) -> None:
+def test_the_curve_as_a_image(finding: Finding, tmp_path: Path) -> None:
     save_plot(finding, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as image:
         colors = image.convert("RGB").getcolors(2**16)

@@ -1,7 +1,5 @@
 """Checkpoints as other projects write them, made by real modules with their names."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from typing import Any

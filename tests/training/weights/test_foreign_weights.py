@@ -1,7 +1,5 @@
 """Checkpoints written by real modules in other projects' layouts: read, and computing the same."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,9 @@ def test_each_layout_is_read_and_computes_the_same(case: str, tmp_path: Path) ->
     assert (found.layout, found.encoder, found.width) == (layout, encoder, 0.125)
     assert (found.mean, found.std) == norm
     assert left in ", ".join(found.dropped)
-    pictures = torch.rand(3, 3, 64, 64)
+    images = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
-        expected, got = compute(pictures), found.build()(pictures)
+        expected, got = compute(images), found.build()(images)
     assert expected.abs().max() > 0.01
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -52,15 +50,15 @@ def test_safetensors_and_npz_are_read_alike(tmp_path: Path) -> None:
 def test_a_run_of_ours_is_read(tiny_run: Path) -> None:
     from training.run_folder.checkpoint import load_encoder
 
-    pictures = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        expected = load_encoder(tiny_run).module(pictures)
+        expected = load_encoder(tiny_run).module(images)
         for path in (tiny_run, tiny_run / "checkpoint.pt"):
             found = read_foreign_weights(path)
             assert (found.layout, found.encoder, found.stem) == (
                 "lookalike train", "resnet18", found.stem
             )  # fmt: skip
-            torch.testing.assert_close(found.build()(pictures), expected)
+            torch.testing.assert_close(found.build()(images), expected)
 
 
 def test_size_mean_and_std_are_the_layouts_or_the_users(tmp_path: Path) -> None:
@@ -174,12 +172,12 @@ def test_backbones_are_read_by_name(tmp_path: Path) -> None:
     found = read_foreign_weights(tmp_path / "w.pt", encoder="mobilenet_v3_small")
     assert found.layout == "torchvision or timm"
     assert found.dropped == ("classifier (2 tensors)",)
-    pictures = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64)
     seen: list[torch.Tensor] = []
     model.classifier[-1].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     with torch.no_grad():
-        model(pictures)
-        torch.testing.assert_close(found.build()(pictures), seen[0])
+        model(images)
+        torch.testing.assert_close(found.build()(images), seen[0])
     with pytest.raises(ArtifactError, match="does not hold shufflenet"):
         read_foreign_weights(tmp_path / "w.pt", encoder="shufflenet_v2_x0_5")
     with pytest.raises(UsageError, match="unknown encoder"):
@@ -199,8 +197,8 @@ def test_a_real_efficientnet_is_read_and_classifies_alike() -> None:
     saved = torch.load(path, weights_only=True)
     classifier = {f"classifier.{part}": saved[f"_fc.{part}"] for part in ("weight", "bias")}
     model.load_state_dict(found.state | classifier)
-    pictures = torch.rand(2, 3, 224, 224)
+    images = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
-        h = found.build()(pictures)
+        h = found.build()(images)
         logits = h @ saved["_fc.weight"].T + saved["_fc.bias"]
-        torch.testing.assert_close(model(pictures), logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(images), logits, rtol=1e-4, atol=1e-4)

@@ -97,10 +97,10 @@ def test_the_variables_give_the_same_features(selective: bool, tmp_path: Path) -
     )
     assert found.selective_kernels == selective
     assert found.mean == (0.0, 0.0, 0.0)
-    pictures = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        expected = pooled_as_tensorflow(encoder, pictures)
-        torch.testing.assert_close(found.build()(pictures), expected, rtol=1e-4, atol=1e-5)
+        expected = pooled_as_tensorflow(encoder, images)
+        torch.testing.assert_close(found.build()(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_other_tables_of_variables_are_refused(tmp_path: Path) -> None:

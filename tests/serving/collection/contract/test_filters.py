@@ -8,7 +8,7 @@ import pytest
 
 from base.errors import UsageError
 from serving.collection import Record, create_collection
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 
 ITEMS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "a": ("shirt", {"colour": "red", "size": 1, "sale": True}),
@@ -122,8 +122,10 @@ def expected(condition: Mapping[str, Any]) -> set[str]:
         {"colour": {}},
     ],
 )
-def test_filters_find_what_the_plain_rule_finds(place: Place, condition: dict[str, Any]) -> None:
-    with create_collection(place, "0" * 64, 2) as collection:
+def test_filters_find_what_the_plain_rule_finds(
+    location: Location, condition: dict[str, Any]
+) -> None:
+    with create_collection(location, "0" * 64, 2) as collection:
         collection.add(
             Record(key, [1.0, 0.0], "", label=label, metadata=metadata)
             for key, (label, metadata) in ITEMS.items()
@@ -140,12 +142,12 @@ def test_what_is_removed_is_not_found(folder: Path) -> None:
             assert view._one("SELECT count(*) FROM fields") == 0
 
 
-def test_filters_inside_filters_end_somewhere(place: Place) -> None:
+def test_filters_inside_filters_end_somewhere(location: Location) -> None:
     condition: dict[str, Any] = {"colour": "red"}
     for _ in range(30):
         condition = {"$not": condition}
     with (
-        create_collection(place, "0" * 64, 2) as collection,
+        create_collection(location, "0" * 64, 2) as collection,
         pytest.raises(UsageError, match="filters inside"),
     ):
         collection.search([[1.0, 0.0]], filter=condition)
@@ -173,10 +175,10 @@ def test_filters_inside_filters_end_somewhere(place: Place) -> None:
     ],
 )
 def test_other_values_are_refused(
-    place: Place, condition: dict[Any, Any], words: list[str]
+    location: Location, condition: dict[Any, Any], words: list[str]
 ) -> None:
     with (
-        create_collection(place, "0" * 64, 2) as collection,
+        create_collection(location, "0" * 64, 2) as collection,
         pytest.raises(UsageError) as refused,
     ):
         collection.search([[1.0, 0.0]], 10, filter=condition)

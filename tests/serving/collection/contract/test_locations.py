@@ -6,13 +6,13 @@ import pytest
 
 from base.errors import UsageError
 from serving.collection import open_collection
-from serving.collection.contract.locations import MilvusPlace, milvus_place, place_of
+from serving.collection.contract.locations import MilvusLocation, location_of, milvus_location
 
 
 @pytest.mark.parametrize("text", ["shop", "/data/shop", "milvus", "http/shop", "milvus/shop", "."])
 def test_what_is_no_url_is_a_folder(text: str) -> None:
-    assert milvus_place(text) is None
-    assert place_of(text) == Path(text)
+    assert milvus_location(text) is None
+    assert location_of(text) == Path(text)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ def test_what_is_no_url_is_a_folder(text: str) -> None:
     ],
 )
 def test_urls_say_where(text: str, expected: tuple[str, str, str, dict[str, int]]) -> None:
-    place = milvus_place(text)
-    assert isinstance(place, MilvusPlace)
-    assert (place.uri, place.database, place.name, place.search) == expected
-    assert place_of(text) == text
-    assert (place.file is None) == text.startswith(("milvus:", "milvus+tls:"))
+    location = milvus_location(text)
+    assert isinstance(location, MilvusLocation)
+    assert (location.uri, location.database, location.name, location.search) == expected
+    assert location_of(text) == text
+    assert (location.file is None) == text.startswith(("milvus:", "milvus+tls:"))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_urls_say_where(text: str, expected: tuple[str, str, str, dict[str, int]
 )
 def test_unusable_urls_are_refused(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        milvus_place(text)
+        milvus_location(text)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_unusable_urls_are_refused(text: str, words: str) -> None:
 )
 def test_secrets_are_refused_and_not_shown(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        milvus_place(text)
+        milvus_location(text)
     assert "secret" not in str(refused.value)
     assert "cret" not in repr(refused.value.__cause__)
 

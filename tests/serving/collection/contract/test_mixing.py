@@ -18,7 +18,7 @@ from serving.collection import (
     Suggestion,
     create_collection,
 )
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 from serving.collection.contract.mixing import mixed_query
 from serving.collection.contract.search_limits import FIRST
 from serving.collection.contract.voting import suggestion_of
@@ -28,9 +28,9 @@ Make = Callable[[int], Record]
 
 
 @pytest.fixture
-def filled(place: Place, record: Make) -> Iterator[AnyCollection]:
+def filled(location: Location, record: Make) -> Iterator[AnyCollection]:
     """Items 0 to 119; 150 to 199 are strangers."""
-    with create_collection(place, DIGEST, DIM) as collection:
+    with create_collection(location, DIGEST, DIM) as collection:
         collection.add(map(record, range(120)))
         yield collection
 
@@ -50,9 +50,9 @@ def ranked(
     return [(f"item-{row:03}", float(scores[row])) for row in order]
 
 
-def same(hits: list[Hit], wanted: list[tuple[str, float]]) -> None:
-    assert [hit.key for hit in hits] == [key for key, _ in wanted]
-    np.testing.assert_allclose([h.score for h in hits], [score for _, score in wanted], atol=1e-6)
+def same(hits: list[Hit], expected: list[tuple[str, float]]) -> None:
+    assert [hit.key for hit in hits] == [key for key, _ in expected]
+    np.testing.assert_allclose([h.score for h in hits], [score for _, score in expected], atol=1e-6)
 
 
 def test_a_mixture_is_rocchios(filled: AnyCollection, vectors: NDArray[np.float32]) -> None:
@@ -77,11 +77,11 @@ def test_a_mixture_is_filtered_and_bounded(
     filled: AnyCollection, vectors: NDArray[np.float32]
 ) -> None:
     query = units(vectors[[1, 2]]).mean(0)
-    wanted = [one for one in ranked(vectors, query, [1, 2]) if int(one[0][5:]) % 3 == 0]
-    wanted = [one for one in wanted if one[1] >= 0.1]
+    expected = [one for one in ranked(vectors, query, [1, 2]) if int(one[0][5:]) % 3 == 0]
+    expected = [one for one in expected if one[1] >= 0.1]
     options: dict[str, Any] = {"filter": {"label": "label-0"}, "min_score": 0.1}
-    same(filled.search_mixed(["item-001", "item-002"], k=None, **options), wanted)
-    same(filled.search_mixed(["item-001", "item-002"], k=2, **options), wanted[:2])
+    same(filled.search_mixed(["item-001", "item-002"], k=None, **options), expected)
+    same(filled.search_mixed(["item-001", "item-002"], k=2, **options), expected[:2])
     assert len(filled.search_mixed(["item-001"] * 3, k=119)) == 119, "one item, three times"
 
 
@@ -172,10 +172,10 @@ def test_labels_are_suggested_by_weighted_vote(
     for column, one in enumerate(filled.suggest_labels(vectors[150:155], k)):
         nearest = np.argsort(-scores[:, column], kind="stable")[:k].tolist()
         labels = [f"label-{row % 3}" if row < 120 else None for row in nearest]
-        wanted = plain_vote(labels, scores[nearest, column].tolist())
-        assert {share.label for share in one.labels} == set(wanted)
+        expected = plain_vote(labels, scores[nearest, column].tolist())
+        assert {share.label for share in one.labels} == set(expected)
         for share in one.labels:
-            assert share.share == pytest.approx(wanted[share.label], abs=1e-5)
+            assert share.share == pytest.approx(expected[share.label], abs=1e-5)
             assert share.neighbours == labels.count(share.label)
         assert one.unlabelled == labels.count(None)
         assert one.labelled + one.unlabelled == min(k, 140)

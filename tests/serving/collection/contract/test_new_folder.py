@@ -19,21 +19,21 @@ with new_folder(Path(sys.argv[1])) as unfinished:
 
 
 def test_what_a_killed_process_has_left_goes_when_the_same_is_made_again(tmp_path: Path) -> None:
-    wanted, others = tmp_path / "shop [1]", [".shop [1].01234567.new", ".shop [1].other.new"]
+    expected, others = tmp_path / "shop [1]", [".shop [1].01234567.new", ".shop [1].other.new"]
     for other in others:  # one that nobody has locked yet, and one that is no such folder
         (tmp_path / other).mkdir()
-    command = [sys.executable, "-c", MAKE, str(wanted)]
+    command = [sys.executable, "-c", MAKE, str(expected)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         unfinished = Path(process.stdout.readline().rstrip())
-        with new_folder(wanted) as mine:  # the other is still at work
+        with new_folder(expected) as mine:  # the other is still at work
             assert (unfinished / "large").stat().st_size == 1000
             assert mine != unfinished
-        wanted.rename(tmp_path / "first")
+        expected.rename(tmp_path / "first")
         process.send_signal(signal.SIGKILL)
     assert (unfinished / "large").exists()
-    with new_folder(wanted) as mine:
+    with new_folder(expected) as mine:
         assert not unfinished.parent.exists()
         (mine / "small").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "first", wanted.name]
-    assert [path.name for path in wanted.iterdir()] == ["small"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "first", expected.name]
+    assert [path.name for path in expected.iterdir()] == ["small"]

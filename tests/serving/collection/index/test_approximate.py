@@ -108,8 +108,8 @@ def test_new_items_are_found_and_removed_ones_are_not(tuned: Collection) -> None
 
 @pytest.mark.parametrize("modulus", [1, 10])
 def test_filters_hold(tuned: Collection, modulus: int) -> None:
-    wanted = {"n": {"$lt": modulus}}
-    for hits in tuned.search(clustered(20, 5), 10, filter=wanted):
+    expected = {"n": {"$lt": modulus}}
+    for hits in tuned.search(clustered(20, 5), 10, filter=expected):
         assert len(hits) == 10
         assert all(hit.metadata["n"] < modulus for hit in hits)
 

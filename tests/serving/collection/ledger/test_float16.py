@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from base.errors import UsageError
 from serving.collection import AnyCollection, Record, create_collection, open_collection
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 from serving.collection.contract.records import checked_rows
 from serving.collection.contract.stored_vectors import bytes_of, loaded
 from serving.collection.exporting import export_parquet, read_export
@@ -55,12 +55,12 @@ def test_half_the_bytes_and_scores_within_a_thousandth(
         collection.save()
     blobs = stored_bytes(folder)
     assert {len(blob) for blob in blobs} == {2 * DIM}
-    wanted = unit(vectors[:150]).astype("<f2")
-    assert b"".join(blobs) == wanted.tobytes()
+    expected = unit(vectors[:150]).astype("<f2")
+    assert b"".join(blobs) == expected.tobytes()
     for query, hits in zip(unit(vectors[150:]), found, strict=True):
         own = {hit.key: hit.score for hit in hits}
         for row in range(150):
-            assert abs(own[f"item-{row:03}"] - wanted[row].astype(float) @ query) < 1e-6
+            assert abs(own[f"item-{row:03}"] - expected[row].astype(float) @ query) < 1e-6
             assert abs(own[f"item-{row:03}"] - unit(vectors[row : row + 1])[0] @ query) < 1e-3
     with open_collection(folder) as again:
         assert again.search(vectors[150:], 150) == found
@@ -98,11 +98,11 @@ def test_every_journey_keeps_the_items(folder: Path, record: Make, tmp_path: Pat
     with create_collection(tmp_path / "again", DIGEST, DIM, dtype="float16") as again:
         for records in read_export(tmp_path / "all.parquet", DIGEST):
             again.add(records)
-    for place in ("backup", "copy", "again"):
-        with open_collection(tmp_path / place) as opened:
+    for location in ("backup", "copy", "again"):
+        with open_collection(tmp_path / location) as opened:
             assert content(opened) == before
             assert opened.stats()["dtype"] == "float16"
-        assert verify(tmp_path / place).faults == 0
+        assert verify(tmp_path / location).faults == 0
 
 
 def test_it_is_rebuilt_in_float16(folder: Path, record: Make) -> None:
@@ -128,9 +128,11 @@ def test_damage_is_named(folder: Path, record: Make) -> None:
     assert verify(folder).told == ("'item-001': its vector has 32 bytes, 16 are right",)
 
 
-def test_a_copy_from_anywhere_may_be_float16(place: Place, record: Make, tmp_path: Path) -> None:
+def test_a_copy_from_anywhere_may_be_float16(
+    location: Location, record: Make, tmp_path: Path
+) -> None:
     with (
-        create_collection(place, DIGEST, DIM) as original,
+        create_collection(location, DIGEST, DIM) as original,
         create_collection(tmp_path / "half", DIGEST, DIM, dtype="float16") as half,
     ):
         original.add(map(record, range(50)))

@@ -50,8 +50,8 @@ def asked_of(draw: st.DrawFn) -> tuple[str | None, dict[str, Any], dict[str, Any
         tests += [{order: value} for order in ("$gt", "$gte", "$lt", "$lte")]
     if name == "label":
         return label, metadata, {"label": label}
-    wanted = {name: draw(st.sampled_from(tests))}
-    return label, metadata, draw(st.sampled_from([wanted, {"$not": wanted}]))
+    expected = {name: draw(st.sampled_from(tests))}
+    return label, metadata, draw(st.sampled_from([expected, {"$not": expected}]))
 
 
 @settings(max_examples=300, deadline=None)
@@ -59,14 +59,14 @@ def asked_of(draw: st.DrawFn) -> tuple[str | None, dict[str, Any], dict[str, Any
 def test_no_text_of_a_user_is_in_an_expression(
     asked: tuple[str | None, dict[str, Any], dict[str, Any]],
 ) -> None:
-    label, metadata, wanted = asked
-    made = condition(wanted)
+    label, metadata, expected = asked
+    made = condition(expected)
     quoted = re.findall(r'"([^"]*)"', made.expression)
     assert all(re.fullmatch(r"[0-9a-gz]*", text) for text in quoted)
     rest = re.sub(r'"[^"]*"', "", made.expression)
     words = r"array_contains(_any)?|terms|bounds|not|and|or|id|[-+.0-9e]+|[()\[\],<>=!\s]"
     assert re.sub(words, "", rest) == ""
-    assert made.holds(facts_of(label, metadata)) == meets(label, metadata, wanted)
+    assert made.holds(facts_of(label, metadata)) == meets(label, metadata, expected)
     assert len(json.dumps(bounds_of(label, metadata))) < 60_000
     assert all(len(term) == 24 for term in terms_of(label, metadata))
 
@@ -75,16 +75,16 @@ def test_numbers_between_two_floats_are_compared_exactly(milvus: str) -> None:
     numbers = [2**53 - 1, 2**53, 2**53 + 1, 2**53 + 2, 2.0**53, -(2**53) - 1, 10**400, 0.1]
     with create_collection(milvus, DIGEST, 1) as collection:
         collection.add(
-            Record(str(place), [1.0], "", metadata={"n": number})
-            for place, number in enumerate(numbers)
+            Record(str(location), [1.0], "", metadata={"n": number})
+            for location, number in enumerate(numbers)
         )
-        for wanted in (2**53, 2**53 + 1, -(2**53), -(2**53) - 1, 0.1, 1e300):
+        for expected in (2**53, 2**53 + 1, -(2**53), -(2**53) - 1, 0.1, 1e300):
             for order in ("$gt", "$gte", "$lt", "$lte"):
-                (hits,) = collection.search([[1.0]], 10, filter={"n": {order: wanted}})
+                (hits,) = collection.search([[1.0]], 10, filter={"n": {order: expected}})
                 assert [hit.key for hit in hits] == [
-                    str(place)
-                    for place, number in enumerate(numbers)
-                    if meets(None, {"n": number}, {"n": {order: wanted}})
+                    str(location)
+                    for location, number in enumerate(numbers)
+                    if meets(None, {"n": number}, {"n": {order: expected}})
                 ]
 
 
@@ -205,7 +205,7 @@ def test_a_server_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("environment", "place", "words"),
+    ("environment", "location", "words"),
     [
         ({"MILVUS_TIMEOUT": "soon"}, "milvus://h/x", "MILVUS_TIMEOUT is 'soon'"),
         ({"MILVUS_USER": "me"}, "milvus://h/x", "MILVUS_PASSWORD"),
@@ -214,12 +214,12 @@ def test_a_server_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_unusable_environments_are_refused(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], place: str, words: str
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], location: str, words: str
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words):
-        open_collection(place)
+        open_collection(location)
 
 
 def test_without_pymilvus_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,18 +256,18 @@ with create_collection(sys.argv[1], "0" * 64, 8):
 
 
 def test_a_file_is_for_one_process_and_free_when_closed(tmp_path: Path) -> None:
-    place = f"milvus+file:{tmp_path / 'x.db'}#shop"
+    location = f"milvus+file:{tmp_path / 'x.db'}#shop"
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLD, location], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None
         assert other.stdin is not None
         assert other.stdout.readline() == b"open\n"
         with pytest.raises(CollectionBusy, match="one process at a time"):
-            open_collection(place)
+            open_collection(location)
         other.stdin.close()
         assert other.wait(30) == 0
-    with open_collection(place) as first, open_collection(place) as second:
+    with open_collection(location) as first, open_collection(location) as second:
         first.add([Record("a", [1.0] * DIM, "")])
         first.close()
         assert second.keys() == ["a"]
@@ -279,10 +279,10 @@ class TokenAsked(grpc.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, token: str) -> None:
         import base64
 
-        self.wanted = base64.b64encode(token.encode()).decode()
+        self.expected = base64.b64encode(token.encode()).decode()
 
     def intercept_service(self, continuation: Callable[[Any], Any], call: Any) -> Any:
-        if dict(call.invocation_metadata).get("authorization") == self.wanted:
+        if dict(call.invocation_metadata).get("authorization") == self.expected:
             return continuation(call)
 
         def refuse(_: Any, context: Any) -> None:
@@ -326,13 +326,13 @@ def test_tokens_and_certificates_come_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with secure_server(tmp_path, SECRET) as port:
-        place = f"milvus+tls://localhost:{port}/shop?ef=300"
+        location = f"milvus+tls://localhost:{port}/shop?ef=300"
         monkeypatch.setenv("MILVUS_CA_FILE", str(tmp_path / "cert.pem"))
         monkeypatch.setenv("MILVUS_TIMEOUT", "2")
         with pytest.raises(LookalikeError, match="MILVUS_TOKEN"):
-            create_collection(place, DIGEST, DIM)
+            create_collection(location, DIGEST, DIM)
         monkeypatch.setenv("MILVUS_TOKEN", SECRET)
-        with create_collection(place, DIGEST, DIM) as collection:
+        with create_collection(location, DIGEST, DIM) as collection:
             collection.add([Record("a", [1.0] * DIM, "")])
             assert collection.search([[1.0] * DIM], 3)[0][0].key == "a"
             assert collection.stats()["index"]["search"] == {"ef": 300}

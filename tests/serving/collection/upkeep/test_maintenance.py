@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from base.errors import UsageError
 from serving.cli.cli import app
 from serving.collection import AnyCollection, Collection, Record, create_collection, open_collection
-from serving.collection.contract.locations import Place
+from serving.collection.contract.locations import Location
 from serving.collection.duplicates import find_duplicates
 from serving.collection.upkeep.planning import SMALL
 from serving.collection.verification import verify
@@ -87,8 +87,8 @@ def test_a_flipped_page_of_the_database_is_named(filled: Collection, folder: Pat
     filled.back_up(folder.with_name("copy"))
     ledger = folder.with_name("copy") / "ledger.db"
     data = bytearray(ledger.read_bytes())
-    place = data.rindex(b"item-050")
-    data[place : place + 8] = b"item-999"
+    location = data.rindex(b"item-050")
+    data[location : location + 8] = b"item-999"
     ledger.write_bytes(data)
     assert any("database is damaged" in line for line in verify(ledger.parent).told)
 
@@ -145,13 +145,13 @@ def test_a_backup_is_of_one_moment_and_a_collection_of_its_own(
 
 
 def test_an_export_is_read_by_others_and_taken_back(
-    place: Place, record: Make, tmp_path: Path
+    location: Location, record: Make, tmp_path: Path
 ) -> None:
     out = tmp_path / "all.parquet"
-    with create_collection(place, DIGEST, DIM) as collection:
+    with create_collection(location, DIGEST, DIM) as collection:
         collection.add([record(i) for i in range(100)])
-        wanted = content(collection)
-    result = CliRunner().invoke(app, ["collection", "export", str(place), "--out", str(out)])
+        expected = content(collection)
+    result = CliRunner().invoke(app, ["collection", "export", str(location), "--out", str(out)])
     assert result.exit_code == 0, result.output
     rows = duckdb.execute(
         "SELECT count(*), sum((metadata->>'$.number')::int), len(any_value(embedding))"
@@ -161,7 +161,7 @@ def test_an_export_is_read_by_others_and_taken_back(
     with create_collection(tmp_path / "again", DIGEST, DIM) as again:
         added = CliRunner().invoke(app, ["collection", "add", str(again.path), str(out), "--json"])
         assert json.loads(added.stdout)["added"] == 100
-        assert content(again) == wanted
+        assert content(again) == expected
         refused = CliRunner().invoke(app, ["collection", "add", str(again.path), str(out)])
         assert refused.exit_code != 0
     with create_collection(tmp_path / "other", "cd" * 32, DIM) as other:
@@ -177,10 +177,10 @@ def near(vector: NDArray[np.float32], noise: float, seed: int) -> NDArray[np.flo
     return moved
 
 
-def test_duplicates_form_groups_and_the_largest_picture_is_kept(
-    place: Place, vectors: NDArray[np.float32]
+def test_duplicates_form_groups_and_the_largest_image_is_kept(
+    location: Location, vectors: NDArray[np.float32]
 ) -> None:
-    with create_collection(place, DIGEST, DIM) as collection:
+    with create_collection(location, DIGEST, DIM) as collection:
         collection.add([Record(f"lone-{i}", vectors[i], f"/{i}", None, 9, 9) for i in range(50)])
         for i in range(3):
             size = 10 * (2 if i == 1 else 1)

@@ -20,7 +20,7 @@ GRAPH, BYTES, PQ, BITS = "HNSW16,SQ8", "IVF4096,SQ8", "IVF4096,PQ64x4fs", "IVF40
 
 
 @pytest.mark.parametrize(
-    ("memory", "wanted"),
+    ("memory", "expected"),
     [
         (None, [(GRAPH, "memory"), (BYTES, "memory"), (PQ, "memory"), (BITS, "memory")]),
         (1_000 * MILLION, [(GRAPH, "memory"), (BYTES, "memory"), (PQ, "memory"), (BITS, "memory")]),
@@ -33,16 +33,16 @@ GRAPH, BYTES, PQ, BITS = "HNSW16,SQ8", "IVF4096,SQ8", "IVF4096,PQ64x4fs", "IVF40
     ],
 )
 def test_the_fastest_that_fits_comes_first(
-    memory: int | None, wanted: list[tuple[str, str]]
+    memory: int | None, expected: list[tuple[str, str]]
 ) -> None:
     found = kinds(MILLION, 128, Promise(memory=memory))
-    assert found[:-1] == wanted
+    assert found[:-1] == expected
     exact_fits = memory is None or memory >= 520 * MILLION
     assert found[-1] == ("Flat", "memory" if exact_fits else "file")
 
 
 @pytest.mark.parametrize(
-    ("count", "promise", "wanted"),
+    ("count", "promise", "expected"),
     [
         (19_999, Promise(), [("Flat", "memory")]),
         (19_999, Promise(memory=1_000_000), [("Flat", "file")]),
@@ -52,9 +52,9 @@ def test_the_fastest_that_fits_comes_first(
     ],
 )
 def test_what_is_exact_or_named_is_not_searched_for(
-    count: int, promise: Promise, wanted: list[tuple[str, str]]
+    count: int, promise: Promise, expected: list[tuple[str, str]]
 ) -> None:
-    assert kinds(count, 64, promise) == wanted
+    assert kinds(count, 64, promise) == expected
 
 
 def test_long_vectors_are_first_tried_by_their_principal_axes() -> None:
@@ -75,18 +75,19 @@ def test_there_are_about_four_times_the_root_of_lists(count: int, lists: int) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [("2GiB", 2**31), ("500MB", 500_000_000), ("1.5k", 1500), ("77", 77), ("none", None)],
 )
-def test_memory_is_read_as_people_write_it(text: str, wanted: int | None) -> None:
-    assert parse_memory(text) == wanted
+def test_memory_is_read_as_people_write_it(text: str, expected: int | None) -> None:
+    assert parse_memory(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("2ms", 2.0), ("0.5", 0.5), ("1s", 1000.0), ("80us", 0.08), ("none", None)]
+    ("text", "expected"),
+    [("2ms", 2.0), ("0.5", 0.5), ("1s", 1000.0), ("80us", 0.08), ("none", None)],
 )
-def test_latency_is_read_as_people_write_it(text: str, wanted: float | None) -> None:
-    assert parse_latency(text) == pytest.approx(wanted)
+def test_latency_is_read_as_people_write_it(text: str, expected: float | None) -> None:
+    assert parse_latency(text) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "2 GiB of", "2XB"])

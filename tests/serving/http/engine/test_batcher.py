@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from serving.http.engine.batcher import Batcher, Overloaded
 
 
-def picture(value: int) -> NDArray[np.uint8]:
+def image(value: int) -> NDArray[np.uint8]:
     return np.full((2, 2, 3), value, np.uint8)
 
 
 class Gated:
-    """An encoder that embeds a picture as its first value, and runs only while the gate is open."""
+    """An encoder that embeds an image as its first value, and runs only while the gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -45,13 +45,13 @@ def run(
     scenario: Callable[[Batcher, Gated], Awaitable[None]],
     *,
     max_batch: int = 4,
-    places: int = 100,
+    slots: int = 100,
     streams: int = 1,
 ) -> Gated:
     encoder = Gated()
 
     async def main() -> None:
-        batcher = Batcher(encoder, max_batch=max_batch, max_admitted=places, streams=streams)
+        batcher = Batcher(encoder, max_batch=max_batch, max_admitted=slots, streams=streams)
         batcher.start()
         try:
             await asyncio.wait_for(scenario(batcher, encoder), 20)
@@ -66,10 +66,10 @@ def run(
 
 
 async def request(batcher: Batcher, *values: int) -> list[Any]:
-    """One request of several pictures; an exception stands where a picture failed."""
+    """One request of several images; an exception stands where an image failed."""
     with batcher.admit(len(values)) as lane:
         outcomes = await asyncio.gather(
-            *(lane.encode(picture(value)) for value in values), return_exceptions=True
+            *(lane.encode(image(value)) for value in values), return_exceptions=True
         )
     return [
         outcome if isinstance(outcome, BaseException) else int(outcome[0]) for outcome in outcomes
@@ -77,7 +77,7 @@ async def request(batcher: Batcher, *values: int) -> list[Any]:
 
 
 async def hold(encoder: Gated, batcher: Batcher) -> asyncio.Task[list[Any]]:
-    """Occupies the encoder with the picture 0 until the gate opens."""
+    """Occupies the encoder with the image 0 until the gate opens."""
     encoder.gate.clear()
     first = asyncio.create_task(request(batcher, 0))
     await asyncio.to_thread(encoder.entered.acquire)
@@ -90,7 +90,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_an_idle_batcher_encodes_a_single_picture_at_once() -> None:
+def test_an_idle_batcher_encodes_a_single_image_at_once() -> None:
     async def scenario(batcher: Batcher, encoder: Gated) -> None:
         assert await request(batcher, 7) == [7]
 
@@ -172,10 +172,10 @@ def test_more_than_the_limit_is_refused_at_once_and_admitted_again_later() -> No
         await asyncio.gather(first, second)
         assert await request(batcher, 3) == [3]
 
-    run(scenario, places=3)
+    run(scenario, slots=3)
 
 
-def test_a_picture_that_fails_fails_alone() -> None:
+def test_a_image_that_fails_fails_alone() -> None:
     async def scenario(batcher: Batcher, encoder: Gated) -> None:
         first = await hold(encoder, batcher)
         mixed = asyncio.create_task(request(batcher, 11, 13, 14))
@@ -194,7 +194,7 @@ def test_an_encoder_that_loses_rows_is_an_error_and_not_a_hang() -> None:
         batcher = Batcher(lambda _: np.empty((0, 1), np.float32), max_batch=2, max_admitted=2)
         batcher.start()
         with batcher.admit(1) as lane, pytest.raises(ValueError, match="0 embeddings of 1"):
-            await lane.encode(picture(1))
+            await lane.encode(image(1))
         assert batcher.alive
         await batcher.stop()
         assert not batcher.alive
@@ -241,7 +241,7 @@ def test_stopping_cancels_what_still_waits() -> None:
     requests=st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=9), max_size=12),
     max_batch=st.integers(1, 8),
 )
-def test_every_picture_gets_its_own_answer(requests: list[list[int]], max_batch: int) -> None:
+def test_every_image_gets_its_own_answer(requests: list[list[int]], max_batch: int) -> None:
     def encode(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return images[:, 0, 0, :1].astype(np.float32)
 
@@ -268,7 +268,7 @@ def test_one_image_alone_has_all_cores_and_many_are_dealt_out() -> None:
         assert (alone.batches, encoder.batches) == ([[5]], [])
         encoder.gate.clear()
         with batcher.admit(6) as lane:
-            vectors = [asyncio.ensure_future(lane.encode(picture(i))) for i in range(20, 26)]
+            vectors = [asyncio.ensure_future(lane.encode(image(i))) for i in range(20, 26)]
             for _ in range(2):
                 assert await asyncio.to_thread(encoder.entered.acquire, timeout=10)
             encoder.gate.set()
@@ -282,7 +282,7 @@ def test_two_streams_run_two_batches_at_once_and_the_rest_waits() -> None:
     async def scenario(batcher: Batcher, encoder: Gated) -> None:
         encoder.gate.clear()
         with batcher.admit(20) as lane:
-            vectors = [asyncio.ensure_future(lane.encode(picture(i))) for i in range(20, 40)]
+            vectors = [asyncio.ensure_future(lane.encode(image(i))) for i in range(20, 40)]
             for _ in range(2):
                 assert await asyncio.to_thread(encoder.entered.acquire, timeout=10)
             assert not await asyncio.to_thread(encoder.entered.acquire, timeout=0.1)

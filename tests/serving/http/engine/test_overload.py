@@ -46,8 +46,8 @@ def small(tiny_encoder: Path) -> Iterator[Running]:
         yield running
 
 
-def test_overload_is_answered_at_once(small: Running, pictures: dict[str, bytes]) -> None:
-    content = pictures["discs/00.jpg"]
+def test_overload_is_answered_at_once(small: Running, images: dict[str, bytes]) -> None:
+    content = images["discs/00.jpg"]
 
     async def main() -> None:
         async with httpx.AsyncClient(base_url=small.url, timeout=20) as client:
@@ -66,13 +66,13 @@ def test_overload_is_answered_at_once(small: Running, pictures: dict[str, bytes]
 
 
 def test_a_request_that_takes_too_long_is_given_up(
-    small: Running, pictures: dict[str, bytes]
+    small: Running, images: dict[str, bytes]
 ) -> None:
     with held(small.engine):
-        answer = small.client.post("/embed", files={"image": pictures["discs/00.jpg"]})
+        answer = small.client.post("/embed", files={"image": images["discs/00.jpg"]})
         assert small.error(answer) == (503, "timeout", None)
         assert answer.headers["retry-after"]
-    assert small.client.post("/embed", files={"image": pictures["discs/00.jpg"]}).is_success
+    assert small.client.post("/embed", files={"image": images["discs/00.jpg"]}).is_success
 
 
 def connect(service: Running) -> socket.socket:
@@ -102,9 +102,9 @@ def test_a_client_that_goes_while_sending_leaves_nothing_behind(small: Running) 
 
 
 def test_the_work_of_a_client_that_has_gone_is_dropped(
-    tiny_encoder: Path, pictures: dict[str, bytes]
+    tiny_encoder: Path, images: dict[str, bytes]
 ) -> None:
-    content = pictures["discs/00.jpg"]
+    content = images["discs/00.jpg"]
     head = (
         "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"

@@ -13,11 +13,11 @@ from serving.collection import open_collection
 from tests.serving.http.conftest import Running
 
 
-def test_a_thumbnail_is_a_small_picture(service: Running) -> None:
+def test_a_thumbnail_is_a_small_image(service: Running) -> None:
     answer = service.client.get("/items/discs%2F00.jpg/thumbnail?size=96")
     assert answer.headers["content-type"] == "image/webp"
-    with Image.open(io.BytesIO(answer.content)) as picture:
-        assert max(picture.size) <= 96
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert max(image.size) <= 96
     again = service.client.get(
         "/items/discs%2F00.jpg/thumbnail?size=96",
         headers={"If-None-Match": answer.headers["etag"]},
@@ -36,33 +36,33 @@ def test_a_thumbnail_whose_file_is_gone(fresh: Running, tmp_path: Path) -> None:
 
 
 def test_thumbnails_are_remembered_up_to_a_limit(
-    fresh: Running, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    fresh: Running, images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = ["red", "green", "blue"]
     for key in keys:
-        files = {"image": pictures["discs/00.jpg"]}
+        files = {"image": images["discs/00.jpg"]}
         assert fresh.client.post("/items", files=files, data={"key": key}).status_code == 201
     first = fresh.client.get("/items/red/thumbnail").content
     monkeypatch.setattr("serving.http.engine.thumbnails.REMEMBERED", 2 * len(first))
     for key in keys[1:]:
         assert fresh.client.get(f"/items/{key}/thumbnail").content == first
-    for kept in (Path(fresh.engine.collection.place) / "thumbnails").rglob("*.webp"):
+    for kept in (Path(fresh.engine.collection.location) / "thumbnails").rglob("*.webp"):
         kept.unlink()
     found = [fresh.client.get(f"/items/{key}/thumbnail").status_code for key in keys]
     assert found == [404, 200, 200]
 
 
 def test_a_backup_has_the_thumbnails_that_are_kept(
-    fresh: Running, pictures: dict[str, bytes], tmp_path: Path
+    fresh: Running, images: dict[str, bytes], tmp_path: Path
 ) -> None:
-    files = {"image": pictures["discs/00.jpg"]}
+    files = {"image": images["discs/00.jpg"]}
     assert fresh.client.post("/items", files=files, data={"key": "sent"}).status_code == 201
-    place = Path(fresh.engine.collection.place)
-    with open_collection(place, load_index=False) as collection:
+    location = Path(fresh.engine.collection.location)
+    with open_collection(location, load_index=False) as collection:
         collection.back_up(tmp_path / "backup")
-    (kept,) = (place / "thumbnails").rglob("*.webp")
+    (kept,) = (location / "thumbnails").rglob("*.webp")
     (copy,) = (tmp_path / "backup/thumbnails").rglob("*.webp")
-    assert copy.relative_to(tmp_path / "backup") == kept.relative_to(place)
+    assert copy.relative_to(tmp_path / "backup") == kept.relative_to(location)
     assert copy.read_bytes() == kept.read_bytes()
 
 
@@ -70,15 +70,15 @@ def test_a_backup_has_the_thumbnails_that_are_kept(
 
 
 def test_a_link_is_shown_and_never_opened(
-    fresh: Running, pictures: dict[str, bytes], picture_folder: Path
+    fresh: Running, images: dict[str, bytes], image_folder: Path
 ) -> None:
     link = "https://shop.example/item/5"
     data = {"key": "linked", "uri": link}
-    files = {"image": pictures["discs/00.jpg"]}
+    files = {"image": images["discs/00.jpg"]}
     assert fresh.client.post("/items", files=files, data=data).status_code == 201
     item = fresh.client.get("/items/linked").json()
     assert item["uri"] == link
-    assert fresh.client.get(item["thumbnail"]).status_code == 200  # the picture that was sent
+    assert fresh.client.get(item["thumbnail"]).status_code == 200  # the image that was sent
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_no_path_leads_out(service: Running, path: str) -> None:
 
 
 def test_kept_thumbnails_have_names_made_of_digits(
-    fresh: Running, pictures: dict[str, bytes]
+    fresh: Running, images: dict[str, bytes]
 ) -> None:
-    row = {"key": "../../../up", "image": base64.b64encode(pictures["discs/00.jpg"]).decode()}
+    row = {"key": "../../../up", "image": base64.b64encode(images["discs/00.jpg"]).decode()}
     assert fresh.client.post("/items", json={"items": [row]}).status_code == 201
-    folder = Path(fresh.engine.collection.place) / "thumbnails"
+    folder = Path(fresh.engine.collection.location) / "thumbnails"
     (kept,) = [path for path in folder.rglob("*") if path.is_file()]
     name = kept.relative_to(folder).as_posix()
     assert set(name.removesuffix(".webp")) <= set("0123456789abcdef/")

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 
 from serving.http.gate.auth import Need, check, is_loopback, need_of
 from serving.http.policy.settings import Settings
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 from tests.serving.http.conftest import Running, started
 
 READ, WRITE = "read-key-12345", "write-key-12345"
@@ -110,13 +110,13 @@ def refusal(settings: Settings, server: str, host: str, path: str = "/items") ->
     scope = {"type": "http", "method": "GET", "path": path, "server": (server, 3000)}
     try:
         check(scope, Headers({"host": host}), settings)
-    except Refusal as refused:
+    except HttpError as refused:
         return refused.type
     return None
 
 
 @pytest.mark.parametrize(
-    ("server", "host", "wanted"),
+    ("server", "host", "expected"),
     [
         ("127.0.0.1", "127.0.0.1:3000", None),
         ("127.0.0.1", "localhost:3000", None),
@@ -132,8 +132,8 @@ def refusal(settings: Settings, server: str, host: str, path: str = "/items") ->
         ("127.0.0.1", "[::1", "foreign-host"),
     ],
 )
-def test_without_keys_only_loopback_is_served(server: str, host: str, wanted: str | None) -> None:
-    assert refusal(Settings(), server, host) == wanted
+def test_without_keys_only_loopback_is_served(server: str, host: str, expected: str | None) -> None:
+    assert refusal(Settings(), server, host) == expected
     assert refusal(Settings(), server, host, "/livez") is None
     assert refusal(Settings(insecure=True), server, host) is None
 
@@ -162,13 +162,13 @@ def test_other_sites_change_nothing(site: tuple[dict[str, str], bool], method: s
     if allowed or method == "GET":
         check(scope, request, Settings())
         return
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(HttpError) as refused:
         check(scope, request, Settings())
     assert refused.value.type == "cross-site"
 
 
 @pytest.mark.parametrize(
-    ("host", "wanted"),
+    ("host", "expected"),
     [
         ("localhost", True),
         ("LOCALHOST", True),
@@ -185,5 +185,5 @@ def test_other_sites_change_nothing(site: tuple[dict[str, str], bool], method: s
         ("", False),
     ],
 )
-def test_is_loopback(host: str, wanted: bool) -> None:
-    assert is_loopback(host) is wanted
+def test_is_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

@@ -22,7 +22,7 @@ from tests.serving.http.conftest import Running, png, started
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "wanted"),
+    ("method", "path", "expected"),
     [
         ("GET", "/nowhere", (404, "not-found", None)),
         ("POST", "/nowhere", (404, "not-found", None)),
@@ -39,10 +39,10 @@ from tests.serving.http.conftest import Running, png, started
     ],
 )
 def test_routes_and_methods(
-    service: Running, method: str, path: str, wanted: tuple[int, str, str | None]
+    service: Running, method: str, path: str, expected: tuple[int, str, str | None]
 ) -> None:
     answer = service.client.request(method, path)
-    assert service.error(answer) == wanted
+    assert service.error(answer) == expected
     if answer.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         assert answer.headers["allow"]
 
@@ -86,11 +86,11 @@ def test_not_ready_until_warm(tiny_encoder: Path) -> None:
 
 
 def test_a_large_request_does_not_hold_up_a_small_one(
-    tiny_encoder: Path, picture_bytes: bytes, pictures: dict[str, bytes]
+    tiny_encoder: Path, image_bytes: bytes, images: dict[str, bytes]
 ) -> None:
-    """The picture of a request of one is decoded long before the last of a request of 64."""
-    single = pictures["squares/01.png"]
-    assert single != picture_bytes
+    """The image of a request of one is decoded long before the last of a request of 64."""
+    single = images["squares/01.png"]
+    assert single != image_bytes
     gate, entered = threading.Event(), threading.Event()
     begun: list[bytes] = []
     with started(Settings(encoder=tiny_encoder)) as running:
@@ -109,7 +109,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(
             return httpx.post(f"{running.url}/embed", files=files, timeout=30).status_code
 
         with ThreadPoolExecutor(2) as clients:
-            large = clients.submit(embed, [picture_bytes] * 64)
+            large = clients.submit(embed, [image_bytes] * 64)
             assert entered.wait(20)
             small = clients.submit(embed, [single])
             while running.engine.batcher.admitted != 65:
@@ -129,7 +129,7 @@ def test_a_fault_is_logged_and_hidden(  # noqa: PLR0917 - fixtures
     service: Running,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-    pictures: dict[str, bytes],
+    images: dict[str, bytes],
     method: str,
     path: str,
 ) -> None:
@@ -138,7 +138,7 @@ def test_a_fault_is_logged_and_hidden(  # noqa: PLR0917 - fixtures
 
     monkeypatch.setattr(service.engine.embedder, "embed", fail)
     monkeypatch.setattr(service.engine.collection, "items", fail)
-    files = {"image": pictures["discs/00.jpg"]} if method == "POST" else None
+    files = {"image": images["discs/00.jpg"]} if method == "POST" else None
     with caplog.at_level(logging.ERROR):
         answer = service.client.request(method, path, files=files)
     assert service.error(answer) == (500, "internal", None)
@@ -175,7 +175,7 @@ def test_a_busy_collection_is_tried_again(
 
 
 def test_a_fault_of_the_encoder_fails_only_the_image_at_fault(
-    service: Running, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    service: Running, images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = service.engine.batcher._encode
 
@@ -188,20 +188,20 @@ def test_a_fault_of_the_encoder_fails_only_the_image_at_fault(
         monkeypatch.setattr(service.engine.batcher, name, fail_on_one)
     white = np.full((8, 8, 3), 255, np.uint8)
     assert service.client.post("/embed", files={"image": png(white)}).status_code == 500
-    assert service.client.post("/embed", files={"image": pictures["discs/00.jpg"]}).is_success
+    assert service.client.post("/embed", files={"image": images["discs/00.jpg"]}).is_success
 
 
 # Figures
 
 
-def test_metrics_have_bounded_labels(service: Running, pictures: dict[str, bytes]) -> None:
+def test_metrics_have_bounded_labels(service: Running, images: dict[str, bytes]) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     for number in range(20):
         service.client.get(f"/scan/{number}")
         service.client.get(f"/items/none-{number}")
         service.client.request("PATCH", f"/web/{number}")
-    service.client.post("/embed", files=[("image", pictures["discs/00.jpg"]), ("image", b"no")])
+    service.client.post("/embed", files=[("image", images["discs/00.jpg"]), ("image", b"no")])
     answer = service.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     families: dict[str, Any] = {
@@ -212,7 +212,7 @@ def test_metrics_have_bounded_labels(service: Running, pictures: dict[str, bytes
     assert {"other", "/items/{key}", "/embed"} <= routes
     assert not any("scan" in route or "none" in route for route in routes)
     assert len({sample.labels["method"] for sample in requests}) <= 8
-    assert [sample.value for sample in families["lookalike_items"]] == [len(pictures)]
+    assert [sample.value for sample in families["lookalike_items"]] == [len(images)]
     buckets = [
         sample.value
         for sample in families["lookalike_batch_images"]

@@ -21,10 +21,10 @@ def from_site(origin: str, **headers: str) -> dict[str, str]:
 
 def asking(origin: str, method: str = "POST") -> dict[str, str]:
     """What it asks before it sends a key or JSON."""
-    wanted = "authorization,content-type"
+    expected = "authorization,content-type"
     return from_site(
         origin,
-        **{"Access-Control-Request-Method": method, "Access-Control-Request-Headers": wanted},
+        **{"Access-Control-Request-Method": method, "Access-Control-Request-Headers": expected},
     )
 
 
@@ -71,20 +71,20 @@ def test_other_sites_get_nothing(open_to_site: Running, origin: str) -> None:
         assert answer.headers["vary"] == "Origin"
 
 
-def test_a_named_site_does_what_its_key_allows(open_to_site: Running, picture_bytes: bytes) -> None:
+def test_a_named_site_does_what_its_key_allows(open_to_site: Running, image_bytes: bytes) -> None:
     client = open_to_site.client
     sent = from_site(SITE, Authorization=f"Bearer {READ}")
-    embedded = client.post("/embed", files={"images": picture_bytes}, headers=sent)
+    embedded = client.post("/embed", files={"images": image_bytes}, headers=sent)
     assert embedded.status_code == 200
     assert "Lookalike-Encoder" in embedded.headers["access-control-expose-headers"]
-    picture = client.get("/items/discs%2F00.jpg", headers=sent)
+    image = client.get("/items/discs%2F00.jpg", headers=sent)
     refused = client.delete("/items/none", headers=sent)
     assert open_to_site.error(refused)[:2] == (403, "forbidden")
     unknown = client.get("/items", headers=from_site(SITE))
     assert open_to_site.error(unknown)[0] == 401
     deleted = client.delete("/items/none", headers=from_site(SITE, **{"X-API-Key": KEY}))
     assert open_to_site.error(deleted)[:2] == (404, "unknown-key")
-    for answer in (embedded, picture, refused, unknown, deleted):  # a site sees why it is refused
+    for answer in (embedded, image, refused, unknown, deleted):  # a site sees why it is refused
         assert answer.headers["access-control-allow-origin"] == SITE
 
 
@@ -105,7 +105,7 @@ def test_by_default_no_site_is_told_anything(service: Running) -> None:
         assert "vary" not in answer.headers
 
 
-def test_every_site_may_read_what_is_open_to_all(tiny_encoder: Path, picture_bytes: bytes) -> None:
+def test_every_site_may_read_what_is_open_to_all(tiny_encoder: Path, image_bytes: bytes) -> None:
     settings = Settings(encoder=tiny_encoder, insecure=True, cors_origins="*")
     with started(settings) as running:
         read = running.client.get("/v1/models", headers=from_site(OTHER))

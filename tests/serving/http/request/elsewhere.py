@@ -20,7 +20,7 @@ MOST = 100_000  # bytes of an image
 class Elsewhere:
     """A server with good and bad images."""
 
-    picture: bytes
+    image: bytes
     port: int = 0
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -50,21 +50,21 @@ class Elsewhere:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.asked.append((handler.path, dict(handler.headers)))
         name = handler.path.removeprefix("/shop/").partition("?")[0]
-        bodies = {"good": self.picture, "text": b"<html>no picture</html>", "empty": b""}
+        bodies = {"good": self.image, "text": b"<html>no picture</html>", "empty": b""}
         if location := self.redirects(name):
             return self.send(handler, 302, b"", location=location)
         if name in bodies:
             return self.send(handler, 200, bodies[name])
         match name:
             case "cookie":
-                self.send(handler, 200, self.picture, set_cookie="a=b; Path=/")
+                self.send(handler, 200, self.image, set_cookie="a=b; Path=/")
             case "gzip":
                 bomb = gzip.compress(b"\0" * 10_000_000)
                 self.send(handler, 200, bomb, content_encoding="gzip")
             case "announced":
                 self.send(handler, 200, b"", length=10**9)
             case "shorter":
-                self.send(handler, 200, self.picture[:50], length=len(self.picture))
+                self.send(handler, 200, self.image[:50], length=len(self.image))
             case "endless" | "slow" | "counted":
                 self.go_on(handler, name)
             case "no-http":
@@ -98,18 +98,18 @@ class Elsewhere:
         with self.lock:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
-        handler.wfile.write(self.picture[:10])
+        handler.wfile.write(self.image[:10])
         self.over.wait(20)
         with self.lock:
             self.at_once -= 1
         if name == "counted":
-            handler.wfile.write(self.picture[10:])
+            handler.wfile.write(self.image[10:])
 
 
 @contextlib.contextmanager
-def listening_elsewhere(picture: bytes) -> Iterator[Elsewhere]:
+def listening_elsewhere(image: bytes) -> Iterator[Elsewhere]:
     """The server while it listens."""
-    server = Elsewhere(picture)
+    server = Elsewhere(image)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

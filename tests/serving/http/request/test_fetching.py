@@ -10,7 +10,7 @@ import pytest
 
 from serving.http.policy.settings import Settings
 from serving.http.policy.url_policy import is_public
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 from serving.http.request.fetching import AT_ONCE, OF_ONE_REQUEST, Fetcher
 from serving.http.request.in_flight import BytesInFlight
 from serving.http.request.request_body import Upload, decode_upload
@@ -19,7 +19,7 @@ from tests.serving.http.request.elsewhere import HOST, Elsewhere, Names, fetcher
 
 def fetched(
     server: Elsewhere, *urls: str, names: Names | None = None, **options: Any
-) -> list[bytes | Refusal]:
+) -> list[bytes | HttpError]:
     """What comes of URLs; a name is one of the server's."""
     uploads = [
         decode_upload(url if "://" in url else server.base + url, f"images[{number}]")
@@ -37,8 +37,8 @@ def fetched(
     return [one.content for one in asyncio.run(main())]
 
 
-def refused(outcome: bytes | Refusal) -> tuple[int, str]:
-    assert isinstance(outcome, Refusal)
+def refused(outcome: bytes | HttpError) -> tuple[int, str]:
+    assert isinstance(outcome, HttpError)
     assert outcome.param == "images[0]"
     for secret in ("127.0.0.1", "169.254", "10.", "192.168", "secret", "passwd", HOST):
         assert secret not in outcome.message
@@ -47,7 +47,7 @@ def refused(outcome: bytes | Refusal) -> tuple[int, str]:
 
 def test_a_good_image_comes_as_it_is(elsewhere: Elsewhere) -> None:
     names = Names()
-    assert fetched(elsewhere, "good?size=3", names=names) == [elsewhere.picture]
+    assert fetched(elsewhere, "good?size=3", names=names) == [elsewhere.image]
     ((path, headers),) = elsewhere.asked
     assert path == "/shop/good?size=3"
     assert headers["Host"] == f"{HOST}:{elsewhere.port}"
@@ -57,7 +57,7 @@ def test_a_good_image_comes_as_it_is(elsewhere: Elsewhere) -> None:
 
 
 def test_redirects_within_the_prefix_are_followed(elsewhere: Elsewhere) -> None:
-    assert fetched(elsewhere, "relative", "hop2") == [elsewhere.picture] * 2
+    assert fetched(elsewhere, "relative", "hop2") == [elsewhere.image] * 2
     assert refused(fetched(elsewhere, "hop3")[0]) == (422, "url-failed")
     assert len(elsewhere.asked) == 2 + 4 + 4
 
@@ -110,7 +110,7 @@ def test_private_addresses_are_never_connected_to(
 def test_the_address_that_was_checked_is_the_one_connected_to(elsewhere: Elsewhere) -> None:
     """Another answer to a second question, as in DNS rebinding, would reach no server."""
     names = Names([["127.0.0.1"], ["10.0.0.1"]])
-    assert fetched(elsewhere, "good", names=names) == [elsewhere.picture]
+    assert fetched(elsewhere, "good", names=names) == [elsewhere.image]
     assert names.asked == [HOST]
 
 
@@ -127,7 +127,7 @@ def test_a_service_without_an_injected_check_refuses_this_machine(elsewhere: Els
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("nowhere", (422, "url-failed")),
         ("gzip", (422, "url-failed")),
@@ -138,15 +138,15 @@ def test_a_service_without_an_injected_check_refuses_this_machine(elsewhere: Els
         ("announced", (413, "too-many-bytes")),
     ],
 )
-def test_what_fails(elsewhere: Elsewhere, name: str, wanted: tuple[int, str]) -> None:
-    assert refused(fetched(elsewhere, name)[0]) == wanted
+def test_what_fails(elsewhere: Elsewhere, name: str, expected: tuple[int, str]) -> None:
+    assert refused(fetched(elsewhere, name)[0]) == expected
     assert len(elsewhere.asked) == 1
 
 
 def test_a_slow_image_does_not_hold_up_the_others(elsewhere: Elsewhere) -> None:
     slow, good = fetched(elsewhere, "slow", "good", url_seconds=0.5)
     assert refused(slow) == (422, "url-too-slow")
-    assert good == elsewhere.picture
+    assert good == elsewhere.image
 
 
 def test_unknown_hosts_and_closed_ports(elsewhere: Elsewhere) -> None:
@@ -170,7 +170,7 @@ def test_the_next_address_is_tried_where_one_does_not_answer(
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", some_fail)
     names = Names([["2606:4700::1", "127.0.0.1"]])
-    assert fetched(elsewhere, "good", names=names) == [elsewhere.picture]
+    assert fetched(elsewhere, "good", names=names) == [elsewhere.image]
     assert tried == [("2606:4700::1", HOST), ("127.0.0.1", HOST)]
     certificates = fetcher(elsewhere, Names())._certificates
     assert certificates.check_hostname
@@ -182,11 +182,11 @@ def test_proxies_of_the_environment_are_not_used(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert fetched(elsewhere, "good") == [elsewhere.picture]
+    assert fetched(elsewhere, "good") == [elsewhere.image]
 
 
 def test_cookies_are_not_kept(elsewhere: Elsewhere) -> None:
-    assert fetched(elsewhere, "cookie", "cookie") == [elsewhere.picture] * 2
+    assert fetched(elsewhere, "cookie", "cookie") == [elsewhere.image] * 2
     assert not any("Cookie" in headers for _, headers in elsewhere.asked)
 
 
@@ -201,14 +201,14 @@ def test_one_request_has_its_share_of_the_fetches_at_once(elsewhere: Elsewhere) 
 
     watch = threading.Thread(target=open_when_full)
     watch.start()
-    assert fetched(elsewhere, *["counted"] * count) == [elsewhere.picture] * count
+    assert fetched(elsewhere, *["counted"] * count) == [elsewhere.image] * count
     watch.join()
     assert elsewhere.most_at_once == OF_ONE_REQUEST
 
 
 def test_a_request_fetches_no_more_bytes_than_it_might_have_sent(elsewhere: Elsewhere) -> None:
-    size = len(elsewhere.picture)
+    size = len(elsewhere.image)
     outcomes = fetched(elsewhere, *["good"] * 3, max_body_bytes=2 * size + 1)
     assert sum(isinstance(one, bytes) for one in outcomes) == 2
-    (refusal,) = [one for one in outcomes if isinstance(one, Refusal)]
+    (refusal,) = [one for one in outcomes if isinstance(one, HttpError)]
     assert (refusal.status, refusal.type) == (413, "body-too-large")

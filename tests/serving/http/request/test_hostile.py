@@ -16,7 +16,7 @@ from serving.http.policy.settings import Settings
 from tests.serving.http.conftest import Running, started
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-PLACES = 12
+SLOTS = 12
 MAX_PIXELS = 4_000_000
 MAX_GROWTH = 600 * 2**10  # KiB, over what the service needed before
 
@@ -37,10 +37,10 @@ def encoded(kind: str, **options: object) -> bytes:
 def truncated() -> Iterator[bytes]:
     for kind in FORMATS:
         whole = encoded(kind)
-        for end in np.linspace(1, len(whole) - 1, PLACES).astype(int):
+        for end in np.linspace(1, len(whole) - 1, SLOTS).astype(int):
             yield whole[:end]
         yield whole + b"more" * 100
-        for at in np.linspace(8, len(whole) - 9, PLACES).astype(int):
+        for at in np.linspace(8, len(whole) - 9, SLOTS).astype(int):
             yield whole[:at] + b"\xff" * 8 + whole[at + 8 :]
 
 
@@ -78,7 +78,7 @@ def lying() -> Iterator[bytes]:
 
 
 def deep_exif() -> bytes:
-    """Directories that point at themselves, behind a good picture."""
+    """Directories that point at themselves, behind a good image."""
     entry = struct.pack("<HHII", 0x8769, 4, 1, 8)
     tiff = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + entry + struct.pack("<I", 8)
     return encoded("JPEG", exif=b"Exif\0\0" + tiff)
@@ -124,7 +124,7 @@ def test_only_good_answers_and_refusals(limited: Running, corpus: object) -> Non
     assert limited.client.post("/embed", files={"images": encoded("JPEG")}).status_code == 200
 
 
-def test_many_large_bodies_at_once_are_bounded(tiny_encoder: Path, picture_bytes: bytes) -> None:
+def test_many_large_bodies_at_once_are_bounded(tiny_encoder: Path, image_bytes: bytes) -> None:
     settings = Settings(encoder=tiny_encoder, max_body_bytes=10_000, max_bytes_in_flight=15_000)
     with started(settings) as running:
         share = running.engine.bytes_in_flight.open()
@@ -145,7 +145,7 @@ def test_many_large_bodies_at_once_are_bounded(tiny_encoder: Path, picture_bytes
         except httpx.TransportError:
             status = None  # it closed while we were still sending
         assert status in (429, None)
-        good = running.client.post("/embed", content=picture_bytes, headers=headers)
+        good = running.client.post("/embed", content=image_bytes, headers=headers)
         assert good.status_code == 200
         share.close()
         while running.engine.bytes_in_flight.held:  # given back a moment after the answer

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from serving.http.request.errors import Refusal
+from serving.http.request.errors import HttpError
 from serving.http.request.multipart import MAX_FIELDS, Part, TooManyFiles, read_parts
 
-PICTURE = bytes(range(256)) * 3 + b"\r\n--not the boundary\r\n--"
+IMAGE = bytes(range(256)) * 3 + b"\r\n--not the boundary\r\n--"
 TYPE = "multipart/form-data; boundary=edge"
 
 
@@ -29,13 +29,13 @@ def read(body: bytes, *, size: int = 2**16, files: int = 9, content_type: str = 
 @pytest.mark.parametrize("size", [1, 7, 300, 2**16])
 def test_parts_are_the_same_however_the_body_comes(size: int) -> None:
     body = form(
-        (b'; name="images"; filename="a b.jpg"', PICTURE),
+        (b'; name="images"; filename="a b.jpg"', IMAGE),
         (b'; name="k"', b"5"),
         (b"; name=images; filename=b", b""),
         (b'; name="\xc3\xa4"; filename="\xe4"', b"x"),
     )
     assert read(body, size=size) == [
-        Part("images", "a b.jpg", PICTURE),
+        Part("images", "a b.jpg", IMAGE),
         Part("k", None, b"5"),
         Part("images", "b", b""),
         Part("\u00e4", "\u00e4", b"x"),
@@ -53,7 +53,7 @@ def test_as_many_files_and_fields_as_are_allowed() -> None:
     assert len(read(form(*files, *fields), files=3)) == 3 + MAX_FIELDS
     with pytest.raises(TooManyFiles):
         read(form(*files), files=2)
-    with pytest.raises(Refusal, match="more than 100 fields"):
+    with pytest.raises(HttpError, match="more than 100 fields"):
         read(form(*fields, *fields[:1]))
 
 
@@ -70,6 +70,6 @@ def test_as_many_files_and_fields_as_are_allowed() -> None:
     ],
 )
 def test_what_is_no_form(body: bytes, content_type: str, why: str) -> None:
-    with pytest.raises(Refusal, match=why) as caught:
+    with pytest.raises(HttpError, match=why) as caught:
         read(body, content_type=content_type)
     assert (caught.value.status, caught.value.type) == (400, "malformed-multipart")

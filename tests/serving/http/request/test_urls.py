@@ -35,10 +35,10 @@ def open_service(running: Running, elsewhere: Elsewhere) -> Running:
 def test_every_form_of_input_takes_urls(
     open_service: Running, elsewhere: Elsewhere, encode: Encode
 ) -> None:
-    client, url, wanted = open_service.client, elsewhere.base + "good", encode(elsewhere.picture)
+    client, url, expected = open_service.client, elsewhere.base + "good", encode(elsewhere.image)
 
     def near(vector: object) -> None:
-        np.testing.assert_allclose(np.asarray(vector, np.float32), wanted, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(vector, np.float32), expected, atol=1e-5)
 
     answer = client.post("/embed", json={"images": [url]})
     near(answer.json()["embeddings"][0])
@@ -47,10 +47,10 @@ def test_every_form_of_input_takes_urls(
     openai = client.post("/v1/embeddings", json={"input": [{"image_url": {"url": url}}, url]})
     for entry in openai.json()["data"]:
         near(entry["embedding"])
-    text = base64.b64encode(elsewhere.picture).decode()
+    text = base64.b64encode(elsewhere.image).decode()
     tensor = {"name": "encoded", "datatype": "BYTES", "shape": [2], "data": [url, text]}
     kserve = client.post("/v2/models/lookalike/infer", json={"inputs": [tensor]})
-    near(kserve.json()["outputs"][0]["data"][: len(wanted)])
+    near(kserve.json()["outputs"][0]["data"][: len(expected)])
     found = client.post("/search", json={"image": url, "k": 1})
     assert found.json()["query"]["width"] > 0
     assert len(found.json()["neighbours"]) == 1
@@ -70,7 +70,7 @@ def test_an_element_of_a_binary_tensor_may_be_a_url(
         headers={"Inference-Header-Content-Length": str(len(head))},
     )
     vector = answer.json()["outputs"][0]["data"]
-    np.testing.assert_allclose(vector, encode(elsewhere.picture), atol=1e-5)
+    np.testing.assert_allclose(vector, encode(elsewhere.image), atol=1e-5)
 
 
 def test_an_item_is_added_from_a_url(open_service: Running, elsewhere: Elsewhere) -> None:

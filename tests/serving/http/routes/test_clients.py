@@ -28,20 +28,20 @@ def client(service: Running) -> Iterator[Any]:
         made._temp_dir.cleanup()  # it leaves that to the garbage collector, with a warning
 
 
-def test_bentoml_client_embeds(client: Any, picture_folder: Path, encode: Encode) -> None:
-    paths = sorted(picture_folder.rglob("*.jpg"))[:3]
+def test_bentoml_client_embeds(client: Any, image_folder: Path, encode: Encode) -> None:
+    paths = sorted(image_folder.rglob("*.jpg"))[:3]
     answer = client.embed(images=paths)
-    wanted = np.stack([encode(path.read_bytes()) for path in paths])
-    np.testing.assert_allclose(answer["embeddings"], wanted, atol=1e-5)
+    expected = np.stack([encode(path.read_bytes()) for path in paths])
+    np.testing.assert_allclose(answer["embeddings"], expected, atol=1e-5)
 
 
-def test_bentoml_client_searches(client: Any, picture_folder: Path) -> None:
-    by_image = client.search(image=picture_folder / "discs" / "00.jpg", k=3)
+def test_bentoml_client_searches(client: Any, image_folder: Path) -> None:
+    by_image = client.search(image=image_folder / "discs" / "00.jpg", k=3)
     assert by_image["neighbours"][0]["key"] == "discs/00.jpg"
     assert len(by_image["neighbours"]) == 3
     by_key = client.search(key="discs/00.jpg", k=2, min_score=0.1, filter={"label": "discs"})
     assert {one["label"] for one in by_key["neighbours"]} == {"discs"}
-    vector = client.embed(images=[picture_folder / "discs" / "00.jpg"])["embeddings"][0]
+    vector = client.embed(images=[image_folder / "discs" / "00.jpg"])["embeddings"][0]
     assert client.search(vector=vector, k=1)["neighbours"][0]["key"] == "discs/00.jpg"
 
 
@@ -71,9 +71,9 @@ def test_every_reference_of_the_description_leads_somewhere(service: Running) ->
     references = {piece.partition('"')[0] for piece in json.dumps(spec).split('"$ref": "#/')[1:]}
     assert references
     for reference in references:
-        place: Any = spec
+        slot: Any = spec
         for name in reference.split("/"):
-            place = place[name]
+            slot = slot[name]
 
 
 def test_every_described_operation_exists(service: Running) -> None:

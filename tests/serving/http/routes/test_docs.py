@@ -38,15 +38,15 @@ CURLS = [line for block in blocks("sh") for line in block.splitlines() if "curl"
 def scene(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_encoder: Path,
-    pictures: dict[str, bytes],
+    images: dict[str, bytes],
     encode: Encode,
 ) -> Iterator[SimpleNamespace]:
     """A folder with cat.jpg and dog.png, and a service whose collection holds them."""
     folder = tmp_path_factory.mktemp("docs")
     animals = {
-        "animals/cat.jpg": pictures["discs/00.jpg"],
-        "animals/dog.png": pictures["squares/01.png"],
-        "things/cup.png": pictures["ramps/03.png"],
+        "animals/cat.jpg": images["discs/00.jpg"],
+        "animals/dog.png": images["squares/01.png"],
+        "things/cup.png": images["ramps/03.png"],
     }
     for key, content in animals.items():
         (folder / key).parent.mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ def test_every_setting_is_documented() -> None:
 def test_every_type_of_refusal_is_documented() -> None:
     documented = set(re.findall(r"`([a-z0-9-]+)`", table("Refusals")))
     code = "".join(path.read_text() for path in (DOCS.parent / "serving/http").rglob("*.py"))
-    raised = set(re.findall(r'Refusal\(\s*[\w.]+,\s*"([a-z-]+)"', code))
+    raised = set(re.findall(r'HttpError\(\s*[\w.]+,\s*"([a-z-]+)"', code))
     raised |= {f"malformed-{what}" for what in re.findall(r'malformed\(\s*"(\w+)"', code)}
     raised |= set(FOREIGN_TYPES.values())
     # The service opens no files, and decodes in its own process.

@@ -24,13 +24,13 @@ def b64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def same(found: Any, wanted: NDArray[np.float32]) -> None:
-    np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=1e-5)
+def same(found: Any, expected: NDArray[np.float32]) -> None:
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def four(pictures: dict[str, bytes]) -> list[bytes]:
-    return list(pictures.values())[::11]
+def four(images: dict[str, bytes]) -> list[bytes]:
+    return list(images.values())[::11]
 
 
 # Input
@@ -83,9 +83,9 @@ def test_json_with_one_image_and_line_breaks(
 
 
 def test_the_order_of_many_is_kept_whatever_is_in_the_batch(
-    service: Running, pictures: dict[str, bytes], encode: Encode
+    service: Running, images: dict[str, bytes], encode: Encode
 ) -> None:
-    contents = [*pictures.values(), *reversed(pictures.values())][:64]
+    contents = [*images.values(), *reversed(images.values())][:64]
     files = [("images", ("x", one)) for one in contents]
     answer = service.client.post("/embed", files=files)
     same(answer.json()["embeddings"], np.stack([encode(one) for one in contents]))
@@ -182,8 +182,8 @@ def test_a_bad_image_does_not_shift_the_others(
     assert answer.status_code == 200
     embeddings = answer.json()["embeddings"]
     assert [vector is None for vector in embeddings] == [False, True, False, True, True, False]
-    for place in (0, 2, 5):
-        same(embeddings[place], encode(contents[place]))
+    for slot in (0, 2, 5):
+        same(embeddings[slot], encode(contents[slot]))
     errors = answer.json()["errors"]
     assert [(one["index"], one["type"], one["param"]) for one in errors] == [
         (1, "not-an-image", "images[1]"),
@@ -234,7 +234,7 @@ def test_one_bad_entry_of_a_json_list(
 
 
 @pytest.mark.parametrize(
-    ("content", "media_type", "wanted"),
+    ("content", "media_type", "expected"),
     [
         (b"{", "application/json", (400, "malformed-json", None)),
         (b"[" * 100_000, "application/json", (400, "malformed-json", None)),
@@ -263,11 +263,11 @@ def test_one_bad_entry_of_a_json_list(
     ],
 )  # fmt: skip
 def test_malformed_requests(
-    service: Running, content: bytes, media_type: str, wanted: tuple[int, str, str | None]
+    service: Running, content: bytes, media_type: str, expected: tuple[int, str, str | None]
 ) -> None:
     headers = {"Content-Type": media_type} if media_type else {}
     answer = service.client.post("/embed", content=content, headers=headers)
-    assert service.error(answer) == wanted
+    assert service.error(answer) == expected
 
 
 def test_a_compressed_body_is_not_unfolded(service: Running, four: list[bytes]) -> None:
@@ -284,7 +284,7 @@ def test_a_message_is_short_however_large_the_value(service: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "wanted"),
+    ("fields", "expected"),
     [
         ({"encoding_format": "xml"}, (422, "invalid-parameter", "encoding_format")),
         ({"encoding_format": 3}, (422, "invalid-parameter", "encoding_format")),
@@ -294,12 +294,12 @@ def test_a_message_is_short_however_large_the_value(service: Running) -> None:
     ],
 )
 def test_wrong_fields(
-    service: Running, four: list[bytes], fields: dict[str, Any], wanted: tuple[int, str, str]
+    service: Running, four: list[bytes], fields: dict[str, Any], expected: tuple[int, str, str]
 ) -> None:
     content = json.dumps({"images": [b64(four[0])], **fields})
     headers = {"Content-Type": "application/json"}
     answer = service.client.post("/embed", content=content, headers=headers)
-    assert service.error(answer) == wanted
+    assert service.error(answer) == expected
 
 
 def test_an_unknown_field_is_told_the_nearest(service: Running, four: list[bytes]) -> None:
@@ -315,19 +315,19 @@ def test_a_field_given_twice(service: Running, four: list[bytes]) -> None:
 
 
 def test_the_same_answers_under_load(
-    service: Running, pictures: dict[str, bytes], encode: Encode
+    service: Running, images: dict[str, bytes], encode: Encode
 ) -> None:
     """Batches of changing company do not change an answer."""
     import asyncio
 
-    wanted = {key: encode(content) for key, content in pictures.items()}
+    expected = {key: encode(content) for key, content in images.items()}
 
     async def ask(client: httpx.AsyncClient, key: str) -> None:
-        answer = await client.post("/embed", files={"images": pictures[key]})
-        same(answer.json()["embeddings"][0], wanted[key])
+        answer = await client.post("/embed", files={"images": images[key]})
+        same(answer.json()["embeddings"][0], expected[key])
 
     async def main() -> None:
         async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
-            await asyncio.gather(*(ask(client, key) for key in list(pictures) * 3))
+            await asyncio.gather(*(ask(client, key) for key in list(images) * 3))
 
     asyncio.run(main())

@@ -51,35 +51,35 @@ def count(service: Running) -> int:
 # Reading
 
 
-def test_pages_show_each_item_once(service: Running, pictures: dict[str, bytes]) -> None:
+def test_pages_show_each_item_once(service: Running, images: dict[str, bytes]) -> None:
     seen: list[str] = []
     after: str | None = ""
     while after is not None:
         page = service.client.get("/items", params={"limit": 7, "after": after}).json()
-        assert page["count"] == len(pictures)
+        assert page["count"] == len(images)
         seen += [item["key"] for item in page["items"]]
         after = page["next"]
-    assert seen == sorted(pictures)
+    assert seen == sorted(images)
 
 
-def test_a_sample_is_random_items(service: Running, pictures: dict[str, bytes]) -> None:
+def test_a_sample_is_random_items(service: Running, images: dict[str, bytes]) -> None:
     samples = [
         [item["key"] for item in service.client.get("/items?sample=8").json()["items"]]
         for _ in range(6)
     ]
-    assert all(len(set(sample)) == 8 and set(sample) <= set(pictures) for sample in samples)
+    assert all(len(set(sample)) == 8 and set(sample) <= set(images) for sample in samples)
     assert len({tuple(sample) for sample in samples}) > 1
     every = service.client.get("/items?sample=100").json()
-    assert (every["count"], len(every["items"])) == (len(pictures), len(pictures))
+    assert (every["count"], len(every["items"])) == (len(images), len(images))
 
 
-def test_one_item(service: Running, pictures: dict[str, bytes], encode: Encode) -> None:
+def test_one_item(service: Running, images: dict[str, bytes], encode: Encode) -> None:
     key = "squares/03.png"
     item = service.client.get(path_of(key)).json()
     assert (item["key"], item["label"]) == (key, "squares")
     assert "vector" not in item
     vector = service.client.get(path_of(key) + "?vector=true").json()["vector"]
-    np.testing.assert_allclose(vector, encode(pictures[key]), atol=1e-6)
+    np.testing.assert_allclose(vector, encode(images[key]), atol=1e-6)
     assert service.client.get(path_of(key, whole=False)).json() == item
 
 
@@ -92,7 +92,7 @@ def test_similar_is_search_by_key(service: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "wanted"),
+    ("path", "expected"),
     [
         ("/items?limit=0", (422, "invalid-parameter", "limit")),
         ("/items?limit=1001", (422, "invalid-parameter", "limit")),
@@ -112,8 +112,8 @@ def test_similar_is_search_by_key(service: Running) -> None:
         ("/items/squares%2F03.png/thumbnail?size=0", (422, "invalid-parameter", "size")),
     ],
 )
-def test_refused_reads(service: Running, path: str, wanted: tuple[int, str, str]) -> None:
-    assert service.error(service.client.get(path)) == wanted
+def test_refused_reads(service: Running, path: str, expected: tuple[int, str, str]) -> None:
+    assert service.error(service.client.get(path)) == expected
 
 
 # Adding
@@ -121,7 +121,7 @@ def test_refused_reads(service: Running, path: str, wanted: tuple[int, str, str]
 
 @pytest.mark.parametrize("form", ["multipart", "raw", "json", "vector"])
 def test_add_search_delete(
-    fresh: Running, pictures: dict[str, bytes], encode: Encode, form: str
+    fresh: Running, images: dict[str, bytes], encode: Encode, form: str
 ) -> None:
     content = png(np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8))
     key = "new/picture one.png"
@@ -153,8 +153,8 @@ def test_add_search_delete(
         assert (item["width"], item["height"]) == (60, 40)
         assert item["sha256"] == hashlib.sha256(content).hexdigest()
         thumbnail = fresh.client.get(item["thumbnail"])
-        with Image.open(io.BytesIO(thumbnail.content)) as picture:
-            assert picture.size == (60, 40)
+        with Image.open(io.BytesIO(thumbnail.content)) as image:
+            assert image.size == (60, 40)
     else:
         assert fresh.client.get(item["thumbnail"]).status_code == 404
 
@@ -162,7 +162,7 @@ def test_add_search_delete(
     assert first["key"] == key
     assert first["score"] == pytest.approx(1, abs=1e-5)
 
-    kept = list((Path(fresh.engine.collection.place) / "thumbnails").rglob("*.webp"))
+    kept = list((Path(fresh.engine.collection.location) / "thumbnails").rglob("*.webp"))
     assert len(kept) == (form != "vector")
     deleted = fresh.client.delete(path_of(key))
     assert (deleted.status_code, deleted.json()) == (200, {"removed": [key]})
@@ -172,15 +172,15 @@ def test_add_search_delete(
     assert key not in [one["key"] for one in again]
 
 
-def test_several_images_take_their_file_names(fresh: Running, pictures: dict[str, bytes]) -> None:
-    files = [("image", (f"n/{number}.jpg", pictures["discs/00.jpg"])) for number in range(3)]
+def test_several_images_take_their_file_names(fresh: Running, images: dict[str, bytes]) -> None:
+    files = [("image", (f"n/{number}.jpg", images["discs/00.jpg"])) for number in range(3)]
     answer = fresh.client.post("/items", files=files, data={"label": "three"})
     assert answer.json()["keys"] == ["n/0.jpg", "n/1.jpg", "n/2.jpg"]
     assert fresh.client.get("/items/n/1.jpg").json()["label"] == "three"
 
 
-def test_a_key_that_exists(fresh: Running, pictures: dict[str, bytes]) -> None:
-    first, second = pictures["discs/00.jpg"], pictures["stripes/01.png"]
+def test_a_key_that_exists(fresh: Running, images: dict[str, bytes]) -> None:
+    first, second = images["discs/00.jpg"], images["stripes/01.png"]
     before = count(fresh)
 
     def post(content: bytes, **fields: str) -> httpx.Response:
@@ -192,7 +192,7 @@ def test_a_key_that_exists(fresh: Running, pictures: dict[str, bytes]) -> None:
     replaced = post(second, on_duplicate="replace")
     assert (replaced.status_code, replaced.json()["replaced"]) == (200, 1)
     assert fresh.client.get("/items/k").json()["sha256"] == hashlib.sha256(second).hexdigest()
-    kept = list((Path(fresh.engine.collection.place) / "thumbnails").rglob("*.webp"))
+    kept = list((Path(fresh.engine.collection.location) / "thumbnails").rglob("*.webp"))
     assert len(kept) == 1, "the picture of what was replaced is gone"
     assert post(second, on_duplicate="replace").json()["unchanged"] == 1
     assert fresh.error(post(first, on_duplicate="maybe")) == (
@@ -203,8 +203,8 @@ def test_a_key_that_exists(fresh: Running, pictures: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
-def test_odd_keys(service: Running, pictures: dict[str, bytes], key: str) -> None:
-    row = {"key": key, "image": base64.b64encode(pictures["ramps/00.jpg"]).decode()}
+def test_odd_keys(service: Running, images: dict[str, bytes], key: str) -> None:
+    row = {"key": key, "image": base64.b64encode(images["ramps/00.jpg"]).decode()}
     assert service.client.post("/items", json={"items": [row]}).status_code == 201
     try:
         item = service.client.get(path_of(key))
@@ -220,7 +220,7 @@ ITEM = {"key": "z", "vector": [1.0] * 24}
 
 
 @pytest.mark.parametrize(
-    ("body", "wanted"),
+    ("body", "expected"),
     [
         ({}, (422, "missing-image", "image")),
         ({"items": []}, (422, "invalid-parameter", "items")),
@@ -247,17 +247,17 @@ ITEM = {"key": "z", "vector": [1.0] * 24}
     ],
 )  # fmt: skip
 def test_refused_additions_add_nothing(
-    service: Running, body: dict[str, Any], wanted: tuple[int, str, str | None]
+    service: Running, body: dict[str, Any], expected: tuple[int, str, str | None]
 ) -> None:
     before = count(service)
     answer = service.client.post("/items", json=body)
-    assert service.error(answer) == wanted
+    assert service.error(answer) == expected
     assert count(service) == before
 
 
-def test_one_bad_image_of_a_form_adds_nothing(service: Running, pictures: dict[str, bytes]) -> None:
+def test_one_bad_image_of_a_form_adds_nothing(service: Running, images: dict[str, bytes]) -> None:
     before = count(service)
-    files = [("image", ("good", pictures["discs/00.jpg"])), ("image", ("bad", b"no picture"))]
+    files = [("image", ("good", images["discs/00.jpg"])), ("image", ("bad", b"no picture"))]
     answer = service.client.post("/items", files=files)
     assert service.error(answer) == (422, "not-an-image", "images[1]")
     assert [one["index"] for one in answer.json()["errors"]] == [1]
@@ -266,16 +266,16 @@ def test_one_bad_image_of_a_form_adds_nothing(service: Running, pictures: dict[s
     assert count(service) == before
 
 
-def test_an_image_without_a_name_needs_a_key(service: Running, pictures: dict[str, bytes]) -> None:
+def test_an_image_without_a_name_needs_a_key(service: Running, images: dict[str, bytes]) -> None:
     headers = {"Content-Type": "image/jpeg"}
-    answer = service.client.post("/items", content=pictures["discs/00.jpg"], headers=headers)
+    answer = service.client.post("/items", content=images["discs/00.jpg"], headers=headers)
     assert service.error(answer) == (422, "invalid-parameter", "key")
 
 
 def test_what_another_process_changes_is_found_without_a_restart(
-    fresh: Running, pictures: dict[str, bytes]
+    fresh: Running, images: dict[str, bytes]
 ) -> None:
-    image = pictures["discs/00.jpg"]
+    image = images["discs/00.jpg"]
     program = """
 import sys
 from serving.collection import Record, open_collection
@@ -290,7 +290,7 @@ with open_collection(sys.argv[1]) as collection:
         return [neighbor["key"] for neighbor in answer.json()["neighbours"]]
 
     assert found() == ["discs/00.jpg"]
-    folder = str(fresh.engine.collection.place)
+    folder = str(fresh.engine.collection.location)
     command = [sys.executable, "-W", "ignore", "-c", program, folder]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[4])
     assert found() == ["theirs"]

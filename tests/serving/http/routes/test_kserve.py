@@ -42,18 +42,18 @@ def test_what_the_server_says_of_itself(service: Running) -> None:
 
 def test_pixels_in_json(service: Running) -> None:
     pixels = noise(2)
-    wanted = service.engine.encoder.encode(pixels)
+    expected = service.engine.encoder.encode(pixels)
     for data in (pixels.tolist(), pixels.ravel().tolist()):
         body = {"id": "mine", "inputs": [tensor(pixels, data=data)]}
         answer = service.client.post(INFER, json=body).json()
         assert (answer["id"], answer["model_name"]) == ("mine", "lookalike")
         (output,) = answer["outputs"]
         assert output["shape"] == [2, TINY_FEATURES]
-        np.testing.assert_allclose(np.reshape(output["data"], wanted.shape), wanted, atol=1e-5)
+        np.testing.assert_allclose(np.reshape(output["data"], expected.shape), expected, atol=1e-5)
 
 
-def test_files_in_binary_and_back(service: Running, picture_bytes: bytes, encode: Encode) -> None:
-    element = struct.pack("<I", len(picture_bytes)) + picture_bytes
+def test_files_in_binary_and_back(service: Running, image_bytes: bytes, encode: Encode) -> None:
+    element = struct.pack("<I", len(image_bytes)) + image_bytes
     parameters = {"binary_data_size": 2 * len(element)}
     encoded = {"name": "encoded", "datatype": "BYTES", "shape": [2], "parameters": parameters}
     outputs = [{"name": "embeddings", "parameters": {"binary_data": True}}]
@@ -67,14 +67,14 @@ def test_files_in_binary_and_back(service: Running, picture_bytes: bytes, encode
     at = int(answer.headers["Inference-Header-Content-Length"])
     assert json.loads(answer.content[:at])["outputs"][0]["shape"] == [2, TINY_FEATURES]
     vectors = np.frombuffer(answer.content[at:], "<f4").reshape(2, TINY_FEATURES)
-    np.testing.assert_allclose(vectors, [encode(picture_bytes)] * 2, atol=1e-5)
+    np.testing.assert_allclose(vectors, [encode(image_bytes)] * 2, atol=1e-5)
 
 
-def test_files_in_json(service: Running, picture_bytes: bytes, encode: Encode) -> None:
-    data = [base64.b64encode(picture_bytes).decode()]
+def test_files_in_json(service: Running, image_bytes: bytes, encode: Encode) -> None:
+    data = [base64.b64encode(image_bytes).decode()]
     inputs = [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": data}]
     answer = service.client.post(INFER, json={"inputs": inputs}).json()
-    np.testing.assert_allclose(answer["outputs"][0]["data"], encode(picture_bytes), atol=1e-5)
+    np.testing.assert_allclose(answer["outputs"][0]["data"], encode(image_bytes), atol=1e-5)
 
 
 GOOD = tensor(noise(1), data=noise(1).ravel().tolist())
@@ -130,7 +130,7 @@ def test_elements_longer_than_the_tensor(service: Running) -> None:
         assert service.error(answer) == (422, "invalid-parameter", "encoded")
 
 
-def test_triton_client(service: Running, picture_bytes: bytes, encode: Encode) -> None:
+def test_triton_client(service: Running, image_bytes: bytes, encode: Encode) -> None:
     http = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
     client = http.InferenceServerClient(service.url.removeprefix("http://"))
     try:
@@ -141,12 +141,12 @@ def test_triton_client(service: Running, picture_bytes: bytes, encode: Encode) -
         images = http.InferInput("images", list(pixels.shape), "UINT8")
         for binary in (True, False):
             images.set_data_from_numpy(pixels, binary_data=binary)
-            wanted = [http.InferRequestedOutput("embeddings", binary_data=binary)]
-            found = client.infer("lookalike", [images], outputs=wanted).as_numpy("embeddings")
+            expected = [http.InferRequestedOutput("embeddings", binary_data=binary)]
+            found = client.infer("lookalike", [images], outputs=expected).as_numpy("embeddings")
             np.testing.assert_allclose(found, service.engine.encoder.encode(pixels), atol=1e-5)
         encoded = http.InferInput("encoded", [1], "BYTES")
-        encoded.set_data_from_numpy(np.array([picture_bytes], dtype=np.object_))
+        encoded.set_data_from_numpy(np.array([image_bytes], dtype=np.object_))
         found = client.infer("lookalike", [encoded]).as_numpy("embeddings")
-        np.testing.assert_allclose(found, [encode(picture_bytes)], atol=1e-5)
+        np.testing.assert_allclose(found, [encode(image_bytes)], atol=1e-5)
     finally:
         client.close()

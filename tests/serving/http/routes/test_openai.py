@@ -21,10 +21,8 @@ def ask(service: Running, **body: Any) -> Any:
     return service.client.post("/v1/embeddings", json={"model": "lookalike", **body})
 
 
-def test_one_image_and_several(
-    service: Running, pictures: dict[str, bytes], encode: Encode
-) -> None:
-    contents = [pictures["discs/00.jpg"], pictures["squares/01.png"]]
+def test_one_image_and_several(service: Running, images: dict[str, bytes], encode: Encode) -> None:
+    contents = [images["discs/00.jpg"], images["squares/01.png"]]
     one = ask(service, input=data_uri(contents[0])).json()
     assert (one["object"], one["model"]) == ("list", "lookalike")
     np.testing.assert_allclose(one["data"][0]["embedding"], encode(contents[0]), atol=1e-5)
@@ -35,17 +33,17 @@ def test_one_image_and_several(
         np.testing.assert_allclose(entry["embedding"], encode(content), atol=1e-5)
 
 
-def test_base64_and_dimensions(service: Running, picture_bytes: bytes, encode: Encode) -> None:
+def test_base64_and_dimensions(service: Running, image_bytes: bytes, encode: Encode) -> None:
     answer = ask(
-        service, input=[data_uri(picture_bytes)], encoding_format="base64", dimensions=10
+        service, input=[data_uri(image_bytes)], encoding_format="base64", dimensions=10
     ).json()
     vector = np.frombuffer(base64.b64decode(answer["data"][0]["embedding"]), "<f4")
-    kept = encode(picture_bytes)[:10]
+    kept = encode(image_bytes)[:10]
     np.testing.assert_allclose(vector, kept / np.linalg.norm(kept), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("body", "wanted"),
+    ("body", "expected"),
     [
         ({}, (422, "missing-image", "input")),
         ({"input": []}, (422, "missing-image", "input")),
@@ -61,11 +59,11 @@ def test_base64_and_dimensions(service: Running, picture_bytes: bytes, encode: E
     ],
 )
 def test_refusals(
-    service: Running, body: dict[str, Any], wanted: tuple[int, str, str | None]
+    service: Running, body: dict[str, Any], expected: tuple[int, str, str | None]
 ) -> None:
     status, kind, param = service.error(ask(service, **body))
-    assert (status, kind) == wanted[:2]
-    assert wanted[2] is None or param == wanted[2]
+    assert (status, kind) == expected[:2]
+    assert expected[2] is None or param == expected[2]
 
 
 def test_models(service: Running) -> None:
@@ -75,17 +73,17 @@ def test_models(service: Running) -> None:
     assert service.error(service.client.get("/v1/models/none"))[1] == "unknown-model"
 
 
-def test_openai_client(service: Running, pictures: dict[str, bytes], encode: Encode) -> None:
+def test_openai_client(service: Running, images: dict[str, bytes], encode: Encode) -> None:
     openai = pytest.importorskip("openai", reason="the package openai is not installed")
-    contents = [pictures["discs/00.jpg"], pictures["squares/01.png"]]
+    contents = [images["discs/00.jpg"], images["squares/01.png"]]
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["lookalike"]
         answer = client.embeddings.create(
             model="lookalike", input=[data_uri(content) for content in contents]
         )
-        wanted = np.stack([encode(content) for content in contents])
+        expected = np.stack([encode(content) for content in contents])
         found = [entry.embedding for entry in answer.data]
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
         short = client.embeddings.create(
             model="lookalike",
             input=data_uri(contents[0]),

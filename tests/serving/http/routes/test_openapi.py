@@ -33,13 +33,13 @@ EXAMPLES = 6  # of each route and each mode
 @pytest.fixture(scope="module")
 def described(
     tiny_encoder: Path,
-    picture_folder: Path,
-    pictures: dict[str, bytes],
+    image_folder: Path,
+    images: dict[str, bytes],
     encode: Encode,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Running, Any]]:
     folder = tmp_path_factory.mktemp("schema") / "collection"
-    make_collection(folder, tiny_encoder, picture_folder, pictures, encode)
+    make_collection(folder, tiny_encoder, image_folder, images, encode)
     with started(Settings(encoder=tiny_encoder, collection=folder)) as running:
         spec = httpx.get(f"{running.url}/docs.json").json()
         yield running, schemathesis.openapi.from_dict(spec)

@@ -17,12 +17,10 @@ Encode = Callable[[bytes], NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module")
-def oracle(
-    pictures: dict[str, bytes], encode: Encode
-) -> Callable[[bytes], list[tuple[str, float]]]:
-    """All keys with their cosine to a picture, the most similar first, by plain NumPy."""
-    keys = list(pictures)
-    matrix = np.stack([encode(content) for content in pictures.values()])
+def oracle(images: dict[str, bytes], encode: Encode) -> Callable[[bytes], list[tuple[str, float]]]:
+    """All keys with their cosine to an image, the most similar first, by plain NumPy."""
+    keys = list(images)
+    matrix = np.stack([encode(content) for content in images.values()])
 
     def rank(content: bytes) -> list[tuple[str, float]]:
         scores = matrix @ encode(content)
@@ -37,8 +35,8 @@ def found(answer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["multipart", "raw", "json"])
-def test_by_image(service: Running, pictures: dict[str, bytes], oracle: Any, form: str) -> None:
-    key, content = list(pictures.items())[7]
+def test_by_image(service: Running, images: dict[str, bytes], oracle: Any, form: str) -> None:
+    key, content = list(images.items())[7]
     if form == "multipart":
         answer = service.client.post("/search", files={"image": content}, data={"k": "5"})
     elif form == "raw":
@@ -47,10 +45,10 @@ def test_by_image(service: Running, pictures: dict[str, bytes], oracle: Any, for
     else:
         image = base64.b64encode(content).decode()
         answer = service.client.post("/search", json={"image": image, "k": 5})
-    wanted = oracle(content)[:5]
-    assert found(answer) == [key for key, _ in wanted]
+    expected = oracle(content)[:5]
+    assert found(answer) == [key for key, _ in expected]
     scores = [one["score"] for one in answer.json()["neighbours"]]
-    np.testing.assert_allclose(scores, [score for _, score in wanted], atol=1e-5)
+    np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-5)
     first = answer.json()["neighbours"][0]
     assert first["key"] == key
     assert first["label"] == key.partition("/")[0]
@@ -60,10 +58,8 @@ def test_by_image(service: Running, pictures: dict[str, bytes], oracle: Any, for
     assert answer.json()["encoder"] == service.engine.encoder.digest
 
 
-def test_by_vector(
-    service: Running, pictures: dict[str, bytes], oracle: Any, encode: Encode
-) -> None:
-    content = list(pictures.values())[3]
+def test_by_vector(service: Running, images: dict[str, bytes], oracle: Any, encode: Encode) -> None:
+    content = list(images.values())[3]
     vector = (encode(content) * 17).tolist()  # any length will do
     answer = service.client.post("/search", json={"vector": vector})
     assert found(answer) == [key for key, _ in oracle(content)[:10]]
@@ -73,9 +69,9 @@ def test_by_vector(
 
 @pytest.mark.parametrize("as_form", [True, False])
 def test_by_key_leaves_the_item_itself_out(
-    service: Running, pictures: dict[str, bytes], oracle: Any, as_form: bool
+    service: Running, images: dict[str, bytes], oracle: Any, as_form: bool
 ) -> None:
-    key, content = list(pictures.items())[12]
+    key, content = list(images.items())[12]
     query = {"key": key, "k": 4}
     if as_form:  # as BentoML's client sends it: each value as JSON
         texts = {name: json.dumps(value) for name, value in query.items()}
@@ -85,18 +81,18 @@ def test_by_key_leaves_the_item_itself_out(
     assert found(answer) == [other for other, _ in oracle(content) if other != key][:4]
 
 
-def test_a_minimum_score(service: Running, pictures: dict[str, bytes], oracle: Any) -> None:
-    content = list(pictures.values())[20]
-    wanted = oracle(content)
-    least = (wanted[4][1] + wanted[5][1]) / 2
+def test_a_minimum_score(service: Running, images: dict[str, bytes], oracle: Any) -> None:
+    content = list(images.values())[20]
+    expected = oracle(content)
+    least = (expected[4][1] + expected[5][1]) / 2
     query = {"image": base64.b64encode(content).decode(), "k": 40, "min_score": least}
     answer = service.client.post("/search", json=query)
-    assert found(answer) == [key for key, _ in wanted[:5]]
+    assert found(answer) == [key for key, _ in expected[:5]]
 
 
 @pytest.mark.parametrize("as_form", [True, False])
-def test_a_filter(service: Running, pictures: dict[str, bytes], oracle: Any, as_form: bool) -> None:
-    content = next(iter(pictures.values()))
+def test_a_filter(service: Running, images: dict[str, bytes], oracle: Any, as_form: bool) -> None:
+    content = next(iter(images.values()))
     condition = {"label": "squares"}
     if as_form:
         form = {"k": "40", "filter": json.dumps(condition)}
@@ -108,18 +104,18 @@ def test_a_filter(service: Running, pictures: dict[str, bytes], oracle: Any, as_
     assert found(answer) == [key for key, _ in oracle(content) if key.startswith("squares/")]
 
 
-def test_a_filter_on_metadata(service: Running, encode: Encode, pictures: dict[str, bytes]) -> None:
-    vector = encode(pictures["discs/00.jpg"]).tolist()
+def test_a_filter_on_metadata(service: Running, encode: Encode, images: dict[str, bytes]) -> None:
+    vector = encode(images["discs/00.jpg"]).tolist()
     body = {"vector": vector, "filter": {"number": 31}}
     answer = service.client.post("/search", json=body)
-    assert found(answer) == [list(pictures)[31]]
+    assert found(answer) == [list(images)[31]]
 
 
 NUMBERS = [0.5] * 24
 
 
 @pytest.mark.parametrize(
-    ("query", "wanted"),
+    ("query", "expected"),
     [
         ({}, (422, "missing-image", "image")),
         ({"k": 3}, (422, "missing-image", "image")),
@@ -177,19 +173,19 @@ NUMBERS = [0.5] * 24
         ({"images": ["aGVsbG8=", "aGVsbG8="]}, (422, "several-queries", "image")),
     ],
 )  # fmt: skip
-def test_refusals(service: Running, query: dict[str, Any], wanted: tuple[int, str, str]) -> None:
+def test_refusals(service: Running, query: dict[str, Any], expected: tuple[int, str, str]) -> None:
     headers = {"Content-Type": "application/json"}
     answer = service.client.post("/search", content=json.dumps(query), headers=headers)
-    assert service.error(answer) == wanted
+    assert service.error(answer) == expected
 
 
-def test_several_examples(service: Running, pictures: dict[str, bytes], encode: Encode) -> None:
-    keys = list(pictures)
-    matrix = np.stack([encode(content) for content in pictures.values()])
+def test_several_examples(service: Running, images: dict[str, bytes], encode: Encode) -> None:
+    keys = list(images)
+    matrix = np.stack([encode(content) for content in images.values()])
     query = matrix[[0, 15, 22]].mean(0) - 0.7 * matrix[[31, 9]].mean(0)
     scores = matrix @ (query / np.linalg.norm(query))
-    wanted = [keys[row] for row in np.argsort(-scores) if row not in (15, 31)][:6]
-    image = {"image": base64.b64encode(pictures[keys[0]]).decode()}
+    expected = [keys[row] for row in np.argsort(-scores) if row not in (15, 31)][:6]
+    image = {"image": base64.b64encode(images[keys[0]]).decode()}
     vector = {"vector": (3 * matrix[22]).tolist()}
     body = {
         "positive": [image, {"key": keys[15]}, vector],
@@ -198,11 +194,11 @@ def test_several_examples(service: Running, pictures: dict[str, bytes], encode: 
         "k": 6,
     }
     answer = service.client.post("/search", json=body)
-    assert found(answer) == wanted
+    assert found(answer) == expected
     assert answer.json()["query"] == {"positive": 3, "negative": 2}
     assert "search" in answer.headers["server-timing"]
     top = answer.json()["neighbours"][0]["score"]
-    assert top == pytest.approx(scores[keys.index(wanted[0])], abs=1e-5)
+    assert top == pytest.approx(scores[keys.index(expected[0])], abs=1e-5)
     # the same as a form: files, a key and a vector beside the lists are positive
     form = {
         "key": keys[15],
@@ -211,9 +207,9 @@ def test_several_examples(service: Running, pictures: dict[str, bytes], encode: 
         "negative_weight": "0.7",
         "k": "6",
     }
-    answer = service.client.post("/search", files={"image": pictures[keys[0]]}, data=form)
-    assert found(answer) == wanted
-    two = [("image", pictures[keys[0]]), ("image", pictures[keys[1]])]
+    answer = service.client.post("/search", files={"image": images[keys[0]]}, data=form)
+    assert found(answer) == expected
+    two = [("image", images[keys[0]]), ("image", images[keys[1]])]
     both = service.client.post("/search", files=two, data={"positive": "[]", "k": "3"})
     query = matrix[:2].mean(0)
     assert found(both) == [keys[row] for row in np.argsort(-(matrix @ query))[:3]]
@@ -230,13 +226,13 @@ def test_examples_are_described(service: Running) -> None:
 
 
 def test_everything_that_is_similar_enough(
-    service: Running, pictures: dict[str, bytes], oracle: Any, monkeypatch: pytest.MonkeyPatch
+    service: Running, images: dict[str, bytes], oracle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, content = list(pictures.items())[20]
-    wanted = oracle(content)
-    least = (wanted[24][1] + wanted[25][1]) / 2
+    key, content = list(images.items())[20]
+    expected = oracle(content)
+    least = (expected[24][1] + expected[25][1]) / 2
     query = {"image": base64.b64encode(content).decode(), "all": True, "min_score": least}
-    assert found(service.client.post("/search", json=query)) == [k for k, _ in wanted[:25]]
+    assert found(service.client.post("/search", json=query)) == [k for k, _ in expected[:25]]
     path = f"/items/{key}/similar?all=true&min_score={least}"
     assert len(found(service.client.get(path))) == 24
     few = replace(service.engine.settings, max_neighbours=24)
@@ -248,7 +244,7 @@ def test_everything_that_is_similar_enough(
 
 
 def test_a_search_can_be_exact(
-    service: Running, picture_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+    service: Running, image_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, collection = [], service.engine.collection
     search = collection.search
@@ -261,7 +257,7 @@ def test_a_search_can_be_exact(
     key = "discs/00.jpg"
     for exact in (False, True):
         form = {"exact": str(exact).lower()}
-        found(service.client.post("/search", files={"image": picture_bytes}, data=form))
+        found(service.client.post("/search", files={"image": image_bytes}, data=form))
         found(service.client.post("/search", json={"positive": [{"key": key}], "exact": exact}))
         found(service.client.get(f"/items/{key}/similar", params=form))
         with Client(service.url) as client:
@@ -269,8 +265,8 @@ def test_a_search_can_be_exact(
     assert asked == [False] * 4 + [True] * 4
 
 
-def test_labels_are_suggested(service: Running, pictures: dict[str, bytes], oracle: Any) -> None:
-    content = list(pictures.values())[5]
+def test_labels_are_suggested(service: Running, images: dict[str, bytes], oracle: Any) -> None:
+    content = list(images.values())[5]
     body = {"image": base64.b64encode(content).decode(), "suggest_label": True}
     answer = service.client.post("/search", json=body).json()
     votes = [(key.partition("/")[0], np.exp(score / 0.1)) for key, score in oracle(content)[:20]]

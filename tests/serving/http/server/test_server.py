@@ -56,13 +56,13 @@ def running(encoder: Path, key: str = "") -> Iterator[tuple[subprocess.Popen[str
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_serve_says_one_line_and_ends_well(
-    tiny_encoder: Path, how: signal.Signals, picture_bytes: bytes
+    tiny_encoder: Path, how: signal.Signals, image_bytes: bytes
 ) -> None:
     with running(tiny_encoder, "a-key-of-mine") as (process, line):
         assert line.startswith("Lookalike listens on http://127.0.0.1:")
         url = line.split()[3]
         headers = {"Authorization": "Bearer a-key-of-mine"}
-        files = {"image": picture_bytes}
+        files = {"image": image_bytes}
         answer = httpx.post(f"{url}/embed", files=files, headers=headers, timeout=30)
         assert answer.status_code == 200
         assert httpx.post(f"{url}/embed", files=files).status_code == 401
@@ -72,7 +72,7 @@ def test_serve_says_one_line_and_ends_well(
 
 
 def test_what_was_accepted_is_answered_before_the_end(tiny_encoder: Path) -> None:
-    """SIGTERM while 64 pictures are being decoded: all four requests get their 16 embeddings."""
+    """SIGTERM while 64 images are being decoded: all four requests get their 16 embeddings."""
     file = io.BytesIO()
     Image.linear_gradient("L").resize((2600, 2600)).convert("RGB").save(file, "JPEG")
     files = [("images", file.getvalue())] * 16
@@ -168,22 +168,22 @@ def test_bentoml_puts_neither_timer_nor_spans_around_a_request() -> None:
 
 
 def test_bentomls_own_way_to_the_routes_answers_like_the_gate(
-    tiny_encoder: Path, picture_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+    tiny_encoder: Path, image_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = Gate.__init__
     with started(Settings(encoder=tiny_encoder)) as quick:
-        quick_answer = quick.client.post("/embed", files={"images": picture_bytes})
+        quick_answer = quick.client.post("/embed", files={"images": image_bytes})
 
     def without_posts(gate: Gate, app: ASGIApp, engine: Engine, **_: object) -> None:
         make(gate, app, engine)
 
     monkeypatch.setattr(Gate, "__init__", without_posts)
     with started(Settings(encoder=tiny_encoder)) as running:
-        answer = running.client.post("/embed", files={"images": picture_bytes})
+        answer = running.client.post("/embed", files={"images": image_bytes})
         assert answer.json() == quick_answer.json()
         refused = running.client.post("/embed", files={"images": b"no picture"})
         assert running.error(refused) == (422, "not-an-image", "images[0]")
-        refused = running.client.post("/search", files={"image": picture_bytes})
+        refused = running.client.post("/search", files={"image": image_bytes})
         assert running.error(refused) == (404, "no-collection", None)
         refused = running.client.post("/v1/embeddings", json={})
         assert running.error(refused) == (422, "missing-image", "input")

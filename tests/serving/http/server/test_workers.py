@@ -106,13 +106,13 @@ def serving(
 @pytest.fixture(scope="module")
 def workers(
     tiny_encoder: Path,
-    picture_folder: Path,
-    pictures: dict[str, bytes],
+    image_folder: Path,
+    images: dict[str, bytes],
     encode: Encode,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Workers]:
     folder = tmp_path_factory.mktemp("workers") / "collection"
-    make_collection(folder, tiny_encoder, picture_folder, pictures, encode)
+    make_collection(folder, tiny_encoder, image_folder, images, encode)
     with serving(tiny_encoder, folder) as running:
         yield running
 
@@ -127,9 +127,9 @@ def test_one_line_says_that_all_listen(workers: Workers) -> None:
     assert len(workers.pids()) == COUNT
 
 
-def test_what_any_worker_adds_all_find(workers: Workers, pictures: dict[str, bytes]) -> None:
+def test_what_any_worker_adds_all_find(workers: Workers, images: dict[str, bytes]) -> None:
     """Each of 8 new connections adds an item; then every one of 24 finds all of them."""
-    image = next(iter(pictures.values()))
+    image = next(iter(images.values()))
 
     def add(number: int) -> int:
         form = {"key": f"new/{number}"}

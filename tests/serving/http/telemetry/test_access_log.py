@@ -34,10 +34,10 @@ def kept() -> Iterator[Kept]:
     logger.propagate = before[1]
 
 
-def test_one_line_a_request(tiny_encoder: Path, picture_bytes: bytes, kept: Kept) -> None:
+def test_one_line_a_request(tiny_encoder: Path, image_bytes: bytes, kept: Kept) -> None:
     with started(Settings(encoder=tiny_encoder, access_log=True)) as running:
         headers = {"X-Request-ID": "mine-1"}
-        answer = running.client.post("/embed", files={"images": picture_bytes}, headers=headers)
+        answer = running.client.post("/embed", files={"images": image_bytes}, headers=headers)
         running.client.get("/items/secret-key")
     lines = [json.loads(line) for line in kept.lines]
     (embedded,) = (line for line in lines if line["id"] == "mine-1")
@@ -53,8 +53,8 @@ def test_no_lines_unless_asked_for(service: Running, kept: Kept) -> None:
     assert kept.lines == []
 
 
-def test_server_timing_and_the_encoder(service: Running, picture_bytes: bytes) -> None:
-    found = service.client.post("/search", files={"image": picture_bytes})
+def test_server_timing_and_the_encoder(service: Running, image_bytes: bytes) -> None:
+    found = service.client.post("/search", files={"image": image_bytes})
     stages = re.findall(r"(\w+);dur=[\d.]+", found.headers["Server-Timing"])
     assert stages == ["queue", "decode", "inference", "search"]
     listed = service.client.get("/items")

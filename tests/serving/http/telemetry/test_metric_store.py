@@ -12,8 +12,8 @@ A: Key = ("a", ())
 B: Key = ("b", (("route", "/embed"), ("le", '0.5"ü')))
 
 
-def count(folder: Path, place: int, times: int) -> None:
-    figures = SharedFigures(folder, place)
+def count(folder: Path, slot: int, times: int) -> None:
+    figures = SharedFigures(folder, slot)
     for _ in range(times):
         figures.add(A, 1)
         figures.add(B, 0.5)

@@ -13,7 +13,7 @@ from tests.serving.http.conftest import Running
 
 
 def test_no_span_is_made_where_nobody_asked_for_traces(
-    service: Running, picture_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+    service: Running, image_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spans: list[object] = []
     make = Tracer.start_span
@@ -23,13 +23,13 @@ def test_no_span_is_made_where_nobody_asked_for_traces(
         return make(self, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Tracer, "start_span", counted)
-    answer = service.client.post("/embed", files={"images": picture_bytes})
+    answer = service.client.post("/embed", files={"images": image_bytes})
     assert answer.status_code == 200
     assert not spans
 
 
 @pytest.mark.parametrize(
-    ("environ", "wanted"),
+    ("environ", "expected"),
     [
         ({}, False),
         ({"BENTOML_CONFIG_OPTIONS": "api_server.http.port=1"}, False),
@@ -37,8 +37,8 @@ def test_no_span_is_made_where_nobody_asked_for_traces(
         ({"BENTOML_CONFIG": "bento.yaml"}, True),
     ],
 )
-def test_traces_stay_possible(environ: dict[str, str], wanted: bool) -> None:
-    assert traced(environ) is wanted
+def test_traces_stay_possible(environ: dict[str, str], expected: bool) -> None:
+    assert traced(environ) is expected
 
 
 PROGRAM = """

@@ -93,8 +93,8 @@ def eventually(page: Any, script: str, argument: object = None) -> None:
     raise AssertionError(f"never true: {script}")
 
 
-def wait_for_pictures(page: Any) -> None:
-    """Every picture is there; those further down are asked for when one scrolls to them."""
+def wait_for_images(page: Any) -> None:
+    """Every image is there; those further down are asked for when one scrolls to them."""
     page.locator(".card").last.scroll_into_view_if_needed()
     eventually(
         page,
@@ -110,7 +110,7 @@ def test_a_newcomer_can_click_at_once(page: Any, service: Running) -> None:
     page.goto(service.url)
     page.get_by_role("heading", name="Start with one of these").wait_for()
     assert page.locator(".card").count() == 24
-    wait_for_pictures(page)
+    wait_for_images(page)
     assert "40 items" in page.locator("#facts").inner_text()
     chosen = keys(page)[5]
     page.locator(".card > button").nth(5).click()
@@ -123,12 +123,10 @@ def test_a_newcomer_can_click_at_once(page: Any, service: Running) -> None:
     eventually(page, f"keys => JSON.stringify({TITLES}) !== JSON.stringify(keys)", before)
 
 
-def test_choose_an_image_then_find_similar(
-    page: Any, service: Running, picture_folder: Path
-) -> None:
+def test_choose_an_image_then_find_similar(page: Any, service: Running, image_folder: Path) -> None:
     page.goto(service.url)
     page.locator(".card").first.wait_for()
-    page.set_input_files("#file", picture_folder / "squares" / "04.jpg")
+    page.set_input_files("#file", image_folder / "squares" / "04.jpg")
     page.locator(".score").first.wait_for()
     assert keys(page)[0] == "squares/04.jpg"
     shown = scores(page)
@@ -153,10 +151,10 @@ def test_choose_an_image_then_find_similar(
 
 
 @pytest.mark.parametrize("way", [DROP, PASTE])
-def test_drop_and_paste(page: Any, service: Running, pictures: dict[str, bytes], way: str) -> None:
+def test_drop_and_paste(page: Any, service: Running, images: dict[str, bytes], way: str) -> None:
     page.goto(service.url)
     page.locator(".card").first.wait_for()
-    veiled = page.evaluate(way, ["a.png", "image/png", list(pictures["stripes/03.png"])])
+    veiled = page.evaluate(way, ["a.png", "image/png", list(images["stripes/03.png"])])
     assert veiled is (True if way == DROP else None)
     page.locator(".score").first.wait_for()
     assert keys(page)[0] == "stripes/03.png"
@@ -171,7 +169,7 @@ def test_a_link_can_be_shared(page: Any, service: Running) -> None:
     assert len(scores(page)) <= 12
     assert min(scores(page)) >= 0.5
     assert "discs" in page.locator("#caption").inner_text()
-    wait_for_pictures(page)
+    wait_for_images(page)
 
 
 def test_count_and_minimum_score(page: Any, service: Running) -> None:
@@ -217,11 +215,11 @@ def test_what_goes_wrong_is_said(page: Any, service: Running) -> None:
     page.get_by_role("heading", name="That did not work").wait_for()
 
 
-def test_without_a_collection(page: Any, tiny_encoder: Path, picture_folder: Path) -> None:
+def test_without_a_collection(page: Any, tiny_encoder: Path, image_folder: Path) -> None:
     with started(Settings(encoder=tiny_encoder)) as running:
         page.goto(running.url)
         page.get_by_text("It has no collection to search").wait_for()
-        page.set_input_files("#file", picture_folder / "discs" / "00.jpg")
+        page.set_input_files("#file", image_folder / "discs" / "00.jpg")
         page.get_by_role("heading", name="Embedded").wait_for()
         page.get_by_text("24 numbers", exact=True).wait_for()
 
@@ -246,12 +244,12 @@ def test_with_a_key(page: Any, tiny_encoder: Path, collection_folder: Path) -> N
         page.get_by_role("textbox", name="API key").fill("open-sesame")
         page.keyboard.press("Enter")
         page.locator(".card").first.wait_for()
-        wait_for_pictures(page)
+        wait_for_images(page)
         assert page.evaluate("sessionStorage.getItem('lookalike-api-key')") == "open-sesame"
         assert page.evaluate("localStorage.length") == 0
         page.locator(".card > button").first.click()
         page.locator(".score").first.wait_for()
-        wait_for_pictures(page)
+        wait_for_images(page)
 
 
 def test_nothing_overflows_on_a_phone(browser: Any, service: Running) -> None:

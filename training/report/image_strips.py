@@ -1,4 +1,4 @@
-"""Sheets of pictures: views that must look alike to the encoder, and what it finds alike."""
+"""Sheets of images: views that must look alike to the encoder, and what it finds alike."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from training.report.monitor import Watched
 
-SIDE = 96  # px, at most, of a picture in the page
+SIDE = 96  # px, at most, of an image in the page
 PAIRS, QUERIES, NEIGHBORS = 12, 8, 7
 
 
 def data_uri(image: NDArray[np.uint8], side: int = SIDE) -> str:
-    """Return a picture uint8 [H,W,C] as a JPEG inside the page; of more channels the first three."""
+    """Return an image uint8 [H,W,C] as a JPEG inside the page; of more channels the first three."""
     pixels = np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., :3]
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
@@ -38,7 +38,7 @@ def _img(image: NDArray[np.uint8], title: str, kind: str = "") -> str:
 
 
 def view_sheet(watched: Watched) -> str:
-    """Pictures, each beside its two views."""
+    """Images, each beside its two views."""
     count = len(watched.images)
     cards = []
     for n in spread(count, PAIRS):
@@ -61,7 +61,7 @@ def nearest(
 
 
 def neighbor_sheet(features: NDArray[np.float32], watched: Watched) -> str:
-    """Return some pictures, and their nearest among those watched; framed by whether the label agrees."""
+    """Return some images, and their nearest among those watched; framed by whether the label agrees."""
     queries = spread(len(features), QUERIES)
     found, cosine = nearest(features, queries, NEIGHBORS)
     lines = []

@@ -66,20 +66,20 @@ def export_random(path: str, network: str) -> None:
 
 
 def quantize_random(
-    pictures: list[bytes], folder: Path, path: Path, network: str = "resnet18"
+    images: list[bytes], folder: Path, path: Path, network: str = "resnet18"
 ) -> str | None:
     """Write the int8 file of the same network with `lookalike export`; or says why there is none.
 
     Args:
-        pictures: to calibrate on.
-        folder: for what it takes: the weights and the pictures as files.
+        images: to calibrate on.
+        folder: for what it takes: the weights and the images as files.
         path: where the encoder file goes.
         network: as in `random_resnet`.
     """
     calibration, weights = folder / "calibration", folder / f"{network}.pth"
     calibration.mkdir(exist_ok=True)
-    for number, picture in enumerate(pictures):
-        (calibration / f"{number:04}.jpg").write_bytes(picture)
+    for number, image in enumerate(images):
+        (calibration / f"{number:04}.jpg").write_bytes(image)
     _apart("save_random", weights, network)
     options = ["--precision", "int8", "--calibrate", str(calibration), "--out", str(path)]
     command = [sys.executable, "-m", "lookalike", "export", str(weights), *options]
@@ -100,12 +100,12 @@ def random_encoders(
         calibration: photos that int8 is calibrated on.
         details: of the report; says why one could not be made.
     """
-    pictures, _ = photos(calibration)
+    images, _ = photos(calibration)
     made: dict[str, Path] = {}
     for network in networks:
         fp32, int8 = (folder / f"{network}-{precision}.onnx" for precision in ("fp32", "int8"))
         made[f"{network} fp32"] = fp32 if fp32.exists() else random_resnet(fp32, network)
-        why = None if int8.exists() else quantize_random(pictures, folder, int8, network)
+        why = None if int8.exists() else quantize_random(images, folder, int8, network)
         if why is None:
             made[f"{network} int8"] = int8
         else:
@@ -131,6 +131,8 @@ def _drawn_network(network: str) -> EncoderModule:
 
 def _apart(function: str, *arguments: object) -> None:
     """Call a function of this module in a process of its own."""
-    program = f"from benchmarks.pictures import {function}; import sys; {function}(*sys.argv[1:])"
+    program = (
+        f"from benchmarks.sample_images import {function}; import sys; {function}(*sys.argv[1:])"
+    )
     command = [sys.executable, "-c", program, *map(str, arguments)]
     subprocess.run(command, check=True, capture_output=True)
