@@ -29,6 +29,7 @@ lint: $(READY) ## check style, types, import directions and dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_structure.py
 	$(BIN)/deptry .
 
 format: $(READY) ## format the code and apply safe fixes

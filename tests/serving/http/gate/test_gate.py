@@ -219,8 +219,8 @@ def test_metrics_have_bounded_labels(service: Running, images: dict[str, bytes])
         if sample.name.endswith("_bucket")
     ]
     assert buckets == sorted(buckets)
-    images = {sample.labels["outcome"]: sample.value for sample in families["lookalike_images"]}
-    assert images["refused"] >= 1
-    assert images["embedded"] >= 1
+    outcomes = {sample.labels["outcome"]: sample.value for sample in families["lookalike_images"]}
+    assert outcomes["refused"] >= 1
+    assert outcomes["embedded"] >= 1
     refused = {sample.labels["type"] for sample in families["lookalike_refused"]}
     assert {"not-found", "unknown-key", "method-not-allowed"} <= refused
