@@ -76,7 +76,7 @@ def measure(data: DataSet, times: int) -> dict[str, Any]:
         queries = fresh_queries(data)
         if data.removed:
             collection.remove(doomed(collection, data, queries))
-            while collection.tend(threads=2):
+            while collection.maintain(threads=2):
                 pass
         index = collection.stats()["index"]
         shares, seconds = answers(collection, queries)
@@ -113,7 +113,7 @@ def fill(collection: Collection, data: DataSet, size: int) -> None:
         phase = int(data.drift)
         for part in batches(data.source(size - first, 2, phase), first):
             collection.add(part)
-            while collection.tend(threads=2):
+            while collection.maintain(threads=2):
                 pass
 
 

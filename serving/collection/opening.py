@@ -114,7 +114,7 @@ def open_collection(
     encoder_digest: str | None = None,
     load_index: bool = True,
     lock_seconds: float = LOCK_SECONDS,
-    tended: bool = False,
+    maintain_index: bool = False,
 ) -> Collection: ...
 
 
@@ -125,7 +125,7 @@ def open_collection(
     encoder_digest: str | None = None,
     load_index: bool = True,
     lock_seconds: float = LOCK_SECONDS,
-    tended: bool = False,
+    maintain_index: bool = False,
 ) -> AnyCollection: ...
 
 
@@ -135,18 +135,18 @@ def open_collection(
     encoder_digest: str | None = None,
     load_index: bool = True,
     lock_seconds: float = LOCK_SECONDS,
-    tended: bool = False,
+    maintain_index: bool = False,
 ) -> AnyCollection:
     """Open a collection.
 
-    The last three arguments are for one in a folder; Milvus loads and tends its index by itself.
+    The last three arguments are for one in a folder; Milvus loads and maintains its index by itself.
 
     Args:
         path: its folder, or its URL if it is in Milvus (`places`). A `Path` is always a folder.
         encoder_digest: refuse a collection of another encoder; None does not ask.
         load_index: read all vectors now; False reads them at the first search.
         lock_seconds: how long a write waits for another process before it is refused.
-        tended: build and renew the index in the background as the collection changes.
+        maintain_index: build and renew the index in the background as the collection changes.
 
     Raises:
         CollectionMissing: there is nothing at the path.
@@ -157,7 +157,7 @@ def open_collection(
 
         return open_in_milvus(in_milvus, encoder_digest=encoder_digest)
     folder = check_folder(path)
-    collection = Collection(folder, lock_seconds=lock_seconds, tended=tended)
+    collection = Collection(folder, lock_seconds=lock_seconds, maintain_index=maintain_index)
     try:
         if encoder_digest is not None:
             collection.check_encoder(encoder_digest)

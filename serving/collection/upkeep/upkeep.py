@@ -98,14 +98,14 @@ def _extend(
     follower.attach(extended, measured, in_file=follower.in_file)
 
 
-class Tender:
+class IndexMaintainer:
     """Renews an index in a thread of its own, whenever it is told that something has changed.
 
     One thread of the processor, so that searches keep the others.
     """
 
-    def __init__(self, tend: Callable[[], bool]) -> None:
-        self._tend = tend
+    def __init__(self, maintain: Callable[[], bool]) -> None:
+        self._maintain = maintain
         self._due = threading.Event()
         self._idle = threading.Event()
         self._closed = False
@@ -132,7 +132,7 @@ class Tender:
             self._due.wait()
             self._due.clear()
             try:
-                while not self._closed and self._tend():
+                while not self._closed and self._maintain():
                     pass
             except CollectionBusy as busy:  # what is missing is only saved the next time
                 log.info("the renewed index is not saved yet: %s", busy)

@@ -109,13 +109,15 @@ class Engine:
             self._single = open_encoder(path, threads=1)
         if settings.collection is not None:
             self._collection = open_collection(
-                settings.collection, encoder_digest=encoder.digest, tended=self._worker is None
+                settings.collection,
+                encoder_digest=encoder.digest,
+                maintain_index=self._worker is None,
             )
             if self._worker is not None and isinstance(self._collection, Collection):
                 self._upkeep = Upkeep(
                     self._collection,
                     encoder.digest,
-                    tends=self._worker.slot == 0,
+                    maintains=self._worker.slot == 0,
                     on_newer=self._take,
                     grace=settings.request_seconds,
                 )

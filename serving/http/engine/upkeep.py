@@ -22,9 +22,9 @@ class Upkeep:
     """Looks after one worker's collection in a thread of its own, until it is closed.
 
     Args:
-        collection: opened without being tended.
+        collection: opened with `maintain_index=False`.
         encoder_digest: of the service's encoder.
-        tends: renew the index; else take over one that another worker has renewed.
+        maintains: renew the index; else take over one that another worker has renewed.
         on_newer: is told of the collection that takes the place of the one before.
         grace: seconds that begun searches have before the one before is closed.
     """
@@ -34,13 +34,13 @@ class Upkeep:
         collection: Collection,
         encoder_digest: str,
         *,
-        tends: bool,
+        maintains: bool,
         on_newer: Callable[[Collection], None],
         grace: float,
     ) -> None:
         self._collection = collection
         self._encoder_digest = encoder_digest
-        self._tends = tends
+        self._maintains = maintains
         self._on_newer = on_newer
         self._grace = grace
         self._manifest = collection.path / FOLDER / MANIFEST
@@ -62,8 +62,8 @@ class Upkeep:
         Raises:
             LookalikeError: it cannot be done; searches go on with the index there is.
         """
-        if self._tends:
-            return self._collection.tend()
+        if self._maintains:
+            return self._collection.maintain()
         saved = self._saved()
         if saved == self._seen:
             return False

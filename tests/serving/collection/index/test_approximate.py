@@ -120,14 +120,14 @@ def test_many_neighbors_are_all_found(tuned: Collection) -> None:
 
 
 def test_the_index_is_renewed_when_it_is_time(tuned: Collection) -> None:
-    assert not tuned.tend()
+    assert not tuned.maintain()
     tuned.add(numbered(clustered(150, 6), first=500_000))
     assert tuned.stats()["index"]["uncovered"] == 150
-    assert tuned.tend()
+    assert tuned.maintain()
     assert tuned.stats()["index"]["uncovered"] == 0
-    assert not tuned.tend()
+    assert not tuned.maintain()
     tuned.remove(tuned.keys(limit=1500))
-    assert tuned.tend()
+    assert tuned.maintain()
     index = tuned._follower.index
     assert index is not None
     assert index.proposer is not None
@@ -157,7 +157,7 @@ def test_axes_are_learned_anew_where_new_items_differ_along_others(
     with open_collection(path) as collection:
         before = graph_of(collection)
         collection.add(numbered(along_axes(1500, 2, further), first=500_000))
-        assert collection.tend()
+        assert collection.maintain()
         after = graph_of(collection)
         assert len(after) == 4500
         assert (after.projection is before.projection) == (further == 0)
@@ -175,11 +175,11 @@ def graph_of(collection: Collection) -> Graph:
 def test_nobody_needs_to_ask_for_it(small: None, tmp_path: Path) -> None:
     with create_collection(tmp_path / "c", "ab" * 32, DIM, recall=0.9):
         pass
-    with open_collection(tmp_path / "c", tended=True) as collection:
+    with open_collection(tmp_path / "c", maintain_index=True) as collection:
         collection.add(numbered(clustered(2000, 1)))
-        tender = collection._tender
-        assert tender is not None
-        tender.wait()
+        maintainer = collection._maintainer
+        assert maintainer is not None
+        maintainer.wait()
         assert collection.stats()["index"]["kind"] == "HNSW16,SQ8"
     with open_collection(tmp_path / "c") as again:
         assert again.stats()["index"]["kind"] == "HNSW16,SQ8"
@@ -193,7 +193,7 @@ def test_what_cannot_be_promised_stays_exact(small: None, tmp_path: Path) -> Non
         assert index["exact"]
         assert "1500 items are too few to prove it" in index["measured"]["tried"][0]
         assert recall(collection, clustered(20, 2)) == 1
-        assert not collection.tend()
+        assert not collection.maintain()
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, 1.5, float("nan"), 0.99999])

@@ -86,10 +86,10 @@ def test_the_promise_outlives_adds_and_removes(kind: str, tmp_path: Path) -> Non
         assert recall(collection) >= RECALL
         collection.add(numbered(clustered(90, 5), first=500_000))
         collection.remove(collection.keys(limit=300))
-        assert not collection.tend()
+        assert not collection.maintain()
         assert recall(collection) >= RECALL
         collection.add(numbered(clustered(200, 6), first=600_000))
-        assert collection.tend()
+        assert collection.maintain()
         stats = collection.stats()["index"]
         assert (stats["kind"], stats["uncovered"]) == (kind, 0)
         assert recall(collection) >= RECALL
@@ -211,8 +211,8 @@ def test_a_service_moves_vectors_out_of_memory_by_itself(tmp_path: Path) -> None
         collection.refresh()
         collection.add(numbered(clustered(899, 2), first=1))
         assert collection.stats()["index"]["kept"]["memory"] is False
-        assert collection.tend()
-        assert not collection.tend()
+        assert collection.maintain()
+        assert not collection.maintain()
         assert collection.stats()["index"]["kept"] == {"recall": True, "memory": True}
 
 
@@ -256,7 +256,7 @@ def test_a_damaged_snapshot_is_built_anew(
     with caplog.at_level(logging.WARNING), open_collection(tmp_path / "c") as again:
         assert again.search(clustered(5, 3), 5) == before
         assert again.stats()["index"]["exact"]
-        assert again.tend()
+        assert again.maintain()
         assert again.stats()["index"]["kind"] == "IVF32,RaBitQ"
     assert "collection tune" in caplog.text
     assert verify(tmp_path / "c").faults == 0
@@ -305,7 +305,7 @@ def test_an_index_needs_enough_to_learn_from(tmp_path: Path) -> None:
         collection.add(numbered(clustered(500, 1)))
         with pytest.raises(UsageError, match="at least 512 items, and of 500 it may see 450"):
             collection.tune()
-        collection.tend()
+        collection.maintain()
         assert collection.stats()["index"]["exact"]
         assert len(collection.search(clustered(1, 2), 3)[0]) == 3
 
@@ -315,7 +315,7 @@ def test_copies_and_backups_promise_the_same(tmp_path: Path) -> None:
         promise = collection.stats()["promise"]
         collection.back_up(tmp_path / "backup")
         with open_target(collection, tmp_path / "copy", None) as target:
-            copy(collection, target, progress=lambda *_: None)
+            copy(collection, target, on_progress=lambda *_: None)
     for name in ("backup", "copy"):
         with open_collection(tmp_path / name) as other:
             assert other.stats()["promise"] == promise

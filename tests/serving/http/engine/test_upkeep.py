@@ -26,29 +26,31 @@ def opened(folder: Path) -> Iterator[Collection]:
         yield collection
 
 
-def upkeep(collection: Collection, newer: list[Collection], *, tends: bool) -> Upkeep:
-    return Upkeep(collection, DIGEST, tends=tends, on_newer=newer.append, grace=0.0)
+def upkeep(collection: Collection, newer: list[Collection], *, maintains: bool) -> Upkeep:
+    return Upkeep(collection, DIGEST, maintains=maintains, on_newer=newer.append, grace=0.0)
 
 
 def test_the_one_that_tends_tends(opened: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def tend() -> bool:
+    def maintain() -> bool:
         calls.append(1)
         return True
 
-    monkeypatch.setattr(opened, "tend", tend)
+    monkeypatch.setattr(opened, "maintain", maintain)
     newer: list[Collection] = []
-    assert upkeep(opened, newer, tends=True).look()
+    assert upkeep(opened, newer, maintains=True).look()
     assert (calls, newer) == ([1], [])
 
 
 def test_the_others_take_over_what_was_saved(
     folder: Path, opened: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened, "tend", lambda: pytest.fail("it is not the one that tends"))
+    monkeypatch.setattr(
+        opened, "maintain", lambda: pytest.fail("it is not the one that maintains the index")
+    )
     newer: list[Collection] = []
-    other = upkeep(opened, newer, tends=False)
+    other = upkeep(opened, newer, maintains=False)
     assert not other.look()
     with open_collection(folder) as tending:
         tending.add([Record("20", [1.0] * DIM, "/")])
