@@ -104,7 +104,7 @@ class Embedder:
         return outcomes
 
     async def embed_pixels(self, images: Pixels) -> list[EmbeddedUpload]:
-        """Embeds uint8 [N, S, S, 3] that is preprocessed already; raises Overloaded as `embed`."""
+        """Embeds uint8 [N, S, S, C] that is preprocessed already; raises Overloaded as `embed`."""
         side = self._spec.size
         with self.batcher.admit(len(images)) as lane:
             vectors = await asyncio.gather(*(lane.encode(image) for image in images))

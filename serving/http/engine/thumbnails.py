@@ -20,8 +20,8 @@ from images.pixels.thumbnails import thumbnail, thumbnail_of
 from images.sources.sources import read_uri
 from serving.collection import Record
 from serving.collection.thumbnails import KEPT_SIZE, kept_path, kept_thumbnail
+from serving.http.json_text import show
 from serving.http.request.errors import HttpError
-from serving.http.request.json_text import show
 
 SIZES = (96, 192, KEPT_SIZE)
 MEDIA_TYPE = "image/webp"

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from serving.http.json_text import show
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import HttpError
-from serving.http.request.json_text import show
 
 OPEN_PATHS = frozenset(("/", "/favicon.ico", "/docs.json", "/livez", "/readyz", "/healthz"))
 OPEN_HEALTH = "/v2/health/"

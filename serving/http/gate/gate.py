@@ -22,6 +22,7 @@ from base.errors import LookalikeError
 from serving.http.engine.batcher import Overloaded
 from serving.http.engine.engine import Engine
 from serving.http.gate import auth
+from serving.http.json_text import show
 from serving.http.request import in_flight
 from serving.http.request.errors import (
     ERROR_TYPE_HEADER,
@@ -30,8 +31,6 @@ from serving.http.request.errors import (
     of_library,
     overloaded,
 )
-from serving.http.request.json_text import show
-from serving.http.routes.answers import ENCODER_HEADER
 from serving.http.telemetry import access_log, timing
 
 logger = logging.getLogger(__name__)
@@ -54,6 +53,7 @@ FOREIGN_TYPES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "method-not-allowed",
     HTTPStatus.SERVICE_UNAVAILABLE: "not-ready",
 }
+ENCODER_HEADER = "Lookalike-Encoder"
 ANY_ITEM = "/items/-"
 EMBEDDING_ROUTES = ("/embed", "/v1/embeddings")
 PICKLE = "application/vnd.bentoml+pickle"

@@ -22,7 +22,7 @@ from serving.collection.contract.errors import (
     KeyExists,
     KeyUnknown,
 )
-from serving.http.request.json_text import json_response, show
+from serving.http.json_text import json_response, show
 
 TOO_LARGE = {RefusalReason.TOO_MANY_BYTES, RefusalReason.TOO_MANY_PIXELS}
 ERROR_TYPE_HEADER = "X-Error-Type"  # for logs of proxies, and to tell our refusals from others'

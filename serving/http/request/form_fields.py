@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.http.json_text import parse_json, show
 from serving.http.request.errors import HttpError, invalid
-from serving.http.request.json_text import parse_json, show
 
 
 class Text(str):

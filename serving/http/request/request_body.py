@@ -18,12 +18,12 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
+from serving.http.json_text import parse_json, show
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import CLIENT_GONE, HttpError, invalid, malformed
 from serving.http.request.form_fields import Text
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.in_flight import Share
-from serving.http.request.json_text import parse_json, show
 from serving.http.request.multipart import MAX_FIELDS, TooManyFiles, read_parts
 
 LARGE_JSON = 2**18  # bytes: about a millisecond

@@ -19,9 +19,9 @@ from starlette.responses import Response
 from serving.collection import OnDuplicate, Record
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.engine import Engine
+from serving.http.json_text import json_response, show
 from serving.http.request.errors import HttpError, invalid
 from serving.http.request.form_fields import Fields
-from serving.http.request.json_text import json_response, show
 from serving.http.request.request_body import LINKS, Body, Upload, decode_upload, read_body
 from serving.http.routes.answers import whole_refusal
 from serving.http.routes.queries import check_direction, fetched, while_connected

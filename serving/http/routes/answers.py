@@ -14,11 +14,10 @@ from starlette.responses import Response
 
 from serving.collection import Hit, Record, Suggestion
 from serving.http.engine.embedding import EmbeddedUpload
+from serving.http.json_text import json_response, show
 from serving.http.request.errors import HttpError
 from serving.http.request.form_fields import Fields
-from serving.http.request.json_text import json_response, show
 
-ENCODER_HEADER = "Lookalike-Encoder"
 NPY = "application/x-npy"
 ENCODINGS = ("float", "base64", "npy")
 DTYPES = ("float32", "float16", "int8", "binary")
@@ -80,14 +79,13 @@ def embeddings_answer(
     refused = refused_items(outcomes)
     if refused and (encoding == "npy" or len(refused) == len(outcomes)):
         raise whole_refusal(outcomes)
-    headers = {ENCODER_HEADER: encoder_digest}
     embedded = [one.vector if isinstance(one, EmbeddedUpload) else None for one in outcomes]
     vectors = [None if vector is None else in_dtype(vector, dtype) for vector in embedded]
     if encoding == "npy":
         matrix = np.stack([vector for vector in vectors if vector is not None])
         file = io.BytesIO()
         np.save(file, matrix, allow_pickle=False)
-        return Response(file.getvalue(), headers=headers, media_type=NPY)
+        return Response(file.getvalue(), media_type=NPY)
     content = {
         "encoder": encoder_digest,
         "dimensions": next(len(vector) for vector in embedded if vector is not None),
@@ -97,7 +95,7 @@ def embeddings_answer(
         ],
         "errors": refused,
     }
-    return json_response(content, headers=headers)
+    return json_response(content)
 
 
 def in_dtype(vector: NDArray[np.float32], dtype: str) -> NDArray[Any]:
@@ -182,7 +180,7 @@ def neighbors_answer(
     content: dict[str, Any] = {"encoder": encoder_digest, "query": query, "neighbours": neighbors}
     if suggestion is not None:
         content["suggestion"] = suggestion.to_dict()
-    return json_response(content, headers={ENCODER_HEADER: encoder_digest})
+    return json_response(content)
 
 
 def item_json(item: Record, *, with_vector: bool = False) -> dict[str, Any]:

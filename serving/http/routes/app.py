@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from serving.http.engine.engine import Engine
 from serving.http.gate.gate import ANY_ITEM, answering
+from serving.http.json_text import json_response
 from serving.http.request.errors import HttpError
-from serving.http.request.json_text import json_response
 from serving.http.routes import kserve, openai
 from serving.http.routes.add_items import add_items
 from serving.http.routes.items import list_items, one_item

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from serving.collection.contract.mixing import NEGATIVE_WEIGHT
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.engine import Engine
+from serving.http.json_text import show
 from serving.http.request.errors import HttpError, invalid
 from serving.http.request.form_fields import Fields, checked_vector
-from serving.http.request.json_text import show
 from serving.http.request.request_body import Body, Upload, decode_upload
 from serving.http.routes.answers import whole_refusal
 

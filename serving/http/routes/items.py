@@ -15,9 +15,9 @@ from starlette.responses import Response
 from serving.collection import KeyUnknown, Record
 from serving.http.engine.engine import Engine
 from serving.http.engine.thumbnails import MEDIA_TYPE
+from serving.http.json_text import json_response
 from serving.http.request.errors import HttpError, malformed, unknown_key
 from serving.http.request.form_fields import Fields
-from serving.http.request.json_text import json_response
 from serving.http.request.request_body import read_body
 from serving.http.routes.answers import item_json
 from serving.http.routes.queries import SEARCH_FIELDS, read_wanted, similar

@@ -2,7 +2,7 @@
 
 One model, `lookalike`, one version, `1`. Exactly one input, either
 
-    images   UINT8 [N, S, S, 3]   images that the client has preprocessed as the encoder asks
+    images   UINT8 [N, S, S, C]   images that the client has preprocessed as the encoder asks
     encoded  BYTES [N]            image files as they are; base64 in JSON; or their URLs
 
 and one output, `embeddings` FP32 [N, E]. Tensors stand in JSON, or binary behind it: the header
@@ -22,9 +22,9 @@ import numpy as np
 from starlette.responses import Response
 
 from serving.http.engine.embedding import EmbeddedUpload
+from serving.http.json_text import json_bytes, json_response, parse_json, show
 from serving.http.request.errors import HttpError, invalid, malformed
 from serving.http.request.form_fields import Fields
-from serving.http.request.json_text import json_bytes, json_response, parse_json, show
 from serving.http.request.request_body import (
     LARGE_JSON,
     LINKS,
@@ -33,7 +33,7 @@ from serving.http.request.request_body import (
     read_raw,
     too_many_images,
 )
-from serving.http.routes.answers import ENCODER_HEADER, whole_refusal
+from serving.http.routes.answers import whole_refusal
 from serving.http.routes.openai import MODEL, check_model
 from serving.http.routes.queries import fetched, while_connected
 
@@ -72,13 +72,17 @@ async def ready(engine: Engine, request: Request) -> Response:
 async def metadata(engine: Engine, request: Request) -> Response:
     """GET /v2/models/{model}."""
     _check(engine, request)
-    side = engine.encoder.preprocess.size
+    spec = engine.encoder.preprocess
     content = {
         "name": MODEL,
         "versions": [VERSION],
         "platform": "onnxruntime_onnx",
         "inputs": [
-            {"name": "images", "datatype": "UINT8", "shape": [-1, side, side, 3]},
+            {
+                "name": "images",
+                "datatype": "UINT8",
+                "shape": [-1, spec.size, spec.size, spec.channels],
+            },
             {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
         ],
         "outputs": [
@@ -157,13 +161,13 @@ def _wants_binary(fields: Fields, outputs: object) -> bool:
 
 
 def _tensor(inputs: object, binary: bytes, engine: Engine) -> list[Upload] | NDArray[np.uint8]:
-    """Return the one input: image files, or uint8 [N, S, S, 3]."""
+    """Return the one input: image files, or uint8 [N, S, S, C]."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise invalid("inputs", "send one input: images (UINT8) or encoded (BYTES)")
     tensor = inputs[0]
-    side = engine.encoder.preprocess.size
+    spec = engine.encoder.preprocess
     kinds: dict[str, tuple[str, list[int]]] = {
-        "images": ("UINT8", [side, side, 3]),
+        "images": ("UINT8", [spec.size, spec.size, spec.channels]),
         "encoded": ("BYTES", []),
     }
     name = tensor.get("name")
@@ -276,9 +280,8 @@ def _answer(
     content = {"model_name": MODEL, "model_version": VERSION, "outputs": [output]}
     if request_id is not None:
         content["id"] = request_id
-    headers = {ENCODER_HEADER: engine.encoder.digest}
     if not binary:
-        return json_response(content, headers=headers)
+        return json_response(content)
     head = json_bytes(content)
-    headers[HEADER_LENGTH] = str(len(head))
+    headers = {HEADER_LENGTH: str(len(head))}
     return Response(head + values.tobytes(), headers=headers, media_type="application/octet-stream")

@@ -15,11 +15,11 @@ from starlette.responses import Response
 
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.engine import Engine
+from serving.http.json_text import json_response, show
 from serving.http.request.errors import HttpError, invalid
 from serving.http.request.form_fields import Fields
-from serving.http.request.json_text import json_response, show
 from serving.http.request.request_body import Upload, decode_upload, read_body, too_many_images
-from serving.http.routes.answers import ENCODER_HEADER, encoded_vector, whole_refusal
+from serving.http.routes.answers import encoded_vector, whole_refusal
 from serving.http.routes.queries import fetched, while_connected
 
 MODEL = "lookalike"
@@ -56,7 +56,7 @@ async def embeddings(engine: Engine, request: Request) -> Response:
         "model": MODEL,
         "usage": {"prompt_tokens": 0, "total_tokens": 0},
     }
-    return json_response(content, headers={ENCODER_HEADER: engine.encoder.digest})
+    return json_response(content)
 
 
 async def models(engine: Engine, _request: Request) -> Response:

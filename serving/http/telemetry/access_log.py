@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from starlette.types import Scope
 
-from serving.http.request.json_text import json_bytes
+from serving.http.json_text import json_bytes
 from serving.http.telemetry import timing
 from serving.http.telemetry.metrics import method_of, route_of
 

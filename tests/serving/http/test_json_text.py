@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from serving.http.request.json_text import json_bytes
+from serving.http.json_text import json_bytes
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
