@@ -20,9 +20,17 @@ class LookalikeError(Exception):
 
 
 class UsageError(LookalikeError):
-    """An argument that cannot be used: wrong path, unknown name, bad value."""
+    """An argument that cannot be used: wrong path, unknown name, bad value.
+
+    Attributes:
+        param: the name of the parameter that was wrong, where it is one.
+    """
 
     exit_code: ClassVar[int] = 2
+
+    def __init__(self, *args: object, param: str | None = None) -> None:
+        super().__init__(*args)
+        self.param = param
 
 
 class SourceError(UsageError):

@@ -41,3 +41,9 @@ def test_reasons_are_stable() -> None:
         "crashed",
         "timed-out",
     }
+
+
+def test_a_parameter_is_named_where_it_is_one() -> None:
+    assert UsageError("there is no such path").param is None
+    named = pickle.loads(pickle.dumps(UsageError("k is 0; at least 1 is needed", param="k")))
+    assert (str(named), named.param) == ("k is 0; at least 1 is needed", "k")

@@ -112,8 +112,7 @@ def of_library(error: LookalikeError) -> HttpError | None:
                 "the collection was rebuilt with another encoder: start the service with that one",
             )
         case UsageError() if not isinstance(error, ArtifactError):
-            param = "filter" if str(error).startswith("filter:") else None
-            return invalid(param, str(error))
+            return invalid(error.param, str(error))
         case _:  # a damaged collection, a disk that fails
             return None
 

@@ -230,7 +230,7 @@ ITEM = {"key": "z", "vector": [1.0] * 24}
         ({"items": [{"key": "z"}]}, (422, "missing-image", "items[0].image")),
         ({"items": [{"vector": [1.0] * 24}]}, (422, "invalid-parameter", "items[0].key")),
         ({"items": [{**ITEM, "image": "aGk="}]}, (422, "missing-image", "items[0].image")),
-        ({"items": [ITEM, {**ITEM, "key": "y" * 1025}]}, (422, "invalid-parameter", None)),
+        ({"items": [ITEM, {**ITEM, "key": "y" * 1025}]}, (422, "invalid-parameter", "key")),
         ({"items": [ITEM, ITEM]}, (409, "key-exists", "key")),
         ({"items": [{**ITEM, "vector": [1.0]}]}, (422, "invalid-parameter", "items[0].vector")),
         ({"items": [{**ITEM, "label": 5}]}, (422, "invalid-parameter", "items[0].label")),
