@@ -190,7 +190,7 @@ def embedders(out: Path) -> dict[str, Callable[[Pixels], Vectors]]:
 
     from export.encoder_file.encoder_file import open_encoder
     from training.models.features import encode
-    from training.models.simclr import build_model
+    from training.recipes.build_model import build_model
     from training.recipes.recipe_files import load_recipe
 
     trained = open_encoder(out / "encoder.onnx")

@@ -51,10 +51,10 @@ from training.data.cache import decode_source
 from training.data.dataset import NO_LABEL, ImageDataset
 from training.data.sampling import spread
 from training.models.features import encode
-from training.models.simclr import encoder_of
 from training.optim.optimizers import set_learning_rate
 from training.optim.schedule import warmup_cosine
 from training.protocols.knn import knn_accuracy
+from training.recipes.build_model import encoder_of
 from training.recipes.recipe_files import load_recipe
 from training.trainer import Trainer
 

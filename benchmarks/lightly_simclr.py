@@ -27,7 +27,7 @@ from PIL import Image
 
 from base.cpus import available_cpus
 from benchmarks.augmentation_speed import lightly_transform
-from training.models.simclr import encoder_of
+from training.recipes.build_model import encoder_of
 from training.recipes.recipe_files import load_recipe
 
 if TYPE_CHECKING:

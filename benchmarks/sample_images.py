@@ -14,7 +14,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from training.models.encoders import EncoderModule
+    from training.models.encoder_module import EncoderModule
 
 CLOTHING = Path(__file__).parents[2] / "shared/data/clothing-small"
 

@@ -21,8 +21,8 @@ from images.items import Item
 from images.sources.sources import open_source
 from training.compute import choose_precision, compiled
 from training.data.cache import decode_source
-from training.models.simclr import build_model
 from training.optim.optimizers import build_optimizer, set_learning_rate
+from training.recipes.build_model import build_model
 from training.recipes.recipe_files import load_recipe
 from training.train import train
 from training.trainer import Trainer

@@ -19,7 +19,7 @@ class TrainingDivergedError(LookalikeError):
     """The loss or the weights are no longer finite."""
 
 
-def need(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     """Refuses a value of a recipe unless the condition holds.
 
     Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from training.parallel.ranks import Ranks
     from training.recipes.recipe import Recipe
     from training.report.monitor import Measurement, Monitor
@@ -48,12 +48,12 @@ class Loop:
         *,
         ranks: Ranks,
         leader: Leader | None,
-        reporter: Reporter,
+        progress: Progress,
         previous: Checkpoint | None,
     ) -> None:
         """`leader` is None in all processes but the first."""
         self._run, self._recipe, self._trainer = run, recipe, trainer
-        self._ranks, self._leader, self._reporter = ranks, leader, reporter
+        self._ranks, self._leader, self._progress = ranks, leader, progress
         self._due = self._due_steps()
         self._fresh = previous is None
         self.quality: dict[str, float] = dict(previous.quality) if previous else {}
@@ -71,9 +71,9 @@ class Loop:
         """
         trainer = self._trainer
         self._clock = self._window = self._saved = time.monotonic()
-        self._reporter.begin("training", trainer.steps, trainer.step)
+        self._progress.begin("training", trainer.steps, trainer.step)
         with ExitStack() as stack:
-            stack.callback(self._reporter.end)
+            stack.callback(self._progress.end)
             stop = stack.enter_context(StopOnSignal(patient=self._ranks.world > 1))
             metrics, _ = self._ranks.attempt(self._open_metrics)
             if metrics is not None:
@@ -139,7 +139,7 @@ class Loop:
             elapsed_s=round(self._tick(), 3),
         )
         figures = f"loss {loss:.3f}  lr {rate:.2e}  {speed:.0f} samples/s"
-        self._reporter.update(trainer.step, figures + self._watched_words())
+        self._progress.update(trainer.step, figures + self._watched_words())
         self._restart_window()
 
     def _watched_words(self) -> str:
@@ -167,7 +167,7 @@ class Loop:
             samples = trainer.step * self._recipe.training.batch_size
             metrics.write(trainer.step, samples, **seen.figures)
             if seen.alarm and trainer.step:
-                self._reporter.say(f"step {trainer.step}: {seen.alarm}")
+                self._progress.message(f"step {trainer.step}: {seen.alarm}")
             self._report()
             self._restart_window()
 

@@ -11,7 +11,7 @@ import torch
 from base.cpus import available_cpus
 from base.errors import ArtifactError, UsageError
 from base.files import write_bytes_atomic
-from base.progress import Reporter, Silent
+from base.progress import Progress, Silent
 from training.compute import choose_device
 from training.data.cache import decode_source
 from training.data.dataset_cache import training_images
@@ -64,7 +64,7 @@ def train(
     device: str = "auto",
     evaluation: Source | None = None,
     limit: int | None = None,
-    reporter: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Trains an encoder, or goes on with a run; uses all available CPUs.
 
@@ -84,7 +84,7 @@ def train(
         evaluation: labeled images whose nearest training images are asked for their label;
             `monitor.QUERIES` of them are used.
         limit: train on that many images, evenly spread over the source.
-        reporter: told about the progress.
+        progress: shows how far the work is.
 
     Raises:
         UsageError: the folder holds a run and `resume` is false, or nothing to resume, or the
@@ -93,19 +93,19 @@ def train(
         TrainingDivergedError: the loss is no longer finite; the last good checkpoint is kept.
     """
     launch = launch_of()
-    reporter = (reporter if launch.leads else None) or Silent()
+    progress = (progress if launch.leads else None) or Silent()
     recipe = settled(recipe, source)
-    tell_values(recipe, reporter)
+    tell_values(recipe, progress)
     target = device_of(choose_device(device), launch)
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with joined(target) as ranks:
         recipe, previous = ranks.from_leader(lambda: _begin(run, recipe, resume=resume))
-        dataset = _decode(ranks, source, recipe, run, limit=limit, reporter=reporter)
+        dataset = _decode(ranks, source, recipe, run, limit=limit, progress=progress)
 
         def prepare() -> Leader | None:
             if not ranks.leads:
                 return None
-            return _prepare(run, recipe, dataset, evaluation, previous=previous, reporter=reporter)
+            return _prepare(run, recipe, dataset, evaluation, previous=previous, progress=progress)
 
         leader, _ = ranks.attempt(prepare)
         trainer = Trainer(recipe, dataset, target, ranks)
@@ -119,11 +119,11 @@ def train(
             trainer,
             ranks=ranks,
             leader=leader,
-            reporter=reporter,
+            progress=progress,
             previous=previous,
         )
         if trainer.step < trainer.steps:
-            reporter.say(f"{len(dataset)} pictures, {trainer.describe()}")
+            progress.message(f"{len(dataset)} pictures, {trainer.describe()}")
             loop.work()
         # a stream meets others in each process
         refused = tuple({r: None for part in ranks.everyones(dataset.refusals()) for r in part})
@@ -147,7 +147,7 @@ def _decode(
     run: Path,
     *,
     limit: int | None,
-    reporter: Reporter,
+    progress: Progress,
 ) -> ImageDataset:
     """Return the training images; several processes share one file of them per disk."""
     dataset = ranks.in_turn(
@@ -157,7 +157,7 @@ def _decode(
             limit=limit,
             folder=run / "cache",
             memory_limit=CACHE_IN_MEMORY if ranks.world == 1 else 0,
-            reporter=reporter,
+            progress=progress,
         )
     )
     ranks.check_same(dataset.digest, f"SOURCE ({len(dataset)} of {dataset.name})")
@@ -171,16 +171,16 @@ def _prepare(
     evaluation: Source | None,
     *,
     previous: Checkpoint | None,
-    reporter: Reporter,
+    progress: Progress,
 ) -> Leader:
     """Check the images against the run and begins its folder."""
     against = None
     if evaluation is not None:
         against = decode_source(
-            evaluation, recipe.data.evaluation, limit=QUERIES, reporter=reporter
+            evaluation, recipe.data.evaluation, limit=QUERIES, progress=progress
         )
     _check_images(run, recipe, dataset, against, previous)
-    monitor = _monitor(recipe, dataset, against, reporter)
+    monitor = _monitor(recipe, dataset, against, progress)
     if previous is not None:
         remove_leftovers(run)
     else:
@@ -259,7 +259,7 @@ def _check_images(
 
 
 def _monitor(
-    recipe: Recipe, dataset: ImageDataset, evaluation: ImageDataset | None, reporter: Reporter
+    recipe: Recipe, dataset: ImageDataset, evaluation: ImageDataset | None, progress: Progress
 ) -> Monitor:
     monitor = Monitor(recipe, dataset, evaluation)
     if not monitor.labeled and evaluation is not None:
@@ -268,7 +268,7 @@ def _monitor(
             "pictures in sub-folders of the same names in both"
         )
     if not monitor.labeled:
-        reporter.say("the pictures have no labels: kNN accuracy is not measured, RankMe is")
+        progress.message("the pictures have no labels: kNN accuracy is not measured, RankMe is")
     return monitor
 
 

@@ -15,11 +15,11 @@ from training.data.batches import Order, augmentation_seed, layer_seed
 from training.data.shard import Shard
 from training.data.stream import batches_of
 from training.errors import TrainingDivergedError
-from training.models.simclr import build_model
 from training.optim import gradient_cache
 from training.optim.losses import loss_and_gradient
 from training.optim.optimizers import build_optimizer, set_learning_rate
 from training.parallel.ranks import ALONE, Ranks, network_of
+from training.recipes.build_model import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,8 @@ import torch
 
 from training.errors import RecipeError
 from training.loop import Loop
-from training.models.simclr import SimCLR, build_model
+from training.models.simclr import SimCLR
+from training.recipes.build_model import build_model
 from training.run_folder.checkpoint import load_checkpoint
 from training.train import train
 from training.trainer import Trainer

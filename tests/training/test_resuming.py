@@ -36,7 +36,7 @@ def test_a_stopped_and_resumed_run_is_the_run_that_would_have_been(
     train(source, recipe, tmp_path / "straight")
     run = tmp_path / "stopped"
     for resume, step in ((False, 3), (True, 9)):
-        stopped = train(source, recipe, run, resume=resume, reporter=Interrupt(step))
+        stopped = train(source, recipe, run, resume=resume, progress=Interrupt(step))
         assert (stopped.finished, stopped.step) == (False, step)
     assert train(source, recipe, run, resume=True).finished
     assert_same_run(tmp_path / "straight", run)
@@ -51,7 +51,7 @@ def test_two_threads_resume_bit_for_bit_too(
     monkeypatch.setattr("training.train.available_cpus", lambda: 2)
     recipe = make_recipe("training.samples=32", "training.log_every=1", "training.evaluations=0")
     train(make_source(), recipe, tmp_path / "straight")
-    train(make_source(), recipe, tmp_path / "stopped", reporter=Interrupt(2))
+    train(make_source(), recipe, tmp_path / "stopped", progress=Interrupt(2))
     assert load_checkpoint(tmp_path / "stopped").step == 2
     train(make_source(), recipe, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
@@ -88,7 +88,7 @@ def test_signals_stop_after_the_step_and_handlers_come_back(
     tmp_path: Path,
 ) -> None:
     before = signal.getsignal(number)
-    result = train(make_source(), make_recipe(), tmp_path / "run", reporter=Interrupt(4, number))
+    result = train(make_source(), make_recipe(), tmp_path / "run", progress=Interrupt(4, number))
     assert (result.finished, result.step) == (False, 4)
     assert load_checkpoint(tmp_path / "run").step == 4
     assert signal.getsignal(number) is before
@@ -112,7 +112,7 @@ def test_a_second_ctrl_c_stops_at_once(
             super().update(done, figures)
 
     with pytest.raises(KeyboardInterrupt):
-        train(make_source(), make_recipe(), tmp_path / "run", reporter=Twice(4))
+        train(make_source(), make_recipe(), tmp_path / "run", progress=Twice(4))
     assert load_checkpoint(tmp_path / "run").step == 0
 
 
@@ -132,6 +132,6 @@ def test_a_cuda_run_stops_and_resumes(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     source, recipe = make_source(), make_recipe()
-    train(source, recipe, tmp_path, device="cuda", reporter=Interrupt(4))
+    train(source, recipe, tmp_path, device="cuda", progress=Interrupt(4))
     assert train(source, recipe, tmp_path, device="cuda", resume=True).finished
     assert load_encoder(tmp_path).quality["loss"] < 3

@@ -29,7 +29,7 @@ class Notes(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self.lines.append(line)
 
 
@@ -39,7 +39,7 @@ def test_a_run_leaves_its_artifacts(
     run = tmp_path / "a" / "run"
     recipe = make_recipe("training.samples=320", "training.log_every=5")
     notes = Notes()
-    result = train(make_source(), recipe, run, reporter=notes)
+    result = train(make_source(), recipe, run, progress=notes)
     assert result.finished
     assert (result.step, result.steps, result.images, result.refused) == (40, 40, 40, ())
     assert sorted(p.name for p in run.iterdir()) == [
@@ -98,7 +98,7 @@ def test_a_run_of_a_version_with_fewer_recipe_keys_goes_on(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     run, source, recipe = tmp_path / "run", make_source(), make_recipe()
-    train(source, recipe, run, reporter=Interrupt(2))
+    train(source, recipe, run, progress=Interrupt(2))
     kept = load_checkpoint(run)
     tables = {**kept.recipe, "loss": {"temperature": kept.recipe["loss"]["temperature"]}}
     save_checkpoint(run, dataclasses.replace(kept, recipe=tables, recipe_digest="0" * 64))
@@ -115,7 +115,7 @@ def test_a_run_is_not_overwritten_nor_joined_to_strangers(
     with pytest.raises(UsageError, match="holds no run to resume: drop --resume"):
         train(source, recipe, run, resume=True)
     assert not run.exists()
-    train(source, recipe, run, reporter=Interrupt(2))
+    train(source, recipe, run, progress=Interrupt(2))
     kept = (run / "checkpoint.pt").read_bytes()
     with pytest.raises(UsageError, match="already holds a run: add --resume"):
         train(source, recipe, run)
@@ -176,7 +176,7 @@ def test_images_without_labels_train_as_well(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     notes = Notes()
-    result = train(make_source(labeled=False), make_recipe(), tmp_path, reporter=notes)
+    result = train(make_source(labeled=False), make_recipe(), tmp_path, progress=notes)
     assert "the pictures have no labels: kNN accuracy is not measured, RankMe is" in notes.lines
     measured = {"alignment", "uniformity", "rankme", "feature_std"}
     assert result.quality.keys() == {"loss", *measured}
@@ -193,7 +193,7 @@ def test_a_run_that_collapses_raises_the_alarm(
 ) -> None:
     notes = Notes()
     recipe = make_recipe("schedule.learning_rate=30.0", "optimizer.weight_decay=0.1")
-    train(make_source(), recipe, tmp_path, reporter=notes)
+    train(make_source(), recipe, tmp_path, progress=notes)
     alarms = [line for line in notes.lines if "the encoder has collapsed" in line]
     assert alarms[-1].startswith("step 12: ")
     assert "lower schedule.learning_rate (now 30)" in alarms[-1]
@@ -310,7 +310,7 @@ def test_bf16_trains_where_it_is_asked_for(
 ) -> None:
     recipe = make_recipe("training.precision=bf16", "training.samples=16")
     notes = Notes()
-    train(make_source(16), recipe, tmp_path, reporter=notes)
+    train(make_source(16), recipe, tmp_path, progress=notes)
     assert "bfloat16 on cpu" in notes.lines[0]
     weights = load_checkpoint(tmp_path).encoder.values()
     assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}

@@ -115,7 +115,7 @@ def train(
     from rich.console import Console
 
     from base.errors import UsageError
-    from base.progress import reporter_for
+    from base.progress import progress_for
     from images.sources.sources import open_source
     from training.cli import cli_plan
     from training.cli.cli_report import show_refused, tell
@@ -127,9 +127,9 @@ def train(
         raise UsageError("--plot is for --find-lr: add it, or leave --plot out")
     leads = launch_of().leads  # of several processes one speaks
     console = Console(stderr=True, quiet=not leads)
-    reporter = reporter_for(console)
+    progress = progress_for(console)
     images = open_source(source, labels=labels)
-    name, run = cli_plan.plan(images, source, recipe, out, resume=resume, say=reporter.say)
+    name, run = cli_plan.plan(images, source, recipe, out, resume=resume, progress=progress)
     count = min(len(images), limit or len(images))
     asked = cli_plan.all_settings(settings, weights, batch_size)
     if resume:
@@ -141,14 +141,14 @@ def train(
             count,
             auto_batch=batch_size == cli_plan.AUTO,
             device=device,
-            reporter=reporter,
+            progress=progress,
         )
     chosen = settled(chosen, images)
     if find_lr:
         from training.cli.cli_report import show_rates
         from training.tuning.lr_finder import find_learning_rate
 
-        finding = find_learning_rate(images, chosen, device=device, limit=limit, reporter=reporter)
+        finding = find_learning_rate(images, chosen, device=device, limit=limit, progress=progress)
         show_rates(finding, plot, console, as_json=as_json)
         return
     result = train_run(
@@ -159,7 +159,7 @@ def train(
         device=device,
         evaluation=None if evaluation is None else open_source(evaluation),
         limit=limit,
-        reporter=reporter,
+        progress=progress,
     )
     show_refused(result, console)
     again = ["lookalike", "train", source, "--out", str(run)]

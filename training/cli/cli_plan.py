@@ -18,13 +18,11 @@ from training.tuning.batch_size import auto_batch_size
 from training.weights.start_weights import pinned, read_start_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from images.sources.sources import Source
     from training.recipes.recipe import Recipe
-
-    Say = Callable[[str], None]
 
 FEWEST = 8  # images; with fewer there is nothing to contrast
 AUTO = "auto"
@@ -49,7 +47,13 @@ def all_settings(
 
 
 def plan(
-    images: Source, source: str, recipe: str | None, out: Path | None, *, resume: bool, say: Say
+    images: Source,
+    source: str,
+    recipe: str | None,
+    out: Path | None,
+    *,
+    resume: bool,
+    progress: Progress,
 ) -> tuple[str, Path]:
     """Return the recipe to read and the run folder.
 
@@ -64,7 +68,7 @@ def plan(
     if resume and (run / "recipe.toml").is_file():
         return str(run / "recipe.toml"), run
     others = ", ".join(other for other in recipe_names() if other != name)
-    say(f"recipe {name}: {reason} (--recipe for another: {others})")
+    progress.message(f"recipe {name}: {reason} (--recipe for another: {others})")
     return name, run
 
 
@@ -75,7 +79,7 @@ def fitted_recipe(
     *,
     auto_batch: bool,
     device: str,
-    reporter: Reporter,
+    progress: Progress,
 ) -> Recipe:
     """Return the recipe of a new run, with what depends on images and machine decided and written down.
 
@@ -85,24 +89,24 @@ def fitted_recipe(
         images: how many there are.
         auto_batch: measure which batch fits memory.
         device: as for `train.train`.
-        reporter: told what was decided.
+        progress: gets what was decided, as messages.
     """
     recipe = load_recipe(name, settings)
     if recipe.encoder.weights is not None:
         weights = read_start_weights(recipe)
         mine = _asked(settings, "data.mean") or _asked(settings, "data.std")
         with_weights = pinned(recipe, weights, keep_norm=mine)
-        reporter.say(f"starting from {weights.summary(recipe.encoder.weights)}")
+        progress.message(f"starting from {weights.summary(recipe.encoder.weights)}")
         if with_weights.data != recipe.data:
             mean = [round(value, 4) for value in with_weights.data.mean]
             std = [round(value, 4) for value in with_weights.data.std]
-            reporter.say(f"data.mean = {mean}, data.std = {std}: as those weights were trained")
+            progress.message(f"data.mean = {mean}, data.std = {std}: as those weights were trained")
         recipe = with_weights
     if auto_batch:
-        return _measured_batch(recipe, images, device, reporter)
+        return _measured_batch(recipe, images, device, progress)
     if _asked(settings, "training.batch_size"):
         return recipe
-    return _halved_batch(recipe, images, reporter)
+    return _halved_batch(recipe, images, progress)
 
 
 def resumed_recipe(name: str, settings: Sequence[str], images: int) -> Recipe:
@@ -113,8 +117,8 @@ def resumed_recipe(name: str, settings: Sequence[str], images: int) -> Recipe:
     return _halved_batch(recipe, images, Silent())
 
 
-def _measured_batch(recipe: Recipe, images: int, device: str, reporter: Reporter) -> Recipe:
-    fit = auto_batch_size(recipe, choose_device(device), images, reporter)
+def _measured_batch(recipe: Recipe, images: int, device: str, progress: Progress) -> Recipe:
+    fit = auto_batch_size(recipe, choose_device(device), images, progress)
     training = replace(recipe.training, batch_size=fit.batch_size)
     micro = training.micro_batch
     if micro is not None and (micro > fit.batch_size or fit.batch_size % micro):
@@ -122,13 +126,13 @@ def _measured_batch(recipe: Recipe, images: int, device: str, reporter: Reporter
     schedule = recipe.schedule
     rate = peak_learning_rate(schedule.learning_rate, schedule.scaling, fit.batch_size)
     rule = "not scaled" if schedule.scaling == "none" else f"{schedule.scaling} scaling"
-    reporter.say(
+    progress.message(
         f"batches of {fit.batch_size}, learning rate {rate:.3g} ({rule}); not larger: {fit.reason}"
     )
     return replace(recipe, training=training)
 
 
-def _halved_batch(recipe: Recipe, images: int, reporter: Reporter) -> Recipe:
+def _halved_batch(recipe: Recipe, images: int, progress: Progress) -> Recipe:
     """Halves the batch of a recipe that was made for more images than there are."""
     batch = recipe.training.batch_size
     if images >= batch or images < FEWEST:
@@ -136,7 +140,7 @@ def _halved_batch(recipe: Recipe, images: int, reporter: Reporter) -> Recipe:
     while batch > images // 2:
         batch //= 2
     instead = f"batches of {batch} instead of {recipe.training.batch_size}"
-    reporter.say(f"{instead}: there are {images} pictures")
+    progress.message(f"{instead}: there are {images} pictures")
     return replace(recipe, training=replace(recipe.training, batch_size=batch, micro_batch=None))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from base.cpus import available_cpus
 from base.errors import ImageRefused
-from base.progress import Reporter, Silent
+from base.progress import Progress, Silent
 from images.pixels.preprocess import PreprocessSpec, load_image
 from images.pixels.storage_size import load_whole
 from training.data.cache_file import CacheFile, stamp_of
@@ -88,7 +88,7 @@ def decode_source(
     limit: int | None = None,
     folder: Path | None = None,
     memory_limit: int = 2**63,
-    reporter: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> ImageDataset:
     """Decode every image once, on all CPUs; what cannot be used is counted, never fatal.
 
@@ -103,25 +103,25 @@ def decode_source(
             is there and was made from the same images is used again, one that was stopped half
             way is gone on with. Without a folder all images stay in memory.
         memory_limit: see `folder`.
-        reporter: told about the progress.
+        progress: shows how far the work is.
 
     Raises:
         SourceError: not one image can be used.
         LookalikeError: the disk has no room for the cache, or a cache is damaged.
     """
     items, form = chosen_items(source, limit), Form(spec=spec, whole=whole)
-    reporter = reporter or Silent()
+    progress = progress or Silent()
     needed = 0 if folder is None else expected_bytes(items, form)
     if folder is None or needed <= memory_limit:
         entries, memory = Entries(source), Memory()
-        _decode(items, form, entries, memory, reporter)
+        _decode(items, form, entries, memory, progress)
         return entries.dataset(memory.pixels())
     with CacheFile(folder, stamp_of(items, form.digest)) as file:
         entries = file.read(source, items)
         if not file.whole(entries):
             free = file.begin(entries, needed)
-            reporter.say(_announcement(folder, len(items), needed, free, entries))
-            _decode(items[len(entries) :], form, entries, file, reporter)
+            progress.message(_announcement(folder, len(items), needed, free, entries))
+            _decode(items[len(entries) :], form, entries, file, progress)
             file.finish(entries)
         return file.dataset(entries)
 
@@ -150,18 +150,18 @@ def expected_bytes(items: list[Item], form: Form) -> int:
 
 
 def _decode(
-    items: list[Item], form: Form, entries: Entries, store: Store, reporter: Reporter
+    items: list[Item], form: Form, entries: Entries, store: Store, progress: Progress
 ) -> None:
     before = len(entries)
-    reporter.begin(f"decoding {entries.name}", before + len(items), before)
+    progress.begin(f"decoding {entries.name}", before + len(items), before)
     try:
         for item, result in in_order(items, form):
             line = entries.add(item, result)
             store.put(line, None if isinstance(result, ImageRefused) else result)
             refused = len(entries.refused)
-            reporter.update(len(entries), f"{refused} refused" if refused else "")
+            progress.update(len(entries), f"{refused} refused" if refused else "")
     finally:
-        reporter.end()
+        progress.end()
 
 
 def in_order(

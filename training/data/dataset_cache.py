@@ -10,20 +10,20 @@ from training.data.stream import open_stream
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from images.sources.sources import Source
     from training.data.dataset import ImageDataset
-    from training.recipes.recipe_data import Data
+    from training.data.settings import DataSettings
 
 
 def training_images(
     source: Source,
-    data: Data,
+    data: DataSettings,
     *,
     limit: int | None,
     folder: Path,
     memory_limit: int,
-    reporter: Reporter,
+    progress: Progress,
 ) -> ImageDataset:
     """Return the images in memory, in a file or streamed.
 
@@ -34,7 +34,7 @@ def training_images(
         limit: take this many images, evenly spread.
         folder: for the file.
         memory_limit: see `data`.
-        reporter: told about the progress.
+        progress: shows how far the work is.
 
     Raises:
         SourceError: not one image can be used.
@@ -49,5 +49,5 @@ def training_images(
         limit=limit,
         folder=folder,
         memory_limit={"memory": 2**63, "disk": -1}.get(data.cache, memory_limit),
-        reporter=reporter,
+        progress=progress,
     )

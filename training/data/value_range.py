@@ -18,7 +18,7 @@ from images.pixels.planes import values_of
 from training.data.sampling import spread
 
 if TYPE_CHECKING:
-    from base.progress import Reporter
+    from base.progress import Progress
     from images.sources.sources import Source
     from training.recipes.recipe import Recipe
 
@@ -39,16 +39,16 @@ def settled(recipe: Recipe, source: Source) -> Recipe:
     return replace(recipe, data=replace(recipe.data, range=low_high))
 
 
-def tell_values(recipe: Recipe, reporter: Reporter) -> None:
+def tell_values(recipe: Recipe, progress: Progress) -> None:
     """Says what is not as with photographs."""
     data, augmentation = recipe.data, recipe.augmentation
     if data.values is not None:
-        reporter.say("values {:g} to {:g} become 0 to 255 (data.range)".format(*data.values))
+        progress.message("values {:g} to {:g} become 0 to 255 (data.range)".format(*data.values))
     if data.channels != 3 and any(
         (augmentation.saturation, augmentation.hue, augmentation.grayscale)
     ):
         off = "saturation, hue and grayscale are for RGB and switched off"
-        reporter.say(f"pictures of {data.channels} channels: {off}")
+        progress.message(f"pictures of {data.channels} channels: {off}")
 
 
 def measured_range(source: Source, channels: int) -> tuple[float, float]:

@@ -8,10 +8,8 @@ Dropout and stochastic depth are switched off: SimCLR regularizes by augmentatio
 depend on its seed and number alone to be repeated bit for bit.
 """
 
-from __future__ import annotations
-
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,9 +17,7 @@ from torchvision import models
 from torchvision.ops import StochasticDepth
 
 from training.errors import RecipeError, did_you_mean
-
-if TYPE_CHECKING:
-    from training.models.encoders import EncoderModule
+from training.models.encoder_module import EncoderModule
 
 CLASSES = 1009  # a prime that is no width of any layer
 TIMM = ("timm:", "timm/")
@@ -78,7 +74,7 @@ def build_backbone(name: str, *, image_size: int, channels: int = 3) -> EncoderM
             "to a multiple of 32 or to 224, or take another encoder"
         ) from error
     network.feature_dim = feature_dim  # type: ignore[assignment]
-    return cast("EncoderModule", network)
+    return cast(EncoderModule, network)
 
 
 def _torchvision(name: str, image_size: int, channels: int) -> nn.Module:

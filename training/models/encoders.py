@@ -10,6 +10,7 @@ names are those of `backbones.py`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ from torchvision.models.resnet import (
     conv1x1,
 )
 
-from training.errors import RecipeError, did_you_mean
+from training.errors import RecipeError, did_you_mean, require
 from training.models.backbones import build_backbone, check_name
+from training.models.encoder_module import EncoderModule
 from training.models.selective_kernels import SelectiveBottleneck, deep_stem, pooled_shortcut
 
 if TYPE_CHECKING:
@@ -41,12 +43,6 @@ RESNETS: Mapping[str, tuple[Block, tuple[int, int, int, int]]] = {
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
 }
-
-
-class EncoderModule(nn.Module):
-    """What every encoder is: float [N,C,S,S] -> h [N,feature_dim]."""
-
-    feature_dim: int
 
 
 class ResNetEncoder(EncoderModule):
@@ -188,3 +184,28 @@ def check_encoder(name: str, *, width: float, stem: Stem, selective_kernels: boo
         )
     if selective_kernels and RESNETS[name][0] is not Bottleneck:
         raise RecipeError(f"{name} has no bottlenecks: selective kernels need resnet50 or deeper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """The table [encoder] of a recipe, f(.): see `build_encoder`; all but the name is for ResNets."""
+
+    name: str = "resnet18"
+    width: float = 1.0
+    stem: Stem = "auto"
+    zero_init_residual: bool = True
+    selective_kernels: bool = False  # SimCLR v2
+    weights: str | None = None  # to start from, see `start_weights.py`; default: random ones
+    weights_sha256: str | None = None  # of the file they were in; filled in when a run starts
+
+    def __post_init__(self) -> None:
+        check_encoder(
+            self.name,
+            width=self.width,
+            stem=self.stem,
+            selective_kernels=self.selective_kernels,
+        )
+        require(
+            self.weights is not None or self.weights_sha256 is None,
+            "encoder.weights_sha256 without encoder.weights",
+        )

@@ -3,14 +3,28 @@
 Thrown away after training: h beats z by more than 10 points (SimCLR section 4.2).
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
-from training.errors import RecipeError, did_you_mean
+from training.errors import RecipeError, did_you_mean, require
 
 HeadKind = Literal["v1", "v2"]
 LAYERS: dict[str, int] = {"v1": 2, "v2": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """The table [head] of a recipe, g(.): see `projection_head`."""
+
+    kind: HeadKind = "v1"
+    hidden: int | None = None  # default: the encoder's feature_dim
+    out_dim: int = 128
+
+    def __post_init__(self) -> None:
+        require(self.hidden is None or self.hidden > 0, f"head.hidden = {self.hidden}: must be > 0")
+        require(self.out_dim > 0, f"head.out_dim = {self.out_dim}: must be above 0")
 
 
 def projection_head(

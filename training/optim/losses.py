@@ -22,13 +22,14 @@ All of it is fp32: a similarity of 0.99 and one of 0.995 are the same number in 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.recipes.recipe import Loss
+from training.errors import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,25 @@ if TYPE_CHECKING:
 BLOCK = 2**22
 
 
-def contrastive_loss(z: Tensor, loss: Loss) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The table [loss] of a recipe; a field of another loss is not looked at."""
+
+    name: Literal["nt-xent", "nt-logistic", "margin", "decoupled"] = "nt-xent"
+    temperature: float = 0.1  # all but margin
+    margin: float = 0.8  # margin; of cosine similarities, which lie in [-1, 1]
+    semi_hard: bool = False  # nt-logistic, margin: only the hardest of the easier negatives
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"loss.temperature = {self.temperature}: must be above 0")
+        require(self.margin >= 0, f"loss.margin = {self.margin}: must not be negative")
+        require(
+            not self.semi_hard or self.name in {"nt-logistic", "margin"},
+            f'loss.semi_hard is for "nt-logistic" and "margin": {self.name} weighs its negatives',
+        )
+
+
+def contrastive_loss(z: Tensor, loss: LossSettings) -> Tensor:
     """Return the loss of a batch as one differentiable scalar in fp32.
 
     Args:
@@ -56,11 +75,11 @@ def contrastive_loss(z: Tensor, loss: Loss) -> Tensor:
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
     """Return the paper's loss (equation 1) of z [2N,E]; ln(2N - 1) where all similarities are equal."""
-    return contrastive_loss(z, Loss(temperature=temperature))
+    return contrastive_loss(z, LossSettings(temperature=temperature))
 
 
 def loss_and_gradient(
-    z: Tensor, loss: Loss, *, share: int = 0, shares: int = 1
+    z: Tensor, loss: LossSettings, *, share: int = 0, shares: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of a batch and its gradient dL/dz, in memory that does not grow with N squared.
 
@@ -95,7 +114,7 @@ def loss_and_gradient(
     return total, gradient
 
 
-def _check(z: Tensor, loss: Loss) -> None:
+def _check(z: Tensor, loss: LossSettings) -> None:
     if len(z) % 2:
         raise ValueError(f"a loss takes two views of each picture, got {len(z)} rows")
     if len(z) < 4 and loss.name != "nt-xent":
@@ -110,7 +129,7 @@ def _blocks(views: int, share: int, shares: int) -> Iterator[slice]:
         yield slice(first, min(first + step, stop))
 
 
-def _rows(unit: Tensor, loss: Loss, anchors: slice) -> Tensor:
+def _rows(unit: Tensor, loss: LossSettings, anchors: slice) -> Tensor:
     """Sum of the losses of some anchors, from z of length one [2N,E]."""
     views = len(unit)
     own = torch.arange(anchors.start, anchors.stop, device=unit.device)
@@ -148,7 +167,7 @@ def _hardest_below(s: Tensor, to_positive: Tensor) -> Tensor:
     return torch.where(s < to_positive, s, -torch.inf).amax(1, keepdim=True)
 
 
-def _mean(terms: Tensor, pair: Tensor, loss: Loss) -> Tensor:
+def _mean(terms: Tensor, pair: Tensor, loss: LossSettings) -> Tensor:
     """Over the negatives of each anchor, [R]; semi-hard has one."""
     if loss.semi_hard:
         return terms[:, 0]

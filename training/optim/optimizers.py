@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from training.errors import require
 from training.optim.lars import Lars
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.recipes.recipe import Optimizer
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The table [optimizer] of a recipe; a field of another optimizer is not looked at."""
+
+    name: Literal["lars", "sgd", "adamw"] = "lars"
+    weight_decay: float = 1e-6
+    momentum: float = 0.9  # lars, sgd
+    nesterov: bool = False  # sgd
+    trust_coefficient: float = 0.001  # lars
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+
+    def __post_init__(self) -> None:
+        require(
+            self.weight_decay >= 0, f"optimizer.weight_decay = {self.weight_decay}: must be >= 0"
+        )
+        require(0 <= self.momentum < 1, f"optimizer.momentum = {self.momentum}: must be in [0,1)")
+        require(self.trust_coefficient > 0, "optimizer.trust_coefficient must be above 0")
+        require(0 <= min(self.betas) <= max(self.betas) < 1, "optimizer.betas must be in [0,1)")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -34,7 +54,7 @@ def _is_vector(parameter: nn.Parameter) -> bool:
     return sum(side > 1 for side in parameter.shape) < 2
 
 
-def build_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Build the optimizer; its learning rate is set before each step from the schedule's array.
 
     "lars" is the paper's (section 2), for batches of 512 and more. "sgd" is momentum SGD with L2

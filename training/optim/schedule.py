@@ -6,15 +6,40 @@ An array has no state: a resumed run reads the rate of its step and cannot be of
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from training.errors import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Scaling = Literal["linear", "sqrt", "none"]
 SCALINGS: tuple[Scaling, ...] = ("linear", "sqrt", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """The table [schedule] of a recipe: warm-up, of which one length is given at most, and cosine."""
+
+    learning_rate: float
+    scaling: Scaling = "linear"
+    warmup_epochs: float | None = None
+    warmup_fraction: float | None = None  # of the run
+
+    def __post_init__(self) -> None:
+        require(
+            self.learning_rate > 0, f"schedule.learning_rate = {self.learning_rate}: not above 0"
+        )
+        require(
+            self.warmup_epochs is None or self.warmup_fraction is None,
+            "schedule has warmup_epochs and warmup_fraction: give one of them",
+        )
+        fraction = self.warmup_fraction or 0.0
+        require(0 <= fraction < 1, f"schedule.warmup_fraction = {fraction}: must be in [0,1)")
+        require((self.warmup_epochs or 0.0) >= 0, "schedule.warmup_epochs must not be negative")
 
 
 def peak_learning_rate(learning_rate: float, scaling: Scaling, batch_size: int) -> float:

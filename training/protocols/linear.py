@@ -21,9 +21,9 @@ from torch import Tensor
 from training.protocols.splits import validation_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
+
+    from base.progress import OnProgress
 
 GRID = tuple(float(10**exponent) for exponent in np.linspace(5, -6, 45))
 VALIDATION_SHARE = 0.2
@@ -54,7 +54,7 @@ def linear_probe(
     *,
     grid: tuple[float, ...] = GRID,
     seed: int = 0,
-    heard: Callable[[int], None] = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Probe:
     """Chooses the strength and solves the probe.
 
@@ -63,7 +63,7 @@ def linear_probe(
         labels: [N], 0 to C-1.
         grid: strengths, from strong to weak.
         seed: decides which images are held back.
-        heard: told how many strengths are done.
+        on_progress: called with the strengths that are done and all strengths.
 
     Raises:
         ValueError: fewer than two classes, or too few images to hold some back.
@@ -88,7 +88,8 @@ def linear_probe(
         accuracy = float((guessed == y[checking]).double().mean())
         if accuracy > best[0]:
             best, chosen = (accuracy, l2), solution
-        heard(done)
+        if on_progress is not None:
+            on_progress(done, len(grid))
     final = solve(x, y, best[1], chosen)
     return Probe(
         weight=final[:-1],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from base.progress import Reporter
+    from base.progress import Progress
 
 CROP_AND_FLIP = Augmentation(jitter_probability=0.0, grayscale=0.0, blur=0.0)
 MOMENTUM = 0.9
@@ -84,7 +84,7 @@ def learn_classifier(
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
-    reporter: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> nn.Linear:
     """Learns a linear classifier on a network, and the network too where the lesson says so.
 
@@ -99,7 +99,7 @@ def learn_classifier(
         size: S, px of a view.
         mean: subtracted from images in [0,1], per channel.
         std: divided by, per channel.
-        reporter: told about the progress.
+        progress: shows how far the work is.
 
     Returns:
         The classifier D -> C on the network's device, begun at zero.
@@ -114,8 +114,8 @@ def learn_classifier(
     order = Order(len(positions), min(lesson.batch_size, len(positions)), lesson.seed)
     rates = lesson.rates(order.steps_per_epoch, len(positions))
     generator = torch.Generator(device).manual_seed(lesson.seed)
-    reporter = reporter or Silent()
-    reporter.begin(f"learning from {len(positions)} labels", len(rates))
+    progress = progress or Silent()
+    progress.begin(f"learning from {len(positions)} labels", len(rates))
     for step, rate in enumerate(rates):
         chosen = order(step)
         pixels = torch.from_numpy(np.array(images[positions[chosen]])).to(device)  # [B,T,T,3]
@@ -127,8 +127,8 @@ def learn_classifier(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        reporter.update(step + 1)
-    reporter.end()
+        progress.update(step + 1)
+    progress.end()
     network.eval()
     return classifier
 

@@ -40,12 +40,12 @@ import torch
 
 from base.errors import ArtifactError
 from base.files import atomic_write, sha256_file
-from training.models.simclr import encoder_of
+from training.recipes.build_model import encoder_of
 from training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from images.pixels.preprocess import PreprocessSpec
-    from training.models.encoders import EncoderModule
+    from training.models.encoder_module import EncoderModule
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"

@@ -23,7 +23,7 @@ from training.trainer import Trainer
 from training.tuning.memory import available_memory, forget_peak, peak_memory, resident_memory
 
 if TYPE_CHECKING:
-    from base.progress import Reporter
+    from base.progress import Progress
     from training.recipes.recipe import Recipe
 
 SMALLEST = 16
@@ -49,14 +49,14 @@ class Fit:
     tried: dict[int, int | None]
 
 
-def auto_batch_size(recipe: Recipe, device: torch.device, dataset: int, reporter: Reporter) -> Fit:
+def auto_batch_size(recipe: Recipe, device: torch.device, dataset: int, progress: Progress) -> Fit:
     """Chooses the batch size for a recipe on a device.
 
     Args:
         recipe: its own batch size is not looked at.
         device: where the run will be.
         dataset: how many there are; a quarter of them is the most that is chosen.
-        reporter: told what is tried.
+        progress: gets what is tried, as messages.
 
     Raises:
         UsageError: several processes, memory cannot be measured here, or not even the smallest
@@ -74,7 +74,7 @@ def auto_batch_size(recipe: Recipe, device: torch.device, dataset: int, reporter
         tried[batch] = peak
         fits = peak is not None and peak <= budget
         taken = "no memory left" if peak is None else f"{peak / 2**30:.2f} GB"
-        reporter.say(
+        progress.message(
             f"batch of {batch}: {taken} of {budget / 2**30:.1f} GB, {seconds:.2f} s a step"
         )
         best = max(best, batch if fits else 0)

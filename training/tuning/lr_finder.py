@@ -18,7 +18,7 @@ import torch
 
 from base.cpus import available_cpus
 from base.errors import UsageError
-from base.progress import Reporter, Silent
+from base.progress import Progress, Silent
 from training.compute import choose_device
 from training.data.dataset_cache import training_images
 from training.errors import TrainingDivergedError
@@ -129,7 +129,7 @@ def find_learning_rate(
     device: str = "auto",
     limit: int | None = None,
     steps: int = STEPS,
-    reporter: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> Finding:
     """Sweeps the rates of a recipe's optimizer on the images of a source.
 
@@ -139,14 +139,14 @@ def find_learning_rate(
         device: as for `train.train`.
         limit: as for `train.train`.
         steps: length of the sweep.
-        reporter: told about the progress.
+        progress: shows how far the work is.
 
     Raises:
         UsageError: several processes, less images than a batch, or the loss fell at no rate.
     """
     if launch_of().world > 1:
         raise UsageError("--find-lr takes one process: leave torchrun out")
-    reporter = reporter or Silent()
+    progress = progress or Silent()
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
@@ -156,7 +156,7 @@ def find_learning_rate(
             limit=limit,
             folder=Path(folder),
             memory_limit=CACHE_IN_MEMORY,
-            reporter=reporter,
+            progress=progress,
         )
         check_enough(images, recipe)
         batch = recipe.training.batch_size
@@ -164,22 +164,22 @@ def find_learning_rate(
         trainer = Trainer(replace(recipe, training=length), images, target)
         if recipe.encoder.weights is not None:
             load_start_weights(trainer.model.encoder, recipe)
-        reporter.begin("learning rates", steps)
+        progress.begin("learning rates", steps)
         try:
             found = sweep(
-                _stepper(trainer, reporter), np.geomspace(*RANGES[recipe.optimizer.name], steps)
+                _stepper(trainer, progress), np.geomspace(*RANGES[recipe.optimizer.name], steps)
             )
         finally:
-            reporter.end()
+            progress.end()
     return _finding(recipe, found)
 
 
-def _stepper(trainer: Trainer, reporter: Reporter) -> Callable[[float], float]:
+def _stepper(trainer: Trainer, progress: Progress) -> Callable[[float], float]:
     def step(rate: float) -> float:
         trainer.learning_rates[trainer.step] = rate
         trainer.advance()
         loss = trainer.take_loss()
-        reporter.update(trainer.step, f"loss {loss:.3f}  lr {rate:.2e}")
+        progress.update(trainer.step, f"loss {loss:.3f}  lr {rate:.2e}")
         return loss
 
     return step

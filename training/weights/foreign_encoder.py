@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from training.models.encoders import EncoderModule
+    from training.models.encoder_module import EncoderModule
     from training.weights.weight_layouts import Rgb
 
 SMALLEST = 8  # px

@@ -20,7 +20,7 @@ from base.files import sha256_file
 from training.errors import did_you_mean
 from training.models.backbones import timm_name
 from training.models.encoders import RESNETS
-from training.models.simclr import encoder_of
+from training.recipes.build_model import encoder_of
 from training.run_folder.checkpoint import CHECKPOINT, has_run, load_encoder
 from training.weights.foreign_weights import read_foreign_weights
 from training.weights.weight_files import read_tensors
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from training.models.encoders import EncoderModule
+    from training.models.encoder_module import EncoderModule
     from training.recipes.recipe import Recipe
     from training.weights.weight_layouts import Rgb
 

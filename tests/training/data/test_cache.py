@@ -120,7 +120,7 @@ class Listener(Silent):
     def __init__(self, stop: int = -1) -> None:
         self.stop, self.said, self.done = stop, list[str](), list[int]()
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self.said.append(line)
 
     def update(self, done: int, figures: str = "") -> None:  # noqa: ARG002
@@ -129,9 +129,9 @@ class Listener(Silent):
             raise KeyboardInterrupt
 
 
-def cached(source: Any, folder: Path, reporter: Listener, size: int = 16) -> ImageDataset:
+def cached(source: Any, folder: Path, progress: Listener, size: int = 16) -> ImageDataset:
     spec = PreprocessSpec(size=size)
-    return decode_source(source, spec, whole=True, folder=folder, memory_limit=0, reporter=reporter)
+    return decode_source(source, spec, whole=True, folder=folder, memory_limit=0, progress=progress)
 
 
 def test_a_cache_that_was_stopped_is_gone_on_with(
@@ -236,5 +236,5 @@ def test_a_full_disk_is_known_before_the_work(
 
 def test_decoding_reports_its_progress(make_source: Callable[..., Any]) -> None:
     listener = Listener()
-    decode_source(make_source(5), SPEC, reporter=listener)
+    decode_source(make_source(5), SPEC, progress=listener)
     assert listener.done == [1, 2, 3, 4, 5]

@@ -42,7 +42,7 @@ def test_streamed_and_cached_images_train_the_same(
             source.contents[number] = content[: 14 + number % 10, : 24 - number % 7]
     train(source, make_recipe(), tmp_path / "cached")
     streamed = make_recipe("data.cache=stream")
-    train(source, streamed, tmp_path / "streamed", reporter=Interrupt(4))
+    train(source, streamed, tmp_path / "streamed", progress=Interrupt(4))
     assert load_checkpoint(tmp_path / "streamed").step == 4
     train(source, streamed, tmp_path / "streamed", resume=True)
     assert_same_run(tmp_path / "cached", tmp_path / "streamed")

@@ -9,7 +9,8 @@ import torch
 from base.errors import UsageError
 from training.compute import choose_device, choose_precision, cpu_flags
 from training.models.features import encode
-from training.models.simclr import build_model, normalize
+from training.models.simclr import normalize
+from training.recipes.build_model import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from torch import nn
 
 from training.errors import RecipeError
 from training.models.projection_head import HeadKind, projection_head
-from training.models.simclr import build_model, normalize
+from training.models.simclr import normalize
+from training.recipes.build_model import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from training.data.cache import decode_source
 from training.optim.gradient_cache import backward, running_statistics_at_rest
-from training.optim.losses import contrastive_loss, loss_and_gradient
-from training.recipes.recipe import Loss
+from training.optim.losses import LossSettings, contrastive_loss, loss_and_gradient
 from training.train import train
 from training.trainer import Trainer, random_layers
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from training.recipes.recipe import Recipe
 
-LOSS = Loss(temperature=0.2)
+LOSS = LossSettings(temperature=0.2)
 
 
 def network(*, normalized: bool = True) -> nn.Sequential:

@@ -9,27 +9,26 @@ import torch
 
 from training.errors import RecipeError
 from training.optim import losses
-from training.optim.losses import contrastive_loss, loss_and_gradient, nt_xent
-from training.recipes.recipe import Loss
+from training.optim.losses import LossSettings, contrastive_loss, loss_and_gradient, nt_xent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOSSES = [
-    Loss(temperature=0.05),
-    Loss(temperature=0.5),
-    Loss(name="decoupled", temperature=0.2),
-    Loss(name="nt-logistic", temperature=0.5),
-    Loss(name="nt-logistic", temperature=0.2, semi_hard=True),
-    Loss(name="margin", margin=0.8),
-    Loss(name="margin", margin=0.3, semi_hard=True),
+    LossSettings(temperature=0.05),
+    LossSettings(temperature=0.5),
+    LossSettings(name="decoupled", temperature=0.2),
+    LossSettings(name="nt-logistic", temperature=0.5),
+    LossSettings(name="nt-logistic", temperature=0.2, semi_hard=True),
+    LossSettings(name="margin", margin=0.8),
+    LossSettings(name="margin", margin=0.3, semi_hard=True),
 ]
 NAMES = [
     f"{loss.name}-{'semi-hard-' if loss.semi_hard else ''}{loss.temperature}" for loss in LOSSES
 ]
 
 
-def slow_loss(z: NDArray[np.float64], loss: Loss) -> float:
+def slow_loss(z: NDArray[np.float64], loss: LossSettings) -> float:
     """The formulas, one term after the other; rows 0..N-1 and N..2N-1 are the views."""
     views, t = len(z), loss.temperature
 
@@ -62,7 +61,7 @@ def slow_loss(z: NDArray[np.float64], loss: Loss) -> float:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 @pytest.mark.parametrize("images", [2, 7])
-def test_each_loss_is_its_formula(images: int, loss: Loss) -> None:
+def test_each_loss_is_its_formula(images: int, loss: LossSettings) -> None:
     z = np.random.default_rng(images).normal(size=(2 * images, 5))
     expected = slow_loss(z, loss)
     assert contrastive_loss(torch.tensor(z), loss).item() == pytest.approx(expected, rel=2e-5)
@@ -71,7 +70,7 @@ def test_each_loss_is_its_formula(images: int, loss: Loss) -> None:
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 @pytest.mark.parametrize("block", [2**22, 24])
 def test_each_gradient_is_the_slope_of_its_formula(
-    loss: Loss, block: int, monkeypatch: pytest.MonkeyPatch
+    loss: LossSettings, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "BLOCK", block)  # 24: two anchors at a time
     z = np.random.default_rng(3).normal(size=(12, 4))
@@ -86,7 +85,7 @@ def test_each_gradient_is_the_slope_of_its_formula(
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 def test_blocks_and_shares_add_up_to_autograd_of_the_whole(
-    loss: Loss, monkeypatch: pytest.MonkeyPatch
+    loss: LossSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     z = torch.randn(48, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
     whole = contrastive_loss(z, loss)
@@ -99,7 +98,7 @@ def test_blocks_and_shares_add_up_to_autograd_of_the_whole(
 
 def test_views_that_are_all_alike_cost_the_logarithm_of_the_candidates() -> None:
     assert nt_xent(torch.ones(16, 3), 0.1).item() == pytest.approx(math.log(15), rel=1e-5)
-    alike = contrastive_loss(torch.ones(16, 3), Loss(name="decoupled"))
+    alike = contrastive_loss(torch.ones(16, 3), LossSettings(name="decoupled"))
     assert alike.item() == pytest.approx(math.log(14), rel=1e-5)
 
 
@@ -112,16 +111,16 @@ def test_the_order_of_the_views_matters() -> None:
 
 def test_anchors_without_a_semi_hard_negative_have_no_negative_term() -> None:
     z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])  # none is farther
-    loss, gradient = loss_and_gradient(z, Loss(name="margin", semi_hard=True))
+    loss, gradient = loss_and_gradient(z, LossSettings(name="margin", semi_hard=True))
     assert loss.item() == 0
     assert not gradient.any()
-    loss, gradient = loss_and_gradient(z, Loss(name="nt-logistic", semi_hard=True))
+    loss, gradient = loss_and_gradient(z, LossSettings(name="nt-logistic", semi_hard=True))
     assert loss.isfinite()
     assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_the_loss_stays_in_fp32_under_autocast(loss: Loss) -> None:
+def test_the_loss_stays_in_fp32_under_autocast(loss: LossSettings) -> None:
     z = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under = contrastive_loss(z, loss)
@@ -131,7 +130,7 @@ def test_the_loss_stays_in_fp32_under_autocast(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_a_zero_row_gives_finite_numbers(loss: Loss) -> None:
+def test_a_zero_row_gives_finite_numbers(loss: LossSettings) -> None:
     z = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     z[3] = 0
     value, gradient = loss_and_gradient(z, loss)
@@ -151,18 +150,18 @@ def test_a_tiny_temperature_gives_finite_numbers() -> None:
 def test_one_image_is_enough_for_nt_xent_alone() -> None:
     assert nt_xent(torch.randn(2, 3), 0.5).item() == 0  # there is only the positive to choose
     with pytest.raises(ValueError, match="decoupled needs two pictures"):
-        contrastive_loss(torch.ones(2, 3), Loss(name="decoupled"))
+        contrastive_loss(torch.ones(2, 3), LossSettings(name="decoupled"))
 
 
 def test_rows_that_cannot_be_split_are_refused() -> None:
     with pytest.raises(ValueError, match="got 5 rows"):
         nt_xent(torch.ones(5, 2), 0.1)
     with pytest.raises(ValueError, match="6 views cannot be split into 4"):
-        loss_and_gradient(torch.ones(6, 2), Loss(), shares=4)
+        loss_and_gradient(torch.ones(6, 2), LossSettings(), shares=4)
 
 
 def test_settings_that_say_nothing_are_refused() -> None:
     with pytest.raises(RecipeError, match="semi_hard is for"):
-        Loss(semi_hard=True)
+        LossSettings(semi_hard=True)
     with pytest.raises(RecipeError, match=r"loss\.margin = -1"):
-        Loss(name="margin", margin=-1)
+        LossSettings(name="margin", margin=-1)

@@ -4,8 +4,12 @@ from torch import nn
 
 from training.models.encoders import build_encoder
 from training.optim.lars import Lars
-from training.optim.optimizers import build_optimizer, parameter_groups, set_learning_rate
-from training.recipes.recipe import Optimizer
+from training.optim.optimizers import (
+    OptimizerSettings,
+    build_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_a_vector_is_one_in_any_shape(name: str, vector: str) -> None:
 def test_without_gradient_only_weights_decay(network: nn.Sequential, name: str) -> None:
     optimizer = build_optimizer(
         network,
-        Optimizer(name=name, weight_decay=0.5),  # type: ignore[arg-type]
+        OptimizerSettings(name=name, weight_decay=0.5),  # type: ignore[arg-type]
     )
     set_learning_rate(optimizer, 0.1)
     before = {key: value.detach().clone() for key, value in network.named_parameters()}
@@ -57,14 +61,16 @@ def test_without_gradient_only_weights_decay(network: nn.Sequential, name: str) 
 
 
 def test_the_settings_reach_the_optimizers(network: nn.Sequential) -> None:
-    lars = build_optimizer(network, Optimizer(name="lars", momentum=0.8, trust_coefficient=0.02))
+    lars = build_optimizer(
+        network, OptimizerSettings(name="lars", momentum=0.8, trust_coefficient=0.02)
+    )
     assert isinstance(lars, Lars)
     assert [g["momentum"] for g in lars.param_groups] == [0.8, 0.8]
     assert [g["trust_coefficient"] for g in lars.param_groups] == [0.02, 0.02]
-    sgd = build_optimizer(network, Optimizer(name="sgd", momentum=0.7, nesterov=True))
+    sgd = build_optimizer(network, OptimizerSettings(name="sgd", momentum=0.7, nesterov=True))
     assert isinstance(sgd, torch.optim.SGD)
     assert [(g["momentum"], g["nesterov"]) for g in sgd.param_groups] == [(0.7, True)] * 2
-    adamw = build_optimizer(network, Optimizer(name="adamw", betas=(0.8, 0.95)))
+    adamw = build_optimizer(network, OptimizerSettings(name="adamw", betas=(0.8, 0.95)))
     assert isinstance(adamw, torch.optim.AdamW)
     assert [g["betas"] for g in adamw.param_groups] == [(0.8, 0.95)] * 2
     set_learning_rate(adamw, 0.25)

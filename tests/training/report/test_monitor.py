@@ -12,9 +12,9 @@ from images.pixels.preprocess import preprocess
 from training.data.cache import decode_source
 from training.data.sampling import spread
 from training.models.features import encode
-from training.models.simclr import build_model
 from training.protocols.geometry import effective_rank
 from training.protocols.knn import knn_accuracy
+from training.recipes.build_model import build_model
 from training.report import monitor
 from training.report.monitor import Monitor, affordable, draw_views
 

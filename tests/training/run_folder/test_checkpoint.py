@@ -11,8 +11,8 @@ import torch
 
 from base.errors import ArtifactError, LookalikeError
 from base.files import sha256_file
-from training.models.simclr import build_model
 from training.optim.optimizers import build_optimizer
+from training.recipes.build_model import build_model
 from training.run_folder.checkpoint import (
     CHECKPOINT,
     Checkpoint,

@@ -41,7 +41,7 @@ def test_memory_stays_flat_over_many_epochs(
         "training.epochs=68", "training.evaluations=20", "training.checkpoint_minutes=0.005"
     )
     watch = Watch(60, 200, 340)
-    train(make_source(), recipe, tmp_path, reporter=watch)
+    train(make_source(), recipe, tmp_path, progress=watch)
     # Twice 140 steps: what is kept grows in both, while an allocator that has served other tests
     # before may take another block once. One kept batch of views is 0.1 MB, a kept graph more.
     first, second, third = watch.memory

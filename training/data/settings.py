@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from images.pixels.preprocess import PreprocessSpec, check_channels, checked_range
-from training.errors import RecipeError, need
+from training.errors import RecipeError, require
 
 RGB_MEAN, RGB_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the paper leaves images in [0,1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class DataSettings:
     """How images are stored for training and prepared for evaluation, export and serving."""
 
     image_size: int  # px, side of the views and of what the exported encoder sees
     stored_size: int | None = None  # px, short side of the cached images; default image_size
     stored_shape: Literal["own", "square"] = "own"  # crops see the whole image or its middle
-    cache: Literal["auto", "memory", "disk", "stream"] = "auto"  # see `store.training_pictures`
+    cache: Literal["auto", "memory", "disk", "stream"] = "auto"  # see `open_training_data`
     evaluation_resize: int | None = None  # px, short side before the center crop; image_size
     resize: Literal["short-side", "stretch"] = "short-side"
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
@@ -26,14 +26,14 @@ class Data:
     std: tuple[float, ...] = RGB_STD
 
     def __post_init__(self) -> None:
-        need(self.image_size >= 8, f"data.image_size = {self.image_size}: must be at least 8")
+        require(self.image_size >= 8, f"data.image_size = {self.image_size}: must be at least 8")
         for name in ("stored_size", "evaluation_resize"):
             size = getattr(self, name)
-            need(
+            require(
                 size is None or size >= self.image_size,
                 f"data.{name} = {size}: must not be below image_size = {self.image_size}",
             )
-        need(
+        require(
             self.resize == "short-side" or self.evaluation_resize is None,
             'data.evaluation_resize is for data.resize = "short-side": stretching crops nothing',
         )
@@ -43,16 +43,16 @@ class Data:
         for name, usual in (("mean", RGB_MEAN), ("std", RGB_STD)):
             if getattr(self, name) == usual:  # the defaults fit any number of channels
                 object.__setattr__(self, name, (usual[0],) * self.channels)
-            found = getattr(self, name)
-            need(
-                len(found) == self.channels,
-                f"data.{name} = {list(found)}: must be {self.channels} numbers, one a channel",
+            values = getattr(self, name)
+            require(
+                len(values) == self.channels,
+                f"data.{name} = {list(values)}: must be {self.channels} numbers, one a channel",
             )
-        need(min(self.std) > 0, f"data.std = {list(self.std)}: must be above 0")
+        require(min(self.std) > 0, f"data.std = {list(self.std)}: must be above 0")
 
     @property
     def values(self) -> tuple[float, float] | None:
-        """The range, measured where that was asked for (`ranges.settled`)."""
+        """The range as numbers, measured where "auto" was given (`value_range.resolve_range`)."""
         if self.range == "auto":
             raise RecipeError('data.range = "auto": it is measured when training begins')
         return self.range
