@@ -1,13 +1,14 @@
 """Filling a collection: from a feature folder, or from images embedded on the way."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 from base.errors import ArtifactError
+from base.progress import OnProgress
 from export.encoder_file.encoder_file import Encoder
 from images.items import Source
 from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
@@ -20,7 +21,6 @@ from serving.features.reader import FeatureBlock, Features
 RECORDS = 1024  # items of one transaction; each costs the disk one wait
 FIRST_REFUSED = 20
 
-Progress = Callable[[int, int], None]
 """Is called with the items done and all items, each time some are done."""
 
 
@@ -55,7 +55,11 @@ class CollectReport:
 
 
 def add_features(
-    collection: AnyCollection, features: Features, *, on_duplicate: OnDuplicate, progress: Progress
+    collection: AnyCollection,
+    features: Features,
+    *,
+    on_duplicate: OnDuplicate,
+    on_progress: OnProgress,
 ) -> CollectReport:
     """Add the rows of a feature folder.
 
@@ -83,7 +87,7 @@ def add_features(
         len(features),
         on_duplicate=on_duplicate,
         report=report,
-        progress=progress,
+        on_progress=on_progress,
     )
     _keep_thumbnails(collection, features)
     report.elapsed = time.perf_counter() - start
@@ -109,7 +113,7 @@ def add_block(collection: AnyCollection, block: FeatureBlock) -> CollectReport:
         len(block.keys),
         on_duplicate="replace",
         report=report,
-        progress=lambda _done, _total: None,
+        on_progress=lambda _done, _total: None,
     )
     return report
 
@@ -121,7 +125,7 @@ def add_source(
     *,
     on_duplicate: OnDuplicate,
     limit: int | None = None,
-    progress: Progress,
+    on_progress: OnProgress,
 ) -> CollectReport:
     """Embed a source's images and add them; otherwise as `add_features`.
 
@@ -143,7 +147,7 @@ def add_source(
             total,
             on_duplicate=on_duplicate,
             report=report,
-            progress=progress,
+            on_progress=on_progress,
         )
     report.elapsed = time.perf_counter() - start
     return report
@@ -156,16 +160,16 @@ def _add(
     *,
     on_duplicate: OnDuplicate,
     report: CollectReport,
-    progress: Progress,
+    on_progress: OnProgress,
 ) -> None:
-    progress(0, total)
+    on_progress(0, total)
     remaining = iter(records)
     while batch := list(islice(remaining, RECORDS)):
         added = collection.add(batch, on_duplicate)
         report.added += added.added
         report.replaced += added.replaced
         report.unchanged += added.unchanged
-        progress(report.items, total)
+        on_progress(report.items, total)
 
 
 def refuse_existing(collection: AnyCollection, keys: Iterable[str]) -> None:
@@ -196,7 +200,7 @@ def _embedded(
 
 
 def add_export(
-    collection: AnyCollection, path: str, *, on_duplicate: OnDuplicate, progress: Progress
+    collection: AnyCollection, path: str, *, on_duplicate: OnDuplicate, on_progress: OnProgress
 ) -> CollectReport:
     """Add what was exported from a collection; otherwise as `add_features`.
 
@@ -216,7 +220,7 @@ def add_export(
         items,
         on_duplicate=on_duplicate,
         report=report,
-        progress=progress,
+        on_progress=on_progress,
     )
     report.elapsed = time.perf_counter() - start
     return report

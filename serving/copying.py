@@ -1,12 +1,12 @@
 """Copying a collection from one place to another: a folder, Milvus, either way."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from base.errors import LookalikeError, UsageError
+from base.progress import OnProgress
 from serving.collection import (
     AnyCollection,
     CollectionMissing,
@@ -20,7 +20,6 @@ from serving.collection.thumbnails import copy_kept, thumbnails_beside
 
 ITEMS = 1024  # read and written at a time
 
-Progress = Callable[[int, int], None]
 """Is called with the items done and all items, each time some are done."""
 
 
@@ -76,7 +75,7 @@ def _limits(original: AnyCollection) -> dict[str, Any]:
     return {**limits, "dtype": stats.get("dtype", "float32")}
 
 
-def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) -> CopyReport:
+def copy(original: AnyCollection, target: AnyCollection, *, on_progress: OnProgress) -> CopyReport:
     """Bring every item of a collection into another, vectors and all.
 
     From folder to folder, kept thumbnails too.
@@ -95,14 +94,14 @@ def copy(original: AnyCollection, target: AnyCollection, *, progress: Progress) 
     _refuse_strangers(original, target)
     report = CopyReport()
     total = len(original)
-    progress(0, total)
+    on_progress(0, total)
     after = None
     while items := original.items(after=after, limit=ITEMS):
         after = items[-1].key
         added = target.add(items, "replace")
         report.copied += added.added + added.replaced
         report.unchanged += added.unchanged
-        progress(report.copied + report.unchanged, total)
+        on_progress(report.copied + report.unchanged, total)
     report.items, total = len(target), len(original)
     if report.items != total:
         raise LookalikeError(

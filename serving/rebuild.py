@@ -1,12 +1,13 @@
 """`collection rebuild`: every item embedded again, with another encoder."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from base.errors import UsageError
+from base.progress import OnProgress
 from export.encoder_file.encoder_file import Encoder
 from serving.collect import FIRST_REFUSED, RECORDS
 from serving.collection import Record
@@ -15,8 +16,6 @@ from serving.collection.upkeep.rebuilding import NewEncoder, Pending, Rebuilder
 from serving.collection.upkeep.snapshot import FOLDER
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
 from serving.embedding.results import EmbeddedImage, RefusedImage
-
-Progress = Callable[[int, int], object]
 
 
 @dataclass(kw_only=True)
@@ -47,7 +46,7 @@ def rebuild(
     encoder: Encoder,
     *,
     drop_unreadable: bool = False,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> RebuildReport:
     """Embed the images of all items again, from their uris, and bring the collection over.
 
@@ -59,7 +58,7 @@ def rebuild(
         encoder: the new one.
         drop_unreadable: remove the items whose image cannot be used; else nothing is brought
             over while there are some, and what was embedded is kept for the next call.
-        progress: told how many items of how many are done.
+        on_progress: called with the items done and all items.
 
     Raises:
         UsageError: it is the encoder the collection has.
@@ -75,7 +74,7 @@ def rebuild(
             raise UsageError(f"{folder} is a collection of {encoder.path} already")
         with collection.rebuilding(new) as rebuilder:
             report = RebuildReport(items=len(collection), resumed=rebuilder.begin())
-            dropped = _embed_pending(rebuilder, encoder, report, progress)
+            dropped = _embed_pending(rebuilder, encoder, report, on_progress)
             if dropped and not drop_unreadable:
                 return report
             rebuilder.finish(dropped)
@@ -87,7 +86,7 @@ def rebuild(
 
 
 def _embed_pending(
-    rebuilder: Rebuilder, encoder: Encoder, report: RebuildReport, progress: Progress | None
+    rebuilder: Rebuilder, encoder: Encoder, report: RebuildReport, on_progress: OnProgress | None
 ) -> list[int]:
     """Make what is missing; returns the numbers of the items that cannot be embedded."""
     refused: list[int] = []
@@ -104,8 +103,8 @@ def _embed_pending(
                     report.first_refused += [outcome][: FIRST_REFUSED - len(report.first_refused)]
         rebuilder.store(made)
         done += len(pending)
-        if progress:
-            progress(done, report.items)
+        if on_progress:
+            on_progress(done, report.items)
     report.refused = len(refused)
     return refused
 

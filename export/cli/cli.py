@@ -241,7 +241,7 @@ def verify(
     """
     from rich.console import Console
 
-    from base.progress import reporter_for
+    from base.progress import progress_for
     from export.cli.cli_report import show_checks, show_refused
     from export.verify.verify import verify as verify_file
     from images.sources.sources import open_source
@@ -258,7 +258,7 @@ def verify(
         None if source is None else open_source(source),
         overrides={name: value for name, value in given.items() if value is not None},
         limit=limit,
-        reporter=reporter_for(console),
+        progress=progress_for(console),
     )
     show_checks(outcome, console)
     show_refused(outcome.refused, console)

@@ -78,7 +78,7 @@ def evaluate(
     from rich.console import Console
 
     from base.files import write_json_atomic
-    from base.progress import reporter_for
+    from base.progress import progress_for
     from export.cli.cli_report import show_refused, show_scores
     from export.evaluate.evaluate import evaluate as measure
     from export.evaluate.evaluation import Settings
@@ -103,7 +103,7 @@ def evaluate(
         settings=settings,
         limit=limit,
         device=device,
-        reporter=reporter_for(console),
+        progress=progress_for(console),
     )
     show_scores(outcome, console)
     show_refused(outcome.refused, console)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from base.progress import reporter_for
+from base.progress import progress_for
 from export.encoder_file.encoder_file import check_target
 from export.shrink.finish import Finish, Finished, finish, read_draft
 from export.shrink.quantize import LossTooGreat
@@ -43,7 +43,7 @@ def finishing(out: Path, todo: Finish, console: Console) -> Iterator[tuple[Path,
         whole = Path(folder) / "encoder.onnx"
         yield whole, done
         try:
-            finished = finish(read_draft(whole), todo, reporter_for(console))
+            finished = finish(read_draft(whole), todo, progress_for(console))
         except LossTooGreat as loss:
             show_quantization(loss.report, console)
             raise

@@ -21,7 +21,7 @@ from export.evaluate.vector_scores import vector_scores
 if TYPE_CHECKING:
     import os
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from images.sources.sources import Source
     from training.data.dataset import RefusedImage
 
@@ -42,7 +42,7 @@ def evaluate(
     settings: Settings | None = None,
     limit: int | None = None,
     device: str = "auto",
-    reporter: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Measures a run or an encoder file on labeled images.
 
@@ -56,7 +56,7 @@ def evaluate(
         settings: the protocol's numbers.
         limit: use that many images of each source, evenly spread.
         device: "auto", "cpu", "cuda".
-        reporter: told about the progress.
+        progress: shows how far the work is.
 
     Raises:
         ArtifactError: the subject is missing, damaged or not ours.
@@ -66,7 +66,7 @@ def evaluate(
     if protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
         raise UsageError(f"protocol {protocol!r} is unknown: choose one of {known}")
-    settings, reporter = settings or Settings(), reporter or Silent()
+    settings, progress = settings or Settings(), progress or Silent()
     for one in (source, train):
         if one is not None:
             check_labels(one, protocol)
@@ -82,17 +82,17 @@ def evaluate(
                 settings,
                 whole=protocol == "finetune",
                 limit=limit,
-                reporter=reporter,
+                progress=progress,
                 refused=refused,
             )
         else:
             sides = [
-                vectors_of(opened, one, limit=limit, reporter=reporter, refused=refused)
+                vectors_of(opened, one, limit=limit, progress=progress, refused=refused)
                 for one in (source, train)
                 if one is not None
             ]
             searched = sides[1] if train is not None else None
-            result = vector_scores(protocol, sides[0], searched, settings, reporter)
+            result = vector_scores(protocol, sides[0], searched, settings, progress)
     except ValueError as error:
         raise UsageError(f"{source.name} cannot be evaluated by {protocol}: {error}") from error
     spaces, queries, gallery, details = result

@@ -16,7 +16,8 @@ from training.compute import choose_device
 from training.data.cache import decode_source
 from training.data.dataset import NO_LABEL
 from training.models.features import encode
-from training.models.simclr import SimCLR, build_model
+from training.models.simclr import SimCLR
+from training.recipes.build_model import build_model
 from training.recipes.recipe import Recipe
 from training.run_folder.checkpoint import load_checkpoint
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from images.pixels.preprocess import PreprocessSpec
     from images.sources.sources import Source
     from training.data.dataset import ImageDataset, RefusedImage
@@ -116,7 +117,7 @@ def vectors_of(
     source: Source,
     *,
     limit: int | None,
-    reporter: Reporter,
+    progress: Progress,
     refused: list[RefusedImage],
 ) -> Labeled:
     """Decode and embeds a source; unlabeled images are left out, refused ones noted."""
@@ -127,19 +128,19 @@ def vectors_of(
             limit=limit,
             folder=Path(folder),
             memory_limit=IN_MEMORY,
-            reporter=reporter,
+            progress=progress,
         )
         refused.extend(dataset.refused)
         labeled, names = labels_of(dataset)
         parts: dict[str, list[NDArray[np.float32]]] = {}
-        reporter.begin(f"encoding {dataset.name}", len(dataset))
+        progress.begin(f"encoding {dataset.name}", len(dataset))
         try:
             for start in range(0, len(dataset), BATCH):
                 for space, rows in subject.embed(dataset.images[start : start + BATCH]).items():
                     parts.setdefault(space, []).append(rows)
-                reporter.update(min(start + BATCH, len(dataset)))
+                progress.update(min(start + BATCH, len(dataset)))
         finally:
-            reporter.end()
+            progress.end()
     vectors = {space: np.concatenate(rows)[labeled] for space, rows in parts.items()}
     return Labeled(vectors=vectors, labels=names)
 

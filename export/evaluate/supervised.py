@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from export.evaluate.evaluated_model import Subject
     from export.evaluate.evaluation import Settings
     from export.evaluate.vector_scores import Outcome
     from images.pixels.preprocess import PreprocessSpec
     from images.sources.sources import Source
     from training.data.dataset import ImageDataset, RefusedImage
+    from training.data.settings import DataSettings
     from training.models.simclr import SimCLR
-    from training.recipes.recipe_data import Data
 
     Pixels = NDArray[np.uint8]
 
@@ -47,7 +47,7 @@ def learn_and_test(
     *,
     whole: bool,
     limit: int | None,
-    reporter: Reporter,
+    progress: Progress,
     refused: list[RefusedImage],
 ) -> Outcome:
     """Learns a classifier on each draw of the labels and tests it; see `vector_scores`.
@@ -59,7 +59,7 @@ def learn_and_test(
         settings: fraction, seeds, epochs, batch size.
         whole: fine-tune all weights; otherwise the linear probe.
         limit: images of each source.
-        reporter: told about the progress.
+        progress: shows how far the work is.
         refused: takes the images that cannot be used.
 
     Raises:
@@ -80,7 +80,7 @@ def learn_and_test(
                 limit=limit,
                 folder=Path(folder, name),
                 memory_limit=IN_MEMORY,
-                reporter=reporter,
+                progress=progress,
             )
             refused.extend(dataset.refused)
             return dataset
@@ -89,7 +89,7 @@ def learn_and_test(
         classes = np.unique(lesson.names)
         if len(classes) < 2 or not len(lesson.tested):
             raise ValueError("it needs pictures of two classes to learn from, and some to test")
-        learner = _Learner(subject, settings, lesson, whole=whole, reporter=reporter)
+        learner = _Learner(subject, settings, lesson, whole=whole, progress=progress)
         logits = [learner(seed) for seed in range(settings.seeds)]
     position = np.minimum(np.searchsorted(classes, lesson.tested_names), len(classes) - 1)
     asked = np.where(classes[position] == lesson.tested_names, position, -1)  # -1: never learned
@@ -112,7 +112,7 @@ class _Material:
 
 
 def _material(
-    data: Data,
+    data: DataSettings,
     source: Source,
     train: Source | None,
     decoded: Callable[[Source, PreprocessSpec, str], ImageDataset],
@@ -145,10 +145,10 @@ class _Learner:
         material: _Material,
         *,
         whole: bool,
-        reporter: Reporter,
+        progress: Progress,
     ) -> None:
         self._subject, self._settings, self._material = subject, settings, material
-        self._whole, self._reporter = whole, reporter
+        self._whole, self._progress = whole, progress
         self._labels = np.searchsorted(np.unique(material.names), material.names)
         self.learned_from = 0  # images
 
@@ -177,7 +177,7 @@ class _Learner:
             size=data.image_size,
             mean=data.mean,
             std=data.std,
-            reporter=self._reporter,
+            progress=self._progress,
         )
         features = encode(network, self._material.tested, mean=data.mean, std=data.std)
         with torch.inference_mode():

@@ -18,7 +18,7 @@ from training.protocols.supervised import top_k
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from export.evaluate.evaluated_model import Labeled
 
     Outcome = tuple[dict[str, Scores], int, int, dict[str, Any]]
@@ -34,7 +34,7 @@ def vector_scores(
     tested: Labeled,
     known: Labeled | None,
     settings: Settings,
-    reporter: Reporter,
+    progress: Progress,
 ) -> Outcome:
     """Scores by space, number of queries, size of the gallery, details.
 
@@ -47,7 +47,7 @@ def vector_scores(
     asked, truth = numbered(tested, known)
     if protocol == "knn":
         return knn_scores(tested, asked, known, truth, settings)
-    return probe_scores(tested, asked, known, truth, settings, reporter=reporter)
+    return probe_scores(tested, asked, known, truth, settings, progress=progress)
 
 
 def split(tested: Labeled, known: Labeled | None) -> tuple[Labeled, Labeled]:
@@ -101,7 +101,7 @@ def probe_scores(
     truth: Numbers,
     settings: Settings,
     *,
-    reporter: Reporter,
+    progress: Progress,
 ) -> Outcome:
     """Return the linear probe solved by L-BFGS, on each draw of the labels."""
     spaces: dict[str, Scores] = {}
@@ -112,11 +112,16 @@ def probe_scores(
         logits = []
         details[space] = []
         for seed, part in enumerate(parts):
-            reporter.begin(f"linear probe on {space}", len(GRID))
+            progress.begin(f"linear probe on {space}", len(GRID))
             try:
-                probe = linear_probe(features[part], truth[part], seed=seed, heard=reporter.update)
+                probe = linear_probe(
+                    features[part],
+                    truth[part],
+                    seed=seed,
+                    on_progress=lambda done, _: progress.update(done),
+                )
             finally:
-                reporter.end()
+                progress.end()
             logits.append(probe.logits(queries).numpy())
             details[space].append({"l2": probe.l2, "validation": probe.validation_accuracy})
         spaces[space] = classifier_scores(logits, asked)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from export.shrink.quantize_graph import Target
     from images.sources.sources import Source
     from training.data.dataset import RefusedImage
@@ -89,7 +89,7 @@ def read_draft(path: str | os.PathLike[str]) -> Draft:
     return Draft(model=onnx.load(path), contract=contract)
 
 
-def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Finished:
+def finish(draft: Draft, todo: Finish, progress: Progress | None = None) -> Finished:
     """Projects and converts a full-width fp32 encoder as asked.
 
     Raises:
@@ -104,10 +104,10 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
     if todo.embedding_dim is not None and todo.fit is not None:
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             pictures = decode_source(
-                todo.fit, draft.contract.preprocess, folder=Path(folder), reporter=reporter
+                todo.fit, draft.contract.preprocess, folder=Path(folder), progress=progress
             )
             refused.extend(pictures.refused)
-            features = features_of(draft.model, pictures.images, reporter)
+            features = features_of(draft.model, pictures.images, progress)
             draft, reduction = reduce_draft(
                 draft,
                 features,
@@ -118,7 +118,7 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
             )
     if todo.calibrate is not None:
         pictures = decode_source(
-            todo.calibrate, draft.contract.preprocess, limit=todo.pictures, reporter=reporter
+            todo.calibrate, draft.contract.preprocess, limit=todo.pictures, progress=progress
         )
         refused.extend(pictures.refused)
         draft, quantization = quantize_draft(
@@ -127,7 +127,7 @@ def finish(draft: Draft, todo: Finish, reporter: Reporter | None = None) -> Fini
             target=todo.target,
             gate=todo.gate,
             allow_loss=todo.allow_loss,
-            reporter=reporter,
+            progress=progress,
         )
     elif todo.precision == "fp16":
         draft = halve_draft(draft)
@@ -143,20 +143,20 @@ def _scaled(draft: Draft) -> Draft:
 
 
 def features_of(
-    model: onnx.ModelProto, images: NDArray[np.uint8], reporter: Reporter | None = None
+    model: onnx.ModelProto, images: NDArray[np.uint8], progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """Features [N,D] by a graph in memory, on the CPU; `images` may be memory-mapped."""
     session, _ = make_session(model.SerializeToString(), "cpu")
     parts = []
-    if reporter:
-        reporter.begin("encoding", len(images))
+    if progress:
+        progress.begin("encoding", len(images))
     try:
         for start in range(0, len(images), BATCH):
             batch = np.ascontiguousarray(images[start : start + BATCH])
             parts.append(session.run([FEATURES], {INPUT: batch})[0])
-            if reporter:
-                reporter.update(min(start + BATCH, len(images)))
+            if progress:
+                progress.update(min(start + BATCH, len(images)))
     finally:
-        if reporter:
-            reporter.end()
+        if progress:
+            progress.end()
     return np.concatenate(parts)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from export.shrink.quantize_graph import Ranges
 
     Found = tuple[onnx.ModelProto, "QuantizationReport"]
-    from base.progress import Reporter
+    from base.progress import Progress
 
 NEIGHBORS = 10
 BATCH = 16
@@ -106,7 +106,7 @@ def quantize_draft(
     target: Target = "auto",
     gate: Gate | None = None,
     allow_loss: bool = False,
-    reporter: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Draft, QuantizationReport]:
     """Put an encoder into 8 bits.
 
@@ -116,7 +116,7 @@ def quantize_draft(
         target: the CPU that the file is for; "auto": one like this machine's.
         gate: what must be kept.
         allow_loss: go on where the gate stays shut.
-        reporter: told about the layers.
+        progress: shows how many layers were tried.
 
     Returns:
         the draft in int8, with the report under `quality["int8"]`, and the report.
@@ -132,7 +132,7 @@ def quantize_draft(
     order = np.random.default_rng(0).permutation(len(images))
     part = max(LEAST_IMAGES // 2, len(images) // 3)
     search = _Search(
-        draft.model, images[order[:part]], images[order[part:]], resolve_target(target), reporter
+        draft.model, images[order[:part]], images[order[part:]], resolve_target(target), progress
     )
     model, report = search.find(gate or Gate())
     if not report.passed and not allow_loss:
@@ -163,14 +163,14 @@ class _Search:
         calibration: NDArray[np.uint8],
         held_out: NDArray[np.uint8],
         target: Literal["vnni", "avx2"],
-        reporter: Reporter | None,
+        progress: Progress | None,
     ) -> None:
         self.model = prepare(model)
         self.units = units_of(self.model.graph)
         if not self.units:
             raise UsageError("the encoder has no layer that can be in 8 bits: export it as fp32")
         self.calibration, self.held_out = calibration, held_out
-        self.target, self.reporter = target, reporter
+        self.target, self.progress = target, progress
         self.expected = embed(self.model, calibration)
         self.expected_held_out = embed(self.model, held_out)
 
@@ -216,17 +216,17 @@ class _Search:
     def costs(self, ranges: Ranges) -> list[Layer]:
         """Return what each layer costs alone."""
         layers = []
-        if self.reporter:
-            self.reporter.begin("trying layers in int8", len(self.units))
+        if self.progress:
+            self.progress.begin("trying layers in int8", len(self.units))
         try:
             for unit in self.units:
                 nearness = self.nearness(self.built(ranges, [unit]), RANKING)
                 layers.append(Layer(name=unit.name, kind=unit.kind, cost=max(0.0, 1 - nearness)))
-                if self.reporter:
-                    self.reporter.update(len(layers))
+                if self.progress:
+                    self.progress.update(len(layers))
         finally:
-            if self.reporter:
-                self.reporter.end()
+            if self.progress:
+                self.progress.end()
         return layers
 
     def built(self, ranges: Ranges, units: list[Unit]) -> onnx.ModelProto:

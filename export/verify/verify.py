@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from base.progress import Reporter
+    from base.progress import Progress
     from export.encoder_file.encoder_file import Encoder
     from images.sources.sources import Source
     from training.data.dataset import RefusedImage
@@ -92,7 +92,7 @@ def verify(
     thresholds: Thresholds | None = None,
     overrides: Mapping[str, float] | None = None,
     limit: int = 256,
-    reporter: Reporter | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Compare an encoder file with the run it was made from, or with another encoder file.
 
@@ -104,7 +104,7 @@ def verify(
             fp32.
         overrides: thresholds by name, in place of those.
         limit: compare on that many images, evenly spread over the source.
-        reporter: told about the decoding.
+        progress: shows how far the decoding is.
 
     Raises:
         ArtifactError: the file or the run folder is missing, damaged or not ours.
@@ -123,7 +123,7 @@ def verify(
         )
         name = "generated pictures"
     else:
-        decoded = decode_source(source, encoder.preprocess, limit=limit, reporter=reporter)
+        decoded = decode_source(source, encoder.preprocess, limit=limit, progress=progress)
         images, refused = decoded.images, decoded.refused
         name = f"pictures of {source.name}"
     features, embeddings = _in_batches(encoder, images)

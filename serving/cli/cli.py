@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from serving.cli import collection_cli, maintenance_cli, search_cli
-from serving.cli.options import EncoderFile, Json, Limit, print_json, said_when_stopped
+from serving.cli.options import Dtype, EncoderFile, Json, Limit, print_json, said_when_stopped
 
 if TYPE_CHECKING:
     from export.encoder_file.encoder_file import Encoder
     from images.items import Source
-    from serving.extraction.work import ExtractReport
+    from serving.extraction.report import ExtractReport
 
 app = typer.Typer(no_args_is_help=True)
 maintenance_cli.register(collection_cli.app)
@@ -26,18 +25,11 @@ app.add_typer(collection_cli.app, name="collection")
 app.command()(search_cli.search)
 
 
-class Engine(StrEnum):
+class EngineName(StrEnum):
     """Where a source is embedded."""
 
     LOCAL = "local"
     RAY = "ray"
-
-
-class Dtype(StrEnum):
-    """How a feature folder stores its embeddings."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
 
 
 @app.command()
@@ -69,8 +61,9 @@ def extract(
     npy: Annotated[
         bool, typer.Option("--npy", help="Also write embeddings.npy and keys.parquet.")
     ] = False,
-    into: Annotated[
-        str | None, typer.Option(help="Also add the images to this collection, shard by shard.")
+    collection: Annotated[
+        str | None,
+        typer.Option("--into", help="Also add the images to this collection, shard by shard."),
     ] = None,
     limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images the encoder gets at once.")] = 32,
@@ -81,8 +74,8 @@ def extract(
         str | None, typer.Option(help="i/n: every n-th image from the i-th on, for job arrays.")
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="local: this machine. ray: a Ray cluster.")
-    ] = Engine.LOCAL,
+        EngineName, typer.Option(help="local: this machine. ray: a Ray cluster.")
+    ] = EngineName.LOCAL,
     ray_address: Annotated[
         str | None,
         typer.Option(help="The cluster, host:port; default: RAY_ADDRESS, or Ray on this machine."),
@@ -107,36 +100,33 @@ def extract(
     """
     from export.encoder_file.encoder_file import open_encoder
     from images.sources.sources import open_source
-    from serving.embedding.embed import embed
-    from serving.extraction.run import Engine as Work
 
     if update and shard is not None:
-        message = "--update does not go with --shard: a new image would move others to other parts"
+        message = "--update does not go with --shard: a new image would move others to other shards"
         raise typer.BadParameter(message)
-    work: Work = embed
-    if engine is Engine.RAY:
+    remote = None
+    if engine is EngineName.RAY:
         if isolate or thumbnails:
             raise typer.BadParameter("--isolate and --thumbnails do not go with --engine ray")
-        from serving.extraction.ray_engine import Cluster, ray_embed
+        from serving.extraction.ray_engine import RayEngine
 
-        cluster = Cluster(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
-        work = partial(ray_embed, cluster=cluster)
+        remote = RayEngine(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
     # A session of one thread: each core encodes by itself what it has decoded.
     opened = open_encoder(encoder, threads=1)
     images = open_source(source, labels=labels, part=shard)
     with ExitStack() as stack:
         target = None
-        if into is not None:
+        if collection is not None:
             from serving.collection import open_collection
 
-            target = stack.enter_context(open_collection(into, load_index=False))
+            target = stack.enter_context(open_collection(collection, load_index=False))
         report = _extract(
             opened,
             images,
             out,
             thumbnails=thumbnails,
             npy=npy,
-            into=target,
+            collection=target,
             resume=resume,
             update=update,
             limit=limit,
@@ -144,7 +134,7 @@ def extract(
             dtype=dtype,
             max_errors=max_errors,
             isolate=isolate,
-            engine=work,
+            engine=remote,
         )
     if as_json:
         print_json(report.to_dict())
@@ -154,16 +144,16 @@ def extract(
 
 def _extract(encoder: Encoder, images: Source, out: Path, **options: Any) -> ExtractReport:
     """Run an extraction with a bar, and say on stderr what came of it."""
+    from base.progress import progress_bar
     from serving.cli.tables import print_extracted, print_refused
     from serving.extraction.extract import extract as run
-    from serving.extraction.run import TooManyRefused
-    from serving.progress import progress_bar
+    from serving.extraction.report import TooManyRefused
 
     option = "--update" if options["update"] else "--resume"
     hint = f"what is finished stays in {out}; continue with {option}"
     try:
-        with said_when_stopped(hint), progress_bar("extracting") as progress:
-            report = run(encoder, images, out, progress=progress, **options)
+        with said_when_stopped(hint), progress_bar("extracting") as on_progress:
+            report = run(encoder, images, out, on_progress=on_progress, **options)
     except TooManyRefused as error:
         print_refused(error.count, error.first)
         raise

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.options import Json, Limit, print_json, said_when_stopped
+from serving.cli.options import Dtype, Json, Limit, print_json, said_when_stopped
 
 app = typer.Typer(
     no_args_is_help=True, help="Make, fill and search a collection: items kept safe on the disk."
@@ -18,13 +18,6 @@ class OnDuplicate(StrEnum):
 
     REFUSE = "refuse"
     REPLACE = "replace"
-
-
-class Dtype(StrEnum):
-    """How a ledger stores vectors."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
 
 
 Directory = Annotated[Path, typer.Argument(help="The collection's folder.")]
@@ -135,17 +128,17 @@ def add(
 
     Example: lookalike collection add shop/ features/
     """
+    from base.progress import progress_bar
     from serving.cli.tables import print_added, print_refused
     from serving.collect import add_export
     from serving.collection import open_collection
     from serving.collection.exporting import is_export
     from serving.features.shards import is_feature_folder
-    from serving.progress import progress_bar
 
     with (
         open_collection(directory, load_index=False) as collection,
         said_when_stopped("what was added stays; add again with --on-duplicate replace"),
-        progress_bar("adding") as progress,
+        progress_bar("adding") as on_progress,
     ):
         if is_feature_folder(source):
             from serving.collect import add_features
@@ -155,13 +148,13 @@ def add(
                 raise typer.BadParameter("--limit is for images; features are added as a whole")
             features = open_features(source)
             report = add_features(
-                collection, features, on_duplicate=on_duplicate.value, progress=progress
+                collection, features, on_duplicate=on_duplicate.value, on_progress=on_progress
             )
         elif is_export(source):
             if limit is not None:
                 raise typer.BadParameter("--limit is for images; an export is added as a whole")
             report = add_export(
-                collection, source, on_duplicate=on_duplicate.value, progress=progress
+                collection, source, on_duplicate=on_duplicate.value, on_progress=on_progress
             )
         else:
             from images.sources.sources import open_source
@@ -175,7 +168,7 @@ def add(
                 images,
                 on_duplicate=on_duplicate.value,
                 limit=limit,
-                progress=progress,
+                on_progress=on_progress,
             )
         items = len(collection)
     if as_json:
@@ -208,19 +201,19 @@ def copy(
 
     Example: lookalike collection copy shop/ milvus://host:19530/shop
     """
+    from base.progress import progress_bar
     from serving.cli.tables import print_copied
     from serving.collection import open_collection
     from serving.copying import copy as run
     from serving.copying import open_target
-    from serving.progress import progress_bar
 
     with (
         open_collection(original, load_index=False) as opened,
         open_target(opened, target, recall) as copied,
         said_when_stopped("what was copied stays; the same command copies the rest"),
-        progress_bar("copying") as progress,
+        progress_bar("copying") as on_progress,
     ):
-        report = run(opened, copied, progress=progress)
+        report = run(opened, copied, on_progress=on_progress)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -272,14 +265,14 @@ def tune(
 
     Example: lookalike collection tune shop/ --recall 0.995
     """
+    from base.progress import progress_bar
     from serving.cli.tables import print_facts
     from serving.collection import open_collection
-    from serving.progress import progress_bar
 
     with open_collection(directory) as collection:
-        with progress_bar("building") as progress:
+        with progress_bar("building") as on_progress:
             limits = _limits(memory, latency, index)
-            described = collection.tune(recall, on_progress=progress, **limits)
+            described = collection.tune(recall, on_progress=on_progress, **limits)
         facts = {"promise": collection.stats()["promise"], **described}
     if as_json:
         print_json(facts)

@@ -29,11 +29,11 @@ def verify(directory: Directory, as_json: Json = False) -> None:
 
     Example: lookalike collection verify shop/
     """
+    from base.progress import progress_bar
     from serving.collection.verification import verify as run
-    from serving.progress import progress_bar
 
-    with progress_bar("verifying") as progress:
-        found = run(directory, on_progress=progress)
+    with progress_bar("verifying") as on_progress:
+        found = run(directory, on_progress=on_progress)
     if as_json:
         print_json(found.to_dict())
     elif not found.faults:
@@ -52,11 +52,11 @@ def compact(directory: Directory, as_json: Json = False) -> None:
 
     Example: lookalike collection compact shop/
     """
+    from base.progress import progress_bar
     from serving.collection import open_collection
-    from serving.progress import progress_bar
 
-    with open_collection(directory) as collection, progress_bar("building") as progress:
-        report = collection.compact(on_progress=progress)
+    with open_collection(directory) as collection, progress_bar("building") as on_progress:
+        report = collection.compact(on_progress=on_progress)
     if as_json:
         print_json(report)
     else:
@@ -99,15 +99,15 @@ def export(
 
     Example: lookalike collection export shop/ --out shop.parquet
     """
+    from base.progress import progress_bar
     from serving.collection import open_collection
     from serving.collection.exporting import export_parquet
-    from serving.progress import progress_bar
 
     with (
         open_collection(directory, load_index=False) as collection,
-        progress_bar("exporting") as progress,
+        progress_bar("exporting") as on_progress,
     ):
-        items = export_parquet(collection, out, on_progress=progress)
+        items = export_parquet(collection, out, on_progress=on_progress)
     if as_json:
         print_json({"out": str(out), "items": items})
     else:
@@ -131,16 +131,16 @@ def duplicates(
 
     Example: lookalike collection duplicates shop/ --out duplicates.csv
     """
+    from base.progress import progress_bar
     from serving.collection import open_collection
     from serving.collection.duplicates import find_duplicates
-    from serving.progress import progress_bar
 
     with (
         open_collection(directory) as collection,
         said_when_stopped("nothing was changed"),
-        progress_bar("comparing") as progress,
+        progress_bar("comparing") as on_progress,
     ):
-        groups = find_duplicates(collection, threshold, on_progress=progress)
+        groups = find_duplicates(collection, threshold, on_progress=on_progress)
     superfluous = sum(len(group.duplicates) for group in groups)
     rows = [
         (one.key, other.key, other.score, other.uri) for one in groups for other in one.duplicates
@@ -173,17 +173,20 @@ def rebuild(
 
     Example: lookalike collection rebuild shop/ --encoder better.onnx
     """
+    from base.progress import progress_bar
     from export.encoder_file.encoder_file import open_encoder
     from serving.cli.tables import print_refused
-    from serving.progress import progress_bar
     from serving.rebuild import rebuild as run
 
     with (
         said_when_stopped("what is embedded stays; continue with the same command"),
-        progress_bar("embedding") as progress,
+        progress_bar("embedding") as on_progress,
     ):
         report = run(
-            directory, open_encoder(encoder), drop_unreadable=drop_unreadable, progress=progress
+            directory,
+            open_encoder(encoder),
+            drop_unreadable=drop_unreadable,
+            on_progress=on_progress,
         )
     if as_json:
         print_json(report.to_dict())

@@ -52,13 +52,13 @@ def everything(collection: AnyCollection) -> list[tuple[Any, ...]]:
 
 
 def run(
-    original: Location, target: Location, progress: Callable[[int, int], None] | None = None
+    original: Location, target: Location, on_progress: Callable[[int, int], None] | None = None
 ) -> Any:
     with (
         open_collection(original) as opened,
         open_target(opened, target, None) as copied,
     ):
-        report = copy(opened, copied, progress=progress or (lambda *_: None))
+        report = copy(opened, copied, on_progress=on_progress or (lambda *_: None))
         assert everything(copied) == everything(opened)
         assert copied.encoder_digest == opened.encoder_digest == DIGEST
         assert copied.encoder_path == opened.encoder_path

@@ -37,7 +37,7 @@ def images(image_folder: Path, tmp_path: Path) -> Path:
 def fill(place: Path, encoder: Encoder, images: Path) -> Collection:
     made = create_collection(place, encoder.digest, encoder.embedding_dim)
     source = open_source(images)
-    add_source(made, encoder, source, on_duplicate="refuse", progress=lambda *_: None)
+    add_source(made, encoder, source, on_duplicate="refuse", on_progress=lambda *_: None)
     return made
 
 
@@ -151,5 +151,5 @@ def test_nobody_writes_meanwhile(
             except CollectionBusy as busy:
                 refused.append(str(busy))
 
-    rebuild(tmp_path / "shop", new, progress=try_to_write)
+    rebuild(tmp_path / "shop", new, on_progress=try_to_write)
     assert refused

@@ -18,7 +18,7 @@ from export.encoder_file.encoder_file import Encoder, open_encoder
 from images.items import Item, Source
 from images.sources.sources import open_source
 from serving.extraction.extract import extract
-from serving.extraction.work import ExtractReport
+from serving.extraction.report import ExtractReport
 from serving.features.reader import Features, open_features
 
 SHARD = 8  # items of a shard: 43 items make 6 shards
@@ -48,7 +48,9 @@ def test_every_item_is_in_one_of_the_tables_once(
     encoder: Encoder, mixed_folder: Path, tmp_path: Path
 ) -> None:
     told: list[tuple[int, int]] = []
-    report = run(encoder, mixed_folder, tmp_path / "out", progress=lambda *done: told.append(done))
+    report = run(
+        encoder, mixed_folder, tmp_path / "out", on_progress=lambda *done: told.append(done)
+    )
     features = open_features(tmp_path / "out", encoder_sha256=encoder.digest)
     keys = list(features.keys())
     refused = [entry.key for entry in features.errors()]
@@ -91,7 +93,7 @@ def test_ctrl_c_leaves_a_folder_that_can_be_continued(
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(encoder, mixed_folder, out, progress=interrupt)
+        run(encoder, mixed_folder, out, on_progress=interrupt)
     done = open_features(out).manifest
     assert not done.complete
     assert sum(shard.items for shard in done.shards) == after // 3 * SHARD
@@ -106,7 +108,7 @@ KILLED = """
     from pathlib import Path
     from export.encoder_file.encoder_file import open_encoder
     from images.sources.sources import open_source
-    from serving.extraction import extract, work
+    from serving.extraction import extract, tasks
     from serving.features import shards
 
     encoder, source, out, step, left = *sys.argv[1:5], int(sys.argv[5])
@@ -123,7 +125,7 @@ KILLED = """
         setattr(owner, name, wrapped)
 
     if step == "between-file-and-manifest":
-        die_in(work, "write_shard", after=True)
+        die_in(tasks, "write_shard", after=True)
     elif step == "between-the-files":
         die_in(shards, "write_bytes_atomic", after=True)
     elif step == "before-a-rename":
@@ -133,7 +135,7 @@ KILLED = """
         print(done, flush=True)
 
     extract.extract(open_encoder(encoder), open_source(source), out,
-                    resume=True, batch_size=3, shard_items=8, progress=say)
+                    resume=True, batch_size=3, shard_items=8, on_progress=say)
 """
 
 
@@ -215,7 +217,7 @@ def test_a_resumed_run_keeps_the_size_of_the_shards(
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(encoder, mixed_folder, out, progress=interrupt)
+        run(encoder, mixed_folder, out, on_progress=interrupt)
     run(encoder, mixed_folder, out, resume=True, shard_items=1000)
     check_same(open_features(out), unbroken)
 
@@ -230,7 +232,7 @@ def test_an_existing_folder_is_refused_with_the_remedy(
         run(encoder, mixed_folder, unbroken.path)
     unfinished = tmp_path / "unfinished"
     with pytest.raises(KeyboardInterrupt):
-        run(encoder, mixed_folder, unfinished, progress=interrupt_at_once)
+        run(encoder, mixed_folder, unfinished, on_progress=interrupt_at_once)
     with pytest.raises(UsageError, match=r"unfinished extraction.*--resume"):
         run(encoder, mixed_folder, unfinished)
     for resume in (False, True):

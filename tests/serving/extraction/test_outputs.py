@@ -21,7 +21,7 @@ from serving.collect import add_features
 from serving.collection import Collection, KeyExists, create_collection, open_collection
 from serving.collection.thumbnails import kept_path
 from serving.extraction.extract import extract
-from serving.extraction.work import ExtractReport
+from serving.extraction.report import ExtractReport
 from serving.features.reader import open_features
 from serving.http.engine.thumbnails import Thumbnails
 from serving.http.request.errors import HttpError
@@ -116,7 +116,7 @@ def test_a_collection_gets_what_the_folder_has(
     encoder: Encoder, mixed_folder: Path, tmp_path: Path, shop: Collection
 ) -> None:
     out = tmp_path / "out"
-    report = run(encoder, mixed_folder, out, into=shop, thumbnails=True)
+    report = run(encoder, mixed_folder, out, collection=shop, thumbnails=True)
     assert report.collected is not None
     assert vars(report.collected) == {"added": 40, "replaced": 0, "unchanged": 0, "removed": 0}
     check_holds(shop, out)
@@ -127,16 +127,16 @@ def test_a_collection_gets_what_the_folder_has(
     with Image.open(kept) as image:
         assert image.format == "WEBP"
     sequence = shop.stats()["sequence"]
-    run(encoder, mixed_folder, out, resume=True, into=shop)
+    run(encoder, mixed_folder, out, resume=True, collection=shop)
     assert shop.stats()["sequence"] == sequence
     (out / ".into.json").unlink()  # as if killed between adding and noting
     (out / ".into.json").write_text(json.dumps({"collection": [], "shards": {}}))
-    report = run(encoder, mixed_folder, out, update=True, into=shop)
+    report = run(encoder, mixed_folder, out, update=True, collection=shop)
     assert report.collected is not None
     assert report.collected.unchanged == 40
     assert shop.stats()["sequence"] == sequence
     change(mixed_folder)
-    report = run(encoder, mixed_folder, out, update=True, into=shop)
+    report = run(encoder, mixed_folder, out, update=True, collection=shop)
     assert report.collected is not None
     assert (report.collected.added, report.collected.removed) == (12, 2)
     check_holds(shop, out)
@@ -147,7 +147,7 @@ def test_a_collection_shows_the_thumbnails_of_features_that_are_added(
 ) -> None:
     run(encoder, mixed_folder, tmp_path / "out", thumbnails=True)
     features = open_features(tmp_path / "out")
-    add_features(shop, features, on_duplicate="refuse", progress=lambda _done, _total: None)
+    add_features(shop, features, on_duplicate="refuse", on_progress=lambda _done, _total: None)
     item = shop.get("discs/01.png")
     assert item is not None
     shown = Thumbnails(shop.path / "thumbnails", encoder.preprocess, max_pixels=10**6)
@@ -163,13 +163,13 @@ def test_a_collection_shows_the_thumbnails_of_features_that_are_added(
 def test_what_a_collection_has_already_or_cannot_take_is_told_before_any_work(
     encoder: Encoder, mixed_folder: Path, tmp_path: Path, shop: Collection
 ) -> None:
-    run(encoder, mixed_folder, tmp_path / "one", into=shop)
+    run(encoder, mixed_folder, tmp_path / "one", collection=shop)
     with pytest.raises(KeyExists, match=r"discs/00\.jpg"):
-        run(encoder, mixed_folder, tmp_path / "two", into=shop)
+        run(encoder, mixed_folder, tmp_path / "two", collection=shop)
     assert open_features(tmp_path / "two").manifest.shards == ()
     with create_collection(tmp_path / "other", "ab" * 32, encoder.embedding_dim) as other:
         with pytest.raises(ArtifactError, match="cannot be compared"):
-            run(encoder, mixed_folder, tmp_path / "three", into=other)
+            run(encoder, mixed_folder, tmp_path / "three", collection=other)
         assert not (tmp_path / "three/manifest.json").exists()
 
 
@@ -197,7 +197,7 @@ KILLED = """
     die_in(Path, "replace", after=False)
     die_in(Collection, "add", after=True)
     with open_collection(shop, load_index=False) as collection:
-        extract.extract(open_encoder(encoder), open_source(source), out, into=collection, npy=True,
+        extract.extract(open_encoder(encoder), open_source(source), out, collection=collection, npy=True,
                         update=True, batch_size=3, shard_items=8)
 """
 
@@ -217,7 +217,7 @@ def test_killed_anywhere_the_collection_has_each_image_once(
         kills += done.returncode == -9
     assert kills >= 4
     with open_collection(shop.path) as collection:
-        run(encoder, mixed_folder, out, update=True, npy=True, into=collection)
+        run(encoder, mixed_folder, out, update=True, npy=True, collection=collection)
         assert isinstance(collection, Collection)
         check_holds(collection, out)
     check_array(out)

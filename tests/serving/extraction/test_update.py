@@ -19,8 +19,8 @@ from export.encoder_file.encoder_file import Encoder, open_encoder
 from images.sources import paths
 from images.sources.sources import open_source
 from serving.extraction.extract import extract
-from serving.extraction.run import TooManyRefused
-from serving.extraction.work import ExtractReport
+from serving.extraction.report import TooManyRefused
+from serving.extraction.report import ExtractReport
 from serving.features.reader import Features, open_features
 from tests.serving.features.test_shards import make_version_1
 
@@ -245,10 +245,10 @@ def test_an_update_begins_and_continues_what_is_unfinished(
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(encoder, mixed_folder, out, progress=interrupt)
+        run(encoder, mixed_folder, out, on_progress=interrupt)
     change(mixed_folder)
     with pytest.raises(KeyboardInterrupt):
-        run(encoder, mixed_folder, out, progress=interrupt)
+        run(encoder, mixed_folder, out, on_progress=interrupt)
     run(encoder, mixed_folder, out)
     check_is_as_new(encoder, mixed_folder, out, tmp_path / "fresh")
 
@@ -312,7 +312,7 @@ def test_killed_at_any_file_it_is_consistent_and_goes_on(
 def test_strangers_are_refused_with_the_remedy(
     encoder: Encoder, other_encoder: Path, mixed_folder: Path, done: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="go on with that one, or extract into another folder"):
+    with pytest.raises(ArtifactError, match="continue with that one, or extract into another folder"):
         run(open_encoder(other_encoder), mixed_folder, done)
     other = tmp_path / "other"
     other.mkdir()

@@ -92,9 +92,9 @@ def test_every_journey_keeps_the_items(folder: Path, record: Make, tmp_path: Pat
         collection.back_up(tmp_path / "backup")
         export_parquet(collection, tmp_path / "all.parquet")
         with open_target(collection, str(tmp_path / "copy"), None) as target:
-            assert copy(collection, target, progress=lambda *_: None).copied == 99
+            assert copy(collection, target, on_progress=lambda *_: None).copied == 99
         with open_target(collection, str(tmp_path / "copy"), None) as target:
-            assert copy(collection, target, progress=lambda *_: None).unchanged == 99
+            assert copy(collection, target, on_progress=lambda *_: None).unchanged == 99
     with create_collection(tmp_path / "again", DIGEST, DIM, dtype="float16") as again:
         for records in read_export(tmp_path / "all.parquet", DIGEST):
             again.add(records)
@@ -136,7 +136,7 @@ def test_a_copy_from_anywhere_may_be_float16(
         create_collection(tmp_path / "half", DIGEST, DIM, dtype="float16") as half,
     ):
         original.add(map(record, range(50)))
-        assert copy(original, half, progress=lambda *_: None).copied == 50
+        assert copy(original, half, on_progress=lambda *_: None).copied == 50
         query = [record(60).vector]
         exact, rounded = original.search(query, 50)[0], half.search(query, 50)[0]
         scores = {hit.key: hit.score for hit in exact}
