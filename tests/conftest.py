@@ -88,9 +88,10 @@ def image_bytes() -> bytes:
 
 
 TINY_SIZE, TINY_FEATURES = 32, 24
+MANY_CHANNELS = 5
 
 
-def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
+def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE, channels: int = 3) -> onnx.ModelProto:
     """A small encoder graph made by hand: fixed random convolutions, no torch.
 
     Two strided convolutions, the mean over the image of their 24 channels as features, L2.
@@ -106,9 +107,9 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
         return drawn.astype(np.float32)
 
     constants = {
-        "mean": np.full((1, 3, 1, 1), 127.5, np.float32),
-        "scale": np.full((1, 3, 1, 1), 1 / 63.75, np.float32),
-        "conv1": weights(12, 3, 3, 3),
+        "mean": np.full((1, channels, 1, 1), 127.5, np.float32),
+        "scale": np.full((1, channels, 1, 1), 1 / 63.75, np.float32),
+        "conv1": weights(12, channels, 3, 3),
         "conv2": weights(TINY_FEATURES, 12, 3, 3),
         "tiny": np.float32(1e-12),
         "rows": np.array([1], np.int64),
@@ -132,7 +133,8 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", TINY_FEATURES])
         for name in ("features", "embeddings")
     ]
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
+    shape = ["N", size, size, channels]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -143,15 +145,15 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def tiny_contract(seed: int = 0, *, size: int = TINY_SIZE) -> EncoderContract:
+def tiny_contract(seed: int = 0, *, size: int = TINY_SIZE, channels: int = 3) -> EncoderContract:
     """What `tiny_graph`'s encoder file says about itself."""
     from export.encoder_file.encoder_file import EncoderContract
     from images.pixels.preprocess import PreprocessSpec
 
     return EncoderContract(
-        preprocess=PreprocessSpec(size=size),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
+        preprocess=PreprocessSpec(size=size, channels=channels),
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
         feature_dim=TINY_FEATURES,
         embedding_dim=TINY_FEATURES,
         source_sha256=f"{seed:064x}",
@@ -162,11 +164,14 @@ def tiny_contract(seed: int = 0, *, size: int = TINY_SIZE) -> EncoderContract:
     )
 
 
-def write_tiny_encoder(path: Path, *, seed: int = 0, size: int = TINY_SIZE) -> Path:
+def write_tiny_encoder(
+    path: Path, *, seed: int = 0, size: int = TINY_SIZE, channels: int = 3
+) -> Path:
     """Writes `tiny_graph` as an encoder file; another seed makes another encoder."""
     from export.encoder_file.encoder_file import write_encoder_file
 
-    write_encoder_file(tiny_graph(seed, size=size), tiny_contract(seed, size=size), path)
+    graph = tiny_graph(seed, size=size, channels=channels)
+    write_encoder_file(graph, tiny_contract(seed, size=size, channels=channels), path)
     return path
 
 
@@ -180,6 +185,13 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another encoder of the same shape with other weights: the stranger in mismatch tests."""
     return write_tiny_encoder(tmp_path_factory.mktemp("encoder") / "other.onnx", seed=1)
+
+
+@pytest.fixture(scope="session")
+def many_channel_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder file like `tiny_encoder`, for images of 5 channels. Do not change it."""
+    path = tmp_path_factory.mktemp("encoder") / "channels.onnx"
+    return write_tiny_encoder(path, channels=MANY_CHANNELS)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Passes over an exported graph: fold the scaling, name the pooling, take out notes."""
+"""Passes over an exported graph: fold the scaling, name the pooling, remove notes."""
 
 import numpy as np
 import onnx
@@ -8,7 +8,7 @@ SCALE = "input_scale"  # the initializer that `onnx_graph.EncoderGraph` multipli
 
 
 def fold_input_scale(graph: onnx.GraphProto) -> bool:
-    """Multiplies the input scaling into the first convolution; says whether that was possible.
+    """Multiply the input scaling into the first convolution; say whether that was possible.
 
     It is where the scaled image goes into one convolution without groups and nowhere else. That
     is exact: the padding's zeros stand after the subtraction, and a factor per input channel passes
@@ -22,11 +22,11 @@ def fold_input_scale(graph: onnx.GraphProto) -> bool:
     users = [node for node in graph.node if scaling.output[0] in node.input]
     if len(users) != 1 or users[0].op_type != "Conv" or users[0].input[1] not in weights:
         return False
-    kernel = weights[users[0].input[1]]  # [O, 3 / groups, height, width]
+    kernel = weights[users[0].input[1]]  # [O, C / groups, height, width]
+    scale = numpy_helper.to_array(weights[SCALE]).astype(np.float64)  # [1, C, 1, 1]
     shared = sum(kernel.name in node.input for node in graph.node) > 1
-    if shared or kernel.dims[1] != 3:
+    if shared or kernel.dims[1] != scale.shape[1]:
         return False
-    scale = numpy_helper.to_array(weights[SCALE]).astype(np.float64)  # [1, 3, 1, 1]
     folded = (numpy_helper.to_array(kernel) * scale).astype(np.float32)
     kernel.CopyFrom(numpy_helper.from_array(folded, kernel.name))
     users[0].input[0] = scaling.input[0]
@@ -36,20 +36,20 @@ def fold_input_scale(graph: onnx.GraphProto) -> bool:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Take out what the exporter notes for its own debugging, paths of source files among it."""
+    """Remove what the exporter notes for debugging, paths of source files among it."""
     graph = model.graph
     model.producer_name, model.producer_version = "lookalike", ""
     del model.metadata_props[:]
     del graph.metadata_props[:]
     del graph.value_info[:]
     graph.name, graph.doc_string = "encoder", ""
-    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        del part.metadata_props[:]
-        part.doc_string = ""
+    for message in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del message.metadata_props[:]
+        message.doc_string = ""
 
 
 def pool_globally(graph: onnx.GraphProto) -> int:
-    """Write means over the last two of four axes as GlobalAveragePool; returns how many.
+    """Replace means over the last two of four axes by GlobalAveragePool; return how many.
 
     ONNX Runtime computes that in the blocked layout of the convolutions around it, a ReduceMean
     only after reordering. Ranks are looked up in `value_info`, so this comes before `strip`.

@@ -1,4 +1,4 @@
-"""The card of an encoder file: what it is, from what, how good, how fast, in words.
+"""The card of an encoder file: what it is, where it comes from, how good and how fast it is.
 
 Needs neither torch nor onnx; measuring the speed needs onnxruntime.
 """
@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from export.encoder_file.contract import EMBEDDINGS, INPUT
+from images.pixels.preprocess import RGB
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BATCHES = (1, 32)
 SECONDS = 0.5  # per batch size
 UNSTATED = "not stated"
-RGB = 3  # channels
 MAX_SHOWN = 400  # characters of what a file says
 
 
 def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what `export.encoder_file.encoder_file.describe` found, as (name, words) in reading order.
+    """Return the card's rows, (title, text), in reading order.
 
     Args:
-        facts: of `describe`; "speed" of `measure_speed` may be added.
+        facts: from `export.encoder_file.encoder_file.describe`; the result of `measure_speed` may
+            be added under "speed".
     """
     contract = facts["contract"]
     side, width = contract["preprocess"]["size"], contract["embedding_dim"]
@@ -51,7 +54,7 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("from sha256", contract["source_sha256"]),
         ("sha256", facts["sha256"]),
     ]
-    return [(name, _printable(words)) for name, words in rows if words]
+    return [(title, _printable(text)) for title, text in rows if text]
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
@@ -59,8 +62,8 @@ def markdown(facts: Mapping[str, Any]) -> str:
     contract = facts["contract"]
     name = Path(facts["path"]).name
     lines = [f"# {name}", "", "| | |", "|---|---|"]
-    for title, words in card_rows(facts):
-        escaped = words.replace("|", "\\|")
+    for title, text in card_rows(facts):
+        escaped = text.replace("|", "\\|")
         lines.append(f"| {title} | {escaped} |")
     side, channels = contract["preprocess"]["size"], contract["preprocess"].get("channels", RGB)
     lines += [
@@ -69,15 +72,15 @@ def markdown(facts: Mapping[str, Any]) -> str:
         "import numpy, onnxruntime",
         "",
         f'session = onnxruntime.InferenceSession("{name}", providers=["CPUExecutionProvider"])',
-        f"pictures = numpy.zeros((1, {side}, {side}, {channels}), numpy.uint8)  # as said above",
-        '(embeddings,) = session.run(["embeddings"], {"images": pictures})',
+        f"images = numpy.zeros((1, {side}, {side}, {channels}), numpy.uint8)  # as said above",
+        f'(embeddings,) = session.run(["{EMBEDDINGS}"], {{"{INPUT}": images}})',
         "```",
     ]
     return "\n".join(lines)
 
 
 def measure_speed(path: str | Path) -> dict[str, Any]:
-    """How many images a second an encoder file embeds here, in about a second.
+    """Measure how many images a second an encoder file embeds here; takes about a second.
 
     Returns:
         {"provider", "threads", "images_per_second": {"1": …, "32": …}}: the median over the
@@ -92,18 +95,19 @@ def measure_speed(path: str | Path) -> dict[str, Any]:
 
     threads = available_cpus()
     encoder = open_encoder(path, threads=threads)
-    side = encoder.preprocess.size
-    pictures = np.random.default_rng(0).integers(0, 256, (max(BATCHES), side, side, 3), np.uint8)
+    spec = encoder.preprocess
+    shape = (max(BATCHES), spec.size, spec.size, spec.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     rates = {}
-    for batch in BATCHES:
-        part = pictures[:batch]
-        encoder.encode(part)
+    for size in BATCHES:
+        batch = images[:size]
+        encoder.encode(batch)
         times: list[float] = []
         while not times or sum(times) < SECONDS:
             start = time.perf_counter()
-            encoder.encode(part)
+            encoder.encode(batch)
             times.append(time.perf_counter() - start)
-        rates[str(batch)] = round(batch / float(np.median(times)), 1)
+        rates[str(size)] = round(size / float(np.median(times)), 1)
     return {"provider": encoder.provider, "threads": threads, "images_per_second": rates}
 
 
@@ -112,22 +116,22 @@ def _size(count: int) -> str:
 
 
 def _numbers(values: list[float]) -> str:
-    """Three numbers, or one where they are the same."""
+    """Return one number per channel, or a single one where all are the same."""
     shown = [f"{value:.4g}" for value in values]
     return shown[0] if len(set(shown)) == 1 else " ".join(shown)
 
 
-def _printable(words: str) -> str:
-    """Return what a file says of itself, in one line that cannot play tricks with the terminal."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in words)
+def _printable(text: str) -> str:
+    """Return untrusted text as one bounded line without control characters."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text)
     return clean if len(clean) <= MAX_SHOWN else f"{clean[:MAX_SHOWN]}…"
 
 
 def _origin(recipe: Mapping[str, Any]) -> str:
     weights, graph, encoder = (recipe.get(name) for name in ("weights", "onnx", "encoder"))
     if isinstance(weights, dict):
-        where = f"{weights.get('file')}, as {weights.get('layout')} writes it"
-        return f"{_encoder(weights, 'encoder')} in {where}"
+        origin = f"{weights.get('file')}, as {weights.get('layout')} writes it"
+        return f"{_encoder(weights, 'encoder')} in {origin}"
     if isinstance(graph, dict):
         return f"{graph.get('file')}, an ONNX file; features are its {graph.get('output')}"
     if isinstance(encoder, dict):
@@ -159,13 +163,13 @@ def _quality(quality: Mapping[str, Any]) -> str:
     for name, value in quality.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             share = "accuracy" in name or "recall" in name or "precision" in name or "map" in name
-            words = f"{100 * value:.1f} %" if share else f"{value:.4g}"
-            shown.append(f"{name.replace('_', ' ')} {words}")
+            figure = f"{100 * value:.1f} %" if share else f"{value:.4g}"
+            shown.append(f"{name.replace('_', ' ')} {figure}")
     return ", ".join(shown) or "nothing was measured"
 
 
 def _int8(cost: object) -> str:
-    """Return what 8 bits cost, as the quantization reports it; nothing where it reports otherwise."""
+    """Return what 8 bits cost; "" where the file has no report of a quantization."""
     if not isinstance(cost, dict) or not _are_shares(cost, "mean_cosine", "overlap"):
         return ""
     layers = [layer for layer in _tables(cost.get("layers")) if layer.get("in_float")]
@@ -177,35 +181,36 @@ def _int8(cost: object) -> str:
 
 
 def _projection(report: object) -> str:
-    """Return what a shorter embedding is worth, as `export.shrink.pca` reports it."""
+    """Return what a shorter embedding is worth; "" where the file has no report of a PCA."""
     if not isinstance(report, dict) or not _are_shares(report, "explained"):
         return ""
     whitened = ", whitened" if report.get("whiten") else ""
-    words = f"PCA to {report.get('embedding_dim')} numbers{whitened}"
-    words += f", {100 * report['explained']:.1f} % of the variance"
-    found = {
+    summary = f"PCA to {report.get('embedding_dim')} numbers{whitened}"
+    summary += f", {100 * report['explained']:.1f} % of the variance"
+    scores = {
         score.get("width"): f"{100 * score['map_at_r']:.1f} % with {score.get('width')}"
         for score in _tables(report.get("widths"))
         if _are_shares(score, "map_at_r")
     }
-    shown = [found[width] for width in (report.get("embedding_dim"), *found) if width in found][:2]
-    pictures = f"{report.get('compared_on')} pictures of {report.get('source')}"
-    return f"{words}; mAP@R {', '.join(shown)} ({pictures})" if shown else words
+    widths = [width for width in (report.get("embedding_dim"), *scores) if width in scores]
+    shown = ", ".join(scores[width] for width in widths[:2])
+    measured_on = f"{report.get('compared_on')} pictures of {report.get('source')}"
+    return f"{summary}; mAP@R {shown} ({measured_on})" if shown else summary
 
 
 def _are_shares(table: Mapping[str, Any], *names: str) -> bool:
     return all(isinstance(table.get(name), float) for name in names)
 
 
-def _tables(found: object) -> list[Mapping[str, Any]]:
-    return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []
+def _tables(value: object) -> list[Mapping[str, Any]]:
+    return [table for table in value if isinstance(table, dict)] if isinstance(value, list) else []
 
 
 def _preparation(spec: Mapping[str, Any]) -> str:
-    times = spec.get("scaled_decode")
+    factor = spec.get("scaled_decode")
     turned = "turned as its EXIF says"
-    if times is not None:
-        turned = f"decoded smaller where {times} times what is needed is left, {turned}"
+    if factor is not None:
+        turned = f"decoded smaller where {factor} times what is needed is left, {turned}"
     if spec["resize"] == "stretch":
         return f"{turned}, stretched to {spec['size']} px ({spec['resample']})"
     scaled = f"its short side scaled to {spec['resize_to']} px ({spec['resample']})"
@@ -216,8 +221,8 @@ def _speed(speed: Mapping[str, Any] | None) -> str:
     if speed is None:
         return ""
     rates = speed["images_per_second"].items()
-    words = ", ".join(f"{rate:,.0f}/s in batches of {size}" for size, rate in rates)
-    return f"{words} ({speed['provider']}, {speed['threads']} threads)"
+    summary = ", ".join(f"{rate:,.0f}/s in batches of {size}" for size, rate in rates)
+    return f"{summary} ({speed['provider']}, {speed['threads']} threads)"
 
 
 def _versions(versions: Mapping[str, str]) -> str:

@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]  # [S, S, 3]
+Image = NDArray[np.uint8]  # [S, S, C]
 Vector = NDArray[np.float32]  # [E]
-Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [N, S, S, 3] -> [N, E]
+Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [N, S, S, C] -> [N, E]
 
 NEARLY = 1.04
 HANDLING = 0.004  # seconds a batch costs beside the encoder's: threads hand over, caches refill
@@ -78,7 +78,7 @@ class Lane:
     encoding: float = 0.0
 
     async def encode(self, image: Image) -> Vector:
-        """Embeds uint8 [S, S, 3] to float32 [E]; raises what the encoder raises for it."""
+        """Embeds uint8 [S, S, C] to float32 [E]; raises what the encoder raises for it."""
         future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
         self.batcher.enter(Waiting(image, future, self, time.perf_counter()))
         return await future
@@ -98,7 +98,7 @@ class Batcher:
     """The queue in front of one encoder. Make and use it on one event loop.
 
     Args:
-        encode: uint8 [N, S, S, 3] to float32 [N, E]; called from several threads at a time.
+        encode: uint8 [N, S, S, C] to float32 [N, E]; called from several threads at a time.
         max_batch: the most images of one call.
         max_admitted: the most images admitted at once.
         streams: the most calls at a time.

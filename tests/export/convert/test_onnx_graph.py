@@ -154,6 +154,28 @@ def test_scaling_stays_where_it_cannot_be_folded() -> None:
     assert relative_error(run_graph(model, images)[0], expected).max() < 1e-5
 
 
+def test_scaling_is_folded_whatever_the_number_of_channels() -> None:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(5, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    mean, std = (0.5, 0.4, 0.3, 0.2, 0.1), (0.2, 0.3, 0.4, 0.5, 0.6)
+    model = build_graph(encoder, 8, mean, std)
+    assert "Mul" not in {node.op_type for node in model.graph.node}
+    images = generated_images(4, 8, channels=5)
+    expected = encode(encoder, images, mean=mean, std=std)
+    assert relative_error(run_graph(model, images)[0], expected).max() < 1e-5
+
+
+def test_scaling_is_not_folded_into_a_grouped_convolution() -> None:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    mean, std = (0.5, 0.4, 0.3, 0.2), (0.2, 0.3, 0.4, 0.5)
+    model = build_graph(encoder, 8, mean, std)
+    assert "Mul" in {node.op_type for node in model.graph.node}
+    images = generated_images(4, 8, channels=4)
+    expected = encode(encoder, images, mean=mean, std=std)
+    assert relative_error(run_graph(model, images)[0], expected).max() < 1e-5
+
+
 class Gate(nn.Module):
     """Squeeze and excitation, as EfficientNets have it; its means are GlobalAveragePools."""
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.encoder_file.card import card_rows, markdown
+from export.encoder_file.card import card_rows, markdown, measure_speed
 from export.encoder_file.encoder_file import describe
+from tests.conftest import MANY_CHANNELS, TINY_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +86,27 @@ def test_the_snippet_on_the_card_runs(tiny_encoder: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tiny_encoder.parent)
     page = markdown(describe(tiny_encoder))
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    assert np.asarray(found["embeddings"]).shape == (1, 24)
+
+
+def test_the_card_of_an_encoder_of_five_channels(many_channel_encoder: Path) -> None:
+    speed = measure_speed(many_channel_encoder)
+    assert set(speed["images_per_second"]) == {"1", "32"}
+    assert min(speed["images_per_second"].values()) > 0
+    rows = dict(card_rows(describe(many_channel_encoder) | {"speed": speed}))
+    assert rows["input"] == f"images uint8 [N, {TINY_SIZE}, {TINY_SIZE}, {MANY_CHANNELS}]"
+    assert rows["speed here"].endswith(f"/s in batches of 32 (cpu, {speed['threads']} threads)")
+
+
+def test_the_snippet_takes_five_channels(
+    many_channel_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(many_channel_encoder.parent)
+    (snippet,) = re.findall(
+        r"```python\n(.*?)```", markdown(describe(many_channel_encoder)), re.DOTALL
+    )
     found: dict[str, Any] = {}
     exec(snippet, found)
     assert np.asarray(found["embeddings"]).shape == (1, 24)

@@ -24,6 +24,7 @@ from export.shrink.quantize_graph import prepare, resolve_target, units_of
 from export.verify.generated_images import generated_images
 from export.verify.measures import cosines, neighbor_overlap
 from images.sources.sources import open_source
+from tests.conftest import MANY_CHANNELS, TINY_SIZE
 
 IMAGES = generated_images(66, 32)[2:]
 
@@ -130,6 +131,18 @@ def test_the_target_comes_from_the_cpu(tmp_path: Path) -> None:
     info.write_text("flags : sse2 avx2\n")
     assert resolve_target("auto", info) == resolve_target("auto", tmp_path / "none") == "avx2"
     assert resolve_target("vnni", info) == "vnni"
+
+
+def test_an_encoder_of_five_channels_is_quantized(
+    many_channel_encoder: Path, tmp_path: Path
+) -> None:
+    images = generated_images(66, TINY_SIZE, channels=MANY_CHANNELS)[2:]
+    draft = read_draft(many_channel_encoder)
+    quantized, report = quantize_draft(draft, images, target="avx2")
+    assert report.passed
+    encoder = open_encoder(quantized.write(tmp_path / "int8.onnx"))
+    assert encoder.preprocess.channels == MANY_CHANNELS
+    assert cosines(encoder.encode(images), embed(draft.model, images)).mean() > 0.99
 
 
 def test_too_few_images_are_told(draft: Draft) -> None:

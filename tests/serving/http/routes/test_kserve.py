@@ -4,14 +4,15 @@ import base64
 import json
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.conftest import TINY_FEATURES, TINY_SIZE
-from tests.serving.http.conftest import Running
+from tests.conftest import MANY_CHANNELS, TINY_FEATURES, TINY_SIZE
+from tests.serving.http.conftest import Running, Settings, started
 
 Encode = Callable[[bytes], NDArray[np.float32]]
 INFER = "/v2/models/lookalike/infer"
@@ -38,6 +39,22 @@ def test_what_the_server_says_of_itself(service: Running) -> None:
     ]
     assert service.error(get("/v2/models/other"))[:2] == (404, "unknown-model")
     assert service.error(get("/v2/models/lookalike/versions/2"))[:2] == (404, "unknown-model")
+
+
+def test_images_have_as_many_channels_as_the_encoder_takes(many_channel_encoder: Path) -> None:
+    shape = [TINY_SIZE, TINY_SIZE, MANY_CHANNELS]
+    pixels = np.random.default_rng(4).integers(0, 256, (2, *shape), np.uint8)
+    with started(Settings(encoder=many_channel_encoder)) as running:
+        model = running.client.get("/v2/models/lookalike").json()
+        assert model["inputs"][0]["shape"] == [-1, *shape]
+        body = {"inputs": [tensor(pixels, data=pixels.ravel().tolist())]}
+        (output,) = running.client.post(INFER, json=body).json()["outputs"]
+        expected = running.engine.encoder.encode(pixels)
+        np.testing.assert_allclose(np.reshape(output["data"], expected.shape), expected, atol=1e-5)
+        other = [tensor(noise(1), data=noise(1).tolist())]
+        refused = running.client.post(INFER, json={"inputs": other})
+        assert running.error(refused)[2] == "images"
+        assert f"[N, {TINY_SIZE}, {TINY_SIZE}, {MANY_CHANNELS}] is needed" in refused.text
 
 
 def test_pixels_in_json(service: Running) -> None:
