@@ -1,23 +1,94 @@
 """A real bento: built from the project's files, served by BentoML over a socket."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from base.errors import ArtifactError
 from tests.serving.http.routes.test_embed import Encode
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 MARK = "served from the bento's own files"
+
+# Imports all of the service from one folder, as if some top-level modules were not installed, nor
+# this project in any other folder.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+from pathlib import Path
+
+source, hidden = sys.argv[1], set(sys.argv[2].split(","))
+
+
+class Hide:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"{name} is not a package of the bento", name=name)
+
+
+others = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+sys.meta_path[:] = [Hide, *others]
+sys.path[0] = source
+import serving.http
+
+assert Path(serving.http.__file__).is_relative_to(source), serving.http.__file__
+for module in pkgutil.walk_packages(serving.http.__path__, "serving.http."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+
+
+def bento_packages() -> list[str]:
+    """Return the requirements in bentofile.yaml."""
+    content = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+    packages: list[str] = content["python"]["packages"]
+    return packages
+
+
+def closure(requirements: Iterable[str]) -> set[str]:
+    """Return the names of all distributions that some requirements bring, of those installed."""
+    names: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for extra_name in {"", *requirement.extras}:
+            if (name, extra_name) in seen:
+                continue
+            seen.add((name, extra_name))
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                brought = metadata.requires(name) or []
+                names.add(name)
+                waiting += [(Requirement(text), extra_name) for text in brought]
+    return names
+
+
+def top_level_names(distributions: set[str] | None = None) -> set[str]:
+    """Return the modules that some distributions install; None: all but this project's own."""
+    return {
+        module
+        for module, owners in metadata.packages_distributions().items()
+        for owner in map(canonicalize_name, owners)
+        if (owner != "lookalike" if distributions is None else owner in distributions)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +124,7 @@ def bento(
 ) -> str:
     """The tag of a bento built as docs/serving.md says, from a marked copy of the project."""
     copy = tmp_path_factory.mktemp("project")
-    for room in ("images", "export", "serving"):
+    for room in ("base", "images", "export", "serving"):
         shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("bentofile.yaml", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
@@ -104,6 +175,28 @@ def served(
                     process.wait()
 
 
+def test_the_packages_are_those_of_the_extra_serve() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    expected = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    assert sorted(bento_packages()) == sorted(expected)
+
+
+def test_a_bento_imports_with_its_own_packages_alone(bento: str, home: dict[str, str]) -> None:
+    name, _, version = bento.partition(":")
+    source = Path(home["BENTOML_HOME"]) / "bentos" / name / version / "src"
+    hidden = sorted(top_level_names() - top_level_names(closure(bento_packages())))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORT_ALL, str(source), ",".join(hidden)],
+        env=home,
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "serving.http.routes.service" in done.stdout.split()
+
+
 def test_a_bento_embeds_a_real_image(served: str, image_bytes: bytes, encode: Encode) -> None:
     answer = httpx.post(f"{served}/embed", files={"images": image_bytes}, timeout=30)
     assert answer.status_code == 200, answer.text
@@ -152,9 +245,9 @@ def test_bentoml_reports_nothing(tmp_path: Path) -> None:
 def test_only_an_encoder_is_stored(tmp_path: Path) -> None:
     from serving.http.engine.bento import main, store_encoder
 
-    stranger = tmp_path / "x.onnx"
-    stranger.write_bytes(b"nothing")
+    other = tmp_path / "x.onnx"
+    other.write_bytes(b"nothing")
     with pytest.raises(ArtifactError):
-        store_encoder(stranger)
-    assert main([str(stranger)]) == 2
+        store_encoder(other)
+    assert main([str(other)]) == 2
     assert main([]) == 2
