@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote_from_bytes
@@ -11,7 +11,7 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 from numpy.typing import NDArray
 
-from base.errors import SourceError
+from base.errors import ImageRefused, RefusalReason, SourceError
 from images.items import Content, Item
 
 
@@ -54,6 +54,10 @@ class Labels:
         return None if number < 0 else self.names[number]
 
 
+Opener = Callable[[Path, str], "ArraySource"]
+"""Opens an array file: called with its path and what the user called it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArraySource:
     """Images by number in one file.
@@ -65,6 +69,7 @@ class ArraySource:
         prefix: of the keys, as `train` in `train/00012`.
         contents: the images.
         labels: their class names.
+        open_file: opens the file once more, in another process: a function of a module.
     """
 
     name: str
@@ -73,6 +78,7 @@ class ArraySource:
     prefix: str
     contents: Contents
     labels: Labels
+    open_file: Opener
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,29 +97,61 @@ class ArraySource:
                 key=f"{self.prefix}/{index:0{digits}d}",
                 uri=uri,
                 label=self.labels[index],
-                read=_Reader(self.contents, index, uri),
+                read=_ImageReader(self.contents, self.open_file, self.path, index, uri),
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    """Gives one image. To another process it travels as its uri, without all the others."""
+class _ImageReader:
+    """Reads one image. To another process it travels without the array that all images are in."""
 
     contents: Contents
+    open_file: Opener
+    path: Path
     index: int
     uri: str
 
     def __call__(self) -> Content:
         return self.contents[self.index]
 
-    def __reduce__(self) -> tuple[Callable[[str], Callable[[], Content]], tuple[str]]:
-        return _reader_of, (self.uri,)
+    def __reduce__(self) -> tuple[type["_FileReader"], tuple[Opener, Path, int, str]]:
+        return _FileReader, (self.open_file, self.path, self.index, self.uri)
 
 
-def _reader_of(uri: str) -> Callable[[], Content]:
-    from images.sources.uris import read_uri  # which opens files with what stands here
+@dataclass(frozen=True, slots=True)
+class _FileReader:
+    """Reads one image of a file that is opened for it; the last few files stay open."""
 
-    return partial(read_uri, uri)
+    open_file: Opener
+    path: Path
+    index: int
+    uri: str
+
+    def __call__(self) -> Content:
+        try:
+            return read_image(self.open_file, self.path, self.index)
+        except (OSError, SourceError, LookupError, ValueError) as error:
+            message = f"cannot read {self.uri}: {error}"
+            raise ImageRefused(RefusalReason.UNREADABLE, message) from error
+
+
+def read_image(open_file: Opener, path: Path, index: int) -> Content:
+    """Return image number `index` of an array file.
+
+    Raises:
+        OSError, SourceError: the file is gone or damaged.
+        IndexError: it holds fewer images.
+    """
+    source = _reopen_unchanged(open_file, path, path.stat().st_mtime_ns)
+    if index >= len(source):
+        raise IndexError(f"it holds {len(source)} images")
+    return source.contents[index]
+
+
+@lru_cache(maxsize=4)
+def _reopen_unchanged(open_file: Opener, path: Path, _mtime_ns: int) -> ArraySource:
+    """Keep the last few files open: unpacking one takes long, and neighbors come from the same."""
+    return open_file(path, str(path))
 
 
 def name_labels(values: NDArray[Any], names: tuple[str, ...], path: Path) -> Labels:

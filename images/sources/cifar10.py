@@ -67,8 +67,25 @@ def open_batches(path: Path, split: str, name: str) -> ArraySource:
     if missing := [batch for batch in batches if batch not in found]:
         raise SourceError(f"{path} is not whole: {', '.join(missing)} is missing; fetch it anew")
     images, labels = zip(*(found[batch] for batch in batches), strict=True)
-    named = name_labels(np.concatenate(labels), CLASSES, path)
-    return ArraySource(name, path, f"cifar10-{split}", split, np.concatenate(images), named)
+    return ArraySource(
+        name=name,
+        path=path,
+        scheme=f"cifar10-{split}",
+        prefix=split,
+        contents=np.concatenate(images),
+        labels=name_labels(np.concatenate(labels), CLASSES, path),
+        open_file=open_train_batches if split == "train" else open_test_batches,
+    )
+
+
+def open_train_batches(path: Path, name: str) -> ArraySource:
+    """Open the training split of an archive or folder; raises as `open_batches`."""
+    return open_batches(path, "train", name)
+
+
+def open_test_batches(path: Path, name: str) -> ArraySource:
+    """Open the test split of an archive or folder; raises as `open_batches`."""
+    return open_batches(path, "test", name)
 
 
 def _places() -> Iterator[Path]:

@@ -51,7 +51,7 @@ def open_idx(
             raise SourceError(message)
         labels = name_labels(numbers, class_names, labels_path)
     prefix = prefix or path.name.split("-")[0].split(".")[0]
-    return ArraySource(name, path, "idx", prefix, images, labels)
+    return ArraySource(name, path, "idx", prefix, images, labels, open_idx)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

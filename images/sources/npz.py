@@ -42,7 +42,7 @@ def open_npz(path: Path, name: str) -> ArraySource:
             message = f"{path}: labels are {_describe(values)}, not one number or text an image"
             raise SourceError(f"{message} ({len(contents)})")
         labels = name_labels(values, _class_names(path, values), path)
-    return ArraySource(name, path, "npz", path.stem, contents, labels)
+    return ArraySource(name, path, "npz", path.stem, contents, labels, open_npz)
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:

@@ -11,15 +11,13 @@ Path and member are percent-encoded. For an archive behind a URL its scheme foll
 `tar+s3://bucket/a.tar#cat/1.jpg@512`.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
 from base.errors import ImageRefused, RefusalReason, SourceError
 from images.items import Content
-from images.sources.arrays import ArraySource
-from images.sources.cifar10 import open_batches
+from images.sources.arrays import Opener, read_image
+from images.sources.cifar10 import open_test_batches, open_train_batches
 from images.sources.idx import open_idx
 from images.sources.locations import read_location, size_and_stamp, split_uri
 from images.sources.npz import open_npz
@@ -28,11 +26,11 @@ from images.sources.paths import read_file, uri_to_path
 from images.sources.tar_archive import read_tar_uri
 from images.sources.zip_archive import read_zip_uri
 
-_ARRAYS: dict[str, Callable[[Path, str], ArraySource]] = {
+_ARRAYS: dict[str, Opener] = {
     "idx": open_idx,
     "npz": open_npz,
-    "cifar10-train": lambda path, name: open_batches(path, "train", name),
-    "cifar10-test": lambda path, name: open_batches(path, "test", name),
+    "cifar10-train": open_train_batches,
+    "cifar10-test": open_test_batches,
 }
 _ARCHIVES = {"tar": read_tar_uri, "zip": read_zip_uri}
 OWN_SCHEMES = frozenset({*_ARRAYS, *_ARCHIVES, "parquet"})
@@ -56,7 +54,7 @@ def read_uri(uri: str) -> Content:
     if own_scheme(uri) is None:
         return read_location(uri)
     try:
-        return _read_part(*split_uri(uri))
+        return _read_item(*split_uri(uri))
     except (OSError, SourceError, LookupError, ValueError) as error:
         raise ImageRefused(RefusalReason.UNREADABLE, f"cannot read {uri}: {error}") from error
 
@@ -82,26 +80,16 @@ def own_scheme(uri: str) -> str | None:
     return scheme if scheme in OWN_SCHEMES else None
 
 
-def _read_part(scheme: str, location: str, part: str) -> Content:
+def _read_item(scheme: str, location: str, fragment: str) -> Content:
     if scheme in _ARCHIVES:
-        member, _, offset = part.rpartition("@")
+        member, _, offset = fragment.rpartition("@")
         return _ARCHIVES[scheme](location, unquote(member), _number(offset))
     if scheme == "parquet":
-        return read_parquet_uri(location, _number(part))
-    path = Path(location)
-    source = _reopen_unchanged(scheme, path, path.stat().st_mtime_ns)
-    if _number(part) >= len(source):
-        raise IndexError(f"it holds {len(source)} images")
-    return source.contents[_number(part)]
+        return read_parquet_uri(location, _number(fragment))
+    return read_image(_ARRAYS[scheme], Path(location), _number(fragment))
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise LookupError(f"{text!r} is no number of an image")
     return int(text)
-
-
-@lru_cache(maxsize=4)
-def _reopen_unchanged(scheme: str, path: Path, _mtime_ns: int) -> ArraySource:
-    """Keep the last few files open: unpacking one takes long, and neighbors come from the same."""
-    return _ARRAYS[scheme](path, str(path))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from base.errors import ImageRefused, RefusalReason, SourceError
-from images.sources import uris
+from images.sources import arrays
 from images.sources.sources import open_source, read_uri
 
 
@@ -107,7 +107,20 @@ def test_a_file_that_changed_is_opened_anew(tmp_path: Path) -> None:
 
 def test_neighbors_from_one_file_do_not_open_it_again(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4), np.uint8))
-    before = uris._reopen_unchanged.cache_info().misses
+    before = arrays._reopen_unchanged.cache_info().misses
     for index in range(3):
         read_uri(f"npz://{tmp_path}/x.npz#{index}")
-    assert uris._reopen_unchanged.cache_info().misses == before + 1
+    assert arrays._reopen_unchanged.cache_info().misses == before + 1
+
+
+def test_an_array_item_travels_without_its_array_and_reads_the_file_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, images=np.arange(300 * 16 * 16, dtype=np.uint8).reshape(300, 16, 16))
+    item = list(open_source(str(path)))[299]
+    sent = pickle.dumps(item)
+    assert len(sent) < 1000
+    assert np.array_equal(np.asarray(pickle.loads(sent).read()), np.asarray(item.read()))
+    path.unlink()
+    with pytest.raises(ImageRefused, match=rf"cannot read npz://{path}#299: ") as caught:
+        pickle.loads(sent).read()
+    assert caught.value.reason == RefusalReason.UNREADABLE
