@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,13 @@ import typer
 EncoderFile = Annotated[Path, typer.Argument(help="An encoder file, made by `lookalike export`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first N items.")]
+
+
+class Dtype(StrEnum):
+    """How feature folders and collections store vectors."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # these bring the encoder and Parquet along
     from serving.copying import CopyReport
     from serving.embedding.per_item import Seconds
     from serving.embedding.results import RefusedImage
-    from serving.extraction.work import ExtractReport
+    from serving.extraction.report import ExtractReport
 
 
 def print_refused(count: int, first: Sequence[RefusedImage], where: str | None = None) -> None:

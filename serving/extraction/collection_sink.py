@@ -9,7 +9,6 @@ no longer be used, is taken out again.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,19 @@ from base.files import write_json_atomic
 from serving.collect import add_block, refuse_existing
 from serving.collection import AnyCollection
 from serving.collection.thumbnails import keep_all, thumbnails_beside
-from serving.features.manifest import Manifest, Shard
+from serving.extraction.report import CollectionChanges
+from serving.features.manifest import Manifest, ShardEntry
 from serving.features.reader import Features
 
 NOTE = ".into.json"
-KEYS = 1024  # looked for or removed at once
+KEYS = 1024  # removed at once
 
 
-@dataclass
-class Collected:
-    """What went into the collection, by this run."""
-
-    added: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    removed: int = 0
-
-
-class Into:
+class CollectionSink:
     """Adds the shards of a feature folder to a collection.
 
     Attributes:
-        collected: what has been done.
+        changes: what has been done.
 
     Raises:
         ArtifactError: the collection is of another encoder.
@@ -47,61 +37,61 @@ class Into:
 
     def __init__(self, collection: AnyCollection, folder: Path, encoder_sha256: str) -> None:
         collection.check_encoder(encoder_sha256)
-        self.collected = Collected()
+        self.changes = CollectionChanges()
         self._collection = collection
         self._folder = folder
         self._note = folder / NOTE
         self._identity = [collection.location, str(collection.stats().get("created"))]
-        self._in: dict[str, str] | None = self._read()
+        self._added: dict[str, str] | None = self._read_note()
 
     def begin(self, keys: Iterable[str], *, update: bool) -> None:
         """Make sure, before any work is done, that no key of the source is another item's.
 
         Raises:
-            KeyExists: keys are there that this folder has not brought; an update may replace them.
+            KeyExists: keys are there that this folder has not added; an update may replace them.
         """
-        if self._in is None:
+        if self._added is None:
             if not update:
                 refuse_existing(self._collection, keys)
-            self._in = {}
-            self._write()
+            self._added = {}
+            self._write_note()
 
-    def take(self, manifest: Manifest, shard: Shard) -> None:
+    def add_shard(self, manifest: Manifest, shard: ShardEntry) -> None:
         """Add a shard, unless it is in already."""
-        assert self._in is not None
+        assert self._added is not None
         digest = " ".join(table.sha256 for table in shard.tables)
-        if self._in.get(shard.file) == digest:
+        if self._added.get(shard.file) == digest:
             return
         features = Features(self._folder, manifest)
         block = features.block(shard)
         added = add_block(self._collection, block)
-        self.collected.added += added.added
-        self.collected.replaced += added.replaced
-        self.collected.unchanged += added.unchanged
+        self.changes.added += added.added
+        self.changes.replaced += added.replaced
+        self.changes.unchanged += added.unchanged
         location = thumbnails_beside(self._collection.location)
         if location is not None and (images := features.thumbnails(shard)):
             keep_all(location, zip(block.keys, block.sha256, images, strict=True))
         if manifest.updates:
             self._remove(features, shard)
-        self._in[shard.file] = digest
-        self._write()
+        self._added[shard.file] = digest
+        self._write_note()
 
     def finish(self, manifest: Manifest) -> None:
         """Add what earlier runs have left, and forget the shards that are no more."""
-        assert self._in is not None
+        assert self._added is not None
         named = {shard.file for shard in manifest.shards}
-        self._in = {file: digest for file, digest in self._in.items() if file in named}
+        self._added = {file: digest for file, digest in self._added.items() if file in named}
         for shard in manifest.shards:
-            self.take(manifest, shard)
+            self.add_shard(manifest, shard)
 
-    def _remove(self, features: Features, shard: Shard) -> None:
-        gone = [row.key for row in features.deleted(shard)]
-        remaining = iter(gone + [entry.outcome.key for entry in features.refused(shard)])
-        while some := list(islice(remaining, KEYS)):
-            self.collected.removed += len(self._collection.remove(some))
+    def _remove(self, features: Features, shard: ShardEntry) -> None:
+        deleted = [row.key for row in features.deleted(shard)]
+        remaining = iter(deleted + [entry.outcome.key for entry in features.refused(shard)])
+        while keys := list(islice(remaining, KEYS)):
+            self.changes.removed += len(self._collection.remove(keys))
 
-    def _read(self) -> dict[str, str] | None:
-        """Return what has been added to this very collection; None where nothing is known."""
+    def _read_note(self) -> dict[str, str] | None:
+        """Return what has been added to this very collection; None where that is not noted."""
         try:
             content: Any = json.loads(self._note.read_bytes())
             if content["collection"] == self._identity:
@@ -110,5 +100,5 @@ class Into:
             return None  # the worst that follows is that all is added again
         return None
 
-    def _write(self) -> None:
-        write_json_atomic(self._note, {"collection": self._identity, "shards": self._in})
+    def _write_note(self) -> None:
+        write_json_atomic(self._note, {"collection": self._identity, "shards": self._added})

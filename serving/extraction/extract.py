@@ -5,7 +5,7 @@ manifest which shards are finished, passes over their items without reading them
 others; the result is the one an unbroken run would have made. The manifest's digest over each
 shard's keys and uris proves that the source still lists what it listed.
 
-A folder may later be brought up to date with a source that has changed (`update`).
+A folder may later be brought up to date with a source that has changed (`update_plan`).
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ from base.locks import Locked, folder_lock
 from images.pixels.isolated import Isolated
 from images.sources.paths import printable
 from serving.collection.thumbnails import kept_thumbnail
-from serving.embedding.embed import BATCH_SIZE, embed
-from serving.extraction.begin import begin
-from serving.extraction.work import ExtractReport, Work
+from serving.embedding.embed import BATCH_SIZE
+from serving.extraction.engine import LocalEngine
+from serving.extraction.extraction import Extraction
+from serving.extraction.prepare import prepare_folder
 from serving.features.manifest import DTYPES, Manifest, SourceNote
 
 if TYPE_CHECKING:
+    from base.progress import OnProgress
     from export.encoder_file.encoder_file import Encoder
     from images.items import Source
     from serving.collection import AnyCollection
-    from serving.extraction.collection_sink import Into
-    from serving.extraction.run import Engine, Progress
+    from serving.extraction.collection_sink import CollectionSink
+    from serving.extraction.engine import ExtractionEngine
+    from serving.extraction.report import ExtractReport
 
 SHARD_ITEMS = 4096
 
@@ -58,9 +61,9 @@ def extract(
     isolate: bool = False,
     thumbnails: bool = False,
     npy: bool = False,
-    into: AnyCollection | None = None,
-    engine: Engine = embed,
-    progress: Progress | None = None,
+    collection: AnyCollection | None = None,
+    engine: ExtractionEngine | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ExtractReport:
     """Embed a source's images into a feature folder.
 
@@ -80,34 +83,30 @@ def extract(
         max_errors: stop when more images than these are refused.
         isolate: decode in processes of their own (`images.pixels.isolated`).
         thumbnails: also keep small images of the images.
-        npy: also write all embeddings as one array (`arrays`).
-        into: also add the images to this collection, shard by shard.
-        engine: does the work; `ray_engine.ray_embed` on a cluster.
-        progress: is told how far the work is.
+        npy: also write all embeddings as one array (`features.arrays`).
+        collection: also add the images to this collection, shard by shard.
+        engine: embeds the images; None is this machine, `ray_engine.RayEngine` a cluster.
+        on_progress: called with the items done and all items.
 
     Raises:
-        UsageError: the folder holds something, or a number is unusable.
-        ArtifactError: what is to be resumed is of another encoder or source, or no feature folder.
+        UsageError: the folder holds something, a number is unusable, or `isolate` or `thumbnails`
+            are to be done on other machines.
+        ArtifactError: what is to be resumed is of another encoder or source, or not a feature
+            folder.
         TooManyRefused: more than `max_errors`; what is finished is kept.
         LookalikeError: another process works on the folder, or the disk fails.
     """
-    for name, number in {"limit": limit, "batch size": batch_size, "shard": shard_items}.items():
-        if number is not None and number < 1:
-            raise UsageError(f"{name} is {number}; at least 1 is needed")
+    _check_numbers({"limit": limit, "batch size": batch_size, "shard": shard_items})
     if dtype not in (None, *DTYPES):
         raise UsageError(f"dtype is {dtype}; choose {' or '.join(DTYPES)}")
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fsync_directory(folder.parent)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
-    items = len(source) if limit is None else min(len(source), limit)
-    wanted = Manifest(
+    if engine is not None and engine.remote and (isolate or thumbnails):
+        raise UsageError("isolate and thumbnails need images that are read on this machine")
+    folder = _made_folder(Path(out))
+    fresh = Manifest(
         encoder_sha256=encoder.digest,
         preprocess_sha256=encoder.preprocess.digest,
         embedding_dim=encoder.embedding_dim,
-        source=SourceNote(name=printable(source.name), items=items, limit=limit),
+        source=_note(source, limit),
         shard_items=shard_items,
         created_with=_versions(),
         dtype=dtype or DTYPES[0],
@@ -115,21 +114,31 @@ def extract(
     )
     try:
         with folder_lock(folder), ExitStack() as stack:
-            target = None if into is None else _open_into(into, folder, encoder)
-            manifest = begin(folder, wanted, dtype, resume=resume, update=update)
-            if target is not None:
-                target.begin((item.key for item in islice(source, limit)), update=update)
-            elsewhere = engine is not embed
+            sink = None if collection is None else _sink(collection, folder, encoder)
+            manifest = prepare_folder(folder, fresh, dtype, resume=resume, update=update)
+            if sink is not None:
+                sink.begin((item.key for item in islice(source, limit)), update=update)
             if isolate:
-                apart = stack.enter_context(Isolated(encoder.preprocess, available_cpus()))
-                engine = partial(engine, load=apart.load)
-            shown = None
-            if manifest.thumbnails:
-                shown = partial(kept_thumbnail, spec=encoder.preprocess)
-            work = Work(
-                encoder, source, folder, wanted, engine, elsewhere, batch_size, npy, target, shown
+                isolated = stack.enter_context(Isolated(encoder.preprocess, available_cpus()))
+                engine = LocalEngine(load=isolated.load)
+            extraction = Extraction(
+                encoder=encoder,
+                source=source,
+                folder=folder,
+                manifest=manifest,
+                engine=engine or LocalEngine(),
+                batch_size=batch_size,
+                npy=npy,
+                sink=sink,
+                thumbnailer=(
+                    partial(kept_thumbnail, spec=encoder.preprocess)
+                    if manifest.thumbnails
+                    else None
+                ),
+                max_errors=max_errors,
+                on_progress=on_progress or (lambda _done, _total: None),
             )
-            return work.run(manifest, update=update, max_errors=max_errors, progress=progress)
+            return extraction.run(fresh, update=update)
     except Locked as locked:
         raise LookalikeError(
             f"process {locked.holder or '?'} is extracting into {folder}; give another folder, or "
@@ -137,10 +146,30 @@ def extract(
         ) from locked
 
 
-def _open_into(collection: AnyCollection, folder: Path, encoder: Encoder) -> Into:
-    from serving.extraction.collection_sink import Into  # which brings the collections' index along
+def _check_numbers(numbers: dict[str, int | None]) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}; at least 1 is needed")
 
-    return Into(collection, folder, encoder.digest)
+
+def _made_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fsync_directory(folder.parent)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def _note(source: Source, limit: int | None) -> SourceNote:
+    items = len(source) if limit is None else min(len(source), limit)
+    return SourceNote(name=printable(source.name), items=items, limit=limit)
+
+
+def _sink(collection: AnyCollection, folder: Path, encoder: Encoder) -> CollectionSink:
+    from serving.extraction.collection_sink import CollectionSink  # imports the collections' index
+
+    return CollectionSink(collection, folder, encoder.digest)
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@
 What travels is text and embeddings: an actor reads each image from its uri, so every node must see
 the source under the same path or URL (a shared file system, s3://, gs://, …). The encoder file
 travels once. Ray Data moves the work of a node that dies to the others; the caller writes the
-shards, so a run that is killed goes on like one of a single machine.
+shards, so a run that is killed is resumed like one of a single machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -38,105 +38,97 @@ ITEM_FIELDS = ("key", "uri", "label")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Which machines do the work, and what each actor of them takes.
+class RayEngine:
+    """Embeds on a Ray cluster; an `ExtractionEngine`.
 
     Attributes:
         address: of the cluster; None takes RAY_ADDRESS, or starts Ray on this machine alone.
         actors: how many; None takes all the cluster has room for.
         cpus: threads of an actor, for decoding and encoding.
         gpus: of an actor; with one, a few `cpus` are needed to decode for it.
+        batch_size: images an actor's session gets at once.
     """
 
+    remote: ClassVar[bool] = True
     address: str | None = None
     actors: int | None = None
     cpus: int = 1
     gpus: int = 0
+    batch_size: int = BATCH_SIZE
 
+    def embed(
+        self, encoder: Encoder, batches: Iterable[list[Item]], *, seconds: Seconds
+    ) -> Generator[list[Outcome]]:
+        """Embed batches of items on the cluster.
 
-def ray_embed(
-    encoder: Encoder,
-    batches: Iterable[list[Item]],
-    *,
-    cluster: Cluster | None = None,
-    batch_size: int = BATCH_SIZE,
-    seconds: Seconds | None = None,
-) -> Generator[list[Outcome]]:
-    """Embed batches of items on a Ray cluster.
+        Args:
+            encoder: its file is sent to the actors.
+            batches: lists of items; taken all before the work begins.
+            seconds: is added to as the work goes on, times of all actors.
 
-    Args:
-        encoder: its file is sent to the actors.
-        batches: lists of items; taken all before the work begins.
-        cluster: where, and how much of it.
-        batch_size: images an actor's session gets at once.
-        seconds: is added to as the work goes on, times of all actors.
+        Yields:
+            for each batch the outcomes of its items, in the same order.
 
-    Yields:
-        for each batch what became of its items, in the same order.
+        Raises:
+            ModuleNotFoundError: Ray Data is not installed.
+            LookalikeError: the cluster cannot be reached, has no room or fails.
+        """
+        ray = _connect(self.address)
+        sizes: list[int] = []
 
-    Raises:
-        ModuleNotFoundError: Ray Data is not installed.
-        LookalikeError: the cluster cannot be reached, has no room or fails.
-    """
-    seconds = seconds or Seconds()
-    cluster = cluster or Cluster()
-    ray = _connect(cluster.address)
-    sizes: list[int] = []
+        def items() -> Iterable[Item]:
+            for batch in batches:
+                sizes.append(len(batch))
+                yield from batch
 
-    def items() -> Iterable[Item]:
-        for batch in batches:
-            sizes.append(len(batch))
-            yield from batch
+        blocks = [_to_table(block) for block in in_batches(items(), BLOCK_ITEMS)]
+        if not blocks:
+            return
+        actors = min(self.actors or self._room(ray), len(blocks))
+        content = (encoder.path.name, encoder.path.read_bytes(), encoder.digest)
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        data = ray.data.from_arrow(blocks).map_batches(
+            _Actor,
+            fn_constructor_args=(content, self.cpus, self.batch_size),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+        )
+        outcomes = _outcomes(data, seconds)
+        with closing(outcomes):
+            for size in sizes:
+                yield list(islice(outcomes, size))
 
-    blocks = [_to_table(block) for block in in_batches(items(), BLOCK_ITEMS)]
-    if not blocks:
-        return
-    actors = min(cluster.actors or _room(ray, cluster), len(blocks))
-    content = (encoder.path.name, encoder.path.read_bytes(), encoder.digest)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    data = ray.data.from_arrow(blocks).map_batches(
-        _Actor,
-        fn_constructor_args=(content, cluster.cpus, batch_size),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=cluster.cpus,
-        num_gpus=cluster.gpus,
-    )
-    done = _outcomes(data, seconds)
-    with closing(done):
-        for size in sizes:
-            yield list(islice(done, size))
+    def _room(self, ray: ModuleType) -> int:
+        """Return how many actors the cluster holds at once."""
+        has = ray.cluster_resources()
+        room = int(has.get("CPU", 0) // self.cpus)
+        if self.gpus:
+            room = min(room, int(has.get("GPU", 0) // self.gpus))
+        if room < 1:
+            raise LookalikeError(
+                f"the Ray cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs: "
+                f"no room for an actor of {self.cpus} CPUs and {self.gpus} GPUs"
+            )
+        return room
 
 
 def _connect(address: str | None) -> ModuleType:
     import ray
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plans on stderr
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it prints its plans on stderr
     if not ray.is_initialized():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # each part of Ray raises its own
+        except Exception as error:  # the libraries under Ray raise their own
             where = address or "this machine or the one RAY_ADDRESS names"
             raise LookalikeError(f"cannot reach a Ray cluster at {where}: {error}") from error
     return ray
-
-
-def _room(ray: ModuleType, cluster: Cluster) -> int:
-    """How many actors the cluster holds at once."""
-    has = ray.cluster_resources()
-    room = int(has.get("CPU", 0) // cluster.cpus)
-    if cluster.gpus:
-        room = min(room, int(has.get("GPU", 0) // cluster.gpus))
-    if room < 1:
-        raise LookalikeError(
-            f"the Ray cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs: no "
-            f"room for an actor of {cluster.cpus} CPUs and {cluster.gpus} GPUs"
-        )
-    return room
 
 
 def _to_table(items: list[Item]) -> pa.Table:
@@ -187,7 +179,7 @@ def _to_row(outcome: Outcome) -> dict[str, Any]:
 def _tables(data: Any) -> Generator[pa.Table]:
     try:
         yield from data.iter_batches(batch_size=None, batch_format="pyarrow")
-    except Exception as error:  # of any part of Ray, and of what an actor raised
+    except Exception as error:  # of any library under Ray, and of what an actor raised
         reason = str(error).strip().splitlines()[-1]
         raise LookalikeError(
             f"the Ray cluster failed: {reason}; what is finished stays, continue with --resume"

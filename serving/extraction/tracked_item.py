@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,53 +16,64 @@ Thumbnailer = Callable[[Content], bytes | None]
 
 
 class Stamper:
-    """Gives the stamp of a uri; archives and array files are looked at once. For many threads."""
+    """Returns the stamp of a uri; archives and array files are looked at once. For many threads."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str | None] = {}
+        self._stamps: dict[str, str | None] = {}
         self._lock = threading.Lock()
 
     def __call__(self, uri: str) -> str | None:
-        """Return the stamp, or None if it cannot be told."""
+        """Return the stamp, or None if the file does not have one."""
         if own_scheme(uri) is None:
             return stamp_of(uri)
         file = uri.rpartition("#")[0]
         with self._lock:
-            if file not in self._known:
-                self._known[file] = stamp_of(uri)
-            return self._known[file]
+            if file not in self._stamps:
+                self._stamps[file] = stamp_of(uri)
+            return self._stamps[file]
 
 
-class Tracked:
+@dataclass(frozen=True, kw_only=True)
+class ItemTracker:
+    """Tracks the items of one run.
+
+    Attributes:
+        remote: other machines read the items: the stamp is taken here, before an item leaves, and
+            thumbnails cannot be made.
+        thumbnailer: makes a thumbnail, where the folder has them.
+        stamper: gives the stamps.
+    """
+
+    remote: bool = False
+    thumbnailer: Thumbnailer | None = None
+    stamper: Stamper = field(default_factory=Stamper)
+
+    def track(self, item: Item, *, expected: str | None = None) -> "TrackedItem":
+        """Return an item that notes what is read; `expected` is the digest of its old content."""
+        return TrackedItem(item, self, expected)
+
+
+class TrackedItem:
     """An item that notes, when it is read, its stamp, its thumbnail, and whether it is the same.
 
     Attributes:
-        unchanged: its content turned out to be the one expected; then `read` refuses to go on,
-            and what was known of the item stays.
+        unchanged: its content turned out to be the one expected; then `read` refuses to go
+            further, and what the folder has of the item stays.
+        stamp: of its file; None before it is read.
     """
 
-    def __init__(
-        self,
-        item: Item,
-        stamper: Stamper,
-        *,
-        expected: str | None = None,
-        thumbnail: Thumbnailer | None = None,
-        at_once: bool = False,
-    ) -> None:
+    def __init__(self, item: Item, tracker: ItemTracker, expected: str | None) -> None:
         self.unchanged = False
-        self.stamp = stamper(item.uri) if at_once else None
-        self._at_once = at_once
-        self._own = item
-        self._stamper = stamper
+        self.stamp = tracker.stamper(item.uri) if tracker.remote else None
+        self._original = item
+        self._tracker = tracker
         self._expected = expected
-        self._thumbnailer = thumbnail
         self._thumbnail: bytes | None = None
 
     @property
     def key(self) -> str:
-        """Of the item."""
-        return self._own.key
+        """The item's key."""
+        return self._original.key
 
     @property
     def item(self) -> Item:
@@ -70,23 +81,23 @@ class Tracked:
 
         It is not kept: the two would keep each other alive.
         """
-        return replace(self._own, read=self)
+        return replace(self._original, read=self)
 
     def __call__(self) -> Content:
         """Read the item. Raises ImageRefused as it does, and where the content is unchanged."""
-        if not self._at_once:
+        if not self._tracker.remote:
             # Before the bytes: a file that changes in between is looked at again by an update.
-            self.stamp = self._stamper(self._own.uri)
-        content = self._own.read()
+            self.stamp = self._tracker.stamper(self._original.uri)
+        content = self._original.read()
         if self._expected is not None and _digest(content) == self._expected:
             self.unchanged = True
-            raise ImageRefused(RefusalReason.UNREADABLE, "the content is known and unchanged")
-        if self._thumbnailer is not None:
-            self._thumbnail = self._thumbnailer(content)
+            raise ImageRefused(RefusalReason.UNREADABLE, "the content is unchanged")
+        if self._tracker.thumbnailer is not None:
+            self._thumbnail = self._tracker.thumbnailer(content)
         return content
 
     def entry(self, outcome: Outcome) -> Entry:
-        """Return what is to be kept, once the outcome is known."""
+        """Return what is to be kept, now that the outcome is there."""
         return Entry(outcome, self.stamp, self._thumbnail)
 
 

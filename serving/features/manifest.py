@@ -38,8 +38,8 @@ class Arrays:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One finished shard."""
+class ShardEntry:
+    """One finished shard, as the manifest lists it."""
 
     file: str
     sha256: str
@@ -78,7 +78,7 @@ class Manifest:
     embedding_dim: int
     source: SourceNote
     shard_items: int
-    shards: tuple[Shard, ...] = ()
+    shards: tuple[ShardEntry, ...] = ()
     created_with: Mapping[str, str]
     version: int = FORMAT_VERSION
     dtype: str = "float32"
@@ -114,13 +114,13 @@ class Manifest:
         """Images that were here once and are no longer in the source."""
         return sum(shard.deleted.rows for shard in self.shards if shard.deleted)
 
-    def with_shard(self, shard: Shard) -> Self:
+    def with_shard(self, shard: ShardEntry) -> Self:
         """With one more finished shard; one of the same items is exchanged."""
         others = [other for other in self.shards if other.first_item != shard.first_item]
         shards = sorted([*others, shard], key=lambda entry: entry.first_item)
         return replace(self, shards=tuple(shards))
 
-    def exchanged(self, file: str, shard: Shard) -> Self:
+    def with_replacement(self, file: str, shard: ShardEntry) -> Self:
         """With `shard` in the place of the one whose file this is; items are counted anew."""
         shards, first = [], 0
         for other in self.shards:
@@ -209,9 +209,9 @@ def _parsed(content: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _parsed_shard(shard: dict[str, Any]) -> Shard:
+def _parsed_shard(shard: dict[str, Any]) -> ShardEntry:
     errors = shard["errors"]
-    return Shard(
+    return ShardEntry(
         file=_typed(shard, "file", str),
         sha256=_typed(shard, "sha256", str),
         rows=_typed(shard, "rows", int),

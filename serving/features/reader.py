@@ -1,6 +1,6 @@
-"""Reading a feature folder, as `feature_shards` specifies it."""
+"""Reading a feature folder, as `features.shards` specifies it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from base.errors import ArtifactError
 from base.files import sha256_bytes, sha256_file
 from serving.embedding.results import Deleted, EmbeddedImage, Entry, RefusedImage
 from serving.features import tables
-from serving.features.manifest import Manifest, Shard, Table, read_manifest
+from serving.features.manifest import Manifest, ShardEntry, Table, read_manifest
 
 REMEDY = "write it again with: lookalike extract … --resume"
 REMEDY_UPDATED = "write it again with: lookalike extract … --update"
@@ -66,7 +66,7 @@ class Features:
         for shard in self.manifest.shards:
             yield self.block(shard)
 
-    def block(self, shard: Shard) -> FeatureBlock:
+    def block(self, shard: ShardEntry) -> FeatureBlock:
         """Return the rows of one shard, checked like `blocks`."""
         return _block(self._rows(shard))
 
@@ -79,7 +79,7 @@ class Features:
         for shard in self.manifest.shards:
             yield from self.columns(shard, "key").column("key").to_pylist()
 
-    def columns(self, shard: Shard, *names: str) -> pa.Table:
+    def columns(self, shard: ShardEntry, *names: str) -> pa.Table:
         """Return some columns of a shard, those that it has; the file is not checked.
 
         Raises:
@@ -100,53 +100,50 @@ class Features:
                 assert isinstance(entry.outcome, RefusedImage)
                 yield entry.outcome
 
-    def refused(self, shard: Shard) -> list[Entry]:
+    def refused(self, shard: ShardEntry) -> list[Entry]:
         """Return the refused images of one shard; checked like `blocks`."""
         if not shard.errors.rows:
             return []
-        schemas = [
-            tables.errors_schema(self.manifest, stamped=stamped) for stamped in (True, False)
-        ]
-        table = self._table(shard.errors, *schemas)
+        table = self._table(shard.errors, *self._schemas(tables.errors_schema))
         rows = table.to_pylist()
         stamps = [row.pop("stamp", None) for row in rows]
         return [Entry(RefusedImage(**row), stamp) for row, stamp in zip(rows, stamps, strict=True)]
 
-    def entries(self, shard: Shard) -> list[Entry]:
-        """All that the folder keeps of a shard's items, the refused ones last; checked."""
+    def entries(self, shard: ShardEntry) -> list[Entry]:
+        """Return all that the folder keeps of a shard's items, the refused last; checked."""
         table = self._rows(shard)
         embeddings = tables.embeddings_of(table)
         stamps = table.column("stamp") if "stamp" in table.column_names else None
         rows = table.select(tables.ROW_FIELDS).to_pylist()
-        known = [None] * len(rows) if stamps is None else stamps.to_pylist()
+        notes = [None] * len(rows) if stamps is None else stamps.to_pylist()
         images = self.thumbnails(shard) or [None] * len(rows)
-        found = [
+        embedded = [
             Entry(EmbeddedImage(**row, embedding=embedding), stamp, image)
-            for row, embedding, stamp, image in zip(rows, embeddings, known, images, strict=True)
+            for row, embedding, stamp, image in zip(rows, embeddings, notes, images, strict=True)
         ]
-        return found + self.refused(shard)
+        return embedded + self.refused(shard)
 
-    def deleted(self, shard: Shard) -> list[Deleted]:
-        """Items that a shard once had; checked like `blocks`."""
+    def deleted(self, shard: ShardEntry) -> list[Deleted]:
+        """Return the items that a shard once had; checked like `blocks`."""
         if shard.deleted is None:
             return []
         table = self._table(shard.deleted, tables.deleted_schema(self.manifest))
         return [Deleted(**row) for row in table.to_pylist()]
 
-    def thumbnails(self, shard: Shard) -> list[bytes | None]:
-        """Return the thumbnails of a shard's rows, [] if the folder has none; checked like `blocks`."""
+    def thumbnails(self, shard: ShardEntry) -> list[bytes | None]:
+        """Return the thumbnails of a shard's rows, [] if there are none; checked like `blocks`."""
         if shard.thumbnails is None:
             return []
         table = self._table(shard.thumbnails, tables.thumbnails_schema(self.manifest))
-        found: list[bytes | None] = table.column("thumbnail").to_pylist()
-        return found
+        thumbnails: list[bytes | None] = table.column("thumbnail").to_pylist()
+        return thumbnails
 
-    def is_whole(self, shard: Shard) -> bool:
+    def is_whole(self, shard: ShardEntry) -> bool:
         """Whether all files of a shard are there and are what the manifest says."""
         return not self.damaged(shard)
 
-    def damaged(self, shard: Shard) -> list[str]:
-        """Those of a shard's files that are missing or not what the manifest says."""
+    def damaged(self, shard: ShardEntry) -> list[str]:
+        """Return those of a shard's files that are missing or not what the manifest says."""
         return [table.file for table in shard.tables if not self.is_intact(table)]
 
     def is_intact(self, table: Table) -> bool:
@@ -156,17 +153,15 @@ class Features:
 
     @property
     def remedy(self) -> str:
-        """How to have a damaged file made again."""
+        """The command that writes a damaged file again."""
         return REMEDY_UPDATED if self.manifest.updates else REMEDY
 
-    def _rows(self, shard: Shard) -> pa.Table:
-        return self._table(shard.tables[0], *map(self._shard_schema, (True, False)))
+    def _rows(self, shard: ShardEntry) -> pa.Table:
+        return self._table(shard.tables[0], *self._schemas(tables.shard_schema))
 
-    def _shard_schema(self, stamped: bool) -> pa.Schema:
-        return tables.shard_schema(self.manifest, stamped=stamped)
-
-    def _errors_schema(self, stamped: bool) -> pa.Schema:
-        return tables.errors_schema(self.manifest, stamped=stamped)
+    def _schemas(self, schema: Callable[..., pa.Schema]) -> list[pa.Schema]:
+        """Return what a table may look like: with stamps, or as version 1 wrote it."""
+        return [schema(self.manifest, stamped=stamped) for stamped in (True, False)]
 
     def _table(self, table: Table, *schemas: pa.Schema) -> pa.Table:
         path = self.path / table.file
@@ -181,17 +176,17 @@ class Features:
                 f"{path} is damaged: its SHA-256 is not the manifest's; {self.remedy}"
             )
         try:
-            # pq.read_table's threads may let go of `content` after Python's end, and abort it.
+            # pq.read_table's threads may release `content` after Python's end, and abort it.
             with pq.ParquetFile(pa.BufferReader(content)) as file:
-                found = file.read(use_threads=False)
+                rows = file.read(use_threads=False)
         except pa.ArrowException as error:
             raise ArtifactError(f"{path} is not a Parquet file: {error}; {self.remedy}") from error
-        fits = any(found.schema.equals(schema, check_metadata=True) for schema in schemas)
-        if not fits or len(found) != table.rows:
+        fits = any(rows.schema.equals(schema, check_metadata=True) for schema in schemas)
+        if not fits or len(rows) != table.rows:
             raise ArtifactError(
                 f"{path} does not have the rows and columns promised; {self.remedy}"
             )
-        return found
+        return rows
 
 
 def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Features:
@@ -199,7 +194,7 @@ def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Fea
 
     Args:
         path: the folder.
-        encoder_sha256: refuse features of another encoder; None does not ask.
+        encoder_sha256: refuse features of another encoder; None takes any.
 
     Raises:
         ArtifactError: it is not a feature folder, its manifest is damaged, or the encoder another.
@@ -216,7 +211,7 @@ def open_features(path: str | Path, *, encoder_sha256: str | None = None) -> Fea
 
 
 def check_files(path: str | Path) -> str:
-    """Compare every file of a feature folder with its SHA-256; returns their number in words.
+    """Compare every file of a feature folder with its SHA-256; return a line with their number.
 
     Raises:
         ArtifactError: naming those that are missing or damaged, and the remedy.

@@ -91,7 +91,7 @@ import pyarrow.parquet as pq
 from base.files import sha256_bytes, write_bytes_atomic
 from serving.embedding.results import Deleted, EmbeddedImage, Entry
 from serving.features import tables
-from serving.features.manifest import FILE_NAME, FORMAT, Manifest, Shard, Table, read_manifest
+from serving.features.manifest import FILE_NAME, FORMAT, Manifest, ShardEntry, Table, read_manifest
 
 SHARDS, ERRORS, DELETED, THUMBNAILS = "shards", "errors", "deleted", "thumbnails"
 FOLDERS = (SHARDS, ERRORS, DELETED, THUMBNAILS)
@@ -110,7 +110,7 @@ def write_shard(
     *,
     generation: int = 0,
     deleted: Sequence[Deleted] = (),
-) -> Shard:
+) -> ShardEntry:
     """Write the tables of a shard; the manifest is left to the caller.
 
     Args:
@@ -134,7 +134,7 @@ def write_shard(
         images = tables.thumbnails_table(manifest, entries)
         thumbnails = _write(folder, f"{THUMBNAILS}/{name}", images, compression="none")
     rows = _write(folder, f"{SHARDS}/{name}", tables.shard_table(manifest, entries))
-    return Shard(
+    return ShardEntry(
         file=rows.file,
         sha256=rows.sha256,
         rows=rows.rows,
@@ -167,7 +167,7 @@ def numbers_of(file: str) -> tuple[int, int]:
     return int(number), int(generation or 0)
 
 
-def remove_strangers(folder: Path, manifest: Manifest) -> None:
+def remove_leftovers(folder: Path, manifest: Manifest) -> None:
     """Remove what a killed run left: temporary files, and tables that the manifest does not name.
 
     Nobody else may be writing to the folder.

@@ -1,4 +1,4 @@
-"""What a feature folder knows of its items, compared with what the source says of them."""
+"""The items that a feature folder has, compared with what its source lists now."""
 
 from array import array
 from bisect import bisect_right
@@ -11,11 +11,11 @@ from serving.features.reader import Features
 
 
 class State(IntEnum):
-    """What is to be done with an item that the folder knows."""
+    """What is to be done with an item that the folder has."""
 
     GONE = 0  # not in the source
     KEEP = 1  # nothing
-    NOTE = 2  # its label is another one
+    RELABEL = 2  # its label is another one
     COMPARE = 3  # its file may have changed
     EMBED = 4  # it was refused or gone, and may be usable now
 
@@ -30,8 +30,8 @@ class Kind(IntEnum):
 
 
 @dataclass
-class Known:
-    """What a folder knows of its items, by number: of each shard the rows, the errors, the deleted.
+class ExistingItems:
+    """A folder's items, numbered: of each shard the rows, the errors, the deleted.
 
     Attributes:
         numbers: from key to number.
@@ -50,7 +50,7 @@ class Known:
     states: bytearray = field(default_factory=bytearray)
 
     def add(self, kind: Kind, key: str, uri: str, label: str | None, stamp: str | None) -> None:
-        """Take one more item in."""
+        """Add an item to the last shard; until the source is compared it is GONE."""
         self.numbers[key] = len(self.states)
         self.locations.append(hash((uri, stamp)) if stamp is not None else 0)
         self.labels.append(hash(label))
@@ -58,37 +58,44 @@ class Known:
         self.states.append(State.GONE)
 
     def shard_of(self, number: int) -> int:
-        """Which shard an item is in."""
+        """Return the index of the shard that an item is in."""
         return bisect_right(self.starts, number) - 1
 
-    def state_of(self, number: int, item: Item, stamp: str | None) -> State:
-        """Return what is to be done with an item that is there."""
+    def state_of(self, key: str) -> int:
+        """Return what is to be done with an item."""
+        return self.states[self.numbers[key]]
+
+    def compare(self, number: int, item: Item, stamp: str | None) -> None:
+        """Note what is to be done with an item that the source lists, from its uri and stamp."""
+        self.states[number] = self._compared(number, item, stamp)
+
+    def _compared(self, number: int, item: Item, stamp: str | None) -> State:
         kind = self.kinds[number]
         same = stamp is not None and self.locations[number] == hash((item.uri, stamp))
         if kind == Kind.EMBEDDED:
             if not same:
                 return State.COMPARE
-            return State.KEEP if self.labels[number] == hash(item.label) else State.NOTE
+            return State.KEEP if self.labels[number] == hash(item.label) else State.RELABEL
         return State.KEEP if kind == Kind.REFUSED and same else State.EMBED
 
 
-def known_items(features: Features) -> Known:
-    """Read what a folder knows, without its embeddings."""
-    known = Known()
+def read_existing_items(features: Features) -> ExistingItems:
+    """Read the items of a folder, without their embeddings."""
+    existing = ExistingItems()
     for shard in features.manifest.shards:
-        known.starts.append(len(known.states))
+        existing.starts.append(len(existing.states))
         table = features.columns(shard, "key", "uri", "label", "stamp")
         stamps = (
             table["stamp"].to_pylist() if "stamp" in table.column_names else [None] * len(table)
         )
         columns = (table["key"].to_pylist(), table["uri"].to_pylist(), table["label"].to_pylist())
         for key, uri, label, stamp in zip(*columns, stamps, strict=True):
-            known.add(Kind.EMBEDDED, key, uri, label, stamp)
+            existing.add(Kind.EMBEDDED, key, uri, label, stamp)
         for entry in features.refused(shard):
             refused = entry.outcome
             assert isinstance(refused, RefusedImage)
             kind = Kind.UNREAD if refused.stage == "read" else Kind.REFUSED
-            known.add(kind, refused.key, refused.uri, None, entry.stamp)
-        for gone in features.deleted(shard):
-            known.add(Kind.DELETED, gone.key, gone.uri, None, None)
-    return known
+            existing.add(kind, refused.key, refused.uri, None, entry.stamp)
+        for deleted in features.deleted(shard):
+            existing.add(Kind.DELETED, deleted.key, deleted.uri, None, None)
+    return existing
