@@ -185,7 +185,7 @@ class Ordeal:
             self.reader = open_collection(self.folder)
         self.check_searches(self.reader, truth)
         found = verify(self.folder)
-        assert (found.faults, found.items) == (0, len(self.model)), found.told
+        assert (found.faults, found.items) == (0, len(self.model)), found.messages
         self.strays += remove_strays(self.folder.parent)
 
     def check_searches(self, collection: Collection, truth: Truth) -> None:

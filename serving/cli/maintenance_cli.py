@@ -40,7 +40,7 @@ def verify(directory: Directory, as_json: Json = False) -> None:
         index = "no index is kept" if found.snapshot == "none" else "the index agrees"
         typer.echo(f"whole: {found.items} items, {index}")
     else:
-        for fault in found.told:
+        for fault in found.messages:
             typer.echo(fault)
         typer.echo(f"{found.faults} faults; {found.remedy}", err=True)
     if found.faults:
@@ -84,7 +84,7 @@ def backup(
     if as_json:
         print_json({"destination": str(destination), **found.to_dict()})
     else:
-        state = "whole" if not found.faults else f"{found.faults} faults: {found.told[0]}"
+        state = "whole" if not found.faults else f"{found.faults} faults: {found.messages[0]}"
         typer.echo(f"{found.items} items in {destination}, {state}")
     if found.faults:
         raise typer.Exit(DAMAGED)

@@ -2,15 +2,15 @@
 
 On the disk it is a folder:
 
-    ledger.db       the truth: vectors, keys, metadata, removals (`schema`), beside it SQLite's
-    ledger.db-wal   log and its index while a process has the ledger open
-    index/          a cache of the index (`snapshot`)
+    ledger.db       the truth: vectors, keys, metadata, removals (`ledger.schema`); beside it
+    ledger.db-wal   SQLite's log and its index while a process has the ledger open
+    index/          a cache of the index (`upkeep.snapshot`)
     .lock           held by the process that writes
 
 A write is (1) the folder's lock, (2) one SQLite transaction, on the disk when it is committed,
 (3) the index in memory catches up with the ledger. Only then does the call return. Every search
-begins with the same step (3), which costs microseconds when nothing has changed: so what another
-process wrote is found by the next search, and an index can never drift from its ledger.
+begins with the same step (3), which costs microseconds when nothing has changed: so the next search
+finds what another process wrote, and an index can never drift from its ledger.
 """
 
 import threading
@@ -22,17 +22,18 @@ from typing import Any
 from base.cpus import available_cpus
 from base.errors import UsageError
 from base.locks import Locked, folder_lock
+from base.progress import OnProgress
 from serving.collection.contract.errors import CollectionBusy, refuse_duplicates
 from serving.collection.contract.new_folder import new_folder
 from serving.collection.contract.records import AddReport, OnDuplicate, Record, Row, checked_rows
 from serving.collection.ledger.ledger import FILE_NAME
-from serving.collection.ledger.transactions import Writing
+from serving.collection.ledger.write_transaction import WriteTransaction
 from serving.collection.reading import Reader
 from serving.collection.thumbnails import copy_kept
-from serving.collection.upkeep.index_selection import Progress, build, check_enough
+from serving.collection.upkeep.index_selection import build, check_enough
 from serving.collection.upkeep.rebuilding import NewEncoder, Rebuilder
 from serving.collection.upkeep.snapshot import Snapshot, save
-from serving.collection.upkeep.upkeep import Tender, renew
+from serving.collection.upkeep.upkeep import IndexMaintainer, renew
 
 LOCK_SECONDS = 5.0
 
@@ -46,18 +47,18 @@ class Collection(Reader):
     """
 
     def __init__(
-        self, path: Path, *, lock_seconds: float = LOCK_SECONDS, tended: bool = False
+        self, path: Path, *, lock_seconds: float = LOCK_SECONDS, maintain_index: bool = False
     ) -> None:
         super().__init__(path)
         self._lock_seconds = lock_seconds
         self._write_lock = threading.RLock()
         self._writers = 0
-        self._tender = Tender(self.tend) if tended else None
+        self._maintainer = IndexMaintainer(self.maintain) if maintain_index else None
 
     def close(self) -> None:
-        """Close the ledger and let go of the index; closing twice is fine."""
-        if self._tender is not None:
-            self._tender.close()
+        """Close the ledger and release the index; closing twice is fine."""
+        if self._maintainer is not None:
+            self._maintainer.close()
         super().close()
 
     def add(self, records: Iterable[Record], on_duplicate: OnDuplicate = "refuse") -> AddReport:
@@ -75,37 +76,38 @@ class Collection(Reader):
             CollectionBusy: another process writes.
         """
         if on_duplicate not in ("refuse", "replace"):
-            raise UsageError(f"on_duplicate is {on_duplicate!r}; choose refuse or replace")
+            message = f"on_duplicate is {on_duplicate!r}; choose refuse or replace"
+            raise UsageError(message, param="on_duplicate")
         rows = checked_rows(records, self.dim, self._ledger.binding.dtype)
         with self.writing():
             with self._ledger.writing() as writing:
                 report = _add(writing, rows, on_duplicate)
-            self._followed()
+            self._catch_up()
         return report
 
     def remove(self, keys: Iterable[str]) -> list[str]:
         """Remove items, all of them or none; on the disk when this returns.
 
         Returns:
-            the keys that were there, in the order given; others are passed over.
+            the keys that were there, in the order given; others are ignored.
 
         Raises:
             CollectionBusy: another process writes.
         """
-        wanted = list(dict.fromkeys(keys))
+        requested = list(dict.fromkeys(keys))
         with self.writing():
             with self._ledger.writing() as writing:
-                found = writing.find(wanted)
-                removed = [key for key in wanted if key in found]
+                existing = writing.find(requested)
+                removed = [key for key in requested if key in existing]
                 for key in removed:
-                    writing.remove(found[key][0])
-            self._followed()
+                    writing.remove(existing[key][0])
+            self._catch_up()
         return removed
 
-    def _followed(self) -> None:
+    def _catch_up(self) -> None:
         self._follower.follow()
-        if self._tender is not None:
-            self._tender.notify()
+        if self._maintainer is not None:
+            self._maintainer.notify()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -136,18 +138,18 @@ class Collection(Reader):
         recall: float | None = None,
         *,
         threads: int | None = None,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         **changes: Any,
     ) -> dict[str, Any]:
         """Build the index that keeps what is promised, measure it, and save it.
 
-        Searches go on meanwhile with the index there was. Below some ten thousand items, and for a
-        recall of 1, that is the exact one.
+        Searches use the previous index meanwhile. Below some ten thousand items, and for a recall
+        of 1, the index is the exact one.
 
         Args:
             recall: promise this recall@10 from now on; None keeps what is promised.
-            threads: of the processor, all of them by default.
-            on_progress: told how many items of how many are in the index.
+            threads: of the processor; None: all of them.
+            on_progress: called with how many items of how many are in the index.
             changes: `memory`, `latency` and `index` from now on (`promise.Promise`).
 
         Returns:
@@ -165,14 +167,16 @@ class Collection(Reader):
         check_enough(promise, items, self.dim)
         if changes:
             with self.writing(), self._ledger.writing() as writing:
-                writing.promise_from_now(writing.promise.changed(changes))
+                writing.set_promise(writing.promise.changed(changes))
         build(self._follower, threads or available_cpus(), on_progress)
         self.save()
-        described: dict[str, Any] = self.stats()["index"]
-        return described
+        description: dict[str, Any] = self.stats()["index"]
+        return description
 
-    def tend(self, threads: int = 1) -> bool:
-        """Renew the index if it needs it; returns whether it did. Searches go on meanwhile.
+    def maintain(self, threads: int = 1) -> bool:
+        """Renew the index if necessary; return whether it was.
+
+        Searches use the previous one meanwhile.
 
         Raises:
             CollectionBusy: another process writes; the renewed index is used but not saved.
@@ -194,11 +198,11 @@ class Collection(Reader):
                 self._follower.moved(flat)
 
     def compact(
-        self, *, threads: int | None = None, on_progress: Progress | None = None
+        self, *, threads: int | None = None, on_progress: OnProgress | None = None
     ) -> dict[str, int]:
         """Give back the space of removed items, on the disk and in memory.
 
-        Others may search meanwhile, and write but for the first part. Killed at any moment it
+        Others may search meanwhile, and write once the ledger is compact. Killed at any moment it
         leaves the collection as it was, or compact.
 
         Returns:
@@ -207,7 +211,7 @@ class Collection(Reader):
         Raises:
             CollectionBusy: another process writes.
         """
-        before = self._ledger_bytes()
+        before = self._ledger.bytes_on_disk()
         with self.writing():
             with self._ledger.writing() as writing:
                 forgotten = writing.count_removals()
@@ -215,14 +219,11 @@ class Collection(Reader):
             self._ledger.vacuum()
         build(self._follower, threads or available_cpus(), on_progress)
         self.save()
-        return {"before": before, "after": self._ledger_bytes(), "forgotten": forgotten}
-
-    def _ledger_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.path.glob(f"{FILE_NAME}*"))
+        return {"before": before, "after": self._ledger.bytes_on_disk(), "forgotten": forgotten}
 
     @contextmanager
     def rebuilding(self, encoder: NewEncoder) -> Iterator[Rebuilder]:
-        """Bring the collection over to another encoder; other writers are kept out meanwhile.
+        """Move the collection to another encoder; other writers are kept out meanwhile.
 
         Raises:
             CollectionBusy: another process writes.
@@ -248,20 +249,20 @@ class Collection(Reader):
             copy_kept(self.path, unfinished)
 
 
-def _add(writing: Writing, rows: list[Row], on_duplicate: OnDuplicate) -> AddReport:
+def _add(writing: WriteTransaction, rows: list[Row], on_duplicate: OnDuplicate) -> AddReport:
     keys = [row.key for row in rows]
     last = {row.key: row for row in rows}
-    there = writing.find(keys)
+    existing = writing.find(keys)
     if on_duplicate == "refuse":
-        refuse_duplicates(keys, there)
+        refuse_duplicates(keys, existing)
     replaced = unchanged = 0
     for key, row in last.items():
-        if key in there:
-            number, old = there[key]
+        if key in existing:
+            number, old = existing[key]
             if old == row:
                 unchanged += 1
                 continue
             writing.remove(number)
             replaced += 1
         writing.insert(row)
-    return AddReport(len(last) - len(there), replaced, unchanged, writing.sequence)
+    return AddReport(len(last) - len(existing), replaced, unchanged, writing.sequence)

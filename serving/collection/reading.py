@@ -1,8 +1,7 @@
-"""What can be asked of a collection: everything but changing it."""
+"""The reading half of a collection: searches, items, statistics."""
 
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from serving.collection.contract.errors import check_encoder
 from serving.collection.contract.interface import AnyCollection
 from serving.collection.contract.records import Hit, Record, unit_vectors
+from serving.collection.contract.scores import Ids, Scores
 from serving.collection.contract.search_limits import check_bounds, everything
-from serving.collection.index.flat_index import Ids, Scores
 from serving.collection.ledger.ledger import FILE_NAME, Ledger
-from serving.collection.ledger.transactions import View
+from serving.collection.ledger.view import View
 from serving.collection.upkeep.index_stats import describe_index
 from serving.collection.upkeep.index_sync import Follower
 
@@ -47,9 +46,9 @@ class Reader(AnyCollection):
         return str(self.path)
 
     def close(self) -> None:
-        """Close the ledger and let go of the index; closing twice is fine."""
+        """Close the ledger and release the index; closing twice is fine."""
         self._ledger.close()
-        self._follower.forget()
+        self._follower.release()
 
     def check_encoder(self, digest: str) -> None:
         """Refuse another encoder than the collection's own.
@@ -103,15 +102,15 @@ class Reader(AnyCollection):
         return everything(nearest)
 
     def get(self, key: str) -> Record | None:
-        """One item with its vector, or None."""
+        """Return an item with its vector, or None."""
         with self._ledger.reading() as view:
             return view.get(key)
 
     def existing(self, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that are there, in the order given."""
+        """Return those of the keys that are there, in the order given."""
         with self._ledger.reading() as view:
-            there = view.present(keys)
-        return [key for key in keys if key in there]
+            existing = view.present(keys)
+        return [key for key in keys if key in existing]
 
     def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
         """Return the next keys in ascending order, after one that need not be there."""
@@ -124,11 +123,11 @@ class Reader(AnyCollection):
             return view.page(after, limit)
 
     def sample(self, count: int) -> list[Record]:
-        """Return some items by chance, of the first 100,000; fewer where there are fewer."""
+        """Return a random sample of the first 100,000 items; fewer where there are fewer."""
         with self._ledger.reading() as view:
             keys = view.keys(None, SAMPLED_KEYS)
-            chosen = random.sample(keys, min(count, len(keys)))
-            return [item for key in chosen if (item := view.get(key)) is not None]
+            sample = random.sample(keys, min(count, len(keys)))
+            return [item for key in sample if (item := view.get(key)) is not None]
 
     def __len__(self) -> int:
         with self._ledger.reading() as view:
@@ -149,14 +148,14 @@ class Reader(AnyCollection):
                 "encoder_sha256": self.encoder_digest,
                 "encoder_path": self.encoder_path,
                 "created": self._ledger.binding.created,
-                "bytes_on_disk": _bytes_on_disk(self.path),
+                "bytes_on_disk": self._ledger.bytes_on_disk(),
                 "recall": view.promise.recall,
                 "promise": view.promise.to_dict(),
                 "index": describe_index(self.path, self._follower, view.promise),
             }
 
     def refresh(self) -> None:
-        """Bring the index in memory up to the ledger now instead of at the next search."""
+        """Bring the index in memory up to date now instead of at the next search."""
         with self._follower.current():
             pass
 
@@ -171,12 +170,3 @@ def _hits(view: View, ids: Ids, scores: Scores, k: int, min_score: float | None)
         order = sorted(range(len(numbers)), key=lambda i: (-scores[i], keys[numbers[i]]))
         numbers, scores = [numbers[i] for i in order], scores[order]
     return view.hits(numbers[:k], scores[:k].tolist())
-
-
-def _bytes_on_disk(folder: Path) -> int:
-    """Of the ledger, with SQLite's files beside it, which come and go."""
-    sizes = 0
-    for file in folder.glob(f"{FILE_NAME}*"):
-        with suppress(FileNotFoundError):
-            sizes += file.stat().st_size
-    return sizes

@@ -1,12 +1,12 @@
-"""`verify`: proves that a collection is whole, that its index holds what its ledger holds.
+"""Verify that a collection is whole and that its index holds what its ledger holds.
 
 In this order: SQLite's own check of the file; every item with a vector of length one that has the
 checksum it was written with; every field of its metadata findable and no other; the snapshot's
 files by their SHA-256; then the index as a search would use it (the snapshot and what came since),
-each item in it exactly once, with the same bytes as in the ledger, and none else.
+each item in it exactly once, with the same bytes as in the ledger, and nothing else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,61 +15,61 @@ from typing import Any
 import numpy as np
 
 from base.errors import ArtifactError
+from base.progress import OnProgress
 from serving.collection.index.flat_index import FlatIndex
 from serving.collection.index.index import Index
 from serving.collection.ledger.ledger import FILE_NAME, Ledger
-from serving.collection.ledger.transactions import View
+from serving.collection.ledger.view import View
 from serving.collection.opening import check_folder
 from serving.collection.upkeep.index_sync import Follower
 from serving.collection.upkeep.snapshot import FOLDER, MANIFEST, read
 
-MOST_TOLD = 20
+MOST_MESSAGES = 20
 PROGRESS_ITEMS = 4096
-
-Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found.
+    """The result of `verify`.
 
     Attributes:
         items: in the ledger.
         faults: how many.
-        told: the first of them, each a line.
+        messages: the first of them, each a line; "told" in JSON.
         snapshot: "none", "whole" or "damaged".
         remedy: what to do about the faults; None if there are none.
     """
 
     items: int
     faults: int
-    told: tuple[str, ...]
+    messages: tuple[str, ...]
     snapshot: str
     remedy: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {**asdict(self), "told": list(self.told)}
+        fields = asdict(self)
+        return fields | {"told": list(fields.pop("messages"))}
 
 
-def verify(path: str | Path, on_progress: Progress | None = None) -> Verification:
-    """Look at all of a collection in a folder; others may search and write meanwhile.
+def verify(path: str | Path, on_progress: OnProgress | None = None) -> Verification:
+    """Check all of a collection in a folder; others may search and write meanwhile.
 
     Args:
         path: its folder.
-        on_progress: told how many items of how many have been looked at.
+        on_progress: called with how many items of how many have been looked at.
 
     Raises:
-        CollectionMissing: there is none.
-        ArtifactError: it is no collection, or too damaged to be read at all.
+        CollectionMissing: there is nothing at the path.
+        ArtifactError: it is not a collection, or too damaged to be read at all.
     """
     folder = check_folder(path)
     with closing(Ledger(folder / FILE_NAME)) as ledger:
         with ledger.inspecting() as view:
             items = view.count()
             faults = [*view.database_faults(), *view.stray_faults()]
-            for done, found in enumerate(view.item_faults(), 1):
-                faults += found
+            for done, item_faults in enumerate(view.item_faults(), 1):
+                faults += item_faults
                 if on_progress and (done % PROGRESS_ITEMS == 0 or done == items):
                     on_progress(done, items)
             snapshot, damage = _snapshot(folder, view)
@@ -81,7 +81,7 @@ def verify(path: str | Path, on_progress: Progress | None = None) -> Verificatio
     return Verification(
         items=items,
         faults=len(faults),
-        told=tuple(faults[:MOST_TOLD]),
+        messages=tuple(faults[:MOST_MESSAGES]),
         snapshot=snapshot,
         remedy=remedy if faults else None,
     )
@@ -109,7 +109,7 @@ def _index_faults(ledger: Ledger) -> Iterator[str]:
 
 
 def _different(view: View, flat: FlatIndex) -> int:
-    """Items whose vector in the index is not byte for byte the ledger's."""
+    """Return how many items have another vector in the index than in the ledger."""
     return sum(
         int((flat.vectors[flat.rows_of(ids)] != vectors).any(axis=1).sum())
         for ids, vectors in view.vectors_since(0)

@@ -1,4 +1,4 @@
-"""Connections to a ledger, also to one that this process may not write.
+"""Connections to a ledger, including one that this process may not write.
 
 In WAL mode SQLite writes even to read: beside the database it keeps a log and an index of the log
 (`ledger.db-shm`) for all processes. Where a process may not write (a read-only file system,
@@ -7,8 +7,8 @@ another user's folder), there are two cases:
 - another process has the ledger open or has left a log: its files are there, and reading through
   them needs no writing (`mode=ro`);
 - else the database file holds everything, and nothing has to be shared (`immutable=1`). SQLite
-  then looks at nothing but that file. So that what was read is of one moment even if someone who
-  may write begins to, the file must be the same afterwards, and still without a log.
+  then reads nothing but that file. What was read is of one moment only if nobody wrote meanwhile:
+  the file must be the same afterwards, and still without a log.
 """
 
 import os
@@ -39,7 +39,7 @@ def read_unwritable(path: Path) -> Iterator[sqlite3.Connection]:
     """Yield a connection that writes nothing, for one transaction.
 
     Raises:
-        CollectionBusy: someone began to write meanwhile; what was read may be of no moment.
+        CollectionBusy: a process began to write meanwhile; what was read may be inconsistent.
     """
     log = path.with_name(f"{path.name}-wal")
     alone = not log.exists()
@@ -75,5 +75,5 @@ def _open(path: Path, options: str) -> sqlite3.Connection:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

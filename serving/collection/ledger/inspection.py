@@ -1,4 +1,4 @@
-"""What `verify` reads of a ledger: everything, believing nothing."""
+"""What `verify` reads of a ledger: everything, and it trusts nothing."""
 
 import json
 import zlib
@@ -10,14 +10,14 @@ import numpy as np
 
 from serving.collection.contract.filters import field_rows
 from serving.collection.contract.stored_vectors import Dtype, bytes_of, loaded
-from serving.collection.ledger.transactions import BLOCK_ROWS, View
+from serving.collection.ledger.view import BLOCK_ROWS, View
 
 LENGTH_TOLERANCE = 1e-3  # a stored vector further from length one was not written by us
-MOST_FAULTS = 20  # of one kind that SQLite is asked for
+MOST_FAULTS = 20  # of one kind that SQLite reports
 
 
 class Inspection(View):
-    """Looks for faults. Each is said in one line, with the key of the item."""
+    """Look for faults. Each is described in one line, with the key of the item."""
 
     def database_faults(self) -> Iterator[str]:
         """Yield what SQLite finds wrong with its pages, indexes and constraints."""
@@ -26,7 +26,7 @@ class Inspection(View):
                 yield f"the database is damaged: {line}"
 
     def stray_faults(self) -> Iterator[str]:
-        """Rows that belong to no item, and changes that are numbered wrongly."""
+        """Yield rows that belong to no item and changes that are numbered wrongly."""
         for table, column in (("vectors", "sequence"), ("fields", "item")):
             strays = self._one(
                 f"SELECT count(*) FROM {table}"  # noqa: S608 - names of our own
@@ -45,7 +45,7 @@ class Inspection(View):
             yield f"{back} items are there although they were removed"
 
     def item_faults(self) -> Iterator[list[str]]:
-        """Faults of the items in their order, a list for each item (nearly always empty)."""
+        """Yield the faults of each item in order, a list per item (nearly always empty)."""
         fields = self._fields_by_item()
         here: tuple[int, set[Any]] = next(fields, (0, set()))
         cursor = self._connection.execute(
@@ -54,14 +54,14 @@ class Inspection(View):
         )
         while rows := cursor.fetchmany(BLOCK_ROWS):
             for sequence, key, metadata, vector, crc32 in rows:
-                while here[0] and here[0] < sequence:  # of no item: `stray_faults` tells
+                while here[0] and here[0] < sequence:  # of no item: `stray_faults` reports them
                     here = next(fields, (0, set()))
-                found = here[1] if here[0] == sequence else set()
+                indexed = here[1] if here[0] == sequence else set()
                 yield [
                     f"{key!r}: {fault}"
                     for fault in (
                         _vector_fault(vector, crc32, self.dim, self.dtype),
-                        _metadata_fault(metadata, found),
+                        _metadata_fault(metadata, indexed),
                     )
                     if fault
                 ]
@@ -76,7 +76,7 @@ def _vector_fault(vector: bytes | None, crc32: int | None, dim: int, dtype: Dtyp
     if vector is None:
         return "it has no vector"
     if len(vector) != bytes_of(dim, dtype):
-        return f"its vector has {len(vector)} bytes, {bytes_of(dim, dtype)} are right"
+        return f"its vector has {len(vector)} bytes instead of {bytes_of(dim, dtype)}"
     if zlib.crc32(vector) != crc32:
         return "its vector is not the one that was written"
     length = np.linalg.norm(loaded([vector], dim, dtype).astype(np.float64))
@@ -85,9 +85,9 @@ def _vector_fault(vector: bytes | None, crc32: int | None, dim: int, dtype: Dtyp
     return None
 
 
-def _metadata_fault(metadata: str, found: set[Any]) -> str | None:
+def _metadata_fault(metadata: str, indexed: set[Any]) -> str | None:
     try:
-        wanted = field_rows(json.loads(metadata))
+        expected = field_rows(json.loads(metadata))
     except (ValueError, AttributeError):
-        return "its metadata is no JSON object"
-    return None if wanted == found else "filters do not find it by its metadata"
+        return "its metadata is not a JSON object"
+    return None if indexed == expected else "filters do not find it by its metadata"

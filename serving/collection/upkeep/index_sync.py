@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from base.errors import ArtifactError
-from serving.collection.index.flat_index import FlatIndex, Ids
+from serving.collection.contract.scores import Ids, Vectors
+from serving.collection.index.flat_index import FlatIndex
 from serving.collection.index.index import Index
 from serving.collection.index.proposer import Proposer
 from serving.collection.ledger.inspection import LENGTH_TOLERANCE
 from serving.collection.ledger.ledger import Ledger
-from serving.collection.ledger.transactions import View
-from serving.collection.upkeep.snapshot import Snapshot, load
+from serving.collection.ledger.view import View
+from serving.collection.upkeep.snapshot import load
 
 
 class Follower:
-    """Keeps an index of a ledger's vectors. Safe to use from several threads.
+    """Keep an index of a ledger's vectors. Safe to use from several threads.
 
     Attributes:
-        index: the newest one, or None while nobody has asked for it.
-        measured: what was measured of it (`choosing`); None if nothing was.
+        index: the newest one, or None while nobody has used it.
+        measured: what was measured of it (`index_selection`); None if nothing was.
         in_file: whether its vectors are to stay in the snapshot's file.
     """
 
@@ -41,12 +40,12 @@ class Follower:
         self._ledger = ledger
         self._lock = threading.Lock()
 
-    def forget(self) -> None:
-        """Let go of the index."""
+    def release(self) -> None:
+        """Release the memory of the index."""
         self.index = None
 
     def follow(self) -> None:
-        """After a write: catch up, unless the index was never asked for."""
+        """Catch up after a write, unless the index was never used."""
         if self.index is not None:
             with self.current():
                 pass
@@ -62,7 +61,7 @@ class Follower:
                 if index.sequence == view.sequence:
                     yield view, index
                     return
-            # Another thread's view was newer, and so is the index: look at the ledger again.
+            # Another thread's view was newer, and so is the index: read the ledger again.
 
     def attach(
         self, proposer: Proposer | None, measured: dict[str, Any], *, in_file: bool = False
@@ -73,14 +72,8 @@ class Follower:
             self.index, self.measured = Index(self.index.flat, proposer), measured
             self.in_file = in_file
 
-    @property
-    def snapshot(self) -> Snapshot:
-        """What is to be saved of it; it must have been asked for."""
-        assert self.index is not None
-        return Snapshot(self.index, self.measured, self.in_file)
-
     def moved(self, flat: FlatIndex) -> None:
-        """Read vectors from elsewhere from now on: those of a moment that was, as they were."""
+        """Read the vectors of an earlier moment from another file or array from now on."""
         with self._lock:
             if self.index is not None:  # what came since is read from the ledger once more
                 self.index = Index(flat, self.index.proposer)
@@ -108,22 +101,17 @@ class Follower:
 
 
 def _room(view: View, folder: Path) -> FlatIndex:
-    """For all vectors of the ledger; in a file, where the memory promised would not hold them."""
+    """Return an empty index with room for the ledger; in a file if memory is limited to less."""
     count, limit = view.count(), view.promise.memory
     if limit is not None and 4 * view.dim * count > limit:
-        with suppress(OSError):  # nobody may write there: better more memory than no answer
+        with suppress(OSError):  # it cannot be written: better more memory than no answer
             return FlatIndex.empty(view.dim, reserve=count, scratch=folder)
     return FlatIndex.empty(view.dim, reserve=count)
 
 
-def _check_lengths(view: View, ids: Ids, vectors: NDArray[np.float32]) -> None:
+def _check_lengths(view: View, ids: Ids, vectors: Vectors) -> None:
     """Refuse vectors of a wrong length: a flipped bit goes unnoticed by SQLite."""
     lengths = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
     bad = ids[~(np.abs(lengths - 1) < LENGTH_TOLERANCE)]
     if len(bad):
-        key = view.keys_of([int(bad[0])]).get(int(bad[0]), "?")
-        raise ArtifactError(
-            f"the ledger is damaged: the vector of {key!r} does not have length one"
-            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}; restore it from a backup, "
-            "or remove the item and add it again"
-        )
+        raise view.damaged_vectors(bad.tolist(), "does not have length one")

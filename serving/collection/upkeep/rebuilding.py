@@ -1,9 +1,9 @@
-"""Bringing a collection over to another encoder, in its own ledger.
+"""Move a collection to another encoder, within its own ledger.
 
-New vectors are collected in the table `rebuilt`, a transaction a batch, so that a run that is
-killed goes on where it was. When all are there, one transaction puts them in the place of the old
-ones and changes the encoder and the generation: a search sees the one or the other, never both.
-A process that has the collection open is told so at its next search (`CollectionRebuilt`).
+New vectors are collected in the table `rebuilt`, one transaction per batch, so that a killed run
+can be resumed. When all are there, one transaction replaces the old ones and changes the encoder
+and the generation: a search sees the one or the other, never both. A process that has the
+collection open learns of it at its next search (`CollectionRebuilt`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,13 @@ from images.items import Item
 from images.sources.uris import read_uri
 from serving.collection.contract.records import Record, checked_rows
 from serving.collection.ledger.ledger import Ledger, new_generation
-from serving.collection.ledger.transactions import Writing
+from serving.collection.ledger.write_transaction import WriteTransaction
 from serving.collection.upkeep import snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewEncoder:
-    """What the collection will belong to.
+    """The encoder that the collection will belong to.
 
     Attributes:
         sha256: of the encoder file.
@@ -42,16 +42,16 @@ class Pending:
 
 
 class Rebuilder:
-    """The steps, each on the disk when it returns. Made by `Collection.rebuilding`."""
+    """The steps, each durable when it returns. Made by `Collection.rebuilding`."""
 
     def __init__(self, ledger: Ledger, encoder: NewEncoder) -> None:
         self._ledger = ledger
         self._encoder = encoder
 
     def begin(self) -> int:
-        """Go on with what an earlier run for the same encoder made; returns how many that is."""
+        """Resume an earlier run for the same encoder, if any; return how many vectors it made."""
         encoder = self._encoder
-        with self._ledger.changing(_Change) as change:
+        with self._ledger.changing(_RebuildTransaction) as change:
             if change.rebuilding() != (encoder.sha256, encoder.dim):
                 change.begin(encoder)
             return change.rebuilt()
@@ -65,30 +65,30 @@ class Rebuilder:
             ]
 
     def store(self, records: Sequence[tuple[int, Record]]) -> None:
-        """Keep new vectors, and what was seen of the images on the way."""
+        """Store new vectors, with the size and digest of their images."""
         dim, dtype = self._encoder.dim, self._ledger.binding.dtype
         rows = checked_rows([record for _, record in records], dim, dtype)
-        with self._ledger.changing(_Change) as change:
+        with self._ledger.changing(_RebuildTransaction) as change:
             for (number, _), row in zip(records, rows, strict=True):
                 change.store(number, row.vector, row.width, row.height, row.sha256)
 
     def finish(self, drop: Iterable[int]) -> None:
-        """Put the new vectors in place of the old ones; the ledger must be opened anew then.
+        """Replace the old vectors by the new ones; the ledger must be opened again afterwards.
 
-        The index that was saved goes first, so that whoever is killed leaves none of old vectors.
+        The saved index is removed first, so that a killed run leaves no index of old vectors.
 
         Args:
-            drop: numbers of the items that have none; they are removed.
+            drop: numbers of the items without a new vector; they are removed.
         """
         snapshot.drop(self._ledger.path.parent)
-        with self._ledger.changing(_Change) as change:
+        with self._ledger.changing(_RebuildTransaction) as change:
             for number in drop:
                 change.remove(number)
             change.swap(self._encoder)
 
 
-class _Change(Writing):
-    """The statements."""
+class _RebuildTransaction(WriteTransaction):
+    """The statements of a rebuild."""
 
     def rebuilding(self) -> tuple[str, int] | None:
         row = self._connection.execute("SELECT encoder_sha256, dim FROM rebuilding").fetchone()
@@ -103,7 +103,7 @@ class _Change(Writing):
         )
 
     def rebuilt(self) -> int:
-        """How many are done; those of items that have gone meanwhile are forgotten."""
+        """Return how many are done; vectors of items removed meanwhile are deleted."""
         self._connection.execute(
             "DELETE FROM rebuilt WHERE sequence NOT IN (SELECT sequence FROM items)"
         )

@@ -112,7 +112,7 @@ def test_a_full_disk_changes_nothing(folder: Path, tmp_path: Path, write: str) -
         assert (len(collection), after) == (3100, before)
         assert len(collection.search([[1.0] * DIM], 5000)[0]) == 3100
     found = verify(folder)
-    assert (found.items, found.faults, found.snapshot) == (3100, 0, "whole"), found.told
+    assert (found.items, found.faults, found.snapshot) == (3100, 0, "whole"), found.messages
     with open_collection(folder) as again:  # and with room again it works
         WRITES[write](again, out)
 
@@ -130,7 +130,7 @@ def test_a_rebuilding_that_is_killed_at_its_end_leaves_no_index_of_old_vectors(
         rebuilder.store([(one.number, record(100 + one.number)) for one in pending])
         rebuilder.finish([])
     found = verify(collection.path)
-    assert (found.faults, found.snapshot) == (0, "none"), found.told
+    assert (found.faults, found.snapshot) == (0, "none"), found.messages
 
 
 # A folder that may only be read

@@ -16,7 +16,7 @@ import pytest
 from base.errors import LookalikeError
 from serving.collection import Collection, CollectionBusy, Record, open_collection
 from serving.collection.contract.records import checked_rows
-from serving.collection.ledger.transactions import View
+from serving.collection.ledger.view import View
 
 Make = Callable[[int], Record]
 DIM, BATCH = 8, 10
@@ -29,7 +29,7 @@ WRITER = """
     import numpy as np
     from serving.collection import Record, open_collection
     from serving.collection.upkeep.index_sync import Follower
-    from serving.collection.ledger.transactions import Writing
+    from serving.collection.ledger.write_transaction import WriteTransaction
 
     folder, operation, step, left = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 
@@ -44,9 +44,9 @@ WRITER = """
         setattr(owner, name, wrapped)
 
     if step == "amid":
-        die_in(Writing, "insert")
+        die_in(WriteTransaction, "insert")
     elif step == "before-commit":
-        die_in(Writing, "finish")
+        die_in(WriteTransaction, "finish")
     elif step == "after-commit":
         die_in(Follower, "follow")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from serving.collection import Collection, Record, open_collection
-from serving.collection.ledger import transactions
+from serving.collection.ledger import write_transaction
 
 Make = Callable[[int], Record]
 QUERY = [[1.0] * 8]
@@ -15,7 +15,7 @@ QUERY = [[1.0] * 8]
 
 @pytest.fixture(autouse=True)
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactions, "KEPT_CHANGES", 20)
+    monkeypatch.setattr(write_transaction, "KEPT_CHANGES", 20)
 
 
 def found(collection: Collection) -> list[str]:

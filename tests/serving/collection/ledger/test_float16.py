@@ -125,7 +125,7 @@ def test_damage_is_named(folder: Path, record: Make) -> None:
     with create_collection(folder, DIGEST, DIM, dtype="float16") as collection:
         collection.add(map(record, range(5)))
     run_sql(folder, "UPDATE vectors SET vector = zeroblob(32) WHERE sequence = 2")
-    assert verify(folder).told == ("'item-001': its vector has 32 bytes, 16 are right",)
+    assert verify(folder).messages == ("'item-001': its vector has 32 bytes instead of 16",)
 
 
 def test_a_copy_from_anywhere_may_be_float16(

@@ -10,7 +10,7 @@ import pytest
 
 from base.errors import ArtifactError, LookalikeError, UsageError
 from serving.collection import Collection, Record, open_collection
-from serving.collection.ledger import ledger, schema
+from serving.collection.ledger import migration, schema
 
 Make = Callable[[int], Record]
 
@@ -99,8 +99,8 @@ def test_an_older_ledger_is_brought_up(
     collection.add([record(1)])
     collection.close()
     steps = (*schema.MIGRATIONS, "ALTER TABLE items ADD COLUMN note TEXT;")
-    monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 6)
+    monkeypatch.setattr(migration, "MIGRATIONS", steps)
+    monkeypatch.setattr(migration, "SCHEMA_VERSION", 6)
     with open_collection(folder) as again:
         assert again.keys() == ["item-001"]
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
@@ -145,8 +145,8 @@ def test_a_step_that_fails_leaves_the_old_ledger(
     collection.close()
     before = (folder / "ledger.db").read_bytes()
     steps = (*schema.MIGRATIONS, "CREATE TABLE extra (x); CREATE TABLE items (x);")
-    monkeypatch.setattr(ledger, "MIGRATIONS", steps)
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 6)
+    monkeypatch.setattr(migration, "MIGRATIONS", steps)
+    monkeypatch.setattr(migration, "SCHEMA_VERSION", 6)
     with pytest.raises(LookalikeError):
         open_collection(folder)
     assert (folder / "ledger.db").read_bytes() == before

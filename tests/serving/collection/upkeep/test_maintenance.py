@@ -58,14 +58,14 @@ def test_a_whole_collection_is_whole(filled: Collection, folder: Path) -> None:
     ("damage", "fault"),
     [
         ("UPDATE vectors SET vector = zeroblob(32) WHERE sequence = 5", "not the one that was"),
-        ("UPDATE vectors SET vector = zeroblob(3) WHERE sequence = 5", "3 bytes, 32 are right"),
+        ("UPDATE vectors SET vector = zeroblob(3) WHERE sequence = 5", "3 bytes instead of 32"),
         (f"UPDATE vectors SET {ZEROS} WHERE sequence = 5", "length 0"),
         ("DELETE FROM vectors WHERE sequence = 5", "it has no vector"),
         ("DELETE FROM items WHERE sequence = 5", "1 rows of the table vectors belong to no item"),
         ("DELETE FROM fields WHERE item = 5 AND name = 'even'", "filters do not find it"),
         ("UPDATE fields SET value = 77 WHERE item = 5 AND name = 'number'", "filters do not find"),
         ("INSERT INTO fields VALUES ('x', 0, 1, 999999)", "1 rows of the table fields belong"),
-        ("UPDATE items SET metadata = '[' WHERE sequence = 5", "no JSON object"),
+        ("UPDATE items SET metadata = '[' WHERE sequence = 5", "not a JSON object"),
         ("INSERT INTO removals VALUES (1000, 5)", "1 items are there although they were removed"),
         ("UPDATE collection SET sequence = 50", "after the last one, 50"),
     ],
@@ -77,7 +77,7 @@ def test_each_damage_to_the_ledger_is_named(
     with closing(sqlite3.connect(folder / "ledger.db")) as connection, connection:
         assert connection.execute(damage).rowcount > 0
     found = verify(folder)
-    assert any(fault in line for line in found.told), found.told
+    assert any(fault in line for line in found.messages), found.messages
     assert found.remedy
     result = CliRunner().invoke(app, ["collection", "verify", str(folder)])
     assert result.exit_code == 3
@@ -90,7 +90,7 @@ def test_a_flipped_page_of_the_database_is_named(filled: Collection, folder: Pat
     location = data.rindex(b"item-050")
     data[location : location + 8] = b"item-999"
     ledger.write_bytes(data)
-    assert any("database is damaged" in line for line in verify(ledger.parent).told)
+    assert any("database is damaged" in line for line in verify(ledger.parent).messages)
 
 
 def test_a_damaged_snapshot_is_named_and_made_anew(filled: Collection, folder: Path) -> None:

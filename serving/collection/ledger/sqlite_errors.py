@@ -1,0 +1,54 @@
+"""SQLite's errors as ours, with the file and the remedy."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from base.errors import ArtifactError, LookalikeError
+from serving.collection.contract.errors import CollectionBusy
+from serving.collection.ledger.connecting import BUSY_SECONDS
+
+DISK_FAILURES = (
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_READONLY",
+    "SQLITE_CANTOPEN",
+    "SQLITE_PERM",
+)
+PROGRAMMING_ERRORS = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError)
+
+
+@contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, except those that only a mistake in our code can cause.
+
+    Raises:
+        CollectionBusy: another program holds a lock.
+        ArtifactError: the file is damaged.
+        LookalikeError: the disk fails.
+    """
+    try:
+        yield
+    except PROGRAMMING_ERRORS:
+        raise
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise CollectionBusy(
+                f"another program has held {path} locked for {BUSY_SECONDS:.0f} s; try again later"
+            ) from error
+        if name.startswith(DISK_FAILURES):
+            raise LookalikeError(
+                f"cannot use {path}: {error}; nothing was changed. Is the disk full or the folder "
+                "not writable?"
+            ) from error
+        raise damaged_ledger(path, str(error)) from error
+
+
+def damaged_ledger(path: Path, what: str) -> ArtifactError:
+    """Return the error to raise, with what is wrong and the remedy."""
+    return ArtifactError(
+        f"{path} is damaged or not a ledger ({what}); restore it from a backup, or make the "
+        "collection anew from its features"
+    )
