@@ -1,11 +1,11 @@
 """An approximate index that a FAISS factory string names: "IVF1024,SQ8", "OPQ16,IVF256,PQ16x4fs".
 
 Like the graph (`graph`) it only proposes. What its codes round off is made up for by more
-proposals than are asked for (`spread`), all of which are scored with the float32 vectors; so a
-code of one bit a number can keep a recall of 0.99. Distances are L2, which orders vectors of length
-one as their cosine does, and stays true under PCA's centering.
+proposals than are requested (`spread`), all of which are scored with the float32 vectors; so a
+code of one bit per number can keep a recall of 0.99. Distances are L2, which orders vectors of
+length one as their cosine does, and stays true under PCA's centering.
 
-The effort of an inverted file is nprobe, of a graph efSearch; what compares all codes has one.
+The effort of an inverted file is nprobe, of a graph efSearch; comparing all codes knows only one.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from serving.collection.contract.factory_strings import (
     parameters_of,
     shape_of,
 )
-from serving.collection.index.proposer import SPARE, TUNED_NEIGHBORS
+from serving.collection.index.proposer import (
+    ADDED_AT_ONCE,
+    GRAPH_EFFORTS,
+    SCORE_COST,
+    SPARE,
+    STEP_COST,
+    TUNED_NEIGHBORS,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from serving.collection.index.flat_index import Ids, Vectors
+    from base.progress import OnProgress
+    from serving.collection.contract.scores import Ids, Vectors
 
 _FAISS: Any = faiss  # where its type stubs know less than it can
 
 FEWEST_TRAINED = 40_000  # vectors what is not an inverted file is learned from, if there are
-ADDED_AT_ONCE = 10_000
 LIST_EFFORTS = tuple(dict.fromkeys(round(1.19**step) for step in range(60)))  # nprobe, 1 to 28,000
-GRAPH_EFFORTS = tuple(round(26 * 1.125**step) for step in range(32))  # efSearch, 26 to 1001
 SPREADS = (1, 2, 4, 8, 16)
-# In vectors compared one by one, each on one core of Zen 4 with 128 numbers.
-STEP_COST = 30.0  # a step of a graph
-CODE_COST = 0.3  # a code of an inverted list
-SCORE_COST = 8.0  # a proposal, which is read from anywhere and scored in float64
+CODE_COST = 0.3  # a code of an inverted list, in vectors compared one by one (see `proposer`)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Factory:
         ids: int64 [n], the items' numbers in the order they were added.
         kind: the factory string.
         effort: nprobe or efSearch for 10 neighbors; see `tuning`.
-        spread: proposals for each that is asked for.
+        spread: proposals for each that is requested.
         tuned_items: how many items there were when it was tuned. Among more of them the same
             neighbors are in so many more lists and behind so many more proposals.
     """
@@ -78,7 +79,7 @@ class Factory:
         rows: Ids | None = None,
         *,
         threads: int,
-        on_progress: Callable[[int], object] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Factory:
         """Train an index on a sample and put all of these items in.
 
@@ -88,17 +89,17 @@ class Factory:
             vectors: float32 [N, E], of length one; they are not copied.
             rows: int64 [n], where the items' vectors are; None: one after the other.
             threads: of the processor.
-            on_progress: told how many items are in.
+            on_progress: called with the items that are in and all items.
         """
         rows = np.arange(len(ids)) if rows is None else rows
         index = make_index(kind, vectors.shape[1])
         faiss.omp_set_num_threads(threads)
-        wanted = max(TRAINING_SAMPLE * lists_of(index), FEWEST_TRAINED)
-        index.train(vectors[rows[:: max(1, len(rows) // wanted)]])
+        sample = max(TRAINING_SAMPLE * lists_of(index), FEWEST_TRAINED)
+        index.train(vectors[rows[:: max(1, len(rows) // sample)]])
         for start in range(0, len(rows), ADDED_AT_ONCE):
             index.add(vectors[rows[start : start + ADDED_AT_ONCE]])
             if on_progress is not None:
-                on_progress(min(start + ADDED_AT_ONCE, len(rows)))
+                on_progress(min(start + ADDED_AT_ONCE, len(rows)), len(rows))
         return cls(ids, kind, 1, 1, len(ids), index)
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Factory:
@@ -108,8 +109,8 @@ class Factory:
         index.add(vectors)
         return replace(self, ids=np.concatenate([self.ids, ids]), _index=index)
 
-    def fits(self, vectors: Vectors) -> bool:  # noqa: ARG002 - it does not know
-        """Its recall alone says so."""
+    def fits(self, vectors: Vectors) -> bool:  # noqa: ARG002 - only the recall tells
+        """Return True: whether vectors fit shows in the recall alone."""
         return True
 
     def tuned(self, effort: int, spread: int) -> Factory:
@@ -146,7 +147,7 @@ class Factory:
 
     @property
     def efforts(self) -> tuple[int, ...]:
-        """Of its kind, as far as they make a difference."""
+        """Its efforts, as far as they make a difference."""
         if isinstance(self._inner, faiss.IndexHNSW):
             return GRAPH_EFFORTS
         lists = lists_of(self._index)
@@ -154,11 +155,11 @@ class Factory:
 
     @property
     def spreads(self) -> tuple[int, ...]:
-        """A graph's proposals depend on how many are asked for; its effort does the same."""
+        """The spreads of its kind; a graph has one, as its effort decides how many are proposed."""
         return (1,) if isinstance(self._inner, faiss.IndexHNSW) else SPREADS
 
     def cost(self, count: int) -> float:
-        """How many vectors could be compared one by one while it proposes for so many."""
+        """Return how many vectors could be compared one by one while it proposes so many."""
         effort = self._effort(count)
         if isinstance(self._inner, faiss.IndexHNSW):
             return effort * (STEP_COST + SCORE_COST)
@@ -177,14 +178,13 @@ class Factory:
         return min(effort, lists_of(self._index))
 
     def propose(self, queries: Vectors, count: int) -> Ids:
-        """Nodes of items that are probably the nearest; see `proposer`."""
+        """Return nodes of items that are probably the nearest; see `proposer`."""
         effort = self._effort(count)
-        wanted = (
-            effort if isinstance(self._inner, faiss.IndexHNSW) else self._grown(count) * self.spread
-        )
+        is_graph = isinstance(self._inner, faiss.IndexHNSW)
+        fetch = effort if is_graph else self._grown(count) * self.spread
         parameters = parameters_of(shape_of(self._index), effort)
         faiss.omp_set_num_threads(1 if len(queries) == 1 else available_cpus())
-        nodes: Ids = self._index.search(queries, wanted, params=parameters)[1]
+        nodes: Ids = self._index.search(queries, fetch, params=parameters)[1]
         return nodes
 
     def to_bytes(self) -> NDArray[np.uint8]:

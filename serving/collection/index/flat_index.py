@@ -14,60 +14,34 @@ Rows are in the order of the items' numbers, so a number is found by bisection. 
 IDMap2 would do, without its traps: it accepts an id twice and rebuilds its map at each removal.
 
 Scores are computed again in float64 for the best rows and rounded to 7 digits. FAISS's float32 sums
-depend on the place of a row and on how many queries come at once, by about 1e-7; but an image that
-is stored twice must get the same score twice, and a query the same answer alone and in a batch.
+depend on a row's position and on how many queries come at once (`contract.scores`); but an image
+that is stored twice must get the same score twice, and a query the same answer alone and in a
+batch.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, Self
 
-import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-from base.cpus import available_cpus
+from serving.collection.contract.scores import (
+    MARGIN,
+    ROUNDING,
+    SCORE_DIGITS,
+    Ids,
+    Mask,
+    Scores,
+    Vectors,
+)
+from serving.collection.index.brute_force import top_inner_products
 from serving.collection.index.mapped import mapped_rows
+from serving.collection.index.vector_buffer import VectorBuffer
 
-Ids = NDArray[np.int64]
-Vectors = NDArray[np.float32]
-Scores = NDArray[np.float64]
-Mask = NDArray[np.bool_] | None
-
-MARGIN = 32  # rows asked for beyond k, so that near ties at the end rarely need a second search
-# Larger than any difference between FAISS's float32 sum and the float64 one for unit vectors.
-ROUNDING = 1e-5
-SCORE_DIGITS = 7  # float32 vectors hold no more
 GROWTH = 1.5
 SCORED_ROWS = 16384  # rows brought to float64 at a time
 MAPPED_ROOM = 1_000_000  # rows that may be added behind those in a file, and as many as there are
-
-
-@cache
-def _cpus() -> int:
-    return available_cpus()
-
-
-class _Buffer:
-    """Rows that several indexes share; each row is written once.
-
-    Attributes:
-        in_file: how many rows, the first ones, are in a file and take no memory.
-    """
-
-    def __init__(self, capacity: int, dim: int, rows: Vectors | None = None) -> None:
-        self.rows = np.empty((capacity, dim), np.float32) if rows is None else rows
-        self.ids = np.empty(capacity, np.int64)
-        self.used = 0
-        self.in_file = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes; rows that were never written take none."""
-        in_memory = max(self.used - self.in_file, 0)
-        return in_memory * self.rows.itemsize * int(self.rows.shape[1]) + 8 * self.used
 
 
 @dataclass(frozen=True)
@@ -84,25 +58,25 @@ class FlatIndex:
 
     sequence: int
     count: int
-    live: Mask
+    live: Mask | None
     size: int
     layout: object
-    _buffer: _Buffer
+    _buffer: VectorBuffer
 
     @classmethod
     def empty(cls, dim: int, *, reserve: int = 0, scratch: Path | None = None) -> Self:
-        """Return an index of nothing, with room for `reserve` vectors.
+        """Return an empty index with room for `reserve` vectors.
 
         Args:
             dim: length of a vector.
             reserve: how many vectors.
-            scratch: a folder; the room is in a file there, which goes when nobody needs it.
+            scratch: a folder; the room is in a file there, gone when no longer used.
         """
         capacity = max(reserve, 64)
         if scratch is None:
-            return cls(0, 0, None, 0, object(), _Buffer(capacity, dim))
+            return cls(0, 0, None, 0, object(), VectorBuffer(capacity, dim))
         with TemporaryFile(dir=scratch) as file:
-            buffer = _Buffer(
+            buffer = VectorBuffer(
                 capacity, dim, np.memmap(file, np.float32, "w+", shape=(capacity, dim))
             )
         buffer.in_file = capacity
@@ -110,23 +84,23 @@ class FlatIndex:
 
     @classmethod
     def of(cls, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
-        """Return an index of items and their vectors, whose array it takes over.
+        """Return an index of items, taking over the array of their vectors.
 
         Args:
             ids: int64 [n], ascending.
             vectors: float32 [n or more, E]; what is behind the first n is room for more.
             sequence: the last change it knows.
         """
-        buffer = _Buffer(len(vectors), vectors.shape[1], vectors)
+        buffer = VectorBuffer(len(vectors), vectors.shape[1], vectors)
         buffer.ids[: len(ids)] = ids
         buffer.used = len(ids)
         return cls(sequence, len(ids), None, len(ids), object(), buffer)
 
     @classmethod
     def mapped(cls, ids: Ids, file: BinaryIO, dim: int, *, sequence: int) -> Self:
-        """As `of`, with vectors that stay in a file: float32 little-endian [n, dim], n >= 1."""
+        """Return an index as `of`, with vectors in a file: little-endian float32 [n, dim], n > 0."""
         rows = mapped_rows(file, len(ids), 2 * len(ids) + MAPPED_ROOM, dim)
-        buffer = _Buffer(len(rows), dim, rows)
+        buffer = VectorBuffer(len(rows), dim, rows)
         buffer.ids[: len(ids)] = ids
         buffer.used = buffer.in_file = len(ids)
         return cls(sequence, len(ids), None, len(ids), object(), buffer)
@@ -170,7 +144,7 @@ class FlatIndex:
         return self.ids if self.live is None else self.ids[self.live]
 
     def added(self, ids: Ids, vectors: Vectors, *, sequence: int) -> Self:
-        """With more items; their numbers must be above all there are.
+        """Return an index with more items, whose numbers are above all there are.
 
         Args:
             ids: int64 [B], ascending.
@@ -180,7 +154,7 @@ class FlatIndex:
         total = self.count + len(ids)
         buffer = self._buffer
         if buffer.used != self.count or total > len(buffer.rows):
-            buffer = _Buffer(max(total, int(len(buffer.rows) * GROWTH)), buffer.rows.shape[1])
+            buffer = VectorBuffer(max(total, int(len(buffer.rows) * GROWTH)), buffer.rows.shape[1])
             buffer.rows[: self.count] = self.vectors
             buffer.ids[: self.count] = self.ids
         buffer.rows[self.count : total] = vectors
@@ -193,7 +167,7 @@ class FlatIndex:
         return replace(self, sequence=sequence, count=total, live=live, size=size, _buffer=buffer)
 
     def removed(self, ids: Ids, *, sequence: int) -> Self:
-        """Without some items; numbers that are not there are passed over."""
+        """Return an index without some items; numbers that are not there are ignored."""
         if not len(ids):
             return replace(self, sequence=sequence)
         live = np.ones(self.count, np.bool_) if self.live is None else self.live.copy()
@@ -223,14 +197,14 @@ class FlatIndex:
         return self.nearest(queries, k, None if allowed is None else self.living(allowed))
 
     def nearest(self, queries: Vectors, k: int, rows: Ids | None) -> list[tuple[Ids, Scores]]:
-        """As `search`, among rows (`living`) that were looked up already; None: all."""
+        """Search as `search` does, among rows (`living`) that were looked up already; None: all."""
         available = self.size if rows is None else len(rows)
         fetch = min(k + MARGIN, available)
         if not fetch:
             return [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
-        rough, found = self._nearest(queries, fetch, rows)
+        rough, ranked = self._ranked(queries, fetch, rows)
         return [
-            self._settled(queries[q : q + 1], k, rows, rough[q], found[q])
+            self._settled(queries[q : q + 1], k, rows, rough[q], ranked[q])
             for q in range(len(queries))
         ]
 
@@ -246,69 +220,52 @@ class FlatIndex:
             if len(rows) == available or scores[k - 1] > rough[-1] + ROUNDING:
                 break
             more = min(4 * len(rows), available)
-            rough, rows = (found[0] for found in self._nearest(query, more, among))
+            rough, rows = (ranked[0] for ranked in self._ranked(query, more, among))
         if len(rows) > k:
-            wanted = scores >= scores[k - 1]
-            rows, scores = rows[wanted], scores[wanted]
+            best = scores >= scores[k - 1]
+            rows, scores = rows[best], scores[best]
         return self.ids[rows], np.clip(scores, -1.0, 1.0)
 
     def nearest_after(self, row: int, queries: Vectors, k: int) -> Ids:
-        """Rows int64 [Q, <= k] of the nearest items from a row on."""
+        """Return rows int64 [Q, <= k] of the nearest items from a row on."""
         if self.live is not None:
             rows = np.flatnonzero(self.live[row:]) + row
-            return self._nearest(queries, min(k, len(rows)), rows)[1]
-        return self._nearest(queries, min(k, self.count - row), None, row)[1] + row
+            return self._ranked(queries, min(k, len(rows)), rows)[1]
+        return self._ranked(queries, min(k, self.count - row), None, row)[1] + row
 
-    def _nearest(
+    def _ranked(
         self, queries: Vectors, k: int, rows: Ids | None, first: int = 0
     ) -> tuple[Vectors, Ids]:
-        """FAISS: rough scores float32 [Q, k], best first, and rows int64 [Q, k].
+        """Return rough scores float32 [Q, k], best first, and rows int64 [Q, k].
 
         Among these rows, or all from `first` on, which count from 0 then; there must be k.
         """
-        # One query needs one thread; OpenMP keeps a pool for every thread that ever asked for more.
-        faiss.omp_set_num_threads(1 if len(queries) == 1 else _cpus())
-        vectors = self.vectors[first:]
-        scores = np.empty((len(queries), k), np.float32)
-        found = np.empty((len(queries), k), np.int64)
-        arguments = [faiss.swig_ptr(array) for array in (queries, vectors)]
-        sizes = [vectors.shape[1], len(queries), len(vectors), k]
-        results = [faiss.swig_ptr(array) for array in (scores, found)]
-        selector: faiss.IDSelector | None = None
-        if rows is not None:
-            selector = faiss.IDSelectorArray(len(rows), faiss.swig_ptr(rows))
-        elif self.live is not None:
-            bits = np.packbits(self.live, bitorder="little")
-            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-        if k and selector is None:
-            faiss.knn_inner_product(*arguments, *sizes, *results)
-        elif k:
-            faiss.knn_inner_product(*arguments, *sizes, *results, selector)  # type: ignore[call-arg]
-        return scores, found
+        live = self.live if rows is None else None
+        return top_inner_products(queries, self.vectors[first:], k, rows=rows, live=live)
 
     def exact_scores(self, query: Vectors, rows: Ids) -> Scores:
-        """Cosines of a query [E] and some rows, the same wherever the rows lie."""
+        """Return the cosines of a query [E] and some rows, the same wherever the rows lie."""
         wide = query.astype(np.float64)
         scores = np.empty(len(rows))
         for start in range(0, len(rows), SCORED_ROWS):
-            part = slice(start, start + SCORED_ROWS)
+            block = slice(start, start + SCORED_ROWS)
             # row by row, so a row's score does not depend on its neighbors'
-            np.vecdot(self.vectors.take(rows[part], 0).astype(np.float64), wide, out=scores[part])
+            np.vecdot(self.vectors.take(rows[block], 0).astype(np.float64), wide, out=scores[block])
         return scores.round(SCORE_DIGITS, out=scores)
 
     def living(self, ids: Ids) -> Ids:
-        """Rows, ascending, of those items that are here and not removed."""
+        """Return the rows, ascending, of those items that are here and not removed."""
         rows = self.rows_of(ids)
         return rows if self.live is None else rows[self.live[rows]]
 
     def rows_of(self, ids: Ids) -> Ids:
-        """Rows of those items that are here, removed ones among them."""
-        known = self.ids
-        if len(known) and known[-1] - known[0] == len(known) - 1:  # no gaps: nothing to look for
-            rows: Ids = ids - known[0]
-            return rows[(rows >= 0) & (rows < len(known))]
-        rows = np.searchsorted(known, ids)
-        inside = rows < len(known)
+        """Return the rows of those items that are here, removed ones among them."""
+        own = self.ids
+        if len(own) and own[-1] - own[0] == len(own) - 1:  # no gaps: nothing to look for
+            rows: Ids = ids - own[0]
+            return rows[(rows >= 0) & (rows < len(own))]
+        rows = np.searchsorted(own, ids)
+        inside = rows < len(own)
         rows, ids = rows[inside], ids[inside]
-        found: Ids = rows[known[rows] == ids]
-        return found
+        matches: Ids = rows[own[rows] == ids]
+        return matches

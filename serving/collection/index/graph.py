@@ -1,6 +1,6 @@
 """An approximate index: FAISS's HNSW graph over vectors of one byte a number.
 
-A graph only proposes. Who asks it scores the proposals with the float32 vectors (`index`), so
+A graph only proposes. Its caller scores the proposals with the float32 vectors (`index`), so
 rounding to bytes costs no accuracy in the scores, and in the order only what falls out of the
 proposals. What it saves is memory traffic, which is the cost of a search in a graph that is larger
 than the processor's cache. Measured at 200,000 x 128 on one core, per query at recall@10 0.999:
@@ -8,7 +8,7 @@ float32 0.115 ms, bytes in cluster order 0.109 ms; building 59 s against 25 s.
 
 - Items enter in the order of their k-means cluster, so that neighbors lie together in memory.
 - Of long vectors only the first principal axes go into it (`projection`). Then everything that a
-  search looked at is proposed, not only as many as were asked for: the order is a rough one.
+  search looked at is proposed, not only as many as were requested: the order is a rough one.
 - A graph never changes; `extended` copies it. So searches need no lock.
 - Removed items stay as stepping stones: HNSW has no removal (facebookresearch/faiss#3339).
 """
@@ -24,46 +24,47 @@ import faiss
 import numpy as np
 
 from base.cpus import available_cpus
+from serving.collection.index.cluster_order import cluster_order
 from serving.collection.index.pages import prefer_large
 from serving.collection.index.projection import Projection
-from serving.collection.index.proposer import SPARE, TUNED_NEIGHBORS
+from serving.collection.index.proposer import (
+    ADDED_AT_ONCE,
+    GRAPH_EFFORTS,
+    SCORE_COST,
+    SPARE,
+    STEP_COST,
+    TUNED_NEIGHBORS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from serving.collection.index.flat_index import Ids, Vectors
+    from base.progress import OnProgress
+    from serving.collection.contract.scores import Ids, Vectors
 
 NEIGHBORS = 16  # M: links of a node, twice that in the lowest layer
 # efConstruction. At 1,000,000 x 128 on two cores of Zen 4 a search has a recall@10 of 0.996 with an
 # effort of 120 (0.15 ms) after 85 s of building with 120, with 80 (0.13 ms) after 135 s with 200.
 BUILD_EFFORT = 200
-CLUSTER = 256  # items of a cluster, on average,
-MOST_CLUSTERS = 1024  # but no more clusters than that: they would cost more than they save
-TRAINING_SAMPLE = 40  # vectors a cluster is learned from
-ADDED_AT_ONCE = 10_000
+LINK_BYTES = 2 * NEIGHBORS * 4 + 8  # of a node in the lowest layer; those above are a few percent
 SCALE_SAMPLE = 100_000
-EFFORTS = tuple(round(26 * 1.125**step) for step in range(32))  # 26 to 1001
-# What a step of effort costs, in vectors compared one by one. Measured on Zen 3 with 128 and 512
-# numbers, 200,000 to 1,000,000 vectors: 20 to 40.
-EFFORT_COST = 30
-SCORE_COST = 8  # a proposal: read from anywhere and scored in float64
 KIND = f"HNSW{NEIGHBORS},SQ8"
 _PROJECTED = re.compile(rf"PCA(\d+),{re.escape(KIND)}")
 
 
 def projected_kind(dims: int) -> str:
-    """FAISS's factory string for a graph over so many principal axes."""
+    """Return FAISS's factory string for a graph over so many principal axes."""
     return f"PCA{dims},{KIND}"
 
 
 def axes_of(kind: str) -> int | None:
-    """How many principal axes a kind of graph is over; 0: over all numbers; None: no such graph."""
+    """Return how many principal axes a graph uses; 0: all numbers; None: `kind` is not a graph."""
     if kind == KIND:
         return 0
-    named = _PROJECTED.fullmatch(kind)
-    return int(named[1]) if named else None
+    match = _PROJECTED.fullmatch(kind)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Graph:
     effort: int
     _hnsw: Any
     projection: Projection | None = None
-    _owner: Any = None  # of what FAISS has read, if that is part of something
+    _owner: Any = None  # keeps alive the FAISS index that holds `_hnsw`, if one does
 
     @classmethod
     def build(
@@ -93,7 +94,7 @@ class Graph:
         *,
         threads: int,
         axes: int = 0,
-        on_progress: Callable[[int], object] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Graph:
         """Return a graph of these items.
 
@@ -102,17 +103,17 @@ class Graph:
             vectors: float32 [N, E], of length one; they are not copied.
             rows: int64 [n], where the items' vectors are; None: one after the other.
             threads: of the processor; results depend on their number in the rare near ties.
-            axes: only so many principal axes of the vectors; 0: all their numbers.
-            on_progress: told how many items are in.
+            axes: use only so many principal axes of the vectors; 0: all their numbers.
+            on_progress: called with the items that are in and all items.
         """
         rows = np.arange(len(ids)) if rows is None else rows
         projection = Projection.learn(vectors, rows, axes) if axes else None
 
-        def taken(some: Ids) -> Vectors:
-            found: Vectors = vectors[some]
-            return found if projection is None else projection(found)
+        def vectors_at(rows: Ids) -> Vectors:
+            selection: Vectors = vectors[rows]
+            return selection if projection is None else projection(selection)
 
-        sample = taken(rows[:: max(1, len(rows) // SCALE_SAMPLE)])
+        sample = vectors_at(rows[:: max(1, len(rows) // SCALE_SAMPLE)])
         scale = 127.0 / max(float(np.quantile(np.abs(sample), 0.9999)), 1e-6)
         hnsw = faiss.IndexHNSWSQ(
             sample.shape[1],
@@ -122,16 +123,16 @@ class Graph:
         )
         hnsw.hnsw.efConstruction = BUILD_EFFORT
         hnsw.is_trained = True
-        order = _cluster_order(taken, rows, threads)
-        _add(hnsw, scale, taken, rows[order], threads=threads, on_progress=on_progress)
+        order = cluster_order(vectors_at, rows, threads)
+        _add(hnsw, scale, vectors_at, rows[order], threads=threads, on_progress=on_progress)
         _in_large_pages(hnsw)
         return cls(ids[order], scale, 4 * NEIGHBORS, hnsw, projection)
 
     def extended(self, ids: Ids, vectors: Vectors, *, threads: int) -> Graph:
         """Return a copy with more items, none of which it has already."""
         hnsw = faiss.clone_index(self._hnsw)
-        taken = self._projected(vectors).__getitem__
-        _add(hnsw, self.scale, taken, np.arange(len(ids)), threads=threads)
+        vectors_at = self._projected(vectors).__getitem__
+        _add(hnsw, self.scale, vectors_at, np.arange(len(ids)), threads=threads)
         _in_large_pages(hnsw)
         return replace(self, ids=np.concatenate([self.ids, ids]), _hnsw=hnsw, _owner=None)
 
@@ -147,7 +148,7 @@ class Graph:
     @property
     def efforts(self) -> tuple[int, ...]:
         """What `tuned` takes."""
-        return EFFORTS
+        return GRAPH_EFFORTS
 
     @property
     def spread(self) -> int:
@@ -160,8 +161,8 @@ class Graph:
         return (1,)
 
     def cost(self, count: int) -> float:
-        """How many vectors could be compared one by one while it proposes for so many."""
-        return EFFORT_COST * self._effort(count) + SCORE_COST * self._proposals(count)
+        """Return how many vectors could be compared one by one while it proposes so many."""
+        return STEP_COST * self._effort(count) + SCORE_COST * self._proposals(count)
 
     def _effort(self, count: int) -> int:
         return max(-(-self.effort * count // (TUNED_NEIGHBORS + SPARE)), count)
@@ -173,7 +174,7 @@ class Graph:
         return vectors if self.projection is None else self.projection(vectors)
 
     def fits(self, vectors: Vectors) -> bool:
-        """Whether its axes tell as much of these as of those they are of."""
+        """Whether its axes describe these vectors as well as those they were learned from."""
         return self.projection is None or self.projection.fits(vectors)
 
     def __len__(self) -> int:
@@ -182,8 +183,7 @@ class Graph:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes, without the ids: codes and links."""
-        links = 2 * NEIGHBORS * 4  # of the lowest layer; those above are a few per cent
-        return len(self) * (int(self._hnsw.d) + links + 8)
+        return len(self) * (int(self._hnsw.d) + LINK_BYTES)
 
     @cached_property
     def last(self) -> int:
@@ -191,26 +191,26 @@ class Graph:
         return int(self.ids.max(initial=0))
 
     def propose(self, queries: Vectors, count: int) -> Ids:
-        """Nodes of items that are probably the nearest; see `proposer`."""
+        """Return nodes of items that are probably the nearest; see `proposer`."""
         codes = _codes(self._projected(queries), self.scale)
-        wanted = self._proposals(count)
-        distances = np.empty((len(codes), wanted), np.float32)
-        nodes = np.empty((len(codes), wanted), np.int64)
+        fetch = self._proposals(count)
+        distances = np.empty((len(codes), fetch), np.float32)
+        nodes = np.empty((len(codes), fetch), np.int64)
         pointers = [faiss.swig_ptr(array) for array in (codes, distances, nodes)]
         parameters = _parameters(self._effort(count))
         faiss.omp_set_num_threads(1 if len(codes) == 1 else available_cpus())
         # FAISS's own function: what its Python wrapper checks takes as long as a small search
-        self._hnsw.search_c(len(codes), pointers[0], wanted, *pointers[1:], parameters)
+        self._hnsw.search_c(len(codes), pointers[0], fetch, *pointers[1:], parameters)
         return nodes
 
     # On the disk
 
     def to_bytes(self) -> NDArray[np.uint8]:
         """FAISS's serialization of the projection, nodes and links; the ids are not in it."""
-        whole = self._hnsw
+        index = self._hnsw
         if self.projection is not None:
-            whole = faiss.IndexPreTransform(_to_faiss(self.projection), self._hnsw)
-        data: NDArray[np.uint8] = faiss.serialize_index(whole)
+            index = faiss.IndexPreTransform(self.projection.to_faiss(), self._hnsw)
+        data: NDArray[np.uint8] = faiss.serialize_index(index)
         return data
 
     @classmethod
@@ -227,32 +227,11 @@ class Graph:
             raise ValueError(f"FAISS cannot read it: {error}") from error
         if isinstance(hnsw, faiss.IndexPreTransform):
             owner, hnsw = hnsw, faiss.downcast_index(hnsw.index)
-            projection = _from_faiss(owner)
+            projection = Projection.from_faiss(owner)
         if not isinstance(hnsw, faiss.IndexHNSWSQ) or hnsw.ntotal != len(ids):
             raise ValueError(f"it is not a graph of {len(ids)} items")
         _in_large_pages(hnsw)
         return cls(ids, scale, effort, hnsw, projection, owner)
-
-
-def _to_faiss(projection: Projection) -> Any:
-    """Return the same map as FAISS holds it."""
-    pca = faiss.PCAMatrix(*projection.axes.shape)
-    faiss.copy_array_to_vector(projection.axes.T.ravel(), pca.A)
-    faiss.copy_array_to_vector(-(projection.mean @ projection.axes), pca.b)
-    faiss.copy_array_to_vector(projection.mean, pca.mean)
-    faiss.copy_array_to_vector(projection.variances, pca.eigenvalues)
-    pca.have_bias = pca.is_trained = True
-    return pca
-
-
-def _from_faiss(whole: Any) -> Projection:
-    """Return the inverse, out of the index that holds it; ValueError: that holds something else."""
-    pca = faiss.downcast_VectorTransform(whole.chain.at(0))
-    if whole.chain.size() != 1 or not isinstance(pca, faiss.PCAMatrix):
-        raise ValueError("it is not a graph over principal axes")
-    axes = faiss.vector_to_array(pca.A).reshape(-1, pca.d_in)[: pca.d_out]
-    mean, variances = faiss.vector_to_array(pca.mean), faiss.vector_to_array(pca.eigenvalues)
-    return Projection(np.ascontiguousarray(axes.T), mean, variances)
 
 
 @cache
@@ -263,19 +242,19 @@ def _parameters(effort: int) -> Any:
 def _add(
     hnsw: Any,
     scale: float,
-    taken: Callable[[Ids], Vectors],
+    vectors_at: Callable[[Ids], Vectors],
     order: Ids,
     *,
     threads: int,
-    on_progress: Callable[[int], object] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> None:
-    """Put vectors in, in this order."""
+    """Add vectors in this order; `vectors_at` gives those of some rows."""
     faiss.omp_set_num_threads(threads)
     for start in range(0, len(order), ADDED_AT_ONCE):
-        part = order[start : start + ADDED_AT_ONCE]
-        hnsw.add(_codes(taken(part), scale))
+        block = order[start : start + ADDED_AT_ONCE]
+        hnsw.add(_codes(vectors_at(block), scale))
         if on_progress is not None:
-            on_progress(start + len(part))
+            on_progress(start + len(block), len(order))
 
 
 def _in_large_pages(hnsw: Any) -> None:
@@ -286,32 +265,8 @@ def _in_large_pages(hnsw: Any) -> None:
 
 
 def _codes(vectors: Vectors, scale: float) -> Vectors:
-    """Bytes, as the float32 that FAISS wants to be given them in; it cuts the fraction off."""
+    """Return bytes as the float32 that FAISS takes them in; it cuts the fraction off."""
     codes: Vectors = vectors * np.float32(scale)
     codes += 128.5
     np.maximum(codes, 0, out=codes)
     return np.minimum(codes, 255, out=codes)
-
-
-def _cluster_order(taken: Callable[[Ids], Vectors], rows: Ids, threads: int) -> Ids:
-    """Return the places of `rows`, those of one cluster after each other; `taken` gives vectors."""
-    clusters = min(len(rows) // CLUSTER, MOST_CLUSTERS)
-    if clusters < 2:
-        return np.arange(len(rows))
-    faiss.omp_set_num_threads(threads)
-    sample = taken(rows[:: max(1, len(rows) // (clusters * TRAINING_SAMPLE))])
-    kmeans = faiss.Kmeans(
-        sample.shape[1],
-        clusters,
-        niter=4,
-        spherical=True,
-        max_points_per_centroid=TRAINING_SAMPLE,
-        min_points_per_centroid=1,
-    )
-    kmeans.train(sample)
-    assigned = np.empty(len(rows), np.int64)
-    for start in range(0, len(rows), ADDED_AT_ONCE):
-        part = slice(start, start + ADDED_AT_ONCE)
-        assigned[part] = kmeans.index.search(taken(rows[part]), 1)[1][:, 0]
-    order: Ids = np.argsort(assigned, kind="stable")
-    return order

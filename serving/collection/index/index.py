@@ -1,7 +1,7 @@
 """The index that a collection searches: exact, or proposals scored exactly.
 
-A proposer (`proposer`) covers the items up to some number. What is newer is compared with the
-query one by one, what was removed is left out: so an answer is always of the ledger's newest state,
+A proposer (`proposer`) covers the items up to some number. Newer ones are compared with the query
+one by one, removed ones are left out: so an answer always reflects the ledger's newest state,
 however old the proposer is.
 """
 
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.collection.index.flat_index import FlatIndex, Ids, Scores, Vectors
+    from serving.collection.contract.scores import Ids, Scores, Vectors
+    from serving.collection.index.flat_index import FlatIndex
     from serving.collection.index.proposer import Proposer
 
 
 @dataclass(frozen=True)
 class Index:
-    """A value that never changes, like its parts.
+    """An immutable value, like the indexes it holds.
 
     Attributes:
         flat: all vectors.
-        proposer: some of them, searched faster; None: every search is exact.
+        proposer: most of them, searched faster; None: every search is exact.
     """
 
     flat: FlatIndex
@@ -63,10 +64,10 @@ class Index:
         return self.flat.count - self._newer
 
     def with_flat(self, flat: FlatIndex) -> Index:
-        """Return the same proposer, newer vectors."""
+        """Return an index with the same proposer and newer vectors."""
         if flat.layout is not self.flat.layout:
             return Index(flat, self.proposer)
-        newer = copy(self)  # without looking a million nodes up at each write
+        newer = copy(self)  # does not look up a million nodes at each write
         newer.__dict__.pop("_newer", None)
         object.__setattr__(newer, "flat", flat)
         return newer
@@ -84,8 +85,8 @@ class Index:
         """
         rows = None if allowed is None else self.flat.living(allowed)
         available = len(self) if rows is None else len(rows)
-        # So many proposals that enough of them may be found, if it is not the query's neighbors
-        # of all that may not.
+        # So many proposals that enough of them are allowed, unless the query's own neighbors are
+        # mostly those that are not.
         count = -(-(k + SPARE) * (len(self._rows) - 1 + self.uncovered) // max(available, 1))
         if exact or not self._worth(k, count, available):
             return self.flat.nearest(queries, k, rows)
@@ -94,23 +95,23 @@ class Index:
         results = []
         for q, nodes in enumerate(self._proposed(queries, count)):
             query = queries[q : q + 1]
-            found = self._living(query, nodes, usable, k=k, count=count, available=available)
-            if found is None:
+            candidates = self._living(query, nodes, usable, k=k, count=count, available=available)
+            if candidates is None:
                 results += self.flat.nearest(query, k, rows)
                 continue
             if newer is not None:
-                found = np.concatenate([found, newer[q]])
-            results.append(self._best(queries[q], found, k))
+                candidates = np.concatenate([candidates, newer[q]])
+            results.append(self._best(queries[q], candidates, k))
         return results
 
     def _worth(self, k: int, count: int, available: int) -> bool:
-        """Whether asking for so many is cheaper than comparing all that may be found."""
+        """Whether so many proposals are cheaper than comparing every allowed item."""
         if self.proposer is None or k + SPARE > available // 2:
             return False
         return self.proposer.cost(count) < available
 
     def _proposed(self, queries: Vectors, count: int) -> Ids:
-        """Nodes int64 [Q, count or more]; -1 where there is none."""
+        """Return nodes int64 [Q, count or more]; -1 where there are no more."""
         assert self.proposer is not None
         return self.proposer.propose(queries, count)
 
@@ -124,35 +125,35 @@ class Index:
         count: int,
         available: int,
     ) -> Ids | None:
-        """Rows of proposals that may be found, of more and more; None: comparing all is cheaper."""
+        """Return rows of enough allowed proposals; None: comparing all items is cheaper."""
         assert self.proposer is not None
-        found = self._kept(nodes, usable)
-        while len(found) < self._enough(nodes, k, count):
+        candidates = self._kept(nodes, usable)
+        while len(candidates) < self._enough(nodes, k, count):
             count *= 4
             if not self._worth(k, count, available):
                 return None
             nodes = self._proposed(query, count)[0]
-            found = self._kept(nodes, usable)
-        return found
+            candidates = self._kept(nodes, usable)
+        return candidates
 
     def _kept(self, nodes: Ids, usable: NDArray[np.bool_] | None) -> Ids:
-        """Rows without those that are no longer there or may not be found."""
+        """Return the rows of nodes, without those that were removed or are not allowed."""
         rows = self._rows.take(nodes)
         if rows.item(rows.argmin()) < 0:
             rows = rows[rows >= 0]
         return rows if usable is None else rows[usable[rows]]
 
     def _enough(self, nodes: Ids, k: int, count: int) -> int:
-        """How many of the proposals must be left, or more are asked for.
+        """Return how many of the proposals must be left, or more are requested.
 
         Of the items near a query more may be gone than of all. Where a proposer makes many for each
-        that is asked for, because its codes are coarse, as many more of them must be left.
+        that is requested, because its codes are coarse, as many more of them must be left.
         """
         least = k + SPARE // 2
         return max(least, int(np.count_nonzero(nodes >= 0)) * least // count)
 
     def _best(self, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Scores]:
-        """Return the k best of these rows and what ties with the k-th."""
+        """Return the k best of these rows and those that tie with the k-th."""
         scores = self.flat.exact_scores(query, rows)
         order = (-scores).argsort(kind="stable")
         scores = scores.take(order)
@@ -190,7 +191,7 @@ def _rows_of_nodes(flat: FlatIndex, nodes: Ids) -> Ids:
     """Return the row of each item, or -1; and one more -1, for the node -1."""
     rows = np.full(len(nodes) + 1, -1, np.int64)
     positions = np.searchsorted(flat.ids, nodes)
-    known = np.flatnonzero(positions < flat.count)
-    known = known[flat.ids[positions[known]] == nodes[known]]
-    rows[known] = positions[known]
+    existing = np.flatnonzero(positions < flat.count)
+    existing = existing[flat.ids[positions[existing]] == nodes[existing]]
+    rows[existing] = positions[existing]
     return rows

@@ -1,8 +1,8 @@
 """Vectors that stay in their file: the system reads what a search needs and may forget it.
 
-A mapping is one array that begins with a file's rows and goes on with empty ones, which are memory
-only once they are written. So what was saved costs no memory, what came since does, and nobody who
-reads the rows sees a difference. Writing never reaches the file (it is mapped privately).
+A mapping is one array that begins with a file's rows and continues with empty ones, which take
+memory only once they are written. So what was saved costs no memory, what came since does, and
+readers of the rows see no difference. Writing never reaches the file (it is mapped privately).
 
 The address space behind the file is reserved first and the file laid over its beginning; Python's
 own mmap cannot do that. A system that does not let us reserve so much maps the file alone. Where
@@ -21,9 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Vectors = NDArray[np.float32]
+    from serving.collection.contract.scores import Vectors
 
 FIXED = 0x10  # of mmap(2) on Linux and macOS
 NORESERVE = 0x4000 if sys.platform == "linux" else 0x40
@@ -36,7 +34,7 @@ def mapped_rows(file: BinaryIO, rows: int, capacity: int, dim: int) -> Vectors:
 
     Args:
         file: float32 little-endian [rows, dim]; it may be closed, renamed or deleted afterwards,
-            but not be cut.
+            but not truncated.
         rows: in the file, at least 1.
         capacity: of the array, at least `rows`.
         dim: length of a row.
@@ -48,10 +46,10 @@ def mapped_rows(file: BinaryIO, rows: int, capacity: int, dim: int) -> Vectors:
         OSError: the system does not map it.
     """
     if not CAN_MAP:
-        found = np.empty((capacity, dim), np.float32)
+        buffer = np.empty((capacity, dim), np.float32)
         file.seek(0)
-        file.readinto(found[:rows].data.cast("B"))  # type: ignore[attr-defined]
-        return found
+        file.readinto(buffer[:rows].data.cast("B"))  # type: ignore[attr-defined]
+        return buffer
     size, behind = 4 * rows * dim, 4 * capacity * dim
     access, private = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
     try:
@@ -70,11 +68,11 @@ def mapped_rows(file: BinaryIO, rows: int, capacity: int, dim: int) -> Vectors:
 
 
 def _map(address: int | None, size: int, access: int, flags: int, descriptor: int) -> int:
-    found: int | None = _libc().mmap(address, size, access, flags, descriptor, 0)
-    if found is None or found == FAILED:
+    start: int | None = _libc().mmap(address, size, access, flags, descriptor, 0)
+    if start is None or start == FAILED:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot map {size} bytes of vectors")
-    return found
+    return start
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Large memory pages for what a search jumps about in.
+"""Large memory pages for data that a search accesses at random.
 
 The processor remembers where a few thousand pages are. Of 4 KiB that is some megabytes; a walk
 through a graph of a million items needs a hundred times as many. Of 2 MiB it is enough. Measured

@@ -1,4 +1,4 @@
-"""Principal axes: a vector's few numbers that tell most of where it lies.
+"""Principal axes: the few numbers of a vector that tell most of where it lies.
 
 Embeddings of 512 or 2048 numbers lie near a space of far fewer dimensions. Turned on its axes and
 cut off, they are good enough to propose neighbors by, and a search touches a fraction of the
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import faiss
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from serving.collection.index.flat_index import Ids, Vectors
+    from serving.collection.contract.scores import Ids, Vectors
 
 SAMPLE = 40_000  # vectors the axes are learned from
 MOST_LOSS = 1.25  # of what was lost where it was learned
@@ -67,13 +68,37 @@ class Projection:
         return self.mean @ self.axes
 
     def fits(self, vectors: Vectors) -> bool:
-        """Whether it loses no more of these vectors than of those it was learned from, or little.
+        """Whether it loses hardly more of these vectors than of those it was learned from.
 
         New kinds of images may differ along axes that told nothing before: then the neighbors
         among them could not be proposed.
         """
-        known = self.variances.sum()
-        expected = 1 - self.variances[: self.axes.shape[1]].sum() / max(known, TINY)
+        total = self.variances.sum()
+        expected = 1 - self.variances[: self.axes.shape[1]].sum() / max(total, TINY)
         spread = np.square(vectors - self.mean).sum()
         lost = 1 - np.square(self(vectors)).sum() / max(spread, TINY)
         return bool(lost <= MOST_LOSS * expected + ROUNDING)
+
+    def to_faiss(self) -> Any:
+        """Return the same map as FAISS holds it."""
+        pca = faiss.PCAMatrix(*self.axes.shape)
+        faiss.copy_array_to_vector(self.axes.T.ravel(), pca.A)
+        faiss.copy_array_to_vector(-(self.mean @ self.axes), pca.b)
+        faiss.copy_array_to_vector(self.mean, pca.mean)
+        faiss.copy_array_to_vector(self.variances, pca.eigenvalues)
+        pca.have_bias = pca.is_trained = True
+        return pca
+
+    @classmethod
+    def from_faiss(cls, index: Any) -> Projection:
+        """Return the map of an IndexPreTransform.
+
+        Raises:
+            ValueError: the index does something else before it searches.
+        """
+        pca = faiss.downcast_VectorTransform(index.chain.at(0))
+        if index.chain.size() != 1 or not isinstance(pca, faiss.PCAMatrix):
+            raise ValueError("it is not a graph over principal axes")
+        axes = faiss.vector_to_array(pca.A).reshape(-1, pca.d_in)[: pca.d_out]
+        mean, variances = faiss.vector_to_array(pca.mean), faiss.vector_to_array(pca.eigenvalues)
+        return cls(np.ascontiguousarray(axes.T), mean, variances)

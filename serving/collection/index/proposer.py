@@ -1,6 +1,6 @@
 """What the search asks of an approximate index, whatever kind it is.
 
-It only proposes: who asks it scores the proposals with the float32 vectors (`mixed`). It never
+It only proposes: its caller scores the proposals with the float32 vectors (`index`). It never
 changes, so that searches need no lock.
 """
 
@@ -13,10 +13,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.collection.index.flat_index import Ids, Vectors
+    from serving.collection.contract.scores import Ids, Vectors
 
 SPARE = 16  # proposals beyond k: their order is that of rounded vectors
 TUNED_NEIGHBORS = 10  # recall@10
+ADDED_AT_ONCE = 10_000
+GRAPH_EFFORTS = tuple(round(26 * 1.125**step) for step in range(32))  # efSearch, 26 to 1001
+# In vectors compared one by one. A step of a graph was measured on Zen 3 with 128 and 512 numbers,
+# 200,000 to 1,000,000 vectors: 20 to 40; a proposal on one core of Zen 4 with 128 numbers.
+STEP_COST = 30  # a step of a graph
+SCORE_COST = 8  # a proposal, which is read from anywhere and scored in float64
 
 
 class Proposer(Protocol):
@@ -39,7 +45,7 @@ class Proposer(Protocol):
 
     @property
     def spread(self) -> int:
-        """How many proposals it makes for each that is asked for."""
+        """How many proposals it makes for each that is requested."""
         ...
 
     @property
@@ -68,11 +74,11 @@ class Proposer(Protocol):
     def __len__(self) -> int: ...
 
     def cost(self, count: int) -> float:
-        """How many vectors could be compared one by one while it proposes for so many."""
+        """Return how many vectors could be compared one by one while it proposes so many."""
         ...
 
     def propose(self, queries: Vectors, count: int) -> Ids:
-        """Nodes of items that are probably the nearest, removed ones among them.
+        """Return nodes of items that are probably the nearest, removed ones among them.
 
         Args:
             queries: float32 [Q, E], of length one.

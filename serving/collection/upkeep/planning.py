@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from serving.collection.contract.promise import AUTO
 from serving.collection.index.graph import KIND as GRAPH
-from serving.collection.index.graph import NEIGHBORS, projected_kind
+from serving.collection.index.graph import LINK_BYTES, projected_kind
 
 if TYPE_CHECKING:
     from serving.collection.contract.promise import Promise
@@ -34,7 +34,6 @@ SMALL = 20_000  # items that are compared one by one in about a millisecond
 MOST_LISTS = 65_536
 NUMBER = 8  # bytes of an item's number
 LONG, AXES = 256, 128  # numbers of a vector from which on only its principal axes are in a graph
-LINKS = 2 * NEIGHBORS * 4 + 8  # bytes of an item in the graph's lowest layer
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,15 @@ def plan(count: int, dim: int, promise: Promise) -> list[Candidate]:
         return [last]
     if promise.index != AUTO:
         return [Candidate(promise.index, in_file=last.in_file, nbytes=None), last]
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     frugal: list[tuple[int, Candidate]] = []
     for kind, codes in kinds(count, dim).items():
         rows = 3 * NUMBER * count  # of the vectors, of the nodes, and from these to those
         here = Candidate(kind, in_file=False, nbytes=codes + rows + 4 * dim * count)
         there = Candidate(kind, in_file=True, nbytes=codes + rows)
-        found += [one for one in (here, there) if one.fits(promise.memory)][:1]
+        candidates += [one for one in (here, there) if one.fits(promise.memory)][:1]
         frugal.append((codes, there))
-    return [*(found or [min(frugal, key=lambda pair: pair[0])[1]]), last]
+    return [*(candidates or [min(frugal, key=lambda pair: pair[0])[1]]), last]
 
 
 def is_small(count: int, promise: Promise) -> bool:
@@ -91,21 +90,21 @@ def is_small(count: int, promise: Promise) -> bool:
 
 
 def kinds(count: int, dim: int) -> dict[str, int]:
-    """Return factory strings for so many items, the fastest first, and the bytes of each but the rows."""
+    """Return factory strings, the fastest first, with the bytes of each without its rows."""
     lists = list_count(count)
-    finding = lists * dim * 4
+    centroids = lists * dim * 4
     padded = max(32 * lists, count + 16 * lists)  # codes for PQ are in blocks of 32
-    projected = {projected_kind(AXES): count * (AXES + LINKS) + 4 * AXES * dim}
+    projected = {projected_kind(AXES): count * (AXES + LINK_BYTES) + 4 * AXES * dim}
     sizes = {
         **(projected if dim >= LONG else {}),
-        GRAPH: count * (dim + LINKS),
-        f"IVF{lists},SQ8": count * (dim + NUMBER) + finding,
-        f"IVF{lists},PQ{dim // 2}x4fs": padded * (dim // 4) + count * NUMBER + finding + 64 * dim,
-        f"IVF{lists},RaBitQ": count * (-(-dim // 8) + 8 + NUMBER) + finding,
+        GRAPH: count * (dim + LINK_BYTES),
+        f"IVF{lists},SQ8": count * (dim + NUMBER) + centroids,
+        f"IVF{lists},PQ{dim // 2}x4fs": padded * (dim // 4) + count * NUMBER + centroids + 64 * dim,
+        f"IVF{lists},RaBitQ": count * (-(-dim // 8) + 8 + NUMBER) + centroids,
     }
     return {kind: size for kind, size in sizes.items() if dim % 2 == 0 or "PQ" not in kind}
 
 
 def list_count(count: int) -> int:
-    """List of an inverted file: a power of two near 4 sqrt(N), as FAISS's guidelines have it."""
+    """Return the lists of an inverted file: a power of two near 4 sqrt(N), as FAISS recommends."""
     return int(min(2 ** round(math.log2(4 * math.sqrt(max(count, 1)))), MOST_LISTS))

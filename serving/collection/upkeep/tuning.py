@@ -1,11 +1,11 @@
-"""How much effort a proposer needs to keep the recall that was asked for.
+"""How much effort a proposer needs to keep a target recall.
 
 Recall@10 is measured on items that were held out of it: queries it has not seen, from the
-distribution it is for. A neighbor counts as found if its cosine is that of the true tenth or
-better, so equal images cannot be mistaken for each other's misses. The cheapest effort is taken
-whose recall is at least the one asked with 97.5 % confidence (the lower end of a 95 % interval).
+distribution it is for. A neighbor is a hit if its cosine is that of the true tenth or better, so
+equal images cannot be mistaken for each other's misses. The cheapest effort is used whose recall
+is at least the target with 97.5 % confidence (the lower end of a 95 % interval).
 
-To look at many efforts and take the first that passes would favor luck. So a fifth of the queries
+To try many efforts and use the first that passes would favor luck. So a fifth of the queries
 (the pilot) says where to begin, and only the others, which had no say in that, prove the recall.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.collection.index.flat_index import MARGIN
+from serving.collection.contract.scores import MARGIN
 from serving.collection.index.proposer import SPARE, TUNED_NEIGHBORS
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.collection.index.flat_index import FlatIndex, Ids, Vectors
+    from serving.collection.contract.scores import Ids, Vectors
+    from serving.collection.index.flat_index import FlatIndex
     from serving.collection.index.index import Index
     from serving.collection.index.proposer import Proposer
 
@@ -39,11 +40,11 @@ Z = 1.96  # 95 %, both ends
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """What was measured on held-out queries."""
+    """The recall measured on held-out queries."""
 
-    asked: float
+    target: float
     effort: int  # efSearch, nprobe
-    spread: int  # proposals for each that is asked for
+    spread: int  # proposals for each that is requested
     recall: float  # @10
     low: float  # ends of the 95 % confidence interval
     high: float
@@ -51,12 +52,12 @@ class Recall:
 
     @property
     def kept(self) -> bool:
-        """Whether the promise holds."""
-        return self.low >= self.asked
+        """Whether the target is reached with 97.5 % confidence."""
+        return self.low >= self.target
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "asked"}
+        return {name: value for name, value in asdict(self).items() if name != "target"}
 
     def __str__(self) -> str:
         return (
@@ -65,33 +66,33 @@ class Recall:
         )
 
 
-def queries_needed(asked: float) -> int:
-    """How many queries can prove such a recall: with fewer, even 100 % found would not."""
-    proving = max(FEWEST_QUERIES, math.ceil(1.25 * Z * Z * asked / (1 - asked)))
+def queries_needed(target: float) -> int:
+    """Return how many queries can prove such a recall: with fewer, even 100 % would not."""
+    proving = max(FEWEST_QUERIES, math.ceil(1.25 * Z * Z * target / (1 - target)))
     return math.ceil(proving / (1 - PILOT))
 
 
-def can_prove(asked: float, queries: int) -> bool:
-    """Whether so many queries could prove such a recall, if all is found."""
+def can_prove(target: float, queries: int) -> bool:
+    """Whether so many queries could prove such a recall if none misses anything."""
     proving = queries - max(1, int(PILOT * queries))
-    return proving > 0 and interval([1.0] * proving)[0] >= asked
+    return proving > 0 and interval([1.0] * proving)[0] >= target
 
 
-def tune(proposer: Proposer, flat: FlatIndex, held_out: Ids, asked: float) -> Recall:
-    """Return the cheapest effort that keeps the recall asked for, or the best that was measured.
+def tune(proposer: Proposer, flat: FlatIndex, held_out: Ids, target: float) -> Recall:
+    """Return the cheapest effort that keeps the target recall, or the best that was measured.
 
     Args:
         proposer: of items of `flat`, none of which are held out.
         flat: the exact index.
         held_out: numbers of the items that are the queries, at least 2.
-        asked: recall@10, below 1.
+        target: recall@10, below 1.
     """
     held_out = np.random.default_rng(1).permutation(held_out)
     queries = flat.vectors[flat.rows_of(held_out)]
     floors = _floors(flat, proposer, queries)
     pilot = max(1, int(PILOT * len(queries)))
-    begin = _Asked(flat, queries[:pilot], floors[:pilot], asked)
-    prove = _Asked(flat, queries[pilot:], floors[pilot:], asked)
+    begin = _RecallTest(flat, queries[:pilot], floors[:pilot], target)
+    prove = _RecallTest(flat, queries[pilot:], floors[pilot:], target)
     waiting: list[tuple[float, int, int]] = []
     best: Recall | None = None
     efforts = [e for e in proposer.efforts if _cost(proposer, e, 1) < len(flat)]
@@ -99,8 +100,8 @@ def tune(proposer: Proposer, flat: FlatIndex, held_out: Ids, asked: float) -> Re
     for effort, later in zip(efforts, [*efforts[1:], None], strict=True):
         widest = proposer.spreads[-1]
         shares = begin.shares(proposer.tuned(effort, widest))
-        for spread, found in zip(proposer.spreads, shares, strict=True):
-            if found.mean() >= asked or (later is None and best is None and spread == widest):
+        for spread, share in zip(proposer.spreads, shares, strict=True):
+            if share.mean() >= target or (later is None and best is None and spread == widest):
                 heappush(waiting, (_cost(proposer, effort, spread), effort, spread))
         while waiting and (later is None or waiting[0][0] <= _cost(proposer, later, 1)):
             measured = prove.measure(proposer, *heappop(waiting)[1:])
@@ -117,16 +118,16 @@ def _cost(proposer: Proposer, effort: int, spread: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Queries float32 [Q, E], the cosines of their tenth neighbors, and the recall asked for."""
+class _RecallTest:
+    """Queries float32 [Q, E], the cosines of their tenth neighbors, and the target recall."""
 
     flat: FlatIndex
     queries: Vectors
     floors: list[float]
-    asked: float
+    target: float
 
     def shares(self, proposer: Proposer) -> NDArray[np.float64]:
-        """Share of the ten nearest that each query's proposals have: [spreads, Q].
+        """Return the share of the ten nearest among each query's proposals: [spreads, Q].
 
         The proposals of a smaller spread are the first of those of the proposer's own.
         """
@@ -138,41 +139,41 @@ class _Asked:
             hits = np.cumsum(self.flat.exact_scores(query, rows) >= floor)
             for s, spread in enumerate(spreads):
                 last = min(len(hits), len(nodes) * spread // proposer.spread)
-                found = int(hits[last - 1]) if last else 0
-                shares[s, q] = min(found, TUNED_NEIGHBORS) / TUNED_NEIGHBORS
+                count = int(hits[last - 1]) if last else 0
+                shares[s, q] = min(count, TUNED_NEIGHBORS) / TUNED_NEIGHBORS
         return shares
 
     def measure(self, proposer: Proposer, effort: int, spread: int) -> Recall:
         """Return the recall of an effort, with its interval."""
-        found = self.shares(proposer.tuned(effort, spread))[-1]
-        low, high = interval(found)
+        shares = self.shares(proposer.tuned(effort, spread))[-1]
+        low, high = interval(shares)
         return Recall(
-            asked=self.asked,
+            target=self.target,
             effort=effort,
             spread=spread,
-            recall=float(found.mean()),
+            recall=float(shares.mean()),
             low=low,
             high=high,
-            queries=len(found),
+            queries=len(shares),
         )
 
 
 def _floors(flat: FlatIndex, proposer: Proposer, queries: Vectors) -> list[float]:
     """Return the cosine of each query's tenth neighbor among the items that the proposer has."""
-    known = np.zeros(flat.count, np.bool_)
-    known[flat.rows_of(proposer.ids)] = True
+    proposable = np.zeros(flat.count, np.bool_)
+    proposable[flat.rows_of(proposer.ids)] = True
     floors = []
     for q, (ids, scores) in enumerate(flat.search(queries, TUNED_NEIGHBORS + MARGIN)):
-        inside = scores[known[flat.rows_of(ids)]]
+        inside = scores[proposable[flat.rows_of(ids)]]
         if len(inside) < TUNED_NEIGHBORS:  # nearly all that is near is outside
-            rows = np.flatnonzero(known if flat.live is None else known & flat.live)
+            rows = np.flatnonzero(proposable if flat.live is None else proposable & flat.live)
             inside = flat.nearest(queries[q : q + 1], TUNED_NEIGHBORS, rows)[0][1]
         floors.append(float(inside[:TUNED_NEIGHBORS][-1]) if len(inside) else -1.0)
     return floors
 
 
 def latency(index: Index, queries: Vectors) -> tuple[float, float]:
-    """Median and 99th percentile, in milliseconds, of a search of one query on one core.
+    """Return median and 99th percentile, in milliseconds, of a search for one query on one core.
 
     In the index alone: without the ledger, which looks the hits up.
     """
@@ -202,6 +203,5 @@ def interval(shares: Sequence[float] | NDArray[np.float64]) -> tuple[float, floa
     z = Z * Z / count
     center = (mean + z / 2) / (1 + z)
     half = Z / (1 + z) * math.sqrt(mean * (1 - mean) / count + z / (4 * count))
-    return min(max(0.0, center - half), mean), max(
-        min(1.0, center + half), mean
-    )  # but for rounding
+    low, high = max(0.0, center - half), min(1.0, center + half)
+    return min(low, mean), max(high, mean)  # rounding must not leave the mean outside
