@@ -1,4 +1,10 @@
-"""Collections: what is searched, kept safe on the disk and bound to one encoder."""
+"""Collections: items with vectors, stored safely, bound to one encoder and searched.
+
+In come records (a key, a vector, metadata); out come neighbors. `contract` is what every collection
+has in common; a collection in a folder has a `ledger` (the truth), an `index` (in memory) and its
+`upkeep` (build, tune, save); `milvus` keeps one in Milvus. Imports run contract <- ledger <- index
+<- upkeep <- the modules here, and contract <- milvus.
+"""
 
 from serving.collection.collection import Collection
 from serving.collection.contract.errors import (

@@ -2,30 +2,28 @@
 
 Each item is searched for with its own vector, so the time grows with the number of items and not
 with their pairs. Items as similar as the threshold are linked, and linked ones form a group, also
-through others. The item to keep is the largest image, of equal ones the first key. "Similar" is
-far below "duplicate": the threshold is its own.
+through others. The item to keep is the one with the largest image, among equals the first key.
+"Similar" is far below "duplicate": duplicates have a threshold of their own.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from base.errors import UsageError
+from base.progress import OnProgress
 from serving.collection.contract.interface import AnyCollection
 from serving.collection.contract.records import Hit, Record
 
 BLOCK_ITEMS = 1024
-NEIGHBORS = 16  # asked for first; more only where all of them are duplicates
+NEIGHBORS = 16  # of the first search; more only where all of them are duplicates
 MOST_NEIGHBORS = 1024  # of one item; larger groups hold together through their other members
-
-Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
-    """An item that another one makes superfluous.
+    """An item that duplicates another.
 
     Attributes:
         key: of the item.
@@ -59,14 +57,14 @@ class Group:
 
 
 def find_duplicates(
-    collection: AnyCollection, threshold: float, on_progress: Progress | None = None
+    collection: AnyCollection, threshold: float, on_progress: OnProgress | None = None
 ) -> list[Group]:
     """Return the groups of a collection's near-duplicates, the largest first.
 
     Args:
         collection: of any kind; it is read while others may write.
         threshold: cosine similarity from which two items are the same image, above 0, up to 1.
-        on_progress: told how many items of how many have been searched for.
+        on_progress: called with how many items of how many have been searched for.
 
     Raises:
         UsageError: the threshold is unusable.
@@ -75,7 +73,7 @@ def find_duplicates(
         raise UsageError(f"threshold is {threshold}; a cosine above 0 and up to 1 is needed")
     parents: dict[str, str] = {}
     done = 0
-    for records in _blocks(collection):
+    for records in collection.pages(BLOCK_ITEMS):
         for record, hits in zip(records, _near(collection, records, threshold), strict=True):
             for hit in hits:
                 if hit.key != record.key:
@@ -90,24 +88,18 @@ def find_duplicates(
     return sorted(groups, key=lambda group: (-len(group.duplicates), group.key))
 
 
-def _blocks(collection: AnyCollection) -> Iterator[list[Record]]:
-    after: str | None = None
-    while records := collection.items(after=after, limit=BLOCK_ITEMS):
-        yield records
-        after = records[-1].key
-
-
 def _near(collection: AnyCollection, records: list[Record], threshold: float) -> list[list[Hit]]:
-    """For each item what is as similar as the threshold, itself among it."""
-    found: list[list[Hit]] = [[] for _ in records]
-    wanted, k = list(range(len(records))), NEIGHBORS
-    while wanted:
-        vectors = np.stack([np.asarray(records[i].vector, np.float32) for i in wanted])
-        for i, hits in zip(wanted, collection.search(vectors, k, min_score=threshold), strict=True):
-            found[i] = hits
-        wanted = [i for i in wanted if len(found[i]) == k] if k < MOST_NEIGHBORS else []
+    """Return for each item the hits as similar as the threshold, itself among them."""
+    near: list[list[Hit]] = [[] for _ in records]
+    pending, k = list(range(len(records))), NEIGHBORS
+    while pending:
+        vectors = np.stack([np.asarray(records[i].vector, np.float32) for i in pending])
+        results = collection.search(vectors, k, min_score=threshold)
+        for i, hits in zip(pending, results, strict=True):
+            near[i] = hits
+        pending = [i for i in pending if len(near[i]) == k] if k < MOST_NEIGHBORS else []
         k *= 8
-    return found
+    return near
 
 
 def _link(parents: dict[str, str], one: str, other: str) -> None:
@@ -124,7 +116,7 @@ def _root(parents: dict[str, str], key: str) -> str:
 
 def _group(collection: AnyCollection, keys: list[str]) -> Group | None:
     records = [record for key in keys if (record := collection.get(key))]
-    if len(records) < 2:  # the others have gone meanwhile
+    if len(records) < 2:  # the others were removed meanwhile
         return None
     best = min(records, key=lambda record: (-_pixels(record), record.key))
     kept = np.asarray(best.vector, np.float64)

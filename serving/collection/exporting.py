@@ -1,12 +1,12 @@
-"""A collection as one Parquet file, and back.
+"""Export a collection as one Parquet file, and read it back.
 
 Columns: key, uri, label, width, height, sha256, metadata (a JSON object as text) and embedding
 (fixed-size list of float32, length one), in the order of the keys. The encoder's digest is
-`lookalike.encoder_sha256` in the schema's metadata. Pandas, Polars and DuckDB read it as it is.
+`lookalike.encoder_sha256` in the schema's metadata. Pandas, Polars and DuckDB read it directly.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ import pyarrow.parquet as pq
 
 from base.errors import ArtifactError, LookalikeError, UsageError
 from base.files import atomic_write
+from base.progress import OnProgress
 from serving.collection.contract.interface import AnyCollection
 from serving.collection.contract.records import Record
 
 DIGEST = b"lookalike.encoder_sha256"
 BLOCK_ROWS = 4096
-
-Progress = Callable[[int, int], object]
 
 
 def schema_of(dim: int, encoder_sha256: str) -> pa.Schema:
@@ -45,9 +44,9 @@ def schema_of(dim: int, encoder_sha256: str) -> pa.Schema:
 
 
 def export_parquet(
-    collection: AnyCollection, out: str | Path, on_progress: Progress | None = None
+    collection: AnyCollection, out: str | Path, on_progress: OnProgress | None = None
 ) -> int:
-    """Write all items to a file that is there as a whole or not at all; returns how many.
+    """Write all items to a file that appears whole or not at all; return how many.
 
     Items that others add or remove meanwhile may be in it or not.
 
@@ -65,7 +64,7 @@ def export_parquet(
             atomic_write(path) as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
-            for records in _pages(collection):
+            for records in collection.pages(BLOCK_ROWS):
                 writer.write_table(_table(records, schema))
                 done += len(records)
                 if on_progress:
@@ -87,13 +86,13 @@ def is_export(path: str | Path) -> bool:
 
 
 def count_and_keys(path: str | Path) -> tuple[int, list[str]]:
-    """How many items it has, and their keys."""
+    """Return how many items an export has, and their keys."""
     keys: list[str] = pq.read_table(path, columns=["key"]).column("key").to_pylist()
     return len(keys), keys
 
 
 def read_export(path: str | Path, encoder_sha256: str) -> Iterator[list[Record]]:
-    """Its items in blocks.
+    """Yield the items of an export in blocks.
 
     Raises:
         ArtifactError: it is of another encoder, or damaged.
@@ -114,13 +113,6 @@ def read_export(path: str | Path, encoder_sha256: str) -> Iterator[list[Record]]
 
 def _facts(path: str | Path) -> dict[bytes, bytes]:
     return dict(pq.read_schema(path).metadata or {})
-
-
-def _pages(collection: AnyCollection) -> Iterator[list[Record]]:
-    after: str | None = None
-    while records := collection.items(after=after, limit=BLOCK_ROWS):
-        yield records
-        after = records[-1].key
 
 
 def _table(records: list[Record], schema: pa.Schema) -> pa.Table:

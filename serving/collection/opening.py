@@ -1,4 +1,4 @@
-"""Making a collection's folder, and opening one that is there."""
+"""Create a collection and open an existing one, in a folder or in Milvus."""
 
 from pathlib import Path
 from typing import Any, overload
@@ -60,15 +60,15 @@ def create_collection(
 
     Args:
         path: a folder that does not exist or is empty, or the URL of a collection in Milvus
-            (`places`) that is not there. A `Path` is always a folder.
+            (`contract.locations`) that does not exist. A `Path` is always a folder.
         encoder_digest: SHA-256 of the encoder file whose vectors it will hold.
         dim: length of a vector, E.
-        encoder_path: where that file is; only remembered as a hint.
-        recall: recall@10 that searches promise once there are many items; 1: always exact. Milvus
-            promises nothing but that (`milvus`).
+        encoder_path: where that file is; stored only as a hint.
+        recall: recall@10 that searches promise once there are many items; 1: always exact, the only
+            promise that Milvus keeps (`milvus`).
         memory: the most bytes the index may hold; None: as many as it needs.
-        latency: milliseconds that half of the searches must not exceed; None: no matter.
-        index: "auto": whatever keeps the promise; "flat"; or a FAISS factory string.
+        latency: milliseconds that half of the searches must not exceed; None: no limit.
+        index: "auto": the fastest that keeps the promise; "flat"; or a FAISS factory string.
         dtype: how vectors are stored, only in a folder; float16 takes half the space on the disk
             and scores are off by less than 0.0005 (`stored_vectors`).
 
@@ -139,11 +139,12 @@ def open_collection(
 ) -> AnyCollection:
     """Open a collection.
 
-    The last three arguments are for one in a folder; Milvus loads and maintains its index by itself.
+    The last three arguments are for a folder; Milvus loads and maintains its index by itself.
 
     Args:
-        path: its folder, or its URL if it is in Milvus (`places`). A `Path` is always a folder.
-        encoder_digest: refuse a collection of another encoder; None does not ask.
+        path: its folder, or its URL if it is in Milvus (`contract.locations`). A `Path` is always a
+            folder.
+        encoder_digest: refuse a collection of another encoder; None does not check.
         load_index: read all vectors now; False reads them at the first search.
         lock_seconds: how long a write waits for another process before it is refused.
         maintain_index: build and renew the index in the background as the collection changes.

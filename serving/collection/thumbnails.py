@@ -1,8 +1,8 @@
-"""Thumbnails that a collection keeps, because its items have no file, or a far one.
+"""Thumbnails stored beside a collection, for items without a file or with a remote one.
 
     thumbnails/ab/cdef….webp        SHA-256 of the key and of the image's content
 
-so that no key, whatever it holds, can name a path.
+so no key, whatever it contains, can become a path.
 """
 
 from __future__ import annotations
@@ -17,29 +17,25 @@ from base.errors import ImageRefused, LookalikeError
 from base.files import sha256_bytes
 from images.pixels.decode import DEFAULT_MAX_PIXELS
 from images.pixels.thumbnails import thumbnail_of
+from serving.collection.contract.locations import Location, milvus_location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from images.items import Content
     from images.pixels.preprocess import PreprocessSpec
-    from serving.collection.contract.locations import Location
 
 FOLDER = "thumbnails"
 KEPT_SIZE = 384
 
 
 def thumbnails_beside(collection: Location) -> Path | None:
-    """Where a collection's folder has its thumbnails; None for a collection that has no folder."""
-    from serving.collection.contract.locations import (
-        milvus_location,  # which brings the collections' index along
-    )
-
+    """Return the folder of a collection's thumbnails; None for a collection that has no folder."""
     return None if milvus_location(collection) else Path(collection) / FOLDER
 
 
 def kept_path(folder: Path, key: str, sha256: str) -> Path:
-    """Where the thumbnail of an item is kept."""
+    """Return where the thumbnail of an item is kept."""
     name = sha256_bytes(f"{key}\0{sha256}".encode())
     return folder / name[:2] / f"{name[2:]}.webp"
 
@@ -47,7 +43,7 @@ def kept_path(folder: Path, key: str, sha256: str) -> Path:
 def kept_thumbnail(
     content: Content, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> bytes | None:
-    """Make the thumbnail that is kept of an image, or None if the image cannot be used."""
+    """Return the thumbnail to keep of an image, or None if the image cannot be used."""
     try:
         return thumbnail_of(content, spec, KEPT_SIZE, max_pixels=max_pixels)
     except ImageRefused:  # its own decoding says why
@@ -55,10 +51,10 @@ def kept_thumbnail(
 
 
 def keep_all(folder: Path, items: Iterable[tuple[str, str, bytes | None]]) -> None:
-    """Keep the thumbnails of many items: key, sha256 and image of each.
+    """Store the thumbnails of many items: key, sha256 and image of each.
 
-    They are renamed into place but not waited for: what a power cut takes can be made again, and
-    two waits for the disk would be most of the time that a million of them take.
+    They are renamed into place but not synced: what a power cut takes can be made again, and two
+    syncs each would be most of the time that a million of them take.
     """
     for key, sha256, image in items:
         path = kept_path(folder, key, sha256)
@@ -71,10 +67,10 @@ def keep_all(folder: Path, items: Iterable[tuple[str, str, bytes | None]]) -> No
 
 
 def copy_kept(collection: Path, copy: Path) -> None:
-    """Copy what one collection's folder keeps to another; on the disk when this returns.
+    """Copy the thumbnails of one collection's folder to another; on the disk when this returns.
 
-    Others may write meanwhile: what comes or goes is in the copy or not. Interrupted, the same
-    copies what is missing.
+    Others may write meanwhile: what comes or goes is in the copy or not. If interrupted, calling it
+    again copies what is missing.
 
     Raises:
         LookalikeError: a thumbnail cannot be read or written.
@@ -91,4 +87,4 @@ def copy_kept(collection: Path, copy: Path) -> None:
         message = f"cannot copy the thumbnails {folder} to {other}: {error.strerror}"
         raise LookalikeError(message) from error
     if other.exists() and hasattr(os, "sync"):
-        os.sync()  # once: two waits for each of a million files would take an hour
+        os.sync()  # once: two syncs for each of a million files would take an hour

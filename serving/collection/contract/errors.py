@@ -1,12 +1,12 @@
-"""What a collection refuses, beyond the errors every room shares (`base.errors`).
+"""The errors of collections, beyond those every room shares (`base.errors`).
 
 LookalikeError
   CollectionBusy        another process writes to the collection
-  CollectionRebuilt     it is of another encoder since it was opened
+  CollectionRebuilt     it has been moved to another encoder since it was opened
   UsageError
-    CollectionMissing     there is no collection at a place
+    CollectionMissing   there is no collection at a location
     KeyExists           a key to be added is there already
-    KeyUnknown          a key asked for is not there
+    KeyUnknown          a requested key is not there
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ class CollectionBusy(LookalikeError):  # noqa: N818 - the state it reports
 
 
 class CollectionMissing(UsageError):  # noqa: N818 - the state it reports
-    """There is no collection at a place.
+    """There is no collection at a location.
 
     Attributes:
         location: the folder or URL.
@@ -35,7 +35,7 @@ class CollectionMissing(UsageError):  # noqa: N818 - the state it reports
 
 
 class CollectionRebuilt(LookalikeError):  # noqa: N818 - the state it reports
-    """The collection was brought over to another encoder while it was open here."""
+    """The collection was moved to another encoder while it was open here."""
 
 
 class KeyExists(UsageError):  # noqa: N818 - the state it reports
@@ -47,34 +47,36 @@ class KeyExists(UsageError):  # noqa: N818 - the state it reports
 
     def __init__(self, keys: Sequence[str], message: str | None = None) -> None:
         self.keys = tuple(keys)
-        super().__init__(message or f"in the collection already: {some(keys)}; {REMEDY}")
+        super().__init__(
+            message or f"in the collection already: {some(keys)}; {REMEDY}", param="key"
+        )
 
 
 class KeyUnknown(UsageError):  # noqa: N818 - the state it reports
     """A key that is not in the collection.
 
     Attributes:
-        key: the key asked for.
+        key: the key that was requested.
     """
 
     def __init__(self, key: str) -> None:
         self.key = key
-        super().__init__(f"no item with the key {key!r} in the collection")
+        super().__init__(f"no item with the key {key!r} in the collection", param="key")
 
 
 REMEDY = 'remove them first, or add with on_duplicate="replace" (--on-duplicate replace)'
 
 
-def check_encoder(location: object, own: str, given: str) -> None:
+def check_encoder(location: object, own: str, digest: str) -> None:
     """Refuse another encoder than a collection's own.
 
     Raises:
         ArtifactError: naming both digests and the remedy.
     """
-    if given != own:
+    if digest != own:
         raise ArtifactError(
             f"the collection {location} was made with the encoder {own[:12]}…, this is "
-            f"{given[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
+            f"{digest[:12]}…: their vectors cannot be compared. Use the encoder it was made with, "
             "make a new collection with this one, or bring a folder over: "
             "lookalike collection rebuild … --encoder NEW"
         )
@@ -87,8 +89,8 @@ def refuse_duplicates(keys: Sequence[str], there: Container[str]) -> None:
         KeyExists: with the keys.
     """
     last = dict.fromkeys(keys)
-    if known := [key for key in last if key in there]:
-        raise KeyExists(known)
+    if existing := [key for key in last if key in there]:
+        raise KeyExists(existing)
     if len(last) < len(keys):
         counts = Counter(keys)
         twice = [key for key in last if counts[key] > 1]

@@ -1,6 +1,6 @@
-"""FAISS's factory strings: which can be used here, and what a search with one is told.
+"""FAISS's factory strings: which can be used here, and the parameters of a search with one.
 
-An index is searched with parameters of its own for each query, so nobody ever changes it.
+Each search has its own parameters, so an index itself never changes.
 """
 
 from functools import lru_cache
@@ -29,7 +29,7 @@ def check_factory(kind: str, dim: int) -> None:
     """
     remedy = "choose auto, flat, or a factory string such as IVF1024,SQ8"
     if not kind.isascii() or not kind.strip():
-        raise UsageError(f"index is {kind!r}, which is no FAISS factory string; {remedy}")
+        raise UsageError(f"index is {kind!r}, which is not a FAISS factory string; {remedy}")
     if kind.startswith("B"):
         raise UsageError(f"index {kind} is for binary vectors, an embedding is float32; {remedy}")
     for word, reason in REFUSED.items():
@@ -50,14 +50,14 @@ def check_factory(kind: str, dim: int) -> None:
 
 @lru_cache(maxsize=64)
 def training_points(kind: str, dim: int) -> int:
-    """How many vectors an index must be learned from at least."""
+    """Return how many vectors an index must be learned from at least."""
     index = make_index(kind, dim)
     inner = inner_of(index)
     needed = [1, lists_of(index)]
     quantizers = [inner, getattr(inner, "storage", None)]
-    for part in (faiss.downcast_index(q) if q is not None else None for q in quantizers):
+    for quantizer in (faiss.downcast_index(q) if q is not None else None for q in quantizers):
         for name in ("pq", "rq", "aq"):
-            bits = getattr(getattr(part, name, None), "nbits", None)
+            bits = getattr(getattr(quantizer, name, None), "nbits", None)
             if bits is not None:
                 needed.append(2 ** int(bits if isinstance(bits, int) else bits.at(0)))
     if _is_transformed(index):  # PCA, OPQ
@@ -66,7 +66,11 @@ def training_points(kind: str, dim: int) -> int:
 
 
 def make_index(kind: str, dim: int) -> Any:
-    """Return a new index, untrained; RuntimeError: FAISS does not make it."""
+    """Return a new, untrained index.
+
+    Raises:
+        RuntimeError: FAISS cannot make it.
+    """
     index = faiss.index_factory(dim, kind, faiss.METRIC_L2)
     inner = inner_of(index)
     if isinstance(inner, faiss.IndexIVF):
@@ -80,7 +84,7 @@ def make_index(kind: str, dim: int) -> Any:
 
 
 def inner_of(index: Any) -> Any:
-    """Return what is behind the transformations of vectors."""
+    """Return the index behind the transformations of vectors."""
     index = faiss.downcast_index(index)
     while isinstance(index, faiss.IndexPreTransform):
         index = faiss.downcast_index(index.index)
@@ -92,25 +96,19 @@ def _is_transformed(index: Any) -> bool:
 
 
 def lists_of(index: Any) -> int:
-    """How many inverted lists it has; 1 if it is none of that kind."""
+    """Return how many inverted lists an index has; 1 if it has no such lists."""
     inner = inner_of(index)
     return int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else 1
 
 
 def shape_of(index: Any) -> tuple[str, ...] | None:
-    """Return what its parameters are made of, outermost first; None: they cannot be given to a search."""
+    """Return the levels with parameters, outermost first; None: a search cannot have its own."""
     outer = ("transform",) if _is_transformed(index) else ()
     inner = inner_of(index)
     if isinstance(inner, faiss.IndexIVF):
         quantizer = inner_of(inner.quantizer)
-        return (
-            (*outer, "lists", "graph")
-            if isinstance(quantizer, faiss.IndexHNSW)
-            else (
-                *outer,
-                "lists",
-            )
-        )
+        is_graph = isinstance(quantizer, faiss.IndexHNSW)
+        return (*outer, "lists", "graph") if is_graph else (*outer, "lists")
     if isinstance(inner, faiss.IndexHNSW):
         return (*outer, "graph")
     plain = (faiss.IndexFlatCodes, faiss.IndexFastScan)
@@ -119,7 +117,7 @@ def shape_of(index: Any) -> tuple[str, ...] | None:
 
 @lru_cache(maxsize=256)
 def parameters_of(shape: tuple[str, ...], effort: int) -> Any:
-    """For one search; nothing of the index is changed."""
+    """Return the parameters of one search; the index itself does not change."""
     if not shape:
         return None
     kind, *rest = shape
@@ -128,6 +126,6 @@ def parameters_of(shape: tuple[str, ...], effort: int) -> Any:
     if kind == "graph":
         return _FAISS.SearchParametersHNSW(efSearch=effort)
     if rest:  # the lists are found through a graph, which must find as many
-        finding = _FAISS.SearchParametersHNSW(efSearch=2 * effort + 16)
-        return _FAISS.SearchParametersIVF(nprobe=effort, quantizer_params=finding)
+        quantizer = _FAISS.SearchParametersHNSW(efSearch=2 * effort + 16)
+        return _FAISS.SearchParametersIVF(nprobe=effort, quantizer_params=quantizer)
     return _FAISS.SearchParametersIVF(nprobe=effort)

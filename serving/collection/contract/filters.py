@@ -1,14 +1,14 @@
 """Filters of a search: which items may be among the neighbors.
 
-A filter is a dict; an item must meet every entry. `label` is the item's label, every other name a
+A filter is a dict; an item must match every entry. `label` is the item's label, every other name a
 field of its metadata object:
 
     {"label": "shirt", "price": {"$gte": 10, "$lt": 20}, "$not": {"colour": "red"}}
 
 A value is a text, a number, true, false or None, and asks for equality; None asks for items without
 a label, or without the field (or with null in it). Types count: 1 is not "1" and not true. A field
-that holds a list meets what one of its elements meets. Instead of a value there may be operators,
-of which all must hold:
+that holds a list matches what one of its elements matches. Instead of a value there may be
+operators, of which all must hold:
 
     $eq $ne            equal, or not
     $in                equal to one of a list
@@ -17,8 +17,8 @@ of which all must hold:
 
 Beside the names there may be `$and` and `$or` with a list of filters and `$not` with one.
 
-Metadata is found through the table `fields` (`schema`), so a filter costs what it finds and not
-what there is.
+Metadata is looked up in the table `fields` (`ledger.schema`), so a filter costs in proportion to
+its matches and not to the collection.
 """
 
 from __future__ import annotations
@@ -51,8 +51,13 @@ class Clause(NamedTuple):
     fields: str | None = None
 
 
+def unusable_filter(why: str) -> UsageError:
+    """Return the refusal of a filter."""
+    return UsageError(f"filter: {why}", param="filter")
+
+
 def selection(condition: Mapping[str, Any]) -> Clause:
-    """Return a statement for the numbers of the items that meet a filter, unordered, some maybe twice.
+    """Return a statement for the numbers of matching items, in no order and perhaps repeated.
 
     Where a field must have some value, the numbers come from its index in `fields` alone. To look
     each of them up in `items` as well would take three times as long.
@@ -83,21 +88,21 @@ def where(condition: Mapping[str, Any], depth: int = 0) -> Clause:
 
 
 def _clauses(condition: Mapping[str, Any], depth: int = 0) -> list[Clause]:
-    """Return what must all hold."""
+    """Return the conditions that must all hold."""
     if not isinstance(condition, dict):
-        raise UsageError(f"filter: {condition!r} is not an object")
+        raise unusable_filter(f"{condition!r} is not an object")
     if depth > DEEPEST:
-        raise UsageError(f"filter: more than {DEEPEST} filters inside each other")
+        raise unusable_filter(f"more than {DEEPEST} filters inside each other")
     clauses = []
     for name, value in condition.items():
         if not isinstance(name, str):
-            raise UsageError(f"filter: the name {name!r} is not a text")
+            raise unusable_filter(f"the name {name!r} is not a text")
         if name in ("$and", "$or"):
             clauses.append(_any_or_all(name, value, depth))
         elif name == "$not":
             clauses.append(_negated(where(value, depth + 1)))
         else:
-            clauses += [_test(name, operator, wanted) for operator, wanted in tests(name, value)]
+            clauses += [_test(name, operator, operand) for operator, operand in tests(name, value)]
     return clauses
 
 
@@ -125,7 +130,7 @@ def _stored(value: object) -> tuple[int, Any]:
 
 
 def _fitting(number: float) -> float:
-    """SQLite has 64-bit integers; a larger one is kept as the nearest float, or infinity."""
+    """Return a number as SQLite holds it: beyond 64 bits the nearest float, or infinity."""
     if isinstance(number, int) and not -(2**63) <= number < 2**63:
         try:
             return float(number)
@@ -135,50 +140,50 @@ def _fitting(number: float) -> float:
 
 
 def tests(name: str, value: object) -> Iterator[tuple[str, Any]]:
-    """The operators of an entry of a filter, each with its value; equality is one of them."""
+    """Yield the operators of a filter's entry, each with its operand; equality is one of them."""
     if not isinstance(value, dict):
         yield "$eq", value
         return
-    for operator, wanted in value.items():
+    for operator, operand in value.items():
         if operator not in OPERATORS:
-            raise UsageError(
-                f"filter: {name} has the operator {operator!r}; known: {', '.join(OPERATORS)}"
+            raise unusable_filter(
+                f"{name} has the operator {operator!r}; known: {', '.join(OPERATORS)}"
             )
-        yield operator, wanted
+        yield operator, operand
 
 
-def _test(name: str, operator: str, wanted: object) -> Clause:
+def _test(name: str, operator: str, operand: object) -> Clause:
     if operator == "$ne":
-        return _negated(_test(name, "$eq", wanted))
+        return _negated(_test(name, "$eq", operand))
     if operator == "$in":
-        return _one_of(name, wanted)
-    if operator == "$eq" and wanted is None:
+        return _one_of(name, operand)
+    if operator == "$eq" and operand is None:
         if name == "label":
             return Clause("label IS NULL", [])
         key = _text("a name", name)
         return Clause("sequence NOT IN (SELECT item FROM fields WHERE name = ?)", [key])
-    kind, value = checked(name, wanted)
+    kind, value = checked(name, operand)
     if operator == "$prefix" or (operator in RANGES and kind == BOOLEAN):
         if kind != TEXT:
-            raise UsageError(f"filter: {name}: {operator} cannot be used with {wanted!r}")
+            raise unusable_filter(f"{name}: {operator} cannot be used with {operand!r}")
         return _among(name, kind, *_beginning(str(value)))
     return _among(name, kind, f"value {RANGES.get(operator, '=')} ?", [value])
 
 
-def _one_of(name: str, wanted: object) -> Clause:
-    if not isinstance(wanted, list | tuple) or not wanted:
-        raise UsageError(f"filter: {name}: $in needs a list of values, not {wanted!r}")
-    parts = [_test(name, "$eq", one) for one in wanted]
-    either = _joined(" OR ", parts)
-    fields = [f"({one.fields})" for one in parts if one.fields]
-    return _within(" OR ".join(fields), either.values) if len(fields) == len(parts) else either
+def _one_of(name: str, options: object) -> Clause:
+    if not isinstance(options, list | tuple) or not options:
+        raise unusable_filter(f"{name}: $in needs a list of values, not {options!r}")
+    clauses = [_test(name, "$eq", one) for one in options]
+    either = _joined(" OR ", clauses)
+    fields = [f"({one.fields})" for one in clauses if one.fields]
+    return _within(" OR ".join(fields), either.values) if len(fields) == len(clauses) else either
 
 
 def _among(name: str, kind: int, comparison: str, values: list[Any]) -> Clause:
-    """Items with a field, or the label, that stands the comparison."""
+    """Return the clause for items whose field, or label, passes the comparison."""
     if name == "label":
         if kind != TEXT:
-            raise UsageError(f"filter: label is {values[0]!r}; a text or null is needed")
+            raise unusable_filter(f"label is {values[0]!r}; a text or null is needed")
         return Clause(comparison.replace("value", "label"), values)
     key = _text("a name", name)
     test = f"name = ? AND kind = {kind} AND {comparison}"
@@ -190,7 +195,7 @@ def _within(fields: str, values: list[Any]) -> Clause:
 
 
 def _beginning(prefix: str) -> tuple[str, list[Any]]:
-    """Texts from the prefix to the first that does not begin so."""
+    """Return the comparison for texts from the prefix to the first that does not begin so."""
     for location in range(len(prefix) - 1, -1, -1):
         following = ord(prefix[location]) + 1
         if following == 0xD800:  # surrogates are no text
@@ -202,35 +207,34 @@ def _beginning(prefix: str) -> tuple[str, list[Any]]:
 
 def _any_or_all(name: str, value: object, depth: int) -> Clause:
     if not isinstance(value, list | tuple) or not value:
-        raise UsageError(f"filter: {name} needs a list of filters, not {value!r}")
-    parts = [where(one, depth + 1) for one in value]
-    return _joined(" AND " if name == "$and" else " OR ", parts)
+        raise unusable_filter(f"{name} needs a list of filters, not {value!r}")
+    clauses = [where(one, depth + 1) for one in value]
+    return _joined(" AND " if name == "$and" else " OR ", clauses)
 
 
 def _negated(clause: Clause) -> Clause:
-    return Clause(
-        f"({clause.text}) IS NOT TRUE", clause.values
-    )  # a comparison with no label is neither true nor false
+    # a comparison with no label is neither true nor false
+    return Clause(f"({clause.text}) IS NOT TRUE", clause.values)
 
 
-def _joined(word: str, clauses: list[Clause], *, empty: str = "0") -> Clause:
-    text = word.join(f"({one.text})" for one in clauses)
+def _joined(operator: str, clauses: list[Clause], *, empty: str = "0") -> Clause:
+    text = operator.join(f"({one.text})" for one in clauses)
     return Clause(text or empty, [value for one in clauses for value in one.values])
 
 
 def checked(name: str, value: object) -> tuple[int, Any]:
-    """Kind and value as `fields` holds them.
+    """Return kind and value as `fields` holds them.
 
     Raises:
-        UsageError: naming the field, for a value that is no text, finite number, true or false.
+        UsageError: naming the field, for a value that is not a text, finite number, true or false.
     """
     if isinstance(value, bool | int | float | str):
         kind, stored = _stored(value)
         if kind == NUMBER and not math.isfinite(stored):
-            raise UsageError(f"filter: {name} is {value!r}; a finite number is needed")
+            raise unusable_filter(f"{name} is {value!r}; a finite number is needed")
         return kind, _text(name, stored) if kind == TEXT else stored
-    raise UsageError(
-        f"filter: {name} is {value!r}; a text, a number, true, false, null or operators are needed"
+    raise unusable_filter(
+        f"{name} is {value!r}; a text, a number, true, false, null or operators are needed"
     )
 
 
@@ -238,5 +242,5 @@ def _text(name: str, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"filter: {name} {text!r} is not valid text: {error}") from error
+        raise unusable_filter(f"{name} {text!r} is not valid text: {error}") from error
     return text

@@ -1,10 +1,10 @@
-"""What the rest of serving needs of a collection, wherever it is kept.
+"""The interface of a collection, wherever it is kept.
 
 `Collection` keeps it in a folder, `milvus.MilvusCollection` in Milvus. What only a folder has
-(snapshots, a promise of recall, backups, one writer at a time) is no part of this.
+(snapshots, a promise of recall, backups, one writer at a time) does not belong here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -43,7 +43,7 @@ class AnyCollection(Protocol):
         self.close()
 
     def close(self) -> None:
-        """Let go of it; closing twice is fine."""
+        """Close it; closing twice is fine."""
         ...
 
     def check_encoder(self, digest: str) -> None:
@@ -55,7 +55,7 @@ class AnyCollection(Protocol):
         ...
 
     def add(self, records: Iterable[Record], on_duplicate: OnDuplicate = "refuse") -> AddReport:
-        """Add a batch, as safe when this returns as its place makes it.
+        """Add a batch; when this returns it is stored as durably as the location allows.
 
         Args:
             records: the batch; it is held in memory, so give millions in several calls.
@@ -70,7 +70,7 @@ class AnyCollection(Protocol):
         ...
 
     def remove(self, keys: Iterable[str]) -> list[str]:
-        """Remove items; returns the keys that were there, in the order given."""
+        """Remove items; return the keys that were there, in the order given."""
         ...
 
     def search(
@@ -127,7 +127,7 @@ class AnyCollection(Protocol):
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         exact: bool = False,
     ) -> list[Hit]:
-        """Return what is like some examples and unlike others (`mixing`), without the examples' items.
+        """Return items like some examples and unlike others (`mixing`), without the examples.
 
         Args:
             positive: keys of items (texts) and vectors [E], at least one.
@@ -163,7 +163,7 @@ class AnyCollection(Protocol):
         filter: Mapping[str, Any] | None = None,  # noqa: A002
         exact: bool = False,
     ) -> list[Suggestion]:
-        """For each query [Q, E] the labels of its k nearest items, by weighted vote (`voting`).
+        """Return the labels of each query's k nearest items, by weighted vote (`voting`).
 
         Raises:
             UsageError: as `search`.
@@ -179,18 +179,18 @@ class AnyCollection(Protocol):
     def _others(
         self, query: Sequence[ArrayLike], keys: set[str], k: int | None, options: dict[str, Any]
     ) -> list[Hit]:
-        """Return the neighbors of one query [1, E] but for some items."""
-        if k is None or k < 1:  # without an end, or to be refused
+        """Return the neighbors of one query [1, E], except some items."""
+        if k is None or k < 1:  # unlimited, or to be refused
             return [hit for hit in self.search(query, k, **options)[0] if hit.key not in keys]
-        found = self.search(query, k + len(keys), **options)[0]
-        return [hit for hit in found if hit.key not in keys][:k]
+        hits = self.search(query, k + len(keys), **options)[0]
+        return [hit for hit in hits if hit.key not in keys][:k]
 
     def get(self, key: str) -> Record | None:
-        """One item with its vector, or None."""
+        """Return an item with its vector, or None."""
         ...
 
     def existing(self, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that are there, in the order given."""
+        """Return those of the keys that are there, in the order given."""
         ...
 
     def keys(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
@@ -201,8 +201,15 @@ class AnyCollection(Protocol):
         """Return the next items in the order of their keys, with their vectors."""
         ...
 
+    def pages(self, size: int) -> Iterator[list[Record]]:
+        """Yield all items in the order of their keys, in pages; others may write meanwhile."""
+        after: str | None = None
+        while records := self.items(after=after, limit=size):
+            yield records
+            after = records[-1].key
+
     def sample(self, count: int) -> list[Record]:
-        """Return some items by chance; fewer where there are fewer."""
+        """Return a random sample of the items; fewer where there are fewer."""
         ...
 
     def __len__(self) -> int: ...

@@ -7,8 +7,8 @@
     milvus+file:trial.db#shop                   a file of milvus-lite, for tests and trials
 
 `?ef=400` (or `?nprobe=64`: whatever parameter the index in Milvus takes) after a server's URL
-goes along with every search. Secrets are no part of a place, because places are shown in messages,
-logs and process lists: they come from the environment (`milvus.connecting`).
+goes along with every search. A location holds no secrets, because it is shown in messages, logs
+and process lists: they come from the environment (`milvus.connecting`).
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class MilvusLocation:
     """A collection in Milvus.
 
     Attributes:
-        text: as it was given, without search parameters.
+        text: the URL without search parameters.
         uri: what pymilvus connects to: http://host:port, https://host:port or a file's path.
         name: the collection's.
         database: the database it is in; empty for Milvus' default one.
@@ -50,12 +50,12 @@ class MilvusLocation:
 
 
 def location_of(text: str) -> Location:
-    """Return a place as the environment or a command line gives it: a URL stays text."""
+    """Return a location from the environment or a command line: a URL stays text."""
     return text if _scheme(text) else Path(text)
 
 
 def milvus_location(location: Location) -> MilvusLocation | None:
-    """Return the place in Milvus that a URL names, or None for a folder.
+    """Return the location in Milvus that a URL names, or None for a folder.
 
     Raises:
         UsageError: a URL that says too little, too much, or carries a password.
@@ -63,8 +63,8 @@ def milvus_location(location: Location) -> MilvusLocation | None:
     if isinstance(location, Path):
         if _scheme(location.parts[0] if location.parts else ""):
             raise UsageError(
-                f"{location}: this is for collections in a folder. One in Milvus is kept, tuned and "
-                "backed up by Milvus; `lookalike collection copy` brings it into a folder"
+                f"{location}: this is for collections in a folder. One in Milvus is kept, tuned "
+                "and backed up by Milvus; `lookalike collection copy` brings it into a folder"
             )
         return None
     scheme = _scheme(location)
@@ -77,7 +77,7 @@ def milvus_location(location: Location) -> MilvusLocation | None:
     except UsageError:
         raise
     except ValueError:  # of urllib, and it may quote what must not be shown
-        raise UsageError(f"not a place in Milvus: write {EXAMPLES}") from None
+        raise UsageError(f"not a location in Milvus: write {EXAMPLES}") from None
 
 
 def _scheme(text: str) -> str:
@@ -94,7 +94,7 @@ def _server(text: str, url: SplitResult, scheme: str) -> MilvusLocation:
     shown = text.partition("?")[0]
     database, _, name = url.path.strip("/").rpartition("/")
     if not url.hostname or "/" in database or url.fragment:
-        raise UsageError(f"{shown} is not a place in Milvus: write {EXAMPLES}")
+        raise UsageError(f"{shown} is not a location in Milvus: write {EXAMPLES}")
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return MilvusLocation(
         text=shown,

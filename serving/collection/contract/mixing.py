@@ -37,16 +37,18 @@ def mixed_query(
 
     Args:
         positive: [P, E], at least one.
-        negative: [N, E], may be none.
+        negative: [N, E], may be empty.
         negative_weight: w, not negative.
 
     Raises:
         UsageError: no positive example, an unusable weight, or examples that cancel out.
     """
     if not len(positive):
-        raise UsageError("there is no positive example: give at least one image, vector or key")
+        message = "there is no positive example: give at least one image, vector or key"
+        raise UsageError(message, param="positive")
     if not (math.isfinite(negative_weight) and negative_weight >= 0):
-        raise UsageError(f"negative_weight is {negative_weight}; a number from 0 on is needed")
+        message = f"negative_weight is {negative_weight}; a number from 0 on is needed"
+        raise UsageError(message, param="negative_weight")
     mixture = positive.mean(axis=0, dtype=np.float64)
     if len(negative):
         mixture -= negative_weight * negative.mean(axis=0, dtype=np.float64)

@@ -1,11 +1,11 @@
 """A folder that is there as a whole or not at all.
 
-It is made inside a hidden one beside its place, which is locked as long as somebody works in it:
+It is made inside a hidden folder beside its final path, locked as long as a process works in it:
 
     .shop.1b2c3d4e.new/.lock
     .shop.1b2c3d4e.new/made/        renamed to shop/ at the end
 
-So whoever makes the same again can tell what a killed process has left from what is being made.
+So a process that makes the same folder can tell the remains of a killed one from work in progress.
 """
 
 import secrets
@@ -22,15 +22,15 @@ from base.locks import FILE_NAME, Locked, folder_lock
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder beside its place, and rename it there when the block ends.
+    """Make a folder beside its final path, and rename it when the block ends.
 
-    What a process that was killed has left of the same is removed first.
+    The remains of a killed process that made the same folder are removed first.
 
     Yields:
         the unfinished one, to be filled with files that are on the disk when the block ends.
 
     Raises:
-        UsageError: there is something at its place, or it cannot be made.
+        UsageError: there is something at its path, or it cannot be made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
@@ -55,7 +55,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(workplace: Path) -> None:
-    """Unless somebody works in it, is about to, or it may not be removed."""
+    """Remove it unless a process works in it, or is about to, or it cannot be removed."""
     if (workplace / FILE_NAME).exists():
         with suppress(Locked, LookalikeError), folder_lock(workplace):
             shutil.rmtree(workplace, ignore_errors=True)

@@ -1,7 +1,7 @@
 """What a collection promises of its searches, and the limits it keeps to.
 
 The user says what is to hold, not how: a recall, and if need be how much memory the index may take
-and how long a search may last. `planning` finds the indexes that could do it.
+and how long a search may last. `upkeep.planning` lists the indexes that could do it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MILLISECONDS = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What holds for every search.
+    """The promise that every search keeps.
 
     Attributes:
         recall: recall@10 of searches; 1: always exact.
@@ -43,11 +43,11 @@ class Promise:
 
     @property
     def exact(self) -> bool:
-        """Whether every search is to compare every vector."""
+        """Whether every search compares every vector."""
         return self.recall == 1 or self.index == FLAT
 
     def check(self, dim: int) -> None:
-        """Refuse what cannot be promised of vectors of this length.
+        """Refuse what cannot be promised for vectors of this length.
 
         Raises:
             UsageError: naming the value and what would do.
@@ -67,7 +67,7 @@ class Promise:
             check_factory(self.index, dim)
 
     def changed(self, changes: Mapping[str, Any]) -> Promise:
-        """With other values for some of the attributes."""
+        """Return the promise with other values for some of its attributes."""
         return Promise(**(asdict(self) | dict(changes)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,10 +76,10 @@ class Promise:
 
 
 def parse_memory(text: str) -> int | None:
-    """Bytes of "2GiB", "500MB" or "1000000"; None for "none".
+    """Return the bytes of "2GiB", "500MB" or "1000000"; None for "none".
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it is written otherwise.
     """
     if text.strip().lower() == NO_LIMIT:
         return None
@@ -90,10 +90,10 @@ def parse_memory(text: str) -> int | None:
 
 
 def parse_latency(text: str) -> float | None:
-    """Milliseconds of "2ms", "0.5" or "1s"; None for "none".
+    """Return the milliseconds of "2ms", "0.5" or "1s"; None for "none".
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it is written otherwise.
     """
     if text.strip().lower() == NO_LIMIT:
         return None

@@ -1,4 +1,4 @@
-"""What goes into a collection and what comes out: plain records, checked where they enter."""
+"""The records that go into a collection and come out of it, checked where they enter."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +62,7 @@ class AddReport:
     Attributes:
         added: items that were new.
         replaced: items whose key was there with other content.
-        unchanged: items that were there already, the same in every field.
+        unchanged: items that were there already, equal in every field.
         sequence: the ledger's number after the last of them; None where there is no ledger.
     """
 
@@ -92,7 +92,7 @@ def checked_rows(records: Iterable[Record], dim: int, dtype: Dtype = "float32") 
     Raises:
         UsageError: naming the key and the value, for an empty or over-long key, a text that is
             not UTF-8, a vector of another dimension, with NaN or infinity or of length zero, a
-            size that is no positive number, or metadata that JSON cannot hold.
+            size that is not a positive number, or metadata that JSON cannot hold.
     """
     batch = list(records)
     names = [f"item {_checked_key(record.key, number)!r}" for number, record in enumerate(batch)]
@@ -109,7 +109,7 @@ def unit_vectors(
     names: Sequence[str],
     dtype: Dtype = "float32",
 ) -> NDArray[np.float32]:
-    """Vectors of length one, float32 little-endian [N, dim]; the names are for messages.
+    """Return vectors of length one, float32 little-endian [N, dim]; the names are for messages.
 
     Those that were read from a ledger of this dtype are kept bit for bit.
 
@@ -122,7 +122,7 @@ def unit_vectors(
     lengths = np.sqrt(np.square(matrix, dtype=np.float64).sum(axis=1))
     bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
     if len(bad):
-        raise UsageError(f"{names[bad[0]]}: {_what_is_wrong(matrix[bad[0]])}")
+        raise UsageError(f"{names[bad[0]]}: {_what_is_wrong(matrix[bad[0]])}", param="vector")
     off = np.abs(lengths - 1) > UNIT_TOLERANCE
     if dtype == "float16":
         off &= ~kept_by_half(matrix, lengths)
@@ -134,14 +134,17 @@ def _as_vector(vector: ArrayLike, dim: int, name: str) -> NDArray[np.float32]:
     try:
         array = np.asarray(vector)
     except ValueError as error:  # lists of unequal lengths
-        raise UsageError(f"{name}: the vector is not a list of numbers ({error})") from error
+        message = f"{name}: the vector is not a list of numbers ({error})"
+        raise UsageError(message, param="vector") from error
     if array.dtype.kind not in "iuf":
-        raise UsageError(f"{name}: the vector is not a list of numbers, but {array.dtype}")
+        message = f"{name}: the vector is not a list of numbers, but {array.dtype}"
+        raise UsageError(message, param="vector")
     with np.errstate(over="ignore"):  # what becomes infinite is refused like infinity
         array = array.astype(np.float32)
     if array.shape != (dim,):
         raise UsageError(
-            f"{name}: the vector has the shape {list(array.shape)}, this collection holds [{dim}]"
+            f"{name}: the vector has the shape {list(array.shape)}, this collection holds [{dim}]",
+            param="vector",
         )
     return array
 
@@ -156,13 +159,15 @@ def _what_is_wrong(vector: NDArray[np.float32]) -> str:
 def _checked_key(key: object, number: int) -> str:
     if not isinstance(key, str) or not key:
         raise UsageError(
-            f"item number {number}: the key is {key!r}; a text that is not empty is needed"
+            f"item number {number}: the key is {key!r}; a text that is not empty is needed",
+            param="key",
         )
     size = len(_utf8(key, f"item number {number}", "key"))
     if size > MAX_KEY_BYTES:
         raise UsageError(
             f"item number {number}: the key {key[:40]!r}… has {size} bytes; at most "
-            f"{MAX_KEY_BYTES} are allowed"
+            f"{MAX_KEY_BYTES} are allowed",
+            param="key",
         )
     return key
 
@@ -173,7 +178,9 @@ def _row(record: Record, vector: bytes, name: str) -> Row:
         if text is None and field_name != "uri":
             continue
         if not isinstance(text, str):
-            raise UsageError(f"{name}: {field_name} is {text!r}; a text is needed")
+            raise UsageError(
+                f"{name}: {field_name} is {text!r}; a text is needed", param=field_name
+            )
         _utf8(text, name, field_name)
     return Row(
         key=record.key,
@@ -191,21 +198,25 @@ def _utf8(text: str, name: str, field_name: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name}: {field_name} {text!r} is not valid text: {error}") from error
+        message = f"{name}: {field_name} {text!r} is not valid text: {error}"
+        raise UsageError(message, param=field_name) from error
 
 
 def _size(value: object, name: str, field_name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise UsageError(f"{name}: {field_name} is {value!r}; a number of pixels is needed")
+        message = f"{name}: {field_name} is {value!r}; a number of pixels is needed"
+        raise UsageError(message, param=field_name)
     return int(value)
 
 
 def _json(metadata: Mapping[str, Any], name: str) -> str:
-    """Return the one text for a metadata object, so that equal objects are equal texts."""
+    """Return the canonical text of a metadata object, so that equal objects are equal texts."""
     if not isinstance(metadata, Mapping):
-        raise UsageError(f"{name}: metadata is {metadata!r}; an object (a dict) is needed")
+        raise UsageError(
+            f"{name}: metadata is {metadata!r}; an object (a dict) is needed", param="metadata"
+        )
     try:
         text = json.dumps(
             dict(metadata),
@@ -216,8 +227,10 @@ def _json(metadata: Mapping[str, Any], name: str) -> str:
         )
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{name}: JSON cannot hold its metadata: {error}") from error
+        message = f"{name}: JSON cannot hold its metadata: {error}"
+        raise UsageError(message, param="metadata") from error
     # json.dumps turns a key 1 into "1" and a tuple into a list: what comes back must be the same.
     if json.loads(text) != metadata:
-        raise UsageError(f"{name}: metadata would not come back the same from JSON: {metadata!r}")
+        message = f"{name}: metadata would not come back the same from JSON: {metadata!r}"
+        raise UsageError(message, param="metadata")
     return text

@@ -12,28 +12,29 @@ T = TypeVar("T")
 
 
 def check_bounds(k: int | None, min_score: float | None) -> None:
-    """Refuse a search without an end.
+    """Refuse an unlimited search.
 
     Raises:
         UsageError: naming k or min_score.
     """
     if k is not None and k < 1:
-        raise UsageError(f"k is {k}; at least 1 is needed")
+        raise UsageError(f"k is {k}; at least 1 is needed", param="k")
     if min_score is not None and math.isnan(min_score):
-        raise UsageError("min_score is nan; a number from -1 to 1 is needed")
+        raise UsageError("min_score is nan; a number from -1 to 1 is needed", param="min_score")
     if k is None and min_score is None:
-        raise UsageError("k is None, which asks for all that is similar enough: give min_score too")
+        message = "k is None, which asks for all that is similar enough: give min_score too"
+        raise UsageError(message, param="min_score")
 
 
-def everything(ask: Callable[[int], list[T]]) -> list[T]:
-    """All that there is to be found, by asking for more as long as there may be more.
+def everything(search: Callable[[int], list[T]]) -> list[T]:
+    """Return all hits, by asking for more as long as there may be more.
 
-    Each answer is of one moment and whole by itself, so the last one is.
+    Each answer is complete and of one moment, so the last one is.
 
     Args:
-        ask: the k best, fewer where there are no more.
+        search: returns the k best, fewer where there are no more.
     """
     k = FIRST
-    while len(found := ask(k)) == k:
+    while len(hits := search(k)) == k:
         k *= GROWTH
-    return found
+    return hits

@@ -20,7 +20,7 @@ HALF_TOLERANCE = 2**-11 + 1e-6  # how far from one the length of a stored float1
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse what vectors are not stored as.
+    """Refuse a dtype that vectors cannot be stored as.
 
     Raises:
         UsageError: naming it.
@@ -35,18 +35,18 @@ def bytes_of(dim: int, dtype: Dtype) -> int:
 
 
 def stored(vectors: NDArray[np.float32], dtype: Dtype) -> list[bytes]:
-    """Vectors [N, E] of length one as the ledger holds them."""
+    """Return vectors [N, E] of length one as the ledger holds them."""
     return [vector.tobytes() for vector in vectors.astype(CODES[dtype], copy=False)]
 
 
 def loaded(blobs: Sequence[bytes], dim: int, dtype: Dtype) -> NDArray[np.float32]:
-    """Return stored vectors, all of the right size, as float32 [N, E]."""
+    """Return stored vectors, all of the expected size, as float32 [N, E]."""
     matrix = np.frombuffer(b"".join(blobs), CODES[dtype]).reshape(len(blobs), dim)
     return matrix.astype(np.float32, copy=False)
 
 
 def kept_by_half(vectors: NDArray[np.float32], lengths: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which vectors [N, E] of these lengths float16 holds as they are: they were read from it."""
+    """Return which vectors [N, E] float16 holds exactly, which means they were read from it."""
     with np.errstate(over="ignore"):
         same: NDArray[np.bool_] = (vectors == vectors.astype("<f2")).all(axis=1)
     return same & (np.abs(lengths - 1) <= HALF_TOLERANCE)

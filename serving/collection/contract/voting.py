@@ -3,8 +3,8 @@
 A neighbor votes for its label with the weight exp(cosine / 0.1), as in the kNN protocol of Wu et
 al. 2018 (section 3.4) that `training.protocols.knn` measures encoders with. A label's share is
 the weight of its votes over the weight of all votes. That is all it is: 0.9 does not say that the
-label is right nine times in ten. Other than the protocol, which looks for k labeled images, the
-vote is among the k nearest items whatever they are; those without a label do not vote and are
+label is right nine times in ten. Unlike the protocol, which looks for k labeled images, the
+vote is among the k nearest items, labeled or not; those without a label do not vote but are
 counted, because a share of few votes means less.
 """
 
@@ -31,12 +31,12 @@ class LabelShare:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What the neighbors of one query say.
+    """The vote of one query's neighbors.
 
     Attributes:
         labels: the largest share first, equal ones in the order of their labels; shares sum to 1.
-        labeled: neighbors that voted.
-        unlabeled: neighbors without a label.
+        labelled: neighbors that voted.
+        unlabelled: neighbors without a label.
     """
 
     labels: tuple[LabelShare, ...]

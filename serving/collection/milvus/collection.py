@@ -1,4 +1,4 @@
-"""A collection in Milvus; how it differs from one in a folder stands in the package."""
+"""A collection in Milvus; the package says how it differs from one in a folder."""
 
 import sys
 import threading
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from base.errors import LookalikeError, UsageError
 from serving.collection.contract.errors import check_encoder, refuse_duplicates
 from serving.collection.contract.interface import AnyCollection
+from serving.collection.contract.keys import chunks, is_utf8, page_start
 from serving.collection.contract.records import (
     MAX_KEY_BYTES,
     AddReport,
@@ -21,7 +22,6 @@ from serving.collection.contract.records import (
     unit_vectors,
 )
 from serving.collection.contract.search_limits import check_bounds
-from serving.collection.ledger.transactions import chunks, is_text, page_start
 from serving.collection.milvus import schema
 from serving.collection.milvus.connecting import Connection
 from serving.collection.milvus.expressions import EVERYTHING, among
@@ -75,7 +75,8 @@ class MilvusCollection(AnyCollection):
                 with "replace" completes it.
         """
         if on_duplicate not in ("refuse", "replace"):
-            raise UsageError(f"on_duplicate is {on_duplicate!r}; choose refuse or replace")
+            message = f"on_duplicate is {on_duplicate!r}; choose refuse or replace"
+            raise UsageError(message, param="on_duplicate")
         rows = checked_rows(records, self.dim)
         last = {row.key: schema.entity(row) for row in rows}
         with self._write_lock:
@@ -88,24 +89,24 @@ class MilvusCollection(AnyCollection):
         return AddReport(len(last) - len(there), replaced, len(last) - len(changed), None)
 
     def _contents(self, keys: Sequence[str]) -> dict[str, str]:
-        """Of those of the keys that are there, what tells their content."""
-        found: dict[str, str] = {}
-        for part in chunks([schema.id_of(key) for key in keys if _can_be_there(key)], IDS):
-            for one in self._query(among(part), ["id", "content"], len(part)):
-                found[schema.key_of(one["id"])] = one["content"]
-        return found
+        """Return the digest of the content of those keys that are there."""
+        contents: dict[str, str] = {}
+        for ids in chunks([schema.id_of(key) for key in keys if _can_exist(key)], IDS):
+            for one in self._query(among(ids), ["id", "content"], len(ids)):
+                contents[schema.key_of(one["id"])] = one["content"]
+        return contents
 
     def _upsert(self, entities: list[dict[str, Any]]) -> None:
         done = 0
-        for part in _by_size(entities, self.dim):
+        for batch in _by_size(entities, self.dim):
             try:
-                self._connection.call("upsert", data=part)
+                self._connection.call("upsert", data=batch)
             except LookalikeError as error:
                 raise LookalikeError(
                     f"{error} {done} of {len(entities)} items to be written are in; add the same "
                     "again and replace (--on-duplicate replace) to have the others"
                 ) from error
-            done += len(part)
+            done += len(batch)
         self._unsealed += len(entities)
         # milvus-lite compares what it has not sealed row by row in Python; a server sees to it.
         if self._connection.location.file is not None and self._unsealed >= SEALED_AT:
@@ -113,13 +114,13 @@ class MilvusCollection(AnyCollection):
             self._unsealed = 0
 
     def remove(self, keys: Iterable[str]) -> list[str]:
-        """Remove items; returns the keys that were there, in the order given."""
-        wanted = list(dict.fromkeys(keys))
+        """Remove items; return the keys that were there, in the order given."""
+        requested = list(dict.fromkeys(keys))
         with self._write_lock:
-            there = set(self.existing(wanted))
-            removed = [key for key in wanted if key in there]
-            for part in chunks([schema.id_of(key) for key in removed], IDS):
-                self._connection.call("delete", filter=among(part))
+            existing = set(self.existing(requested))
+            removed = [key for key in requested if key in existing]
+            for ids in chunks([schema.id_of(key) for key in removed], IDS):
+                self._connection.call("delete", filter=among(ids))
         return removed
 
     # Searching
@@ -161,41 +162,41 @@ class MilvusCollection(AnyCollection):
             )
 
         return [
-            [schema.hit(found, score) for score, found in hits]
+            [schema.hit(entity, score) for score, entity in hits]
             for hits in nearest(queries, k, min_score, ask)
         ]
 
     def _effort(self, limit: int) -> dict[str, int]:
-        """Return what goes along with a search; HNSW looks at no fewer items than it is to return."""
+        """Return the parameters of a search; HNSW examines no fewer items than it returns."""
         effort = dict(self._connection.location.search)
         if self._index.startswith("HNSW"):
             effort["ef"] = max(effort.get("ef", LEAST_EFFORT), limit)
         return effort
 
-    def _looked_up(self, found: list[list[Scored]]) -> list[list[Hit]]:
-        """Hits of entities that only their ids are known of."""
-        ids = list(dict.fromkeys(one["id"] for hits in found for _, one in hits))
-        there = {
+    def _looked_up(self, results: list[list[Scored]]) -> list[list[Hit]]:
+        """Return the hits of entities that have only ids."""
+        ids = list(dict.fromkeys(one["id"] for hits in results for _, one in hits))
+        existing = {
             one["id"]: one
-            for part in chunks(ids, IDS)
-            for one in self._query(among(part), schema.WITHOUT_VECTOR, len(part))
+            for chunk in chunks(ids, IDS)
+            for one in self._query(among(chunk), schema.WITHOUT_VECTOR, len(chunk))
         }
         return [
-            [schema.hit(there[one["id"]], score) for score, one in hits if one["id"] in there]
-            for hits in found
+            [schema.hit(existing[one["id"]], score) for score, one in hits if one["id"] in existing]
+            for hits in results
         ]
 
     # Reading
 
     def get(self, key: str) -> Record | None:
-        """One item with its vector, or None."""
-        if not _can_be_there(key):
+        """Return an item with its vector, or None."""
+        if not _can_exist(key):
             return None
-        found = self._query(among([schema.id_of(key)]), schema.ALL_FIELDS, 1)
-        return schema.record(found[0]) if found else None
+        entities = self._query(among([schema.id_of(key)]), schema.ALL_FIELDS, 1)
+        return schema.record(entities[0]) if entities else None
 
     def existing(self, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that are there, in the order given."""
+        """Return those of the keys that are there, in the order given."""
         there = self._contents(list(dict.fromkeys(keys)))
         return [key for key in keys if key in there]
 
@@ -210,22 +211,22 @@ class MilvusCollection(AnyCollection):
     def _page(self, after: str | None, limit: int, fields: list[str]) -> list[dict[str, Any]]:
         expression = f'id > "{schema.id_of(page_start(after))}"'
         page: list[dict[str, Any]] = []
-        for part in self._connection.pages(expression, fields, min(limit, PAGE)):
-            page += part
+        for entities in self._connection.pages(expression, fields, min(limit, PAGE)):
+            page += entities
             if len(page) >= limit:
                 break
         return page[:limit]
 
     def sample(self, count: int) -> list[Record]:
-        """Return some items by chance; fewer where there are fewer."""
+        """Return a random sample of the items; fewer where there are fewer."""
         rng = np.random.default_rng()
-        wanted = 2 * count + 20  # so that chance rarely leaves fewer than asked for
-        share = min(1.0, wanted / max(1, len(self)))
+        drawn = 2 * count + 20  # so that they are rarely fewer than requested
+        share = min(1.0, drawn / max(1, len(self)))
         first = int(rng.uniform(0, 1 - share) * schema.DRAWS)
         last = first + int(share * schema.DRAWS)
-        found = self._query(f"draw >= {first} and draw <= {last}", schema.ALL_FIELDS, 2 * wanted)
-        chosen = rng.permutation(len(found))[:count].tolist()
-        return [schema.record(found[location]) for location in chosen]
+        entities = self._query(f"draw >= {first} and draw <= {last}", schema.ALL_FIELDS, 2 * drawn)
+        sample = rng.permutation(len(entities))[:count].tolist()
+        return [schema.record(entities[position]) for position in sample]
 
     def __len__(self) -> int:
         return int(self._query("", ["count(*)"], None)[0]["count(*)"])
@@ -256,18 +257,19 @@ class MilvusCollection(AnyCollection):
         )
 
 
-def _can_be_there(key: object) -> bool:
-    return isinstance(key, str) and is_text(key) and len(key.encode()) <= MAX_KEY_BYTES
+def _can_exist(key: object) -> bool:
+    return isinstance(key, str) and is_utf8(key) and len(key.encode()) <= MAX_KEY_BYTES
 
 
 def _by_size(entities: list[dict[str, Any]], dim: int) -> Iterable[list[dict[str, Any]]]:
-    part: list[dict[str, Any]] = []
+    """Yield the entities in batches of about BYTES_AT_ONCE."""
+    batch: list[dict[str, Any]] = []
     size = 0
     for one in entities:
-        part.append(one)
+        batch.append(one)
         size += 4 * dim + 2 * len(one["metadata"]) + len(one["uri"]) + 32 * len(one["terms"]) + 500
         if size >= BYTES_AT_ONCE:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""A connection to Milvus, whose errors are ours, and the one place that reads its environment.
+"""A connection to Milvus with our errors, and the one module that reads its environment.
 
 MILVUS_TOKEN                      an API key, or user:password
 MILVUS_USER, MILVUS_PASSWORD      instead of a token
@@ -21,8 +21,8 @@ from serving.collection.contract.locations import MilvusLocation
 
 TIMEOUT = 30
 STRONG = "Strong"
-# To the server of a file, in this very process. It hangs up on a client that asks every 10 seconds
-# whether it is there, as pymilvus does by default (gRPC: "Too many pings").
+# For the server of a file, in this very process. It hangs up on a client that pings every 10
+# seconds, as pymilvus does by default (gRPC: "Too many pings").
 NO_PINGS = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": False}
 
 _files: Counter[Path] = Counter()
@@ -33,7 +33,7 @@ class Connection:
     """An open connection. Safe to use from several threads.
 
     Attributes:
-        location: where it leads.
+        location: of the collection.
     """
 
     def __init__(self, location: MilvusLocation, environ: Mapping[str, str] = os.environ) -> None:
@@ -58,27 +58,27 @@ class Connection:
                     f"cannot connect to {location.text}: {error.message}. Is Milvus running and "
                     "reachable, and is MILVUS_TOKEN (or MILVUS_USER and MILVUS_PASSWORD) right?"
                 ) from error
-            _let_go(location.file)
+            _release(location.file)
             raise CollectionBusy(
-                f"cannot open {location.file}: one process at a time may have a file of milvus-lite "
-                "open, and it must be a database of milvus-lite 3"
+                f"cannot open {location.file}: only one process at a time may open a file of "
+                "milvus-lite, and it must be a database of milvus-lite 3"
             ) from error
 
     def close(self) -> None:
-        """Close it; closing twice is fine. The file of milvus-lite is free when its last is."""
+        """Close it; closing twice is fine. The last one of a milvus-lite file releases the file."""
         with self._lock:
             client, self._client = self._client, None
         if client is None:
             return
         client.close()
         if self.location.file is not None:
-            _let_go(self.location.file)
+            _release(self.location.file)
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """Return a method of `MilvusClient` on the collection.
+        """Call a method of `MilvusClient` on the collection.
 
         Raises:
-            LookalikeError: naming the place and what Milvus says.
+            LookalikeError: naming the location and what Milvus says.
         """
         client = self._client
         if client is None:
@@ -89,13 +89,13 @@ class Connection:
             )
 
     def read(self, method: str, **named: Any) -> Any:
-        """Return a method that reads, of everything that was written before."""
+        """Call a method that reads everything that was written before."""
         return self.call(method, consistency_level=STRONG, **named)
 
     def pages(
         self, expression: str, fields: list[str], size: int
     ) -> Iterator[list[dict[str, Any]]]:
-        """Yield the entities that meet an expression in the order of their ids, page by page."""
+        """Yield the entities that match an expression in the order of their ids, page by page."""
         iterator = self.read(
             "query_iterator",
             filter=expression,
@@ -114,17 +114,17 @@ class Connection:
             iterator.close()
 
     def version(self) -> str:
-        """Return what the server calls its version."""
+        """Return the server's version."""
         with self._translated("ask for its version"):
             return str(self._client.get_server_version())
 
     @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
+    def _translated(self, action: str) -> Iterator[None]:
         try:
             yield
         except self._errors as error:
             raise LookalikeError(
-                f"{self.location.text}: Milvus could not {doing}: {error.message}"
+                f"{self.location.text}: Milvus could not {action}: {error.message}"
             ) from error
 
 
@@ -139,7 +139,7 @@ def _import_pymilvus() -> Any:
         raise UsageError(
             "collections in Milvus need its client: pip install 'lookalike[milvus]'"
         ) from error
-    # It writes each failure with a traceback to stderr before raising it; ours say it once.
+    # It writes each failure with a traceback to stderr before raising it; our errors suffice.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return pymilvus
 
@@ -148,14 +148,14 @@ def _timeout(environ: Mapping[str, str]) -> int:
     text = environ.get("MILVUS_TIMEOUT") or str(TIMEOUT)
     if not text.isdecimal() or not 0 < int(text) < 86_400:
         raise UsageError(f"MILVUS_TIMEOUT is {text!r}; a whole number of seconds is needed")
-    return int(text)  # pymilvus passes over limits that are no whole number
+    return int(text)  # pymilvus ignores limits that are not whole numbers
 
 
 def _secrets(location: MilvusLocation, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what pymilvus is told beside the address; nothing of it for a local file."""
+    """Return pymilvus' arguments for authentication and TLS; none for a local file."""
     if location.file is not None:
         return {}
-    found: dict[str, Any] = {
+    secrets: dict[str, Any] = {
         argument: environ[variable]
         for argument, variable in (
             ("token", "MILVUS_TOKEN"),
@@ -165,16 +165,16 @@ def _secrets(location: MilvusLocation, environ: Mapping[str, str]) -> dict[str, 
         )
         if environ.get(variable)
     }
-    if ("user" in found) != ("password" in found):
+    if ("user" in secrets) != ("password" in secrets):
         raise UsageError("set both of MILVUS_USER and MILVUS_PASSWORD, or MILVUS_TOKEN alone")
-    certificate = found.get("server_pem_path")
+    certificate = secrets.get("server_pem_path")
     if certificate is not None and not Path(certificate).is_file():
         raise UsageError(f"MILVUS_CA_FILE is {certificate}; there is no such file")
     if location.uri.startswith("https://"):
-        found["secure"] = True
+        secrets["secure"] = True
     elif certificate is not None:
         raise UsageError("MILVUS_CA_FILE is set, but the URL is not milvus+tls://")
-    return found
+    return secrets
 
 
 def _hold(path: Path) -> None:
@@ -182,8 +182,8 @@ def _hold(path: Path) -> None:
         _files[path.absolute()] += 1
 
 
-def _let_go(path: Path) -> None:
-    """Pymilvus keeps a file's server until the process ends; another process may want the file."""
+def _release(path: Path) -> None:
+    """Stop a file's server with its last connection; pymilvus would only at the process's end."""
     with _files_lock:
         _files[path.absolute()] -= 1
         if _files[path.absolute()]:

@@ -6,12 +6,12 @@ name or text of a user, but hashes and hexadecimal digits, and rests on three th
 `array_contains` (`_any`), comparisons of a JSON value that is there, and/or. Two fields serve:
 
 terms    hashes, each of one fact about the item: it has the field, has a number (a text) in it, has
-         this value (or an element that is).
+         this value (or an element with it).
 bounds   for ranges and prefixes: under a hash of the field's name and kind, followed by `a` the
          least and by `z` the greatest number (as float) or text (as the hexadecimal digits of
          its UTF-8: in the same order, and a beginning stays a beginning) of the field.
 
-`not` is carried inwards to single facts, where it needs none of Milvus' three-valued logic.
+`not` is pushed inwards to single facts, where it needs no three-valued logic of Milvus.
 
 What bounds cannot tell is marked in `terms` as unsure: a field with three texts or more (is one
 of the middle ones meant?), a text beyond LONGEST_TEXT bytes, a number that float64 does not hold.
@@ -50,7 +50,7 @@ Fact = tuple[str | None, int, Any]
 
 @dataclass(frozen=True)
 class Condition:
-    """A filter, ready to be asked.
+    """A filter, translated for Milvus.
 
     Attributes:
         expression: for Milvus. True for every item the filter holds for, and for unsure ones.
@@ -68,18 +68,18 @@ class Condition:
         return _has_any(sorted(self.unsure))
 
 
-def condition(wanted: Mapping[str, Any]) -> Condition:
+def condition(query_filter: Mapping[str, Any]) -> Condition:
     """Return a filter as a condition.
 
     Raises:
         UsageError: as `filters.where`.
     """
-    where(wanted)  # checks it, all the way down
-    return _all_of(wanted, positive=True)
+    where(query_filter)  # checks it, all the way down
+    return _all_of(query_filter, positive=True)
 
 
 def facts_of(label: str | None, metadata: Mapping[str, Any]) -> set[Fact]:
-    """Everything a filter can ask of an item."""
+    """Return everything of an item that a filter can test."""
     facts: set[Fact] = set(field_rows(metadata))
     if label is not None:
         facts.add((None, TEXT, label))
@@ -136,45 +136,45 @@ def among(ids: Iterable[str]) -> str:
 # From a filter to a condition
 
 
-def _all_of(wanted: Mapping[str, Any], *, positive: bool) -> Condition:
-    parts = []
-    for name, value in wanted.items():
+def _all_of(query_filter: Mapping[str, Any], *, positive: bool) -> Condition:
+    conditions = []
+    for name, value in query_filter.items():
         if name in ("$and", "$or"):
             inner = [_all_of(one, positive=positive) for one in value]
-            parts.append(_joined(inner, every=(name == "$and") == positive))
+            conditions.append(_joined(inner, every=(name == "$and") == positive))
         elif name == "$not":
-            parts.append(_all_of(value, positive=not positive))
+            conditions.append(_all_of(value, positive=not positive))
         else:
-            parts += [_test(name, *test, positive=positive) for test in tests(name, value)]
-    return _joined(parts, every=positive)
+            conditions += [_test(name, *test, positive=positive) for test in tests(name, value)]
+    return _joined(conditions, every=positive)
 
 
-def _joined(parts: list[Condition], *, every: bool) -> Condition:
-    if not parts:
+def _joined(conditions: list[Condition], *, every: bool) -> Condition:
+    if not conditions:
         return Condition(EVERYTHING if every else NOTHING, lambda _: every)
-    if len(parts) == 1:
-        return parts[0]
-    word, joined = (" and ", all) if every else (" or ", any)
+    if len(conditions) == 1:
+        return conditions[0]
+    operator, joined = (" and ", all) if every else (" or ", any)
     return Condition(
-        word.join(f"({part.expression})" for part in parts),
-        lambda facts: joined(part.holds(facts) for part in parts),
-        frozenset().union(*(part.unsure for part in parts)),
+        operator.join(f"({one.expression})" for one in conditions),
+        lambda facts: joined(one.holds(facts) for one in conditions),
+        frozenset().union(*(one.unsure for one in conditions)),
     )
 
 
-def _test(given: str, operator: str, wanted: Any, *, positive: bool) -> Condition:
-    name = None if given == "label" else given
+def _test(entry: str, operator: str, operand: Any, *, positive: bool) -> Condition:
+    name = None if entry == "label" else entry
     if operator == "$ne":
-        return _test(given, "$eq", wanted, positive=not positive)
+        return _test(entry, "$eq", operand, positive=not positive)
     if operator == "$in":
-        return _among(given, name, wanted, positive=positive)
-    if operator == "$eq" and wanted is None:
+        return _among(entry, name, operand, positive=positive)
+    if operator == "$eq" and operand is None:
         term = _hash("field", name)
         return Condition(
             _has(term, positive=not positive),
             lambda facts: any(fact[0] == name for fact in facts) is not positive,
         )
-    kind, value = checked(given, wanted)
+    kind, value = checked(entry, operand)
     if operator == "$eq":
         fact = (name, kind, value)
         return Condition(
@@ -184,18 +184,18 @@ def _test(given: str, operator: str, wanted: Any, *, positive: bool) -> Conditio
     return _range(name, kind, operator, value, positive=positive)
 
 
-def _among(given: str, name: str | None, wanted: list[Any], *, positive: bool) -> Condition:
-    values = {(name, *checked(given, one)) for one in wanted if one is not None}
-    parts = [_test(given, "$eq", None, positive=positive)] if None in wanted else []
+def _among(entry: str, name: str | None, options: list[Any], *, positive: bool) -> Condition:
+    values = {(name, *checked(entry, one)) for one in options if one is not None}
+    conditions = [_test(entry, "$eq", None, positive=positive)] if None in options else []
     if values:
         terms = sorted(_hash("value", *fact) for fact in values)
-        parts.append(
+        conditions.append(
             Condition(
                 _has_any(terms, positive=positive),
                 lambda facts: facts.isdisjoint(values) is not positive,
             )
         )
-    return _joined(parts, every=not positive)
+    return _joined(conditions, every=not positive)
 
 
 def _range(name: str | None, kind: int, operator: str, value: Any, *, positive: bool) -> Condition:
@@ -210,8 +210,8 @@ def _range(name: str | None, kind: int, operator: str, value: Any, *, positive: 
     passes = _PASSES[operator]
 
     def holds(facts: set[Fact]) -> bool:
-        there = (found for field, of, found in facts if (field, of) == (name, kind))
-        return any(passes(found, value) for found in there) is positive
+        values = (its for field, of, its in facts if (field, of) == (name, kind))
+        return any(passes(its, value) for its in values) is positive
 
     return Condition(f"{expression} or {_has(unsure)}", holds, frozenset([unsure]))
 
@@ -253,11 +253,11 @@ def _text_compared(sign: str, value: str) -> tuple[str, str]:
 
 
 _PASSES: dict[str, Callable[[Any, Any], bool]] = {
-    "$gt": lambda found, value: bool(found > value),
-    "$gte": lambda found, value: bool(found >= value),
-    "$lt": lambda found, value: bool(found < value),
-    "$lte": lambda found, value: bool(found <= value),
-    "$prefix": lambda found, value: bool(found.startswith(value)),
+    "$gt": lambda own, value: bool(own > value),
+    "$gte": lambda own, value: bool(own >= value),
+    "$lt": lambda own, value: bool(own < value),
+    "$lte": lambda own, value: bool(own <= value),
+    "$prefix": lambda own, value: bool(own.startswith(value)),
 }
 
 
@@ -269,8 +269,8 @@ def _has_any(terms: list[str], *, positive: bool = True) -> str:
     return f"{'' if positive else 'not '}array_contains_any(terms, {json.dumps(terms)})"
 
 
-def _hash(*parts: Any) -> str:
-    """Return the same for equal parts: 1 and 1.0 are equal numbers, and true is neither."""
-    plain = [int(part) if isinstance(part, float) and part.is_integer() else part for part in parts]
+def _hash(*values: Any) -> str:
+    """Return a hash of values: 1 and 1.0, which are equal numbers, have the same, true another."""
+    plain = [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:TERM_LENGTH]

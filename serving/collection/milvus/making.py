@@ -1,4 +1,4 @@
-"""Making a collection in Milvus, and opening one that is there."""
+"""Create a collection in Milvus and open an existing one."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +24,7 @@ def create(
     With a recall of 1 its index is FLAT, which compares every item; with any other HNSW.
 
     Raises:
-        UsageError: it is there already.
+        UsageError: it exists already.
     """
     if location.file is not None and not location.file.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {location.file.parent} to make {location.file} in")
@@ -76,7 +76,7 @@ def open_in_milvus(location: MilvusLocation, *, encoder_digest: str | None) -> M
 
 
 def _refuse(connection: Connection, *, there: bool) -> None:
-    """Refuse a collection that is there, or that is not."""
+    """Refuse a collection that exists (`there`), or one that does not."""
     location = connection.location
     if bool(connection.call("has_collection")) is not there:
         return
@@ -99,7 +99,7 @@ def _schema(dim: int, description: str) -> Any:
 
 
 def _make_index(connection: Connection, *, exact: bool) -> None:
-    """Make the indexes of a new collection, or take it away again if that fails."""
+    """Make the indexes of a new collection, or drop it again if that fails."""
     from pymilvus import MilvusClient
 
     index = MilvusClient.prepare_index_params()
@@ -120,17 +120,17 @@ def _make_index(connection: Connection, *, exact: bool) -> None:
 
 
 def _index_kind(connection: Connection) -> str:
-    """Return the type of the index on the vectors, which someone may have changed in Milvus."""
+    """Return the type of the index on the vectors, which may have been changed in Milvus."""
     for name in connection.call("list_indexes"):
-        described = connection.call("describe_index", index_name=name)
-        if described["field_name"] != "vector":
+        description = connection.call("describe_index", index_name=name)
+        if description["field_name"] != "vector":
             continue
-        if described["metric_type"] != "IP":
+        if description["metric_type"] != "IP":
             raise LookalikeError(
                 f"{connection.location.text}: the index on its vectors has the metric "
-                f"{described['metric_type']}; make it anew in Milvus with IP"
+                f"{description['metric_type']}; make it anew in Milvus with IP"
             )
-        return str(described["index_type"])
+        return str(description["index_type"])
     raise LookalikeError(
         f"{connection.location.text} has no index on its vectors; make one in Milvus, metric IP"
     )

@@ -1,4 +1,4 @@
-"""What an item is in Milvus.
+"""How an item is stored in Milvus.
 
 A collection has one entity an item, with the fields
 
@@ -14,7 +14,7 @@ A collection has one entity an item, with the fields
     vector    FLOAT_VECTOR of length one, under the metric IP. (COSINE would bring vectors to length
               one again, and milvus-lite forgets that it has to once a file is opened again.)
 
-and what it is bound to, as JSON, under `lookalike` in its properties and as its description:
+The collection's binding is JSON under `lookalike` in its properties, and its description:
 encoder_sha256, dim, encoder_path, created, version.
 """
 
@@ -41,7 +41,7 @@ HNSW = {"M": 32, "efConstruction": 360}
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """What a collection is bound to; see `ledger.Binding`."""
+    """The encoder a collection is bound to; see `ledger.ledger.Binding`."""
 
     encoder_sha256: str
     dim: int
@@ -50,12 +50,12 @@ class Binding:
     version: int = VERSION
 
     def to_json(self) -> str:
-        """As it is kept in Milvus."""
+        """Return it as Milvus stores it."""
         return json.dumps(asdict(self))
 
 
 def fields(dim: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """Name, data type and parameters of each field."""
+    """Return name, data type and parameters of each field."""
     text = {"max_length": LONGEST}
     maybe = {"nullable": True}
     return [
@@ -79,25 +79,25 @@ def fields(dim: int) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-def binding_of(described: Mapping[str, Any], location: str) -> Binding:
+def binding_of(description: Mapping[str, Any], location: str) -> Binding:
     """Return what a collection that Milvus describes is bound to.
 
     Raises:
         ArtifactError: it is not one of ours, or of a newer version.
     """
-    text = described.get("properties", {}).get(PROPERTY) or described.get("description")
+    text = description.get("properties", {}).get(PROPERTY) or description.get("description")
     try:
-        found = json.loads(text or "")
-        if found["version"] > VERSION:
+        fields = json.loads(text or "")
+        if fields["version"] > VERSION:
             raise ArtifactError(
-                f"{location} was made by a newer Lookalike (version {found['version']}, this one "
+                f"{location} was made by a newer Lookalike (version {fields['version']}, this one "
                 f"knows {VERSION}); update this one"
             )
-        return Binding(**found)
+        return Binding(**fields)
     except (ValueError, TypeError, KeyError) as error:
         raise ArtifactError(
-            f"{location} is not a collection of Lookalike's: it does not say which encoder it belongs "
-            "to. Choose another name"
+            f"{location} is not a collection of Lookalike's: it does not say which encoder it "
+            "belongs to. Choose another name"
         ) from error
 
 
@@ -128,14 +128,16 @@ def entity(row: Row) -> dict[str, Any]:
     for name, size in sizes.items():
         if size > LONGEST:
             raise UsageError(
-                f"item {row.key!r}: {name} has {size} bytes; Milvus takes at most {LONGEST}"
+                f"item {row.key!r}: {name} has {size} bytes; Milvus takes at most {LONGEST}",
+                param=name.partition(",")[0],
             )
     if row.sha256 is not None and len(row.sha256.encode()) > 1024:
-        raise UsageError(f"item {row.key!r}: sha256 has more than 1024 bytes")
+        raise UsageError(f"item {row.key!r}: sha256 has more than 1024 bytes", param="sha256")
     if len(terms) > MOST_TERMS:
         raise UsageError(
             f"item {row.key!r}: its metadata has too many values to be found by in Milvus "
-            f"({len(terms)} terms, at most {MOST_TERMS})"
+            f"({len(terms)} terms, at most {MOST_TERMS})",
+            param="metadata",
         )
     return {
         "id": id_of(row.key),
@@ -161,20 +163,20 @@ def _content(row: Row) -> str:
     return digest.hexdigest()
 
 
-def record(found: Mapping[str, Any]) -> Record:
+def record(entity: Mapping[str, Any]) -> Record:
     """Return an entity with `ALL_FIELDS` as the item it is."""
     return Record(
-        key=found["key"],
-        vector=np.asarray(found["vector"], np.float32),
-        uri=found["uri"],
-        label=found["label"],
-        width=found["width"],
-        height=found["height"],
-        sha256=found["sha256"],
-        metadata=json.loads(found["metadata"]),
+        key=entity["key"],
+        vector=np.asarray(entity["vector"], np.float32),
+        uri=entity["uri"],
+        label=entity["label"],
+        width=entity["width"],
+        height=entity["height"],
+        sha256=entity["sha256"],
+        metadata=json.loads(entity["metadata"]),
     )
 
 
-def hit(found: Mapping[str, Any], score: float) -> Hit:
+def hit(entity: Mapping[str, Any], score: float) -> Hit:
     """Return an entity with `WITHOUT_VECTOR` as a neighbor."""
-    return Hit(found["key"], score, found["uri"], found["label"], json.loads(found["metadata"]))
+    return Hit(entity["key"], score, entity["uri"], entity["label"], json.loads(entity["metadata"]))

@@ -1,4 +1,4 @@
-"""What `stats` and `tune` say of an index: what it is and does, what was asked of it."""
+"""The description of an index for `stats` and `tune`: its kind, size, measurements and promise."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def describe_index(folder: Path, follower: Follower, promise: Promise) -> dict[s
     """Return the index in memory, or the one that was saved if none is; ready for JSON.
 
     Attributes of the result: "kind" is FAISS's factory string, "Flat" if every search is exact;
-    "bytes" what it holds in memory; "measured" as `choosing` has it; "kept" whether each thing
-    asked for is kept, null if it was not measured; "notes" what to do where one is not.
+    "bytes" what it holds in memory; "measured" as in `index_selection`; "kept" whether each
+    promise is kept, null if it was not measured; "notes" what to do where one is not.
     """
     index = follower.index
     if index is None:

@@ -13,14 +13,14 @@ collection's folder:
     index/graph-<sequence>    FAISS's serialization of the proposer, a graph or what "kind" names
 
 The last two are there if the collection has a proposer. "recall" is what was measured of it, as
-`choosing` has it. With "in_file" the vectors are not read into memory but mapped (`mapped`).
+`index_selection` has it. With "in_file" the vectors are not read into memory but mapped (`mapped`).
 
 Saving: (1) each file is written under a temporary name, synced and renamed, (2) then the manifest,
 atomically, (3) then files that it does not name are deleted. A crash leaves the old snapshot or the
-new one. Loading believes nothing: the sizes and SHA-256 of all files are checked (FAISS itself
+new one. Loading trusts nothing: the sizes and SHA-256 of all files are checked (FAISS itself
 loads a flipped bit without a word), and a sample of the vectors and the number of items are
 compared with the ledger, so a snapshot of another ledger or of a later state than a restored backup
-is noticed. What does not hold is not used, and a warning says why.
+is noticed. A snapshot that fails is not used, and a warning says why.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from serving.collection.index.proposer import Proposer
-    from serving.collection.ledger.transactions import View
+    from serving.collection.ledger.view import View
 
 FOLDER = "index"
 MANIFEST = "manifest.json"
@@ -65,11 +65,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot holds.
+    """The content of a snapshot.
 
     Attributes:
         index: of the moment it was saved.
-        measured: what was measured of it (`choosing`), None if nothing was.
+        measured: what was measured of it (`index_selection`), None if nothing was.
         in_file: whether the vectors are to stay in their file.
     """
 
@@ -87,8 +87,8 @@ def save(folder: Path, snapshot: Snapshot, generation: str) -> FlatIndex | None:
         generation: of the ledger.
 
     Returns:
-        the vectors that were saved, if they are to be read from another place now: from this
-        snapshot's file, or from memory.
+        the vectors that were saved, if they are to be read from elsewhere now: from this snapshot's
+        file, or from memory.
 
     Raises:
         LookalikeError: it cannot be written; the one before stays.
@@ -97,11 +97,13 @@ def save(folder: Path, snapshot: Snapshot, generation: str) -> FlatIndex | None:
     target.mkdir(exist_ok=True)
     flat, proposer = index.flat, index.proposer
     ids = flat.living_ids
-    parts = {"ids": _blocks(ids.astype("<i8", copy=False)), "vectors": _living_blocks(flat)}
+    contents = {"ids": _blocks(ids.astype("<i8", copy=False)), "vectors": _living_blocks(flat)}
     if proposer is not None:
-        parts["nodes"] = _blocks(proposer.ids.astype("<i8", copy=False))
-        parts["graph"] = _blocks(proposer.to_bytes())
-    files = {name: _write(target, f"{name}-{flat.sequence}", part) for name, part in parts.items()}
+        contents["nodes"] = _blocks(proposer.ids.astype("<i8", copy=False))
+        contents["graph"] = _blocks(proposer.to_bytes())
+    files = {
+        name: _write(target, f"{name}-{flat.sequence}", blocks) for name, blocks in contents.items()
+    }
     manifest = {
         "format_version": FORMAT_VERSION,
         "generation": generation,
@@ -138,7 +140,7 @@ def drop(folder: Path) -> None:
 
 
 def load(folder: Path, view: View) -> Snapshot | None:
-    """Return the snapshot, if there is one and it fits the ledger; a warning says why one is not used."""
+    """Return the snapshot if it is one of this ledger, else None; a warning then says why."""
     target = folder / FOLDER
     if not (target / MANIFEST).exists():
         return None
@@ -156,7 +158,7 @@ def load(folder: Path, view: View) -> Snapshot | None:
 
 
 def read(target: Path, view: View) -> Snapshot:
-    """Return a snapshot that is believed nothing.
+    """Read a snapshot and check everything in it.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, OverflowError, ArtifactError: saying why it cannot
@@ -182,7 +184,7 @@ def read(target: Path, view: View) -> Snapshot:
         else:
             if files["vectors"]["bytes"] != 4 * rows * view.dim:
                 raise ValueError("its vectors are of another number")
-            # With room behind them: the first item that is added shall not wait for a copy of all.
+            # With room behind them: adding the first item must not copy all of them.
             vectors = np.empty((int(GROWTH * rows), view.dim), "<f4")
             _check(file, files["vectors"], vectors[:rows].view(np.uint8).reshape(-1))
             flat = FlatIndex.of(ids, vectors, sequence=sequence)
@@ -194,7 +196,7 @@ def read(target: Path, view: View) -> Snapshot:
 
 
 def saved_facts(folder: Path) -> dict[str, Any]:
-    """Return what the manifest says of the index, without looking at it; nothing if there is none."""
+    """Return the manifest's facts of the index, which is not read; {} if there is no manifest."""
     try:
         manifest = json.loads((folder / FOLDER / MANIFEST).read_text(encoding="utf-8"))
         names = ("kind", "in_file", "bytes_held", "rows", "recall")
@@ -220,8 +222,8 @@ def _compare(
 ) -> None:
     """Check that it is a snapshot of this very ledger."""
     if sequence < view.pruned:
-        there = view.ids()
-        if not np.isin(there[there <= sequence], ids, assume_unique=True).all():
+        existing = view.ids()
+        if not np.isin(existing[existing <= sequence], ids, assume_unique=True).all():
             raise ValueError("the ledger has items of then that it does not have")
     elif view.count_at(sequence) != len(ids):
         raise ValueError("the ledger had another number of items then")
@@ -231,20 +233,20 @@ def _compare(
             raise ValueError(f"the vector of item {ids[row]} is another one in the ledger")
 
 
-def _blocks(part: NDArray[Any]) -> Iterator[memoryview]:
-    data = np.ascontiguousarray(part).data.cast("B") if part.size else memoryview(b"")
+def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
+    data = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
     for start in range(0, len(data), BLOCK):
         yield data[start : start + BLOCK]
 
 
 def _living_blocks(flat: FlatIndex) -> Iterator[memoryview]:
-    """Vectors of the rows that are not masked, never all of them in memory."""
+    """Yield the vectors of rows that are not masked, never all of them in memory."""
     rows = max(1, BLOCK // (4 * flat.vectors.shape[1]))
     for start in range(0, flat.count, rows):
-        part = flat.vectors[start : start + rows]
+        vectors = flat.vectors[start : start + rows]
         if flat.live is not None:
-            part = part[flat.live[start : start + rows]]
-        yield from _blocks(part.astype("<f4", copy=False))
+            vectors = vectors[flat.live[start : start + rows]]
+        yield from _blocks(vectors.astype("<f4", copy=False))
 
 
 def _write(target: Path, name: str, blocks: Iterator[memoryview]) -> dict[str, Any]:

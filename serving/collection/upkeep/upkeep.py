@@ -1,12 +1,12 @@
 """When a collection's index is built, extended and built again.
 
 Up to `planning.SMALL` items, and where a recall of 1 is promised, every search is exact. Beyond
-that `choosing` builds what keeps the promise.
+that `index_selection` builds what keeps the promise.
 
 New items wait outside the proposer, compared one by one, until there are so many that this costs
 more than it saves; then a copy of it takes them in. Removed items stay in it, stepping stones of a
 graph, until they are a third of it; then all is built anew, as it is when the items have doubled or
-something else is asked. After a tenth more items the recall is measured again, on the new ones
+the promise has changed. After a tenth more items the recall is measured again, on the new ones
 before they are put in, and whether they lie where the old ones do (`proposer.fits`), so that data
 which changes as it grows does not wear the promise away.
 """
@@ -41,7 +41,7 @@ MEASURED_GROWTH = 1.1
 
 
 def renew(follower: Follower, threads: int) -> bool:
-    """Build, extend or save the index anew if it is time to; returns whether it is to be saved."""
+    """Build or extend the index if it is time to; return whether it should be saved."""
     with follower.current() as (view, index):
         promise = view.promise
     measured = follower.measured or {}
@@ -66,7 +66,7 @@ def renew(follower: Follower, threads: int) -> bool:
 
 
 def _spilled(follower: Follower, index: Index, promise: Promise, threads: int) -> bool:
-    """Have vectors that would take too much memory stay in their file."""
+    """Keep vectors that would take too much memory in their file; return whether to save."""
     if promise.memory is None or index.nbytes <= promise.memory:
         return False
     if not index.flat.in_file:
@@ -99,9 +99,9 @@ def _extend(
 
 
 class IndexMaintainer:
-    """Renews an index in a thread of its own, whenever it is told that something has changed.
+    """Renew an index in a thread of its own whenever it is notified of a change.
 
-    One thread of the processor, so that searches keep the others.
+    It uses one thread of the processor, so that searches keep the others.
     """
 
     def __init__(self, maintain: Callable[[], bool]) -> None:
@@ -114,16 +114,16 @@ class IndexMaintainer:
         self.notify()
 
     def notify(self) -> None:
-        """Something has changed: look whether the index needs to be renewed."""
+        """Check whether the index needs to be renewed, because something has changed."""
         self._idle.clear()
         self._due.set()
 
     def wait(self) -> None:
-        """Until there is nothing to do."""
+        """Wait until there is nothing to do."""
         self._idle.wait()
 
     def close(self) -> None:
-        """Do nothing more; what is being built now is dropped."""
+        """Stop; what is being built now is dropped."""
         self._closed = True
         self._due.set()
 
@@ -134,10 +134,10 @@ class IndexMaintainer:
             try:
                 while not self._closed and self._maintain():
                     pass
-            except CollectionBusy as busy:  # what is missing is only saved the next time
+            except CollectionBusy as busy:  # it is saved the next time
                 log.info("the renewed index is not saved yet: %s", busy)
             except LookalikeError:
                 if not self._closed:
-                    log.exception("the index could not be renewed; searches go on with the old one")
+                    log.exception("the index could not be renewed; searches keep using the old one")
             if not self._due.is_set():
                 self._idle.set()

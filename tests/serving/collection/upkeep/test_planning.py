@@ -108,7 +108,7 @@ def test_other_words_are_refused(text: str) -> None:
         ("IVF64,PQ7x4fs", "multiple of the number of subquantizers"),
         ("nonsense", "FAISS does not know it.*choose auto, flat"),
         ("NSG32", "effort of its own for each query"),
-        ("", "no FAISS factory string"),
+        ("", "not a FAISS factory string"),
     ],
 )
 def test_factory_strings_that_cannot_be_used_are_refused_by_name(kind: str, reason: str) -> None:
