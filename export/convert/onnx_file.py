@@ -8,6 +8,7 @@ import onnx
 from onnx import external_data_helper, inliner
 
 from base.errors import ArtifactError
+from base.text import first_line, one_line
 from export.encoder_file.onnx_safety import check_graph_is_safe
 from export.encoder_file.onnx_wire import WireError, is_external, messages
 
@@ -38,7 +39,7 @@ def read_model(path: Path) -> ModelProto:
         )
         model = onnx.load_model_from_string(content)
     except (WireError, ValueError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ArtifactError(f"{path} is not a whole ONNX file ({reason})") from error
     except Exception as error:  # protobuf's own class, which has no fixed home
         raise ArtifactError(f"{path} is not an ONNX file ({type(error).__name__})") from error
@@ -73,7 +74,7 @@ def _take_in(path: Path, model: ModelProto) -> None:
     try:
         external_data_helper.load_external_data_for_model(model, str(folder))
     except Exception as error:  # whatever onnx finds wrong with the files
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         raise ArtifactError(f"{path}: its data files cannot be read ({reason})") from error
 
 

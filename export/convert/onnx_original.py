@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from base.errors import ArtifactError, UsageError
+from base.text import first_line, one_line
 from export.encoder_file.session import session_options
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Original:
             try:
                 (found,) = self._session.run([self._output], {self._input.name: image[None]})
             except Exception as error:  # ONNX Runtime's exceptions share no base class
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error)
                 raise ArtifactError(f"{self._file} fails on a picture: {reason}") from error
             rows.append(_flat(self._file, self._output, np.asarray(found)))
         return np.concatenate(rows)
@@ -76,5 +77,5 @@ def plain_session(file: Path, model: ModelProto) -> onnxruntime.InferenceSession
             model.SerializeToString(), session_options(0), providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ArtifactError(f"{file} does not load in ONNX Runtime: {reason}") from error

@@ -21,6 +21,7 @@ from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 
 from base.errors import ArtifactError
 from base.files import sha256_file
+from base.text import one_line
 from export.convert.onnx_file import read_model
 from export.convert.onnx_graph import NO_LICENSE, TINY_NORM, Draft
 from export.convert.onnx_inspect import (
@@ -253,7 +254,7 @@ def _compare(
     try:
         (together,) = session.run([FEATURES], {INPUT: images})
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise ArtifactError(
             f"{file} fails on {len(images)} pictures at once: {cause} ({reason})"
         ) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.errors import ArtifactError, LookalikeError, UsageError
+from base.text import one_line
 from export.encoder_file.contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Encoder:
                 outputs, {INPUT: np.ascontiguousarray(images)}
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise LookalikeError(
                 f"{self.path} fails on {len(images)} pictures: {reason}; give fewer at a time, or "
                 f"export it again"

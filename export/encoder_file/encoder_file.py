@@ -65,6 +65,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import ArtifactError, UsageError
 from base.files import sha256_bytes, write_bytes_atomic
+from base.text import first_line
 from export.encoder_file.contract import (
     EMBEDDINGS,
     FEATURES,
@@ -292,8 +293,8 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        first_line = str(error).partition("\n")[0]
-        raise ArtifactError(f"{path} was not written: not valid ONNX: {first_line}") from error
+        message = f"{path} was not written: not valid ONNX: {first_line(error)}"
+        raise ArtifactError(message) from error
     content = model.SerializeToString(deterministic=True)
     _parse(path, content)
     write_bytes_atomic(path, content)

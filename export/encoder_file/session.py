@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from base.cpus import available_cpus
 from base.errors import ArtifactError, UsageError
+from base.text import first_line
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -70,8 +71,7 @@ def _load(
     try:
         session = ort.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its exceptions share no base class of their own
-        first_line = str(error).partition("\n")[0]
-        raise ArtifactError(f"it does not load in ONNX Runtime: {first_line}") from error
+        raise ArtifactError(f"it does not load in ONNX Runtime: {first_line(error)}") from error
     # It keeps the file's bytes to begin again on the CPU when the GPU fails, without telling more
     # than standard output; a whole encoder in memory for what its callers would rather be told.
     session.disable_fallback()

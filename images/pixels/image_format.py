@@ -7,6 +7,7 @@ from collections.abc import Callable
 from PIL import Image, UnidentifiedImageError
 
 from base.errors import ImageRefused, RefusalReason
+from base.text import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -67,9 +68,9 @@ def refusal(data: bytes, kind: str, error: Exception) -> ImageRefused:
     if _IS_CUT[kind](data) or (kind == "TIFF" and "truncated" in str(error)):
         return ImageRefused(RefusalReason.TRUNCATED, f"the {kind} ends early ({len(data)} bytes)")
     if any(words in str(error).lower() for words in _SAID_OF_STRANGE_FILES):
-        message = f"this sort of {kind} is not read ({_one_line(error)}); convert it to PNG"
+        message = f"this sort of {kind} is not read ({one_line(error)}); convert it to PNG"
         return ImageRefused(RefusalReason.UNSUPPORTED, message)
-    return ImageRefused(RefusalReason.CORRUPT, f"the {kind} is damaged: {_one_line(error)}")
+    return ImageRefused(RefusalReason.CORRUPT, f"the {kind} is damaged: {one_line(error)}")
 
 
 def _opening_error(data: bytes, kind: str) -> Exception | None:
@@ -80,10 +81,6 @@ def _opening_error(data: bytes, kind: str) -> Exception | None:
     except Exception as error:  # noqa: BLE001 - the point is to have it, whatever it is
         return error
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _jpeg_is_cut(data: bytes) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from base.errors import ImageRefused, RefusalReason
+from base.text import one_line
 from images.items import Content, Pixels
 from images.pixels.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, decode
 from images.pixels.image_format import kind_of
@@ -108,7 +109,7 @@ def _read_npy(data: bytes) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # hostile bytes make NumPy raise nearly anything
-        message = f"the .npy file is damaged: {' '.join(str(error).split())[:200]}"
+        message = f"the .npy file is damaged: {one_line(error)}"
         raise ImageRefused(RefusalReason.CORRUPT, message) from error
     return array
 
@@ -145,7 +146,7 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
     except ImageRefused:
         raise
     except Exception as error:  # hostile bytes make tifffile raise nearly anything
-        message = f"the TIFF is damaged or not read: {' '.join(str(error).split())[:200]}"
+        message = f"the TIFF is damaged or not read: {one_line(error)}"
         raise ImageRefused(RefusalReason.CORRUPT, message) from error
     if inverted and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values

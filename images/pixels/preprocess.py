@@ -7,7 +7,6 @@ prepared differently from what the encoder was trained on.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any, Literal, get_args
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from base.errors import UsageError
 from base.files import sha256_bytes
+from base.text import did_you_mean
 from images.items import Content, Pixels
 from images.pixels.decode import DEFAULT_MAX_PIXELS, Opened, open_scaled, to_rgb
 from images.pixels.planes import to_planes
@@ -128,11 +128,9 @@ class PreprocessSpec:
         return cls(**d)
 
 
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = get_close_matches(str(value), known, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-        raise UsageError(f"unknown {name} {value!r}{hint}")
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"unknown {name} {value!r}{did_you_mean(str(value), choices)}")
 
 
 def _check_length(name: str, value: object, least: int) -> None:

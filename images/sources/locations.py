@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from base.errors import ImageRefused, RefusalReason, SourceError
+from base.text import one_line
 from images.pixels.decode import DEFAULT_MAX_BYTES
 from images.sources.paths import is_there, printable, uri_to_path
 
@@ -51,7 +52,7 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except Exception as error:  # each file system raises its own
-        raise SourceError(f"cannot open {url}: {_words(error)}") from error
+        raise SourceError(f"cannot open {url}: {one_line(error)}") from error
     return system, path
 
 
@@ -63,7 +64,7 @@ def exists(location: str) -> bool:
     try:
         return bool(system.exists(path))
     except Exception as error:  # no credentials, no network
-        raise SourceError(f"cannot reach {location}: {_words(error)}") from error
+        raise SourceError(f"cannot reach {location}: {one_line(error)}") from error
 
 
 def is_folder(location: str) -> bool:
@@ -85,7 +86,7 @@ def open_location(location: str) -> Iterator[BinaryIO]:
     try:
         remote = system.open(path, "rb")
     except Exception as error:
-        raise OSError(errno.EIO, _words(error), location) from error
+        raise OSError(errno.EIO, one_line(error), location) from error
     with remote:
         yield cast("BinaryIO", remote)
 
@@ -99,7 +100,7 @@ def size_and_stamp(location: str) -> tuple[int, str]:
     try:
         return int(system.size(path)), str(system.ukey(path))
     except Exception as error:
-        raise OSError(errno.EIO, _words(error), location) from error
+        raise OSError(errno.EIO, one_line(error), location) from error
 
 
 def read_span(location: str, offset: int, size: int) -> bytes:
@@ -109,7 +110,7 @@ def read_span(location: str, offset: int, size: int) -> bytes:
         try:
             return cast("bytes", system.cat_file(path, start=offset, end=offset + size))
         except Exception as error:
-            raise OSError(errno.EIO, _words(error), location) from error
+            raise OSError(errno.EIO, one_line(error), location) from error
     with Path(location).open("rb", buffering=0) as file:
         file.seek(offset)
         data = file.read(size)
@@ -160,7 +161,3 @@ def split_uri(uri: str) -> tuple[str, str, str]:
     scheme, _, protocol = scheme.partition("+")
     path = os.fsdecode(unquote_to_bytes(rest))
     return scheme, f"{protocol}://{path}" if protocol else path, fragment
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

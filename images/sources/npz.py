@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import SourceError
+from base.text import one_line
 from images.sources.arrays import ArraySource, Contents, EncodedRows, Labels, name_labels
 from images.sources.npz_members import map_members
 
@@ -51,8 +52,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         found, arrays = map_members(path, (*PIXEL_ARRAYS, "offsets", "labels"))
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(f"{path} is no readable npz file: {message}") from error
+        raise SourceError(f"{path} is not a readable npz file: {one_line(error)}") from error
     if not arrays.keys() & set(PIXEL_ARRAYS):
         message = f"{path} holds the arrays {', '.join(found) or '(none)'}"
         raise SourceError(f"{message}; images go by {', '.join(PIXEL_ARRAYS)}")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from base.errors import ImageRefused, RefusalReason, SourceError
+from base.text import one_line
 from images.items import Item
 from images.sources.arrays import Labels, name_labels
 from images.sources.locations import (
@@ -55,8 +56,9 @@ def open_parquet(location: str, name: str) -> "ParquetSource":
             raise SourceError(f"{location} holds no rows")
         labels, keys = _labels(rows, location), _keys(rows, location)
     except (OSError, pa.ArrowException) as error:
-        message = " ".join(str(error).split())
-        raise SourceError(f"{location} is no readable Parquet file: {message}") from error
+        raise SourceError(
+            f"{location} is not a readable Parquet file: {one_line(error)}"
+        ) from error
     return ParquetSource(name, location, stamp, rows.count, labels, keys)
 
 
@@ -107,7 +109,7 @@ def read_row(location: str, stamp: str, row: int) -> bytes:
     try:
         data = _rows(location, stamp)[row]
     except Exception as error:  # a damaged page makes Arrow raise nearly anything
-        raise unreadable(f"row {row} of {location}", " ".join(str(error).split())) from error
+        raise unreadable(f"row {row} of {location}", one_line(error)) from error
     if data is None:
         raise ImageRefused(RefusalReason.EMPTY, f"row {row} holds no image's bytes")
     check_size(len(data))

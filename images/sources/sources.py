@@ -1,10 +1,10 @@
 """SOURCE, one argument for every kind of image collection: list it, reopen one of its items."""
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 from base.errors import SourceError
+from base.text import nearest
 from images.items import Item, Source
 from images.pixels.image_format import kind_of
 from images.sources.archives import clean
@@ -84,21 +84,21 @@ def _open(name: str) -> Source:
     if split in _SPLITS and not is_url(location) and is_cifar10(Path(path)):
         return open_batches(Path(path), split, name)
     raise SourceError(
-        f"{name} does not exist, nor is it a name that is known{_nearest(location, name)}"
+        f"{name} does not exist, nor is it a name that is known{_suggestion(location, name)}"
     )
 
 
-def _nearest(location: str, name: str) -> str:
-    if near := get_close_matches(name, NAMES, 1):
-        return f"; did you mean {near[0]}?"
+def _suggestion(location: str, name: str) -> str:
+    if near := nearest(name, NAMES):
+        return f"; did you mean {near}?"
     try:
         siblings = (
             [] if is_url(location) else [path.name for path in Path(location).parent.iterdir()]
         )
     except OSError:  # no such folder either, or a forbidden one
         siblings = []
-    if near := get_close_matches(Path(location).name, siblings, 1):
-        return f"; did you mean {Path(name).with_name(near[0])}?"
+    if near := nearest(Path(location).name, siblings):
+        return f"; did you mean {Path(name).with_name(near)}?"
     return f"; names: {', '.join(NAMES)}"
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from base.errors import ImageRefused, RefusalReason, SourceError
+from base.text import one_line
 from images.items import Content
 from images.sources.archives import ArchiveSource, clean, counts, folder_labels
 from images.sources.locations import (
@@ -70,9 +71,8 @@ def _directory(location: str) -> list[zipfile.ZipInfo]:
         with open_location(location) as file, zipfile.ZipFile(file) as archive:
             return archive.infolist()
     except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-        message = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
-            f"{location} is damaged, truncated or no zip archive: {message}; fetch or make it anew"
+            f"{location} is damaged, truncated or not a zip archive: {one_line(error)}; fetch or make it anew"
         ) from error
 
 

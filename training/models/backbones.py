@@ -8,7 +8,6 @@ Dropout and stochastic depth are switched off: SimCLR regularizes by augmentatio
 depend on its seed and number alone to be repeated bit for bit.
 """
 
-from difflib import get_close_matches
 from typing import Any, cast
 
 import torch
@@ -16,7 +15,8 @@ from torch import nn
 from torchvision import models
 from torchvision.ops import StochasticDepth
 
-from training.errors import RecipeError, did_you_mean
+from base.text import did_you_mean, first_line, nearest
+from training.errors import RecipeError
 from training.models.encoder_module import EncoderModule
 
 CLASSES = 1009  # a prime that is no width of any layer
@@ -68,13 +68,13 @@ def build_backbone(name: str, *, image_size: int, channels: int = 3) -> EncoderM
         _switch_off_dropout(network)
         feature_dim = _feature_dim(network, image_size, channels)
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0][:150]
+        reason = first_line(error, 150)
         raise RecipeError(
             f"{name} cannot read pictures of {image_size} px ({reason}): change data.image_size, "
             "to a multiple of 32 or to 224, or take another encoder"
         ) from error
     network.feature_dim = feature_dim  # type: ignore[assignment]
-    return cast(EncoderModule, network)
+    return cast("EncoderModule", network)
 
 
 def _torchvision(name: str, image_size: int, channels: int) -> nn.Module:
@@ -102,8 +102,8 @@ def _timm(name: str, image_size: int, channels: int) -> nn.Module:
         raise RecipeError(f"timm:{name} needs timm: pip install timm") from error
     if not timm.is_model(name.partition(".")[0]):
         names = timm.list_models()
-        near = [n for n in names if n.startswith(name)] or get_close_matches(name, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has them all"
+        near = next((n for n in names if n.startswith(name)), nearest(name, names))
+        hint = f"did you mean '{near}'?" if near else "timm.list_models() has them all"
         raise RecipeError(f"encoder.name = 'timm:{name}': timm knows no such network; {hint}")
     defaults = timm.models.get_pretrained_cfg(name)
     sized = defaults is not None and defaults.fixed_input_size

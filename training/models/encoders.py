@@ -20,7 +20,8 @@ from torchvision.models.resnet import (
     conv1x1,
 )
 
-from training.errors import RecipeError, did_you_mean, require
+from base.text import did_you_mean
+from training.errors import RecipeError, require
 from training.models.backbones import build_backbone, check_name
 from training.models.encoder_module import EncoderModule
 from training.models.selective_kernels import SelectiveBottleneck, deep_stem, pooled_shortcut

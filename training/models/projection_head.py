@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from training.errors import RecipeError, did_you_mean, require
+from base.text import did_you_mean
+from training.errors import RecipeError, require
 
 HeadKind = Literal["v1", "v2"]
 LAYERS: dict[str, int] = {"v1": 2, "v2": 3}

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from base.files import sha256_bytes
+from base.text import did_you_mean
 from training.augment.augment import Augmentation
 from training.data.settings import DataSettings
-from training.errors import RecipeError, did_you_mean, require
+from training.errors import RecipeError, require
 from training.models.encoders import EncoderSettings
 from training.models.projection_head import HeadSettings
 from training.optim.losses import LossSettings

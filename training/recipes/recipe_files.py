@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.files import write_bytes_atomic
-from training.errors import RecipeError, did_you_mean
+from base.text import did_you_mean
+from training.errors import RecipeError
 from training.models.encoders import RESNETS
 from training.recipes.recipe import Recipe
 from training.recipes.toml_dataclass import to_toml

@@ -8,7 +8,8 @@ import math
 import types
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from training.errors import RecipeError, did_you_mean
+from base.text import did_you_mean
+from training.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

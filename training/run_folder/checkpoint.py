@@ -40,6 +40,7 @@ import torch
 
 from base.errors import ArtifactError
 from base.files import atomic_write, sha256_file
+from base.text import first_line
 from training.recipes.build_model import encoder_of
 from training.recipes.recipe import Recipe
 
@@ -129,7 +130,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
             broken = parts.testzip()  # torch.load does not look at the checksums in the file
         content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).split("\n", 1)[0][:100]
+        reason = first_line(error, 100)
         raise ArtifactError(f"{path} is damaged or no checkpoint ({reason})") from error
     if broken:
         raise ArtifactError(f"{path} is damaged (checksum of {broken})")

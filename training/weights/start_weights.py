@@ -17,7 +17,7 @@ from torchvision import models
 
 from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
-from training.errors import did_you_mean
+from base.text import did_you_mean
 from training.models.backbones import timm_name
 from training.models.encoders import RESNETS
 from training.recipes.build_model import encoder_of

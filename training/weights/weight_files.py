@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from base.errors import ArtifactError, UsageError
+from base.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,7 +98,7 @@ def _numpy(path: Path) -> Iterator[tuple[str, Tensor]]:
             for name in arrays.files:
                 yield name, torch.from_numpy(np.array(arrays[name], order="C"))
     except Exception as error:  # a damaged file can raise anything
-        raise ArtifactError(f"{path} is damaged or no file of arrays ({_short(error)})") from error
+        raise ArtifactError(f"{path} is damaged or no file of arrays ({one_line(error, MAX_SHOWN)})") from error
 
 
 def _torch(path: Path) -> Mapping[str, Any]:
@@ -117,7 +118,7 @@ def _torch(path: Path) -> Mapping[str, Any]:
                 f"c = torch.load('{path}', map_location='cpu', weights_only=False); "
                 f"torch.save(c.get('state_dict', c), 'weights.pt')\", then give weights.pt"
             ) from error
-        raise ArtifactError(f"{path} is damaged or no checkpoint ({_short(error)})") from error
+        raise ArtifactError(f"{path} is damaged or no checkpoint ({one_line(error, MAX_SHOWN)})") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} holds a {type(content).__name__}, no dictionary of weights")
     return content
@@ -155,9 +156,5 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except Exception as error:  # its error class is the extension module's own
-        raise ArtifactError(f"{path} is damaged ({_short(error)})") from error
+        raise ArtifactError(f"{path} is damaged ({one_line(error, MAX_SHOWN)})") from error
     return tensors
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:MAX_SHOWN]

@@ -6,7 +6,6 @@ stand in files too (`keys`), and all that are given count. A variable that begin
 and names no setting is refused, because a mistyped key or limit would otherwise be a silent hole.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import UsageError
+from base.text import nearest
 from images.pixels.decode import DEFAULT_MAX_PIXELS
 from serving.collection.contract.locations import Location, location_of
 from serving.http.policy.cors import Origins, read_origins
@@ -155,8 +155,8 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         if name in KINDS:
             values[name] = _parse(variable, text, KINDS[name])
         else:
-            near = difflib.get_close_matches(name, [*KINDS, "api_key"], n=1)
-            hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "no such setting"
+            near = nearest(name, [*KINDS, "api_key"])
+            hint = f"did you mean {PREFIX}{near.upper()}?" if near else "no such setting"
             raise UsageError(f"{variable}: {hint}")
     if full := environ.get(FULL_KEY):  # beside write keys, if there are any
         values["write_key"] = ",".join(filter(None, (values.get("write_key"), full)))

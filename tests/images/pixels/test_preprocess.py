@@ -245,7 +245,7 @@ def test_a_spec_survives_json(spec: PreprocessSpec) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"size": 32, "resise": "stretch"}, "'resise'; did you mean resize"),
+        ({"size": 32, "resise": "stretch"}, "'resise'; did you mean 'resize"),
         ({"size": 32, "mean": 0}, "'mean'; known: size, resize"),
         ({}, "needs the key size"),
         ({"size": 0}, "size is 0; .* at least 1"),

@@ -89,7 +89,7 @@ def test_labels_may_be_text(tmp_path: Path) -> None:
         ({"images": GRAY[:0]}, "holds no images"),
         ({"images": GRAY, "labels": LABELS[:5]}, r"int64 \[5\], not one .* \(6\)"),
         ({"images": GRAY, "labels": LABELS / 2}, "float64"),
-        ({"images": np.array([None] * 6)}, "no readable npz file"),
+        ({"images": np.array([None] * 6)}, "not a readable npz file"),
         ({"data": GRAY.ravel(), "offsets": np.array([0, 50, 20])}, "offsets must rise"),
         ({"data": GRAY.ravel(), "offsets": np.array([0, 211])}, "offsets must rise"),
         ({"data": GRAY.ravel(), "offsets": np.array([-1, 20])}, "offsets must rise"),

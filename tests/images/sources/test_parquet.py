@@ -117,7 +117,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for cut in (len(whole) - 1, len(whole) // 2, 3):
         path.write_bytes(whole[:cut])
-        with pytest.raises(SourceError, match=r"train-00\.parquet is no readable Parquet file"):
+        with pytest.raises(SourceError, match=r"train-00\.parquet is not a readable Parquet file"):
             open_source(path)
     path.write_bytes(whole[:40] + bytes(80_000) + whole[80_040:])  # most of the first row group
     outcomes: list[object] = []
