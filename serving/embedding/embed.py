@@ -1,8 +1,8 @@
-"""From items to embeddings, with every core at work; the outcomes come in the order of the items.
+"""From items to embeddings, with every core at work; outcomes come in the order of the items.
 
 Two arrangements. Which one is right follows from the session, and so from who opened it:
 
-- apart, for a session of one thread on the CPU (`lookalike extract` opens one): each core takes
+- per core, for a session of one thread on the CPU (`lookalike extract` opens one): each core takes
   a few images, decodes and encodes them by itself. No core waits for another, there is nothing to
   be split between decoding and encoding, and a few images stay in the core's cache::
 
@@ -11,14 +11,14 @@ Two arrangements. Which one is right follows from the session, and so from who o
   While the cores compute, the next pieces are read: a few more than there are cores, and up to
   `MOST_PIECES` a core where reading is seen to be slow.
 
-- together, for a session of several threads or on a GPU: threads decode the next batches while the
-  encoder works on one (on a GPU: while one is computed, another is copied)::
+- shared encoder, for a session of several threads or on a GPU: threads decode the next batches
+  while the encoder works on one (on a GPU: while one is computed, another is copied)::
 
       items ──▶ batches ──▶ decode threads ──▶ encoder ──▶ outcomes
 
 Either way a bounded number of images is under way: memory does not grow with the source. Pillow
-and ONNX Runtime let go of Python's lock while they work; a session computes each image by itself,
-so that neither the arrangement nor the size of a piece changes an embedding.
+and ONNX Runtime release Python's lock while they work; a session computes each image by itself, so
+that neither the arrangement nor the size of a piece changes an embedding.
 """
 
 from collections import deque
@@ -49,18 +49,18 @@ from serving.embedding.results import Outcome, RefusedImage
 __all__ = ["BATCH_SIZE", "NO_DIRECTION", "Load", "Seconds", "embed", "in_batches"]
 
 BATCH_SIZE = 32
-LOOKAHEAD = 2  # together: batches that are read and decoded ahead of the encoder
-PARTS = 2  # together: pieces of a batch for each thread, so that they end at about the same time
-STREAMS = 2  # together, on a GPU: batches that are copied or computed at the same time
-PIECE = 8  # apart: images a core encodes at once; 32 take 10 to 30 % longer each on Zen 3
-FIRST_PIECES = 3  # apart, a core: one computed, one read, one taken
-MOST_PIECES = 8  # apart, a core, where reading is slow
+LOOKAHEAD = 2  # shared encoder: batches that are read and decoded ahead of the encoder
+PIECES_PER_THREAD = 2  # shared encoder: of a batch, so that threads end at about the same time
+STREAMS = 2  # shared encoder, on a GPU: batches that are copied or computed at the same time
+PIECE = 8  # per core: images a core encodes at once; 32 take 10 to 30 % longer each on Zen 3
+FIRST_PIECES = 3  # per core: one computed, one read, one taken
+MOST_PIECES = 8  # per core, where reading is slow
 SLOW_READ = 0.1  # of the time a piece takes to compute
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What became of a piece, how long it took, and whether a core had waited for it."""
+    """The outcomes of a piece, how long it took, and whether a core had waited for it."""
 
     outcomes: list[Outcome]
     seconds: Seconds
@@ -68,19 +68,19 @@ class _Done:
 
 
 class _Arrangement(Protocol):
-    """Who does what; see this module's beginning."""
+    """How the work is divided between threads; see this module's docstring."""
 
-    def takes(self, under_way: int) -> bool:
-        """Whether another batch shall be begun, beside so many pieces."""
+    def accepts(self, under_way: int) -> bool:
+        """Whether another batch is to be begun, with so many pieces under way."""
 
     def begin(self, batch: list[Item]) -> list[Future[_Done]]:
-        """Have a batch done; returns its pieces in order."""
+        """Begin a batch; return its pieces in order."""
 
-    def learn(self, done: _Done) -> None:
-        """Look at a piece that is finished."""
+    def adapt(self, done: _Done) -> None:
+        """Adapt to what a finished piece took."""
 
     def close(self) -> None:
-        """Let what is under way end; what is not begun is not done."""
+        """Wait for what is under way; drop what is not begun."""
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -103,17 +103,18 @@ def embed(
     Args:
         encoder: an open encoder; on the CPU one of a single thread is the fastest.
         batches: any number of lists; they are taken from the iterator as they are needed.
-        threads: cores that work apart, or decode; None takes the CPUs this process may use.
+        threads: cores that encode, or threads that decode; None takes the CPUs this process may
+            use.
         seconds: is added to as the work goes on.
         load: decodes one image; is called in the threads.
 
     Yields:
-        for each batch what became of its items, in the same order.
+        for each batch the outcomes of its items, in the same order.
     """
     total = seconds or Seconds()
     workers = threads or available_cpus()
-    apart = encoder.provider == "cpu" and encoder.threads == 1
-    kind = _Apart if apart else _Together
+    per_core = encoder.provider == "cpu" and encoder.threads == 1
+    kind = _PerCore if per_core else _SharedEncoder
     arrangement: _Arrangement = kind(encoder, workers, load)
     remaining = iter(batches)
     ahead: deque[list[Future[_Done]]] = deque()
@@ -121,7 +122,7 @@ def embed(
     with closing(arrangement):
         while True:
             watch.lap()
-            while len(ahead) < 2 or arrangement.takes(sum(map(len, ahead))):
+            while len(ahead) < 2 or arrangement.accepts(sum(map(len, ahead))):
                 if (batch := next(remaining, None)) is None:
                     break
                 ahead.append(arrangement.begin(batch))
@@ -131,10 +132,10 @@ def embed(
             outcomes: list[Outcome] = []
             for future in ahead.popleft():
                 done = future.result()
-                arrangement.learn(done)
+                arrangement.adapt(done)
                 _add(total, done.seconds)
                 outcomes += done.outcomes
-            if apart:  # what the cores had; they waited for what they did not use
+            if per_core:  # what the cores had; they waited for what they did not use
                 had = workers * clock.lap()
                 total.cores += had
                 total.wait += had
@@ -143,14 +144,14 @@ def embed(
             total.held += watch.lap()
 
 
-def _add(total: Seconds, part: Seconds) -> None:
-    total.read += part.read
-    total.decode += part.decode
-    total.encode += part.encode
-    total.wait += part.wait
+def _add(total: Seconds, seconds: Seconds) -> None:
+    total.read += seconds.read
+    total.decode += seconds.decode
+    total.encode += seconds.encode
+    total.wait += seconds.wait
 
 
-class _Apart:
+class _PerCore:
     """Each core decodes and encodes pieces of its own."""
 
     def __init__(self, encoder: Encoder, workers: int, load: Load) -> None:
@@ -160,7 +161,7 @@ class _Apart:
         self._limit, self._most = FIRST_PIECES * workers, MOST_PIECES * workers
         self._pool = ThreadPoolExecutor(self._most, "core")  # a thread is made when it is needed
 
-    def takes(self, under_way: int) -> bool:
+    def accepts(self, under_way: int) -> bool:
         return under_way < self._limit
 
     def begin(self, batch: list[Item]) -> list[Future[_Done]]:
@@ -188,7 +189,7 @@ class _Apart:
             self._cores.release()
         return _Done(outcomes, seconds, awaited)
 
-    def learn(self, done: _Done) -> None:
+    def adapt(self, done: _Done) -> None:
         slow = done.seconds.read > SLOW_READ * (done.seconds.decode + done.seconds.encode)
         if slow and done.awaited and self._limit < self._most:
             self._limit += 1
@@ -197,7 +198,7 @@ class _Apart:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Together:
+class _SharedEncoder:
     """Threads decode for one encoder, which has the other cores or a GPU."""
 
     def __init__(self, encoder: Encoder, workers: int, load: Load) -> None:
@@ -209,13 +210,13 @@ class _Together:
         self._decoders = ThreadPoolExecutor(workers, "decode")
         self._encoders = ThreadPoolExecutor(streams, "encode")
 
-    def takes(self, under_way: int) -> bool:
+    def accepts(self, under_way: int) -> bool:
         return under_way < self._ahead
 
     def begin(self, batch: list[Item]) -> list[Future[_Done]]:
-        pieces = in_batches(batch, -(-len(batch) // (PARTS * self._workers)))
-        parts = [self._decoders.submit(self._prepare, piece) for piece in pieces]
-        return [self._encoders.submit(self._finish, batch, parts)]
+        pieces = in_batches(batch, -(-len(batch) // (PIECES_PER_THREAD * self._workers)))
+        prepared = [self._decoders.submit(self._prepare, piece) for piece in pieces]
+        return [self._encoders.submit(self._finish, batch, prepared)]
 
     def _prepare(self, items: list[Item]) -> tuple[list[Ready | RefusedImage], Seconds]:
         results, seconds, watch = [], Seconds(), Stopwatch()
@@ -227,12 +228,12 @@ class _Together:
         return results, seconds
 
     def _finish(
-        self, batch: list[Item], parts: list[Future[tuple[list[Ready | RefusedImage], Seconds]]]
+        self, batch: list[Item], prepared: list[Future[tuple[list[Ready | RefusedImage], Seconds]]]
     ) -> _Done:
         watch = Stopwatch()
         total, results = Seconds(), list[Ready | RefusedImage]()
-        for part in parts:
-            ready, seconds = part.result()
+        for piece in prepared:
+            ready, seconds = piece.result()
             results += ready
             _add(total, seconds)
         total.wait = watch.lap()
@@ -240,7 +241,7 @@ class _Together:
         total.encode = watch.lap()
         return _Done(outcomes, total)
 
-    def learn(self, done: _Done) -> None:
+    def adapt(self, done: _Done) -> None:
         pass
 
     def close(self) -> None:

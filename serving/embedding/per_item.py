@@ -1,4 +1,4 @@
-"""What is done to a few items: read, decode, encode. A refused one leaves, the others stay."""
+"""Read, decode and encode a few items. A refused one drops out, the others stay."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from serving.embedding.results import EmbeddedImage, Outcome, RefusedImage
 NO_DIRECTION = "no-direction"
 
 Load = Callable[[Content, PreprocessSpec], tuple[Pixels, tuple[int, int]]]
-"""What decodes: `images.pixels.preprocess.load_image`, or the same somewhere else."""
+"""Decodes one image: `images.pixels.preprocess.load_image`, or the same in another process."""
 
 
 @dataclass(kw_only=True)
@@ -30,9 +30,9 @@ class Seconds:
         encode: in the encoder.
         wait: a core (or the encoder, where it has all cores or a GPU) had nothing to do.
         cores: what the cores had, where each one decodes and encodes: decode + encode + wait.
-        listing: the source took to say what comes next. Beside the others, as are those below.
-        held: outcomes were taken, by the shard's writer say.
-        write: the writer's own.
+        listing: the source took to list the next items. Beside the others, as are those below.
+        held: the caller had the outcomes, a shard's writer for example.
+        write: the writer's own time.
     """
 
     read: float = 0.0
@@ -55,13 +55,13 @@ class Ready:
 
 
 class Stopwatch:
-    """Seconds since it was made or last read."""
+    """Measures the seconds since it was made or last read."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since the last lap."""
+        """Return the seconds since the last lap."""
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         return passed
@@ -73,14 +73,14 @@ def read(item: Item) -> Content | RefusedImage:
         return item.read()
     except ImageRefused as error:
         return refused(item, "read", error.reason, error.message)
-    except Exception as error:  # noqa: BLE001 - one strange file must not end a run over millions
+    except Exception as error:  # noqa: BLE001 - one odd file must not end a run over millions
         return refused(item, "read", RefusalReason.UNREADABLE, repr(error))
 
 
 def decode(
     item: Item, content: Content | RefusedImage, spec: PreprocessSpec, load: Load
 ) -> Ready | RefusedImage:
-    """Return what the encoder is to see of a content; what was refused stays so."""
+    """Return the pixels that the encoder sees of a content; what was refused stays so."""
     if isinstance(content, RefusedImage):
         return content
     try:

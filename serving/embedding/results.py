@@ -1,4 +1,4 @@
-"""What becomes of one image: embedded, or refused and why."""
+"""The outcome for one image: its embedding, or why it was refused."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ Outcome = EmbeddedImage | RefusedImage
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """An image that an extraction knew and that is no longer in its source.
+    """An image that a feature folder had and that is no longer in its source.
 
     Attributes:
         key: of the item.
@@ -72,8 +72,7 @@ class Entry:
 
     Attributes:
         outcome: what became of it.
-        stamp: of its file when it was read (`images.sources.uris.stamp_of`), None if it is not
-            known.
+        stamp: of its file when it was read (`images.sources.uris.stamp_of`), None if it has none.
         thumbnail: a WebP image, if the folder has them.
     """
 

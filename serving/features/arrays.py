@@ -21,7 +21,7 @@ COLUMNS = ("key", "uri", "label")
 
 
 def write_arrays(folder: Path, manifest: Manifest) -> Arrays:
-    """Write both files from the shards, in the memory of one of them.
+    """Write both files from the shards, holding one of them in memory at a time.
 
     Raises:
         ArtifactError: a shard is damaged.

@@ -1,6 +1,6 @@
 """`manifest.json` of a feature folder: its fields, and how they are read and checked.
 
-What each field means is specified in `feature_shards`.
+What each field means is specified in `features.shards`.
 """
 
 import json
@@ -62,7 +62,7 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceNote:
-    """What was extracted from."""
+    """The source that was extracted."""
 
     name: str
     items: int
@@ -71,7 +71,7 @@ class SourceNote:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A feature folder in words. Its shards are in the order of their items."""
+    """What a feature folder holds. Its shards are in the order of their items."""
 
     encoder_sha256: str
     preprocess_sha256: str
@@ -89,7 +89,7 @@ class Manifest:
 
     @property
     def planned(self) -> int:
-        """How many shards a finished extraction has."""
+        """The number of shards of a finished extraction."""
         whole = -(-self.source.items // self.shard_items)
         return max(len(self.shards), whole) if self.updates else whole
 
@@ -115,13 +115,13 @@ class Manifest:
         return sum(shard.deleted.rows for shard in self.shards if shard.deleted)
 
     def with_shard(self, shard: ShardEntry) -> Self:
-        """With one more finished shard; one of the same items is exchanged."""
+        """Return the manifest with one more shard, or with another one for the same items."""
         others = [other for other in self.shards if other.first_item != shard.first_item]
         shards = sorted([*others, shard], key=lambda entry: entry.first_item)
         return replace(self, shards=tuple(shards))
 
     def with_replacement(self, file: str, shard: ShardEntry) -> Self:
-        """With `shard` in the place of the one whose file this is; items are counted anew."""
+        """Return the manifest with `shard` instead of the one of this file; items counted anew."""
         shards, first = [], 0
         for other in self.shards:
             shards.append(replace(shard if other.file == file else other, first_item=first))
@@ -158,7 +158,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a feature folder's manifest.
 
     Raises:
-        ArtifactError: there is none, or it is damaged, not ours or of a newer version.
+        ArtifactError: there is none, or it is damaged, another program's or of a newer version.
     """
     path = folder / FILE_NAME
     if not path.is_file():
@@ -181,7 +181,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _parsed(content: dict[str, Any]) -> Manifest:
-    """Every field, with the type it must have.
+    """Return the manifest of a JSON object, every field with the type it must have.
 
     Raises:
         KeyError, TypeError, ValueError: for a field that is missing, too many or of another type.

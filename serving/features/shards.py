@@ -98,7 +98,7 @@ FOLDERS = (SHARDS, ERRORS, DELETED, THUMBNAILS)
 
 
 def items_digest(names: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 over keys and uris in UTF-8, each followed by a zero byte."""
+    """Return the SHA-256 over keys and uris in UTF-8, each followed by a zero byte."""
     return sha256_bytes("".join(f"{key}\0{uri}\0" for key, uri in names).encode())
 
 
@@ -111,15 +111,15 @@ def write_shard(
     generation: int = 0,
     deleted: Sequence[Deleted] = (),
 ) -> ShardEntry:
-    """Write the tables of a shard; the manifest is left to the caller.
+    """Write the tables of a shard; the caller writes the manifest.
 
     Args:
         folder: the feature folder.
         manifest: of the folder.
         number: of the shard.
-        entries: its items, in order, and what became of them.
-        generation: how often it has been written anew.
-        deleted: items that were in it once.
+        entries: its items, in order, with their outcomes.
+        generation: how often it has been rewritten.
+        deleted: items that it once had.
 
     Raises:
         LookalikeError: the disk is full or fails; the folder is as it was before.
@@ -127,9 +127,9 @@ def write_shard(
     name = f"{number:05}-{generation}.parquet" if generation else f"{number:05}.parquet"
     embedded = [e.outcome for e in entries if isinstance(e.outcome, EmbeddedImage)]
     errors = _write(folder, f"{ERRORS}/{name}", tables.errors_table(manifest, entries))
-    gone = thumbnails = None
+    deleted_entry = thumbnails = None
     if deleted:
-        gone = _write(folder, f"{DELETED}/{name}", tables.deleted_table(manifest, deleted))
+        deleted_entry = _write(folder, f"{DELETED}/{name}", tables.deleted_table(manifest, deleted))
     if manifest.thumbnails:
         images = tables.thumbnails_table(manifest, entries)
         thumbnails = _write(folder, f"{THUMBNAILS}/{name}", images, compression="none")
@@ -144,7 +144,7 @@ def write_shard(
         first_key=embedded[0].key if embedded else None,
         last_key=embedded[-1].key if embedded else None,
         errors=errors,
-        deleted=gone,
+        deleted=deleted_entry,
         thumbnails=thumbnails,
     )
 
@@ -182,13 +182,13 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
 
 
 def is_feature_folder(path: str | Path) -> bool:
-    """Whether a path holds a feature folder, by its manifest's first words; damaged ones count."""
+    """Whether a path holds a feature folder, by its manifest's beginning; damaged ones count."""
     manifest = Path(path) / FILE_NAME
     return manifest.is_file() and FORMAT.encode() in manifest.read_bytes()[:200]
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Return what a feature folder is, ready for JSON: its manifest without the list of shards.
+    """Return the manifest of a feature folder, ready for JSON, without the list of shards.
 
     Raises:
         ArtifactError: it is not a feature folder or its manifest is damaged.

@@ -1,4 +1,4 @@
-"""The tables of a feature folder, as `feature_shards` specifies them: columns, and back again."""
+"""The tables of a feature folder, as `features.shards` specifies them: columns, and back again."""
 
 from collections.abc import Sequence
 
@@ -85,9 +85,9 @@ def errors_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
 
 
 def deleted_table(manifest: Manifest, rows: Sequence[Deleted]) -> pa.Table:
-    """Images that are gone."""
-    columns = [pa.array([getattr(row, n) for row in rows], pa.string()) for n in
-               ("key", "uri", "sha256")]  # fmt: skip
+    """Return the table of deleted images."""
+    names = ("key", "uri", "sha256")
+    columns = [pa.array([getattr(row, name) for row in rows], pa.string()) for name in names]
     return pa.table(columns, schema=deleted_schema(manifest))
 
 
