@@ -31,6 +31,26 @@ class Item:
     read: Callable[[], Content]
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedImage:
+    """The record of an image that could not be used.
+
+    Attributes:
+        key: of the item in its source.
+        uri: where the image is.
+        stage: "read", "decode" or "encode": what failed; "load" where nobody tells reading from
+            decoding.
+        reason: a word that does not change (`base.errors.RefusalReason`, or one of a room's own).
+        message: the same for a reader.
+    """
+
+    key: str
+    uri: str
+    stage: str
+    reason: str
+    message: str
+
+
 class Source(Protocol):
     """Images in a fixed order, each with a key."""
 

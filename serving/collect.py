@@ -10,18 +10,16 @@ from typing import Any
 from base.errors import ArtifactError
 from base.progress import OnProgress
 from export.encoder_file.encoder_file import Encoder
-from images.items import Source
+from images.items import RefusedImage, Source
 from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
 from serving.collection.exporting import count_and_keys, read_export
 from serving.collection.thumbnails import keep_all, thumbnails_beside
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
-from serving.embedding.results import EmbeddedImage, RefusedImage
+from serving.embedding.results import EmbeddedImage
 from serving.features.reader import FeatureBlock, Features
 
 RECORDS = 1024  # items of one transaction; each costs the disk one wait
 FIRST_REFUSED = 20
-
-"""Is called with the items done and all items, each time some are done."""
 
 
 @dataclass(kw_only=True)
@@ -46,7 +44,7 @@ class CollectReport:
 
     @property
     def items(self) -> int:
-        """Items dealt with so far."""
+        """The number of items dealt with so far."""
         return self.added + self.replaced + self.unchanged + self.refused
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,7 +128,7 @@ def add_source(
     """Embed a source's images and add them; otherwise as `add_features`.
 
     Raises:
-        ArtifactError: the encoder is another than the collection's.
+        ArtifactError: the encoder is not the collection's.
         KeyExists: `on_duplicate` is "refuse" and keys are there; nothing has been embedded then.
     """
     start = time.perf_counter()
@@ -173,11 +171,15 @@ def _add(
 
 
 def refuse_existing(collection: AnyCollection, keys: Iterable[str]) -> None:
-    """Before any work is done: the batches before the first duplicate would stay."""
+    """Refuse keys that a collection has, before any batch is added that would stay.
+
+    Raises:
+        KeyExists: the first keys that are there.
+    """
     remaining = iter(keys)
-    while some := list(islice(remaining, RECORDS)):
-        if there := collection.existing(some):
-            raise KeyExists(there)
+    while chunk := list(islice(remaining, RECORDS)):
+        if existing := collection.existing(chunk):
+            raise KeyExists(existing)
 
 
 def _embedded(
@@ -188,15 +190,20 @@ def _embedded(
             report.refused += 1
             report.first_refused += [outcome][: FIRST_REFUSED - len(report.first_refused)]
             continue
-        yield Record(
-            key=outcome.key,
-            vector=outcome.embedding,
-            uri=outcome.uri,
-            label=outcome.label,
-            width=outcome.width,
-            height=outcome.height,
-            sha256=outcome.sha256,
-        )
+        yield record_of(outcome)
+
+
+def record_of(image: EmbeddedImage) -> Record:
+    """Return what a collection keeps of an embedded image."""
+    return Record(
+        key=image.key,
+        vector=image.embedding,
+        uri=image.uri,
+        label=image.label,
+        width=image.width,
+        height=image.height,
+        sha256=image.sha256,
+    )
 
 
 def add_export(

@@ -1,4 +1,4 @@
-"""`collection rebuild`: every item embedded again, with another encoder."""
+"""Rebuilding a collection: every item embedded again, with another encoder."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from typing import Any
 from base.errors import UsageError
 from base.progress import OnProgress
 from export.encoder_file.encoder_file import Encoder
-from serving.collect import FIRST_REFUSED, RECORDS
-from serving.collection import Record
+from images.items import RefusedImage
+from serving.collect import FIRST_REFUSED, RECORDS, record_of
 from serving.collection.opening import check_folder, open_collection
 from serving.collection.upkeep.rebuilding import NewEncoder, Pending, Rebuilder
 from serving.collection.upkeep.snapshot import FOLDER
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
-from serving.embedding.results import EmbeddedImage, RefusedImage
+from serving.embedding.results import EmbeddedImage
 
 
 @dataclass(kw_only=True)
 class RebuildReport:
-    """What a rebuilding did.
+    """What a rebuild did.
 
     Attributes:
         items: of the collection.
@@ -37,7 +37,7 @@ class RebuildReport:
     first_refused: list[RefusedImage] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the report, ready for JSON."""
         return asdict(self)
 
 
@@ -48,15 +48,15 @@ def rebuild(
     drop_unreadable: bool = False,
     on_progress: OnProgress | None = None,
 ) -> RebuildReport:
-    """Embed the images of all items again, from their uris, and bring the collection over.
+    """Embed the images of all items again, from their uris, and switch the collection over.
 
-    Searches go on with the old vectors until all new ones are there; writers are refused meanwhile.
-    Interrupted, the same call goes on. Keys, labels and metadata stay.
+    Searches use the old vectors until all new ones are there; writers are refused meanwhile.
+    Interrupted, the same call resumes. Keys, labels and metadata stay.
 
     Args:
         path: the collection's folder.
         encoder: the new one.
-        drop_unreadable: remove the items whose image cannot be used; else nothing is brought
+        drop_unreadable: remove the items whose image cannot be used; else nothing is switched
             over while there are some, and what was embedded is kept for the next call.
         on_progress: called with the items done and all items.
 
@@ -88,20 +88,20 @@ def rebuild(
 def _embed_pending(
     rebuilder: Rebuilder, encoder: Encoder, report: RebuildReport, on_progress: OnProgress | None
 ) -> list[int]:
-    """Make what is missing; returns the numbers of the items that cannot be embedded."""
+    """Embed what is missing; return the numbers of the items that cannot be embedded."""
     refused: list[int] = []
     done = report.resumed
     for pending in _blocks(rebuilder):
-        numbers = {one.item.key: one.number for one in pending}
-        made: list[tuple[int, Record]] = []
-        for outcomes in embed(encoder, in_batches((one.item for one in pending), BATCH_SIZE)):
+        numbers = {entry.item.key: entry.number for entry in pending}
+        records = []
+        for outcomes in embed(encoder, in_batches((entry.item for entry in pending), BATCH_SIZE)):
             for outcome in outcomes:
                 if isinstance(outcome, EmbeddedImage):
-                    made.append((numbers[outcome.key], _record(outcome)))
+                    records.append((numbers[outcome.key], record_of(outcome)))
                 else:
                     refused.append(numbers[outcome.key])
                     report.first_refused += [outcome][: FIRST_REFUSED - len(report.first_refused)]
-        rebuilder.store(made)
+        rebuilder.store(records)
         done += len(pending)
         if on_progress:
             on_progress(done, report.items)
@@ -114,14 +114,3 @@ def _blocks(rebuilder: Rebuilder) -> Iterator[list[Pending]]:
     while pending := rebuilder.pending(after, RECORDS):
         yield pending
         after = pending[-1].number
-
-
-def _record(outcome: EmbeddedImage) -> Record:
-    return Record(
-        key=outcome.key,
-        vector=outcome.embedding,
-        uri=outcome.uri,
-        width=outcome.width,
-        height=outcome.height,
-        sha256=outcome.sha256,
-    )

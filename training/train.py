@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +14,8 @@ from base.files import write_bytes_atomic
 from base.progress import Progress, Silent
 from training.compute import choose_device
 from training.data.cache import decode_source
-from training.data.dataset_cache import training_images
-from training.data.value_range import settled, tell_values
+from training.data.training_data import open_training_data
+from training.data.value_range import describe_values, resolve_range
 from training.loop import Leader, Loop
 from training.parallel.launch import launch_of
 from training.parallel.ranks import device_of, joined
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from images.items import RefusedImage
     from images.sources.sources import Source
-    from training.data.dataset import ImageDataset, RefusedImage
+    from training.data.dataset import ImageDataset
+    from training.data.training_data import TrainingData
     from training.parallel.ranks import Ranks
 
 CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded images; more than that are a memory-mapped file
@@ -42,6 +44,7 @@ class TrainResult:
     """What a call of `train` came to."""
 
     run: Path
+    recipe: Recipe  # as it was trained: with numbers for the range and the digest of start weights
     step: int
     steps: int
     images: int
@@ -66,7 +69,7 @@ def train(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Trains an encoder, or goes on with a run; uses all available CPUs.
+    """Train an encoder, or resume a run; uses all available CPUs.
 
     Under torchrun the processes train together on the same global batches; the first one decides
     on the recipe, measures and writes.
@@ -79,7 +82,7 @@ def train(
         source: the images; labels are only used to measure kNN accuracy.
         recipe: from `recipe_files.load_recipe`; weights it starts from are pinned by their SHA-256.
         run: folder to write; see `checkpoint.py` for its content.
-        resume: go on with the run in that folder; a finished run is left as it is.
+        resume: continue the run in that folder; a finished run is left as it is.
         device: "auto" takes CUDA where it works, "cpu", "cuda".
         evaluation: labeled images whose nearest training images are asked for their label;
             `monitor.QUERIES` of them are used.
@@ -94,12 +97,12 @@ def train(
     """
     launch = launch_of()
     progress = (progress if launch.leads else None) or Silent()
-    recipe = settled(recipe, source)
-    tell_values(recipe, progress)
     target = device_of(choose_device(device), launch)
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with joined(target) as ranks:
-        recipe, previous = ranks.from_leader(lambda: _begin(run, recipe, resume=resume))
+        recipe, previous = ranks.from_leader(lambda: _begin(run, recipe, source, resume=resume))
+        for line in describe_values(recipe.data, recipe.augmentation):
+            progress.message(line)
         dataset = _decode(ranks, source, recipe, run, limit=limit, progress=progress)
 
         def prepare() -> Leader | None:
@@ -125,12 +128,13 @@ def train(
         if trainer.step < trainer.steps:
             progress.message(f"{len(dataset)} pictures, {trainer.describe()}")
             loop.work()
-        # a stream meets others in each process
-        refused = tuple({r: None for part in ranks.everyones(dataset.refusals()) for r in part})
+        # of a stream each process meets others
+        refused = tuple({r: None for share in ranks.everyones(dataset.refusals()) for r in share})
         if ranks.leads:
             _list_refused(run, refused)
     return TrainResult(
         run=run,
+        recipe=recipe,
         step=trainer.step,
         steps=trainer.steps,
         images=len(dataset),
@@ -148,10 +152,10 @@ def _decode(
     *,
     limit: int | None,
     progress: Progress,
-) -> ImageDataset:
+) -> TrainingData:
     """Return the training images; several processes share one file of them per disk."""
     dataset = ranks.in_turn(
-        lambda: training_images(
+        lambda: open_training_data(
             source,
             recipe.data,
             limit=limit,
@@ -167,13 +171,13 @@ def _decode(
 def _prepare(
     run: Path,
     recipe: Recipe,
-    dataset: ImageDataset,
+    dataset: TrainingData,
     evaluation: Source | None,
     *,
     previous: Checkpoint | None,
     progress: Progress,
 ) -> Leader:
-    """Check the images against the run and begins its folder."""
+    """Check the images against the run and begin its folder."""
     against = None
     if evaluation is not None:
         against = decode_source(
@@ -189,8 +193,11 @@ def _prepare(
     return Leader(monitor, about)
 
 
-def _begin(run: Path, recipe: Recipe, *, resume: bool) -> tuple[Recipe, Checkpoint | None]:
-    """Return the recipe, pinned to the weights that it starts from, and the state to go on from."""
+def _begin(
+    run: Path, recipe: Recipe, source: Source, *, resume: bool
+) -> tuple[Recipe, Checkpoint | None]:
+    """Return the recipe, with its range and start weights settled, and the state to resume from."""
+    recipe = replace(recipe, data=resolve_range(recipe.data, source))
     previous = _open_run(run, recipe, resume=resume)
     if recipe.encoder.weights is not None and recipe.encoder.weights_sha256 is None:
         recipe = pinned(recipe, read_start_weights(recipe))
@@ -198,7 +205,7 @@ def _begin(run: Path, recipe: Recipe, *, resume: bool) -> tuple[Recipe, Checkpoi
 
 
 def _open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
-    """Return the state to go on from; refuses to touch a folder that is something else."""
+    """Return the state to resume from; refuse to touch a folder that is something else."""
     if not resume:
         if has_run(run):
             raise UsageError(f"{run} already holds a run: add --resume to go on, or another --out")
@@ -223,7 +230,7 @@ def _begun(run: Path) -> bool:
     return (run / "recipe.toml").exists() or (run / "cache").is_dir()
 
 
-def check_enough(dataset: ImageDataset, recipe: Recipe) -> None:
+def check_enough(dataset: TrainingData, recipe: Recipe) -> None:
     """Refuses fewer images than a batch.
 
     Raises:
@@ -240,7 +247,7 @@ def check_enough(dataset: ImageDataset, recipe: Recipe) -> None:
 def _check_images(
     run: Path,
     recipe: Recipe,
-    dataset: ImageDataset,
+    dataset: TrainingData,
     evaluation: ImageDataset | None,
     previous: Checkpoint | None,
 ) -> None:
@@ -259,7 +266,7 @@ def _check_images(
 
 
 def _monitor(
-    recipe: Recipe, dataset: ImageDataset, evaluation: ImageDataset | None, progress: Progress
+    recipe: Recipe, dataset: TrainingData, evaluation: ImageDataset | None, progress: Progress
 ) -> Monitor:
     monitor = Monitor(recipe, dataset, evaluation)
     if not monitor.labeled and evaluation is not None:
@@ -272,7 +279,7 @@ def _monitor(
     return monitor
 
 
-def _start_run(run: Path, recipe: Recipe, dataset: ImageDataset) -> None:
+def _start_run(run: Path, recipe: Recipe, dataset: TrainingData) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -285,12 +292,13 @@ def _list_refused(run: Path, refused: Iterable[RefusedImage]) -> None:
     """Write what was refused, those of a stopped run as well: a stream meets others each time."""
     file = run / "refused.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    lines += [json.dumps(asdict(refusal), ensure_ascii=False) for refusal in refused]
+    entries = [{"key": one.key, "reason": one.reason, "message": one.message} for one in refused]
+    lines += [json.dumps(entry, ensure_ascii=False) for entry in entries]
     if lines:
         write_bytes_atomic(file, ("\n".join(dict.fromkeys(lines)) + "\n").encode())
 
 
-def _about(dataset: ImageDataset) -> dict[str, Any]:
+def _about(dataset: TrainingData) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "pictures": len(dataset),

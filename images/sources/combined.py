@@ -44,7 +44,7 @@ def join(name: str, locations: Sequence[str], parts: Sequence[Source]) -> Joined
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class SourceShard:
     """Every n-th image of a source, for an array of jobs.
 
     Number i takes the images i, i + n, i + 2n and so on, all numbers together each image once.
@@ -82,7 +82,7 @@ def shard(source: Source, text: str) -> Source:
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if found is None or not int(found[1]) < int(found[2]):
         raise UsageError(f"--shard {text} is not i/n with i from 0 to n-1, as in 0/8 … 7/8")
-    part = Shard(source, int(found[1]), int(found[2]))
+    part = SourceShard(source, int(found[1]), int(found[2]))
     if len(part) == 0:
         raise SourceError(f"part {text} of {source.name} is empty: it has {len(source)} images")
     return part

@@ -1,4 +1,4 @@
-"""Asking a collection from the command line: by image files and by keys."""
+"""Queries from the command line: by image files and by keys."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,15 +7,16 @@ from typing import Any
 
 from base.errors import UsageError
 from export.encoder_file.encoder_file import Encoder, open_encoder
+from images.items import RefusedImage
 from images.sources.paths import path_item
 from serving.collection import AnyCollection, Hit, Suggestion
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
-from serving.embedding.results import EmbeddedImage, RefusedImage
+from serving.embedding.results import EmbeddedImage
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A query in words (an image's path or an item's key) and what it found."""
+    """A query (an image's path, an item's key, or several) and its hits."""
 
     query: str
     neighbours: list[Hit]
@@ -25,27 +26,27 @@ class Answer:
         return asdict(self)
 
 
-def encoder_of(collection: AnyCollection, given: Path | None) -> Encoder:
-    """Open a collection's encoder: the file given, or where it was last seen.
+def encoder_of(collection: AnyCollection, path: Path | None) -> Encoder:
+    """Open a collection's encoder: the file at `path`, or where it was last seen.
 
     Raises:
-        UsageError: none is given and none is there.
+        UsageError: `path` is None, and the encoder is no longer where it was.
         ArtifactError: it is not an encoder, or not the collection's.
     """
     hint = collection.encoder_path
-    if given is None and (hint is None or not Path(hint).is_file()):
+    if path is None and (hint is None or not Path(hint).is_file()):
         where = f"is no longer at {hint}" if hint else "was not noted"
         raise UsageError(
             f"the encoder of {collection.location} {where}; give it with --encoder FILE"
         )
-    encoder = open_encoder(given or Path(str(hint)))
+    encoder = open_encoder(path or Path(str(hint)))
     collection.check_encoder(encoder.digest)
     return encoder
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """What a search is to be like, or unlike: image files and keys of items."""
+    """Examples of what a search looks for, or of what not: image files and keys of items."""
 
     images: Sequence[Path]
     keys: Sequence[str]
@@ -67,7 +68,10 @@ def search_images(
     """
     embedded, refused = embed_files(collection, paths, encoder)
     hits = collection.search([out.embedding for out in embedded], **options)
-    return [Answer(out.key, found) for out, found in zip(embedded, hits, strict=True)], refused
+    answers = [
+        Answer(image.key, neighbors) for image, neighbors in zip(embedded, hits, strict=True)
+    ]
+    return answers, refused
 
 
 def search_keys(collection: AnyCollection, keys: Sequence[str], **options: Any) -> list[Answer]:
@@ -88,7 +92,7 @@ def search_together(
     encoder: Path | None,
     **options: Any,
 ) -> tuple[list[Answer], list[RefusedImage]]:
-    """One search for what is like all positive examples and unlike the negative ones.
+    """Search once for what is like all positive examples and unlike the negative ones.
 
     If an image is refused, nothing is searched: without it the query would be another one.
 
@@ -100,16 +104,16 @@ def search_together(
     if refused:
         return [], refused
     vectors = [out.embedding for out in embedded]
-    many = len(positive.images)
+    count = len(positive.images)
     hits = collection.search_mixed(
-        [*positive.keys, *vectors[:many]],
-        [*negative.keys, *vectors[many:]],
+        [*positive.keys, *vectors[:count]],
+        [*negative.keys, *vectors[count:]],
         negative_weight=negative_weight,
         **options,
     )
-    names = [[*one.keys, *map(str, one.images)] for one in (positive, negative)]
-    words = " + ".join(names[0]) + "".join(f" - {name}" for name in names[1])
-    return [Answer(words, hits)], []
+    names = [[*side.keys, *map(str, side.images)] for side in (positive, negative)]
+    query = " + ".join(names[0]) + "".join(f" - {name}" for name in names[1])
+    return [Answer(query, hits)], []
 
 
 def label_images(
@@ -120,20 +124,20 @@ def label_images(
     exact: bool,
     encoder: Path | None,
 ) -> tuple[list[tuple[str, Suggestion]], list[RefusedImage]]:
-    """For each image file its path and the labels that its neighbors suggest.
+    """Return for each image file its path and the labels that its neighbors suggest.
 
     Raises:
         UsageError, ArtifactError: as `encoder_of`.
     """
     embedded, refused = embed_files(collection, paths, encoder)
-    found = collection.suggest_labels([out.embedding for out in embedded], k, exact=exact)
-    return list(zip([out.key for out in embedded], found, strict=True)), refused
+    suggestions = collection.suggest_labels([out.embedding for out in embedded], k, exact=exact)
+    return list(zip([out.key for out in embedded], suggestions, strict=True)), refused
 
 
 def embed_files(
     collection: AnyCollection, paths: Sequence[Path], encoder: Path | None
 ) -> tuple[list[EmbeddedImage], list[RefusedImage]]:
-    """Embed image files with the collection's encoder, which is not opened for none."""
+    """Embed image files with the collection's encoder, which is not opened if there are none."""
     if not paths:
         return [], []
     opened = encoder_of(collection, encoder)

@@ -1,4 +1,4 @@
-"""What the serving commands print for people: results on stdout, the rest on stderr."""
+"""The tables that the serving commands print: results on stdout, the rest on stderr."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rich.text import Text
 if TYPE_CHECKING:  # these bring the encoder and Parquet along
     from collections.abc import Mapping, Sequence
 
+    from images.items import RefusedImage
     from serving.cli.query_files import Answer
     from serving.collect import CollectReport
     from serving.collection import Suggestion
     from serving.copying import CopyReport
     from serving.embedding.per_item import Seconds
-    from serving.embedding.results import RefusedImage
     from serving.extraction.report import ExtractReport
 
 
 def print_refused(count: int, first: Sequence[RefusedImage], where: str | None = None) -> None:
-    """How many images were refused, and the first of them, on stderr."""
+    """Print how many images were refused, and the first of them, on stderr."""
     table = Table(title=f"Images refused: {count}")
     for name in ("key", "stage", "reason", "message"):
         table.add_column(name, overflow="fold")
@@ -39,20 +39,19 @@ def print_extracted(report: ExtractReport) -> None:
     """Show what an extraction did and where its time went, on stderr."""
     done, seconds = report.items - report.resumed, report.seconds
     before = f" ({report.resumed} items were done before)" if report.resumed else ""
-    found = report.changes
-    changes = ""
-    if found is not None:
-        changes = (
-            f"{found.added} new, {found.changed - found.same} changed, {found.deleted} deleted, "
-            f"{found.same} looked at and the same\n"
+    lines = ""
+    if (changes := report.changes) is not None:
+        lines += (
+            f"{changes.added} new, {changes.changed - changes.same} changed, {changes.deleted} "
+            f"deleted, {changes.same} looked at and the same\n"
         )
-    if (into := report.collected) is not None:
-        changes += (
-            f"in the collection: {into.added} added, {into.replaced} replaced, {into.unchanged} "
-            f"unchanged, {into.removed} removed\n"
+    if (collected := report.collected) is not None:
+        lines += (
+            f"in the collection: {collected.added} added, {collected.replaced} replaced, "
+            f"{collected.unchanged} unchanged, {collected.removed} removed\n"
         )
     text = (
-        f"{changes}{report.rows} of {report.items} images are in {report.out}{before}\n"
+        f"{lines}{report.rows} of {report.items} images are in {report.out}{before}\n"
         f"{done} items in {report.elapsed:.1f} s, {report.images_per_second:.1f}/s\n"
         f"{_where_time_went(seconds)}; writing {seconds.write:.1f} s"
     )
@@ -60,14 +59,14 @@ def print_extracted(report: ExtractReport) -> None:
 
 
 def _where_time_went(seconds: Seconds) -> str:
-    """Return what the cores did, or the encoder where it has them all or a GPU."""
+    """Return how the time was spent: the cores', or the encoder's if it has them all or a GPU."""
     if not seconds.cores:
         return (
             f"encoder busy {seconds.encode:.1f} s, waiting for images {seconds.wait:.1f} s; "
             f"in threads: reading {seconds.read:.1f} s, decoding {seconds.decode:.1f} s"
         )
-    parts = {"encoding": seconds.encode, "decoding": seconds.decode, "waiting": seconds.wait}
-    shares = ", ".join(f"{what} {took / seconds.cores:.0%}" for what, took in parts.items())
+    stages = {"encoding": seconds.encode, "decoding": seconds.decode, "waiting": seconds.wait}
+    shares = ", ".join(f"{what} {took / seconds.cores:.0%}" for what, took in stages.items())
     return (
         f"the cores' time: {shares}; beside it: listing {seconds.listing:.1f} s, "
         f"reading {seconds.read:.1f} s, taking outcomes {seconds.held:.1f} s"
@@ -106,12 +105,12 @@ def print_answers(answers: Sequence[Answer]) -> None:
 
 
 def print_suggestions(suggested: Sequence[tuple[str, Suggestion]]) -> None:
-    """For each image the labels its neighbors vote for, on stdout."""
+    """Print the labels that each image's neighbors vote for, on stdout."""
     console = Console()
     for query, suggestion in suggested:
         table = Table("share", "label", "neighbours", title=Text(query))
-        for one in suggestion.labels:
-            table.add_row(*map(Text, (f"{one.share:.3f}", one.label, str(one.neighbours))))
+        for vote in suggestion.labels:
+            table.add_row(*map(Text, (f"{vote.share:.3f}", vote.label, str(vote.neighbours))))
         console.print(table)
         if suggestion.unlabelled:
             voters = suggestion.labelled + suggestion.unlabelled
@@ -120,11 +119,11 @@ def print_suggestions(suggested: Sequence[tuple[str, Suggestion]]) -> None:
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Names and values, on stdout."""
+    """Print names and values, on stdout."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(overflow="fold")  # a digest is shown whole
     for name, value in facts.items():
-        words = value if isinstance(value, str) else json.dumps(value)
-        table.add_row(name.replace("_", " "), Text(words))
+        shown = value if isinstance(value, str) else json.dumps(value)
+        table.add_row(name.replace("_", " "), Text(shown))
     Console().print(table)

@@ -32,7 +32,7 @@ from typing import Protocol
 
 from base.cpus import available_cpus
 from export.encoder_file.encoder_file import Encoder
-from images.items import Item
+from images.items import Item, RefusedImage
 from images.pixels.preprocess import load_image
 from serving.embedding.per_item import (
     NO_DIRECTION,
@@ -44,7 +44,7 @@ from serving.embedding.per_item import (
     encode,
     read,
 )
-from serving.embedding.results import Outcome, RefusedImage
+from serving.embedding.results import Outcome
 
 __all__ = ["BATCH_SIZE", "NO_DIRECTION", "Load", "Seconds", "embed", "in_batches"]
 

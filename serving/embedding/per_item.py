@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from base.errors import ImageRefused, LookalikeError, RefusalReason
 from base.files import sha256_bytes
 from export.encoder_file.encoder_file import Encoder
-from images.items import Content, Item, Pixels
+from images.items import Content, Item, Pixels, RefusedImage
 from images.pixels.preprocess import PreprocessSpec
-from serving.embedding.results import EmbeddedImage, Outcome, RefusedImage
+from serving.embedding.results import EmbeddedImage, Outcome
 
 NO_DIRECTION = "no-direction"
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from images.items import RefusedImage
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
@@ -27,25 +29,6 @@ class EmbeddedImage:
     height: int
     sha256: str
     embedding: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedImage:
-    """An image that has no embedding.
-
-    Attributes:
-        key: of the item in its source.
-        uri: where the image is.
-        stage: "read", "decode" or "encode": what failed.
-        reason: a word that does not change (`base.errors.RefusalReason`, or one of `embed`).
-        message: the same for a reader.
-    """
-
-    key: str
-    uri: str
-    stage: str
-    reason: str
-    message: str
 
 
 Outcome = EmbeddedImage | RefusedImage

@@ -5,8 +5,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from images.items import Item
-from serving.embedding.results import RefusedImage
+from images.items import Item, RefusedImage
 from serving.features.reader import Features
 
 

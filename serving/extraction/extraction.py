@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from images.items import RefusedImage
 from serving.embedding.embed import in_batches
 from serving.embedding.per_item import Seconds
-from serving.embedding.results import Outcome, RefusedImage
+from serving.embedding.results import Outcome
 from serving.extraction.report import FIRST_REFUSED, ExtractReport, TooManyRefused
 from serving.extraction.resume_plan import ResumePlan
 from serving.extraction.tracked_item import ItemTracker, Thumbnailer

@@ -24,10 +24,10 @@ import pyarrow as pa
 
 from base.errors import LookalikeError
 from export.encoder_file.encoder_file import Encoder, open_encoder
-from images.items import Item
+from images.items import Item, RefusedImage
 from images.sources.uris import read_uri
 from serving.embedding.embed import BATCH_SIZE, Seconds, embed, in_batches
-from serving.embedding.results import EmbeddedImage, Outcome, RefusedImage
+from serving.embedding.results import EmbeddedImage, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

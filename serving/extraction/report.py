@@ -10,8 +10,8 @@ from base.errors import LookalikeError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from images.items import RefusedImage
     from serving.embedding.per_item import Seconds
-    from serving.embedding.results import RefusedImage
 
 FIRST_REFUSED = 20
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from base.errors import ArtifactError
 from base.files import sha256_bytes, sha256_file
-from serving.embedding.results import Deleted, EmbeddedImage, Entry, RefusedImage
+from images.items import RefusedImage
+from serving.embedding.results import Deleted, EmbeddedImage, Entry
 from serving.features import tables
 from serving.features.manifest import Manifest, ShardEntry, Table, read_manifest
 

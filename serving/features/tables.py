@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from serving.embedding.results import Deleted, EmbeddedImage, Entry, RefusedImage
+from images.items import RefusedImage
+from serving.embedding.results import Deleted, EmbeddedImage, Entry
 from serving.features.manifest import Manifest
 
 METADATA_KEY = b"lookalike.encoder_sha256"

@@ -169,6 +169,7 @@ def test_refused_images_are_listed_and_not_fatal(
         ("0000", "empty"),
         ("0039", "not-an-image"),
     ]
+    assert all(list(line) == ["key", "reason", "message"] for line in lines)
     assert describe(tmp_path)["source"]["refused"] == 2
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from base.errors import ImageRefused, SourceError
-from training.data.dataset import NO_LABEL, ImageDataset, RefusedImage
+from images.items import RefusedImage
+from training.data.dataset import NO_LABEL, ImageDataset
 from training.data.sampling import spread
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 CHECKED = 64  # images whose pixels are compared with what was hashed
 
 
-class Entries:
+class CacheIndex:
     """Grows with each item, decoded now (`add`) or noted by a run before (`replay`)."""
 
     def __init__(self, source: Source) -> None:
@@ -54,7 +55,7 @@ class Entries:
 
     def _take(self, item: Item, entry: dict[str, Any]) -> None:
         if "shape" not in entry:
-            self.refused.append(RefusedImage(key=item.key, **entry))
+            self.refused.append(RefusedImage(item.key, item.uri, "load", **entry))
             return
         height, width, channels = entry["shape"]
         pixels = bytes.fromhex(entry["pixels"])
@@ -94,12 +95,12 @@ class Entries:
         """SHA-256 over key, label, shape and pixels of the usable images so far."""
         return self._digest.hexdigest()
 
-    def are(self, pixels: NDArray[np.uint8]) -> bool:
-        """Whether pixels, uint8 [bytes], are those that were hashed, by a few images."""
+    def matches(self, pixels: NDArray[np.uint8]) -> bool:
+        """Whether pixels, uint8 [bytes], are those that were hashed, by a sample of images."""
         dataset = self.dataset(pixels)
-        chosen = spread(len(dataset) - 1, CHECKED).tolist()
+        sample = spread(len(dataset) - 1, CHECKED).tolist()
         return all(
             hashlib.sha256(np.ascontiguousarray(dataset[position]).data).digest()
             == self._hashes[32 * position : 32 * position + 32]
-            for position in [*chosen, len(dataset) - 1]
+            for position in [*sample, len(dataset) - 1]
         )

@@ -11,11 +11,11 @@ import pytest
 from base.errors import ImageRefused, LookalikeError, RefusalReason
 from base.files import sha256_bytes
 from export.encoder_file.encoder_file import Encoder, open_encoder
-from images.items import Content, Item
+from images.items import Content, Item, RefusedImage
 from images.pixels.preprocess import load_image
 from images.sources.sources import open_source
 from serving.embedding.embed import FIRST_PIECES, LOOKAHEAD, MOST_PIECES, Seconds, embed, in_batches
-from serving.embedding.results import EmbeddedImage, Outcome, RefusedImage
+from serving.embedding.results import EmbeddedImage, Outcome
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["apart", "together"])

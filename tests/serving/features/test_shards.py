@@ -15,7 +15,8 @@ import pytest
 
 from base.errors import ArtifactError
 from base.files import sha256_bytes, sha256_file
-from serving.embedding.results import Deleted, EmbeddedImage, Entry, Outcome, RefusedImage
+from images.items import RefusedImage
+from serving.embedding.results import Deleted, EmbeddedImage, Entry, Outcome
 from serving.features.manifest import Manifest, SourceNote, read_manifest
 from serving.features.reader import open_features
 from serving.features.shards import describe, is_feature_folder, write_shard
