@@ -65,7 +65,10 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module:
     return torch.compile(network, mode=mode, dynamic=False)  # type: ignore[return-value]
 
 
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> set[str]:
     """Return the instruction sets of the first CPU as Linux names them; none where it does not say."""
     try:
         text = cpuinfo.read_text(encoding="utf-8")

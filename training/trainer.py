@@ -11,9 +11,8 @@ from torch import Tensor
 
 from training.augment import augment
 from training.compute import choose_precision, compiled
-from training.data.batches import Order, augmentation_seed, layer_seed
-from training.data.shard import Shard
-from training.data.stream import batches_of
+from training.data.order import Order, augmentation_seed, dropout_seed
+from training.data.shard import BatchShard
 from training.errors import TrainingDivergedError
 from training.optim import gradient_cache
 from training.optim.losses import loss_and_gradient
@@ -24,12 +23,12 @@ from training.recipes.build_model import build_model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from training.data.dataset import ImageDataset
+    from training.data.training_data import TrainingData
     from training.recipes.recipe import Recipe
     from training.run_folder.checkpoint import Checkpoint
 
 
-class Batch(NamedTuple):
+class ViewBatch(NamedTuple):
     """What a process works on in one step."""
 
     images: Tensor  # uint8 [C,m,T,T,3], its own
@@ -43,11 +42,11 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: ImageDataset, device: torch.device, ranks: Ranks = ALONE
+        self, recipe: Recipe, dataset: TrainingData, device: torch.device, ranks: Ranks = ALONE
     ) -> None:
         self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()
-        self._network, self._apart = network_of(self.model, ranks)
+        self._network, self._no_sync = network_of(self.model, ranks)
         if recipe.training.compile:
             self._network = compiled(self._network, device)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
@@ -55,17 +54,17 @@ class Trainer:
         self._view_sizes = recipe.view_sizes(len(dataset))
         self.step = 0  # finished steps
         training = recipe.training
-        self.shard = Shard(
+        self.shard = BatchShard(
             batch_size=training.batch_size,
             micro_batch=training.micro_batch or training.batch_size,
             rank=ranks.rank,
             world=ranks.world,
         )
         self._views = self.shard.views.to(device)  # int64 [C,V]
-        self._order = Order(len(dataset), training.batch_size, training.seed)
         own = self.shard.images.flatten().numpy()
-        self._batches = batches_of(dataset, self._order, own, device)
-        self._batch: Batch | None = None
+        self._order = Order(len(dataset), training.batch_size, training.seed, own)
+        self._batches = dataset.batches(self._order, device)
+        self._batch: ViewBatch | None = None
         self._generator = torch.Generator(device)
         self._dtype = choose_precision(training.precision, device)
         self._loss_sum = torch.zeros((), device=device)
@@ -92,13 +91,13 @@ class Trainer:
         )
 
     def fetch(self) -> None:
-        """Brings what the next step works on; `advance` does it where nobody did before."""
+        """Read what the next step works on; `advance` does so if it was not done before."""
         seed, step, size = self._recipe.training.seed, self.step, self._recipe.training.batch_size
         pixels, height, width = self._batches(step)
         self._generator.manual_seed(augmentation_seed(seed, step))
         # for the views of all processes, so that each image has the same ones wherever it is
         drawn = augment.draw(self._recipe.augmentation, 2 * size, height, width, self._generator)
-        self._batch = Batch(pixels.view(self.shard.chunks, -1, *pixels.shape[1:]), drawn)
+        self._batch = ViewBatch(pixels.view(self.shard.chunks, -1, *pixels.shape[1:]), drawn)
 
     def advance(self) -> None:
         """One step: views, projections, loss, update."""
@@ -107,7 +106,7 @@ class Trainer:
         set_learning_rate(self.optimizer, float(self.learning_rates[self.step]))
         self.optimizer.zero_grad(set_to_none=True)
         loss = gradient_cache.backward(
-            self.project, self.shard.chunks, self._loss, self.model, apart=self._apart
+            self.project, self.shard.chunks, self._loss, self.model, no_sync=self._no_sync
         )
         self.optimizer.step()
         self._loss_sum += loss
@@ -127,18 +126,18 @@ class Trainer:
             drawn = drawn[self._views[chunk]]
         views = augment.apply(images, drawn, int(self._view_sizes[self.step]))
         half = self._dtype is torch.bfloat16
-        seed = layer_seed(self._recipe.training.seed, self.step, self._ranks.rank, chunk)
+        seed = dropout_seed(self._recipe.training.seed, self.step, self._ranks.rank, chunk)
         with (
-            random_layers(seed, views),
+            seeded_rng(seed, views),
             torch.autocast(views.device.type, dtype=torch.bfloat16, enabled=half),
         ):
             z: Tensor = self._network(views)
         return z
 
     def _loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of the global batch and its gradient for this process's projections [C*V,E].
+        """Return the loss of the global batch and its gradient for the process's own z [C*V,E].
 
-        Each process works out its share of the anchors for the projections of all.
+        Each process computes its share of the anchors for the projections of all.
         """
         ranks = self._ranks
         rows = self.shard.join(ranks.gather(z.float()))  # [2B,E]
@@ -147,8 +146,8 @@ class Trainer:
         )
         ranks.sum_(loss)
         ranks.sum_(gradient)
-        # times W: what the processes have of a weight's gradient is averaged and must be added
-        return loss, self.shard.part(gradient).flatten(0, 1) * ranks.world
+        # times W: DDP averages the processes' gradients of a weight, which must be added up
+        return loss, self.shard.own_rows(gradient).flatten(0, 1) * ranks.world
 
     def take_loss(self) -> float:
         """Mean loss of the steps since the last call; waits for the accelerator.
@@ -182,7 +181,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the part of a checkpoint that changes from step to step."""
+        """Return what of a checkpoint changes from step to step."""
         return {
             "encoder": self.model.encoder.state_dict(),
             "head": self.model.head.state_dict(),
@@ -193,7 +192,7 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to a saved state of the same recipe and images."""
+        """Load a saved state of the same recipe and images."""
         self.model.encoder.load_state_dict(checkpoint.encoder)
         self.model.head.load_state_dict(checkpoint.head)
         self.optimizer.load_state_dict(checkpoint.optimizer)
@@ -203,8 +202,8 @@ class Trainer:
 
 
 @contextmanager
-def random_layers(seed: int, like: Tensor) -> Iterator[None]:
-    """Layers that draw random numbers draw those of this seed; the global state is left alone."""
+def seeded_rng(seed: int, like: Tensor) -> Iterator[None]:
+    """Let random layers draw from this seed; torch's global state is restored afterwards."""
     with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
         torch.manual_seed(seed)
         yield

@@ -124,7 +124,7 @@ def test_ctrl_c_ends_a_command_with_a_run_to_resume(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert f"go on with: lookalike train {folder} --out {run} --resume" in output
+    assert f"resume with: lookalike train {folder} --out {run} --resume" in output
     kept = load_checkpoint(run)
     assert kept.step >= 2
     assert max(line["step"] for line in read_metrics(run)) <= kept.step

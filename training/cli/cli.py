@@ -17,9 +17,9 @@ def training() -> None:
     """Training commands."""
 
 
-def _list(*, wanted: bool) -> None:
-    """List recipes and encoders; asked before SOURCE is missed."""
-    if wanted:
+def _list(*, requested: bool) -> None:
+    """List recipes and encoders, before SOURCE is missed."""
+    if requested:
         from training.cli.cli_report import list_choices
 
         typer.echo(list_choices())
@@ -77,7 +77,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run folder; default: runs/SOURCE-RECIPE.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     find_lr: Annotated[
         bool,
         typer.Option(
@@ -95,7 +95,7 @@ def train(
         typer.Option(
             "--list",
             is_eager=True,
-            callback=lambda wanted: _list(wanted=wanted),
+            callback=lambda requested: _list(requested=requested),
             help="List recipes and encoders.",
             rich_help_panel=TUNE,
         ),
@@ -104,7 +104,7 @@ def train(
 ) -> None:
     """Train an encoder on pictures, without labels.
 
-    Writes a run folder. Ctrl-C leaves a run that --resume goes on with.
+    Writes a run folder. Ctrl-C leaves a run that --resume continues.
 
     Example: lookalike train photos/ --out runs/photos
     """
@@ -118,8 +118,7 @@ def train(
     from base.progress import progress_for
     from images.sources.sources import open_source
     from training.cli import cli_plan
-    from training.cli.cli_report import show_refused, tell
-    from training.data.value_range import settled
+    from training.cli.cli_report import print_result, show_refused
     from training.parallel.launch import launch_of
     from training.train import train as train_run
 
@@ -131,29 +130,28 @@ def train(
     images = open_source(source, labels=labels)
     name, run = cli_plan.plan(images, source, recipe, out, resume=resume, progress=progress)
     count = min(len(images), limit or len(images))
-    asked = cli_plan.all_settings(settings, weights, batch_size)
+    overrides = cli_plan.all_overrides(settings, weights, batch_size)
     if resume:
-        chosen = cli_plan.resumed_recipe(name, asked, count)
+        planned = cli_plan.resumed_recipe(name, overrides, count)
     else:
-        chosen = cli_plan.fitted_recipe(
+        planned = cli_plan.new_recipe(
             name,
-            asked,
+            overrides,
             count,
             auto_batch=batch_size == cli_plan.AUTO,
             device=device,
             progress=progress,
         )
-    chosen = settled(chosen, images)
     if find_lr:
         from training.cli.cli_report import show_rates
         from training.tuning.lr_finder import find_learning_rate
 
-        finding = find_learning_rate(images, chosen, device=device, limit=limit, progress=progress)
+        finding = find_learning_rate(images, planned, device=device, limit=limit, progress=progress)
         show_rates(finding, plot, console, as_json=as_json)
         return
     result = train_run(
         images,
-        chosen,
+        planned,
         run,
         resume=resume,
         device=device,
@@ -167,7 +165,7 @@ def train(
     again += ["--eval", evaluation] if evaluation else []
     again += ["--labels", str(labels)] if labels else []
     if leads:
-        tell(result, chosen, shlex.join([*again, "--resume"]), as_json=as_json)
+        print_result(result, shlex.join([*again, "--resume"]), as_json=as_json)
     if not result.finished:
         raise typer.Exit(INTERRUPTED)
     if result.refused:

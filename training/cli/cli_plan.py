@@ -28,7 +28,7 @@ FEWEST = 8  # images; with fewer there is nothing to contrast
 AUTO = "auto"
 
 
-def all_settings(
+def all_overrides(
     settings: Iterable[str] | None, weights: str | None, batch_size: str | None
 ) -> list[str]:
     """Return what --set, --weights and --batch-size come to, as "table.key=value".
@@ -36,14 +36,14 @@ def all_settings(
     Raises:
         UsageError: a batch size that is neither a number nor "auto".
     """
-    found = list(settings or [])
+    overrides = list(settings or [])
     if weights is not None:
-        found.append(f"encoder.weights={json.dumps(weights)}")
+        overrides.append(f"encoder.weights={json.dumps(weights)}")
     if batch_size is not None and batch_size != AUTO:
         if not batch_size.isdecimal():
             raise UsageError(f"--batch-size {batch_size}: give a number of pictures, or auto")
-        found.append(f"training.batch_size={batch_size}")
-    return found
+        overrides.append(f"training.batch_size={batch_size}")
+    return overrides
 
 
 def plan(
@@ -72,7 +72,7 @@ def plan(
     return name, run
 
 
-def fitted_recipe(
+def new_recipe(
     name: str,
     settings: Sequence[str],
     images: int,
@@ -85,7 +85,7 @@ def fitted_recipe(
 
     Args:
         name: of a recipe, or its file.
-        settings: from `all_settings`.
+        settings: from `all_overrides`.
         images: how many there are.
         auto_batch: measure which batch fits memory.
         device: as for `train.train`.
@@ -94,7 +94,7 @@ def fitted_recipe(
     recipe = load_recipe(name, settings)
     if recipe.encoder.weights is not None:
         weights = read_start_weights(recipe)
-        mine = _asked(settings, "data.mean") or _asked(settings, "data.std")
+        mine = _is_set(settings, "data.mean") or _is_set(settings, "data.std")
         with_weights = pinned(recipe, weights, keep_norm=mine)
         progress.message(f"starting from {weights.summary(recipe.encoder.weights)}")
         if with_weights.data != recipe.data:
@@ -104,15 +104,15 @@ def fitted_recipe(
         recipe = with_weights
     if auto_batch:
         return _measured_batch(recipe, images, device, progress)
-    if _asked(settings, "training.batch_size"):
+    if _is_set(settings, "training.batch_size"):
         return recipe
     return _halved_batch(recipe, images, progress)
 
 
 def resumed_recipe(name: str, settings: Sequence[str], images: int) -> Recipe:
-    """Return the recipe of a run to go on with: what was measured or read for it stands in its file."""
+    """Return the recipe of a run to resume: what was measured or read for it stands in its file."""
     recipe = load_recipe(name, settings)
-    if _asked(settings, "training.batch_size"):
+    if _is_set(settings, "training.batch_size"):
         return recipe
     return _halved_batch(recipe, images, Silent())
 
@@ -133,7 +133,7 @@ def _measured_batch(recipe: Recipe, images: int, device: str, progress: Progress
 
 
 def _halved_batch(recipe: Recipe, images: int, progress: Progress) -> Recipe:
-    """Halves the batch of a recipe that was made for more images than there are."""
+    """Halve the batch of a recipe that was made for more images than there are."""
     batch = recipe.training.batch_size
     if images >= batch or images < FEWEST:
         return recipe
@@ -144,7 +144,7 @@ def _halved_batch(recipe: Recipe, images: int, progress: Progress) -> Recipe:
     return replace(recipe, training=replace(recipe.training, batch_size=batch, micro_batch=None))
 
 
-def _asked(settings: Iterable[str], key: str) -> bool:
+def _is_set(settings: Iterable[str], key: str) -> bool:
     return any(setting.partition("=")[0].strip() == key for setting in settings)
 
 
@@ -153,5 +153,5 @@ def _default_run(source: str, recipe: str) -> Path:
 
 
 def _slug(text: str) -> str:
-    """Return a source or recipe as a part of a folder's name."""
+    """Return a source or recipe as a piece of a folder's name."""
     return re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-.") or "pictures"

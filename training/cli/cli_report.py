@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from training.recipes.recipe import Recipe
     from training.train import TrainResult
     from training.tuning.lr_finder import Finding
 
@@ -91,15 +90,16 @@ def show_rates(finding: Finding, plot: Path | None, console: Console, *, as_json
         typer.echo(json.dumps(finding.to_dict()))
 
 
-def tell(result: TrainResult, recipe: Recipe, resumed: str, *, as_json: bool) -> None:
-    """Says where the run is and what comes next."""
+def print_result(result: TrainResult, resume: str, *, as_json: bool) -> None:
+    """Print where the run is and what comes next; `resume` is the command that continues it."""
+    recipe = result.recipe
     quality = "".join(f", {name} {value:.4g}" for name, value in sorted(result.quality.items()))
     typer.echo(
         f"run: {result.run} (step {result.step} of {result.steps}, {result.images} pictures, "
         f"{result.elapsed_s:.0f} s{quality})"
     )
     export = f"lookalike export {shlex.quote(str(result.run))} --out encoder.onnx"
-    typer.echo(f"next: {export}" if result.finished else f"stopped; go on with: {resumed}")
+    typer.echo(f"next: {export}" if result.finished else f"stopped; resume with: {resume}")
     if as_json:
         report = {
             "run": str(result.run),

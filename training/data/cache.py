@@ -20,7 +20,7 @@ from base.progress import Progress, Silent
 from images.pixels.preprocess import PreprocessSpec, load_image
 from images.pixels.storage_size import load_whole
 from training.data.cache_file import CacheFile, stamp_of
-from training.data.cache_index import Entries
+from training.data.cache_index import CacheIndex
 from training.data.sampling import spread
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from images.sources.sources import Item, Source
     from training.data.dataset import ImageDataset
 
-SAMPLED = 32  # images that are decoded to foretell the size of all
+SAMPLED = 32  # images that are decoded to estimate the size of all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,14 @@ class Form:
             return refusal
 
 
-class Store(Protocol):
+class PixelStore(Protocol):
     """Takes images one after another."""
 
     def put(self, entry: str, image: NDArray[np.uint8] | None) -> None:
-        """Add the next image, or none where it was refused, and what `Entries.add` says of it."""
+        """Add the next image, or none where it was refused, and its entry, from `CacheIndex.add`."""
 
 
-class Memory:
+class MemoryStore:
     """Keeps the pixels in memory."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def decode_source(
     whole: bool = False,
     limit: int | None = None,
     folder: Path | None = None,
-    memory_limit: int = 2**63,
+    memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> ImageDataset:
     """Decode every image once, on all CPUs; what cannot be used is counted, never fatal.
@@ -99,43 +99,59 @@ def decode_source(
             `images.pixels.storage_size.load_whole`.
         limit: take this many images, evenly spread over the source (a folder is sorted by class,
             its first images are all alike).
-        folder: where a cache above `memory_limit` bytes is kept as a memory-mapped file; one that
-            is there and was made from the same images is used again, one that was stopped half
-            way is gone on with. Without a folder all images stay in memory.
-        memory_limit: see `folder`.
+        folder: for a cache of more than `memory_limit` bytes, see `decode_to_file`.
+        memory_limit: bytes; without one, or without a folder, all images stay in memory.
         progress: shows how far the work is.
 
     Raises:
         SourceError: not one image can be used.
         LookalikeError: the disk has no room for the cache, or a cache is damaged.
     """
-    items, form = chosen_items(source, limit), Form(spec=spec, whole=whole)
+    items, form = select_items(source, limit), Form(spec=spec, whole=whole)
     progress = progress or Silent()
-    needed = 0 if folder is None else expected_bytes(items, form)
-    if folder is None or needed <= memory_limit:
-        entries, memory = Entries(source), Memory()
-        _decode(items, form, entries, memory, progress)
-        return entries.dataset(memory.pixels())
+    if folder is None or memory_limit is None or expected_bytes(items, form) <= memory_limit:
+        return decode_to_memory(source, items, form, progress)
+    return decode_to_file(source, items, form, folder, progress)
+
+
+def decode_to_memory(
+    source: Source, items: list[Item], form: Form, progress: Progress
+) -> ImageDataset:
+    """Decode some items of a source; raises as `decode_source`."""
+    index, store = CacheIndex(source), MemoryStore()
+    _decode(items, form, index, store, progress)
+    return index.dataset(store.pixels())
+
+
+def decode_to_file(
+    source: Source, items: list[Item], form: Form, folder: Path, progress: Progress
+) -> ImageDataset:
+    """Decode some items of a source into a memory-mapped file; raises as `decode_source`.
+
+    A file that is there and was made from the same images is used again, and one that was stopped
+    half way is resumed.
+    """
     with CacheFile(folder, stamp_of(items, form.digest)) as file:
-        entries = file.read(source, items)
-        if not file.whole(entries):
-            free = file.begin(entries, needed)
-            progress.message(_announcement(folder, len(items), needed, free, entries))
-            _decode(items[len(entries) :], form, entries, file, progress)
-            file.finish(entries)
-        return file.dataset(entries)
+        index = file.read(source, items)
+        if not file.is_complete(index):
+            needed = expected_bytes(items, form)
+            free = file.begin(index, needed)
+            progress.message(_announcement(folder, len(items), needed, free, index))
+            _decode(items[len(index) :], form, index, file, progress)
+            file.finish(index)
+        return file.dataset(index)
 
 
-def _announcement(folder: Path, dataset: int, needed: int, free: int, entries: Entries) -> str:
-    kept = f", {entries.bytes / 1e9:.1f} GB are there" if entries.bytes else ""
+def _announcement(folder: Path, dataset: int, needed: int, free: int, index: CacheIndex) -> str:
+    kept = f", {index.bytes / 1e9:.1f} GB are there" if index.bytes else ""
     return (
         f"{dataset:,} pictures are decoded once, to about {needed / 1e9:.1f} GB in {folder} "
         f"({free / 1e9:.1f} GB free{kept})"
     )
 
 
-def chosen_items(source: Source, limit: int | None) -> list[Item]:
-    """All items, or so many of them, evenly spread."""
+def select_items(source: Source, limit: int | None) -> list[Item]:
+    """Return all items, or so many of them, evenly spread."""
     items = list(source)
     if limit is None:
         return items
@@ -143,28 +159,28 @@ def chosen_items(source: Source, limit: int | None) -> list[Item]:
 
 
 def expected_bytes(items: list[Item], form: Form) -> int:
-    """How much the decoded images will need, by a few of them."""
+    """Estimate the bytes of the decoded images from a sample of them."""
     sample = [form.load(items[position]) for position in spread(len(items), SAMPLED)]
     sizes = [image.nbytes for image in sample if not isinstance(image, ImageRefused)]
     return len(items) * sum(sizes) // max(1, len(sizes))
 
 
 def _decode(
-    items: list[Item], form: Form, entries: Entries, store: Store, progress: Progress
+    items: list[Item], form: Form, index: CacheIndex, store: PixelStore, progress: Progress
 ) -> None:
-    before = len(entries)
-    progress.begin(f"decoding {entries.name}", before + len(items), before)
+    before = len(index)
+    progress.begin(f"decoding {index.name}", before + len(items), before)
     try:
-        for item, result in in_order(items, form):
-            line = entries.add(item, result)
+        for item, result in decode_in_order(items, form):
+            line = index.add(item, result)
             store.put(line, None if isinstance(result, ImageRefused) else result)
-            refused = len(entries.refused)
-            progress.update(len(entries), f"{refused} refused" if refused else "")
+            refused = len(index.refused)
+            progress.update(len(index), f"{refused} refused" if refused else "")
     finally:
         progress.end()
 
 
-def in_order(
+def decode_in_order(
     items: Iterable[Item], form: Form
 ) -> Iterator[tuple[Item, NDArray[np.uint8] | ImageRefused]]:
     """Decode ahead in threads (Pillow works without the GIL), a bounded number of images."""

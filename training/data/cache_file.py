@@ -1,12 +1,12 @@
 """The decoded images of a large source as files in the run folder.
 
     cache/pixels.bin    the pixels of the usable images, one image after another
-    cache/items.jsonl   a line with the stamp, then an entry per item (`cache_entries.py`)
-    cache/cache.json    format, stamp and digest; written last: without it the cache is not whole
+    cache/items.jsonl   a line with the stamp, then an entry per item (`cache_index.py`)
+    cache/cache.json    format, stamp and digest; written last: without it the cache is incomplete
 
 The stamp is a SHA-256 of the listing (keys, labels, sizes and times of the files) and of what is
 stored of each image. A cache with another stamp, or with other pixels than its entries say, is
-made anew; one that is not whole is gone on with after its last entry.
+made anew; one that is incomplete is resumed after its last entry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from base.errors import LookalikeError
 from base.files import write_json_atomic
 from images.sources.paths import uri_to_path
-from training.data.cache_index import Entries
+from training.data.cache_index import CacheIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,35 +64,35 @@ class CacheFile:
             for file in self._files:
                 file.close()
 
-    def read(self, source: Source, items: list[Item]) -> Entries:
+    def read(self, source: Source, items: list[Item]) -> CacheIndex:
         """Return the entries of the images that are there; none where they are not right."""
-        entries, end = Entries(source), 0
+        index, end = CacheIndex(source), 0
         try:
             with (self._folder / "items.jsonl").open("rb") as lines:
                 header = next(lines, b"null")
                 if json.loads(header) != {"stamp": self._stamp}:
-                    return entries
+                    return index
                 end = len(header)
                 for item, line in zip(items, lines, strict=False):
                     if line.endswith(b"\n"):  # else its writer was killed
-                        entries.replay(item, line)
+                        index.replay(item, line)
                         end += len(line)
-            if entries.bytes and not entries.are(self._map(entries.bytes)):
-                return Entries(source)
+            if index.bytes and not index.matches(self._map(index.bytes)):
+                return CacheIndex(source)
         except (OSError, ValueError, KeyError):
-            return Entries(source)
+            return CacheIndex(source)
         self._end = end
-        return entries
+        return index
 
-    def whole(self, entries: Entries) -> bool:
+    def is_complete(self, index: CacheIndex) -> bool:
         """Whether the cache was finished with these entries."""
         try:
             about = json.loads(self._about.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return bool(about == self._declaration(entries))
+        return bool(about == self._declaration(index))
 
-    def begin(self, entries: Entries, needed: int) -> int:
+    def begin(self, index: CacheIndex, needed: int) -> int:
         """Open the files to go on after some entries; refuses if the disk is too small.
 
         Returns the free bytes of the disk.
@@ -103,14 +103,14 @@ class CacheFile:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._about.unlink(missing_ok=True)
         free = shutil.disk_usage(self._folder).free
-        if needed - entries.bytes > free:
+        if needed - index.bytes > free:
             raise LookalikeError(
                 f"{self._folder}: the decoded pictures need {needed / 1e9:.1f} GB and the disk has "
                 f"{free / 1e9:.1f} GB: give --out on a larger disk, a smaller data.stored_size, or "
                 "--set data.cache=stream"
             )
         pixels, items = ((self._folder / name).open("ab") for name in ("pixels.bin", "items.jsonl"))
-        pixels.truncate(entries.bytes)
+        pixels.truncate(index.bytes)
         items.truncate(self._end)
         if not self._end:
             items.write((json.dumps({"stamp": self._stamp}) + "\n").encode())
@@ -139,17 +139,17 @@ class CacheFile:
         for file in self._files or ():
             file.flush()
 
-    def finish(self, entries: Entries) -> None:
-        """Declare the cache whole."""
+    def finish(self, index: CacheIndex) -> None:
+        """Declare the cache complete."""
         self._flush()
-        write_json_atomic(self._about, self._declaration(entries))
+        write_json_atomic(self._about, self._declaration(index))
 
-    def _declaration(self, entries: Entries) -> dict[str, object]:
-        return {"format": FORMAT, "stamp": self._stamp, "digest": entries.digest}
+    def _declaration(self, index: CacheIndex) -> dict[str, object]:
+        return {"format": FORMAT, "stamp": self._stamp, "digest": index.digest}
 
-    def dataset(self, entries: Entries) -> ImageDataset:
-        """Return the images of a whole cache, memory-mapped."""
-        return entries.dataset(self._map(entries.bytes))
+    def dataset(self, index: CacheIndex) -> ImageDataset:
+        """Return the images of a complete cache, memory-mapped."""
+        return index.dataset(self._map(index.bytes))
 
     def _map(self, count: int) -> NDArray[np.uint8]:
         if not count:

@@ -1,7 +1,7 @@
-"""Which part of the global batch a process works on, and how the parts become the batch again.
+"""Which share of the global batch a process works on, and how the shares become the batch again.
 
 The batch of B images is cut into C chunks of `micro_batch` images, which follow one another in
-time, and each chunk into W equal parts, one per process. So what a batch norm sees (a chunk) is
+time, and each chunk into W equal shares, one per process. So what a batch norm sees (a chunk) is
 decided by the recipe alone, and a run is the same run on any number of processes.
 """
 
@@ -14,8 +14,8 @@ from base.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """The part of process `rank` of `world`."""
+class BatchShard:
+    """The share of process `rank` of `world`."""
 
     batch_size: int  # B
     micro_batch: int  # B / C
@@ -46,12 +46,12 @@ class Shard:
         """Rows of this process's views among the 2B of the batch, int64 [C, 2*B/C/W]."""
         return torch.cat([self.images, self.images + self.batch_size], 1)
 
-    def join(self, parts: Tensor) -> Tensor:
+    def join(self, shares: Tensor) -> Tensor:
         """Return the projections of all processes [W, 2B/W, E], each in its own order, as [2B,E]."""
-        rows = parts.view(self.world, self.chunks, 2, -1, parts.shape[-1])
+        rows = shares.view(self.world, self.chunks, 2, -1, shares.shape[-1])
         return rows.permute(2, 1, 0, 3, 4).reshape(2 * self.batch_size, -1)
 
-    def part(self, rows: Tensor) -> Tensor:
+    def own_rows(self, rows: Tensor) -> Tensor:
         """Return this process's rows of [2B,E], in its own order: [C, 2*B/C/W, E]."""
-        parts = rows.view(2, self.chunks, self.world, -1, rows.shape[-1])[:, :, self.rank]
-        return parts.transpose(0, 1).reshape(self.chunks, -1, rows.shape[-1])
+        own = rows.view(2, self.chunks, self.world, -1, rows.shape[-1])[:, :, self.rank]
+        return own.transpose(0, 1).reshape(self.chunks, -1, rows.shape[-1])

@@ -18,49 +18,49 @@ from images.pixels.planes import values_of
 from training.data.sampling import spread
 
 if TYPE_CHECKING:
-    from base.progress import Progress
     from images.sources.sources import Source
-    from training.recipes.recipe import Recipe
+    from training.augment.augment import Augmentation
+    from training.data.settings import DataSettings
 
 LOOK_AT = 64  # images
 VALUES = 10_000  # of each
 OUTSIDE = 0.1  # percent, at either end
 
 
-def settled(recipe: Recipe, source: Source) -> Recipe:
-    """Return the recipe with numbers for the range.
+def resolve_range(settings: DataSettings, source: Source) -> DataSettings:
+    """Return the settings with numbers for the range.
 
     Raises:
         SourceError: no image could be read, or all their values are the same.
     """
-    if recipe.data.range != "auto":
-        return recipe
-    low_high = measured_range(source, recipe.data.channels)
-    return replace(recipe, data=replace(recipe.data, range=low_high))
+    if settings.range != "auto":
+        return settings
+    return replace(settings, range=measure_range(source, settings.channels))
 
 
-def tell_values(recipe: Recipe, progress: Progress) -> None:
-    """Says what is not as with photographs."""
-    data, augmentation = recipe.data, recipe.augmentation
-    if data.values is not None:
-        progress.message("values {:g} to {:g} become 0 to 255 (data.range)".format(*data.values))
-    if data.channels != 3 and any(
+def describe_values(settings: DataSettings, augmentation: Augmentation) -> list[str]:
+    """Return what differs from a run on photographs, a line each."""
+    lines = []
+    if settings.values is not None:
+        lines.append("values {:g} to {:g} become 0 to 255 (data.range)".format(*settings.values))
+    if settings.channels != 3 and any(
         (augmentation.saturation, augmentation.hue, augmentation.grayscale)
     ):
         off = "saturation, hue and grayscale are for RGB and switched off"
-        progress.message(f"pictures of {data.channels} channels: {off}")
+        lines.append(f"pictures of {settings.channels} channels: {off}")
+    return lines
 
 
-def measured_range(source: Source, channels: int) -> tuple[float, float]:
-    """Return the values between which all but `OUTSIDE` of a source's values lie; whole where they are.
+def measure_range(source: Source, channels: int) -> tuple[float, float]:
+    """Return the range of a source's values but `OUTSIDE`, in whole numbers where they are whole.
 
     Raises:
-        SourceError: as `settled`.
+        SourceError: as `resolve_range`.
     """
-    wanted = set(spread(len(source), LOOK_AT).tolist())
+    positions = set(spread(len(source), LOOK_AT).tolist())
     drawn, whole, problem = [], True, ""
     for position, item in enumerate(source):
-        if position not in wanted:
+        if position not in positions:
             continue
         try:
             values = values_of(item.read(), channels, max_pixels=DEFAULT_MAX_PIXELS).ravel()
@@ -68,8 +68,8 @@ def measured_range(source: Source, channels: int) -> tuple[float, float]:
             problem = f" ({item.key}: {refused})"
             continue
         whole = whole and values.dtype.kind != "f"
-        some = values[spread(len(values), VALUES)].astype(np.float64)
-        drawn.append(some[np.isfinite(some)])
+        sample = values[spread(len(values), VALUES)].astype(np.float64)
+        drawn.append(sample[np.isfinite(sample)])
     if not drawn:
         raise SourceError(f'data.range = "auto": none of {source.name} could be read{problem}')
     low, high = np.percentile(np.concatenate(drawn), [OUTSIDE, 100 - OUTSIDE]).tolist()

@@ -2,7 +2,7 @@
 
 The loss needs the projections z of all views at once, but no more than them. So z is computed chunk
 by chunk without a graph, then the loss and dL/dz of the whole batch, then each chunk again with a
-graph, into which its part of dL/dz goes. Activations of one chunk are alive at a time; every view
+graph, into which its share of dL/dz goes. Activations of one chunk are alive at a time; every view
 meets all 2N - 2 negatives; the price is a second forward, about a third more time. Adding up the
 gradients of small batches, in contrast, would leave each view the negatives of its small batch.
 
@@ -30,7 +30,7 @@ def backward(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]],
     model: nn.Module,
     *,
-    apart: Callable[[], AbstractContextManager[None]] = nullcontext,
+    no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tensor:
     """Add dL/dw of a batch to the gradients of the weights.
 
@@ -39,7 +39,7 @@ def backward(
         chunks: how many; 1 is the usual step, with one forward.
         loss: detached z of all chunks [chunks * V, E] to the loss and dL/dz of the same shape.
         model: whose batch norms are in `forward`.
-        apart: entered for each forward and backward but the last, so that processes add up their
+        no_sync: entered for each forward and backward but the last, so that processes add up their
             gradients only once.
 
     Returns:
@@ -50,18 +50,18 @@ def backward(
         value, gradient = loss(z.detach())
         z.backward(gradient.to(z.dtype))  # type: ignore[no-untyped-call]
         return value
-    with torch.no_grad(), running_statistics_at_rest(model):
+    with torch.no_grad(), frozen_running_statistics(model):
         projections = torch.cat([forward(chunk) for chunk in range(chunks)])
     value, gradient = loss(projections)
-    for chunk, part in enumerate(gradient.chunk(chunks)):
-        with apart() if chunk < chunks - 1 else nullcontext():
+    for chunk, dz in enumerate(gradient.chunk(chunks)):
+        with no_sync() if chunk < chunks - 1 else nullcontext():
             z = forward(chunk)
-            z.backward(part.to(z.dtype))  # type: ignore[no-untyped-call]
+            z.backward(dz.to(z.dtype))  # type: ignore[no-untyped-call]
     return value
 
 
 @contextmanager
-def running_statistics_at_rest(model: nn.Module) -> Iterator[None]:
+def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms in training mode use the statistics of the batch and do not keep them."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     try:

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from base.progress import Silent
 from training.augment.augment import Augmentation, apply, draw
-from training.data.batches import Order
+from training.data.order import Order
 from training.models.simclr import normalize
 from training.optim.optimizers import set_learning_rate
 from training.optim.schedule import peak_learning_rate, warmup_cosine

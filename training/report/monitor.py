@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from training.augment.augment import two_views
-from training.data.dataset import NO_LABEL, ImageDataset
+from training.data.dataset import NO_LABEL
 from training.data.sampling import spread
 from training.models.features import encode
 from training.protocols.geometry import alignment, effective_rank, feature_std, uniformity
@@ -23,6 +23,8 @@ from training.protocols.knn import knn_accuracy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from training.data.dataset import ImageDataset
+    from training.data.training_data import TrainingData
     from training.models.simclr import SimCLR
     from training.recipes.recipe import Recipe
 
@@ -66,7 +68,7 @@ class Monitor:
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: ImageDataset, evaluation: ImageDataset | None
+        self, recipe: Recipe, dataset: TrainingData, evaluation: ImageDataset | None
     ) -> None:
         self._recipe, self._data = recipe, recipe.data
         watched, asked = affordable(recipe, len(dataset))
@@ -134,7 +136,7 @@ class Monitor:
         """Projections z [2W,E] of the watched images' views, in evaluation mode."""
         return encode(model, self.watched.views)  # the model normalizes by itself
 
-    def _watch(self, dataset: ImageDataset, count: int) -> Watched:
+    def _watch(self, dataset: TrainingData, count: int) -> Watched:
         chosen = spread(len(dataset), count)
         return Watched(
             images=dataset.squares(chosen, self._data.evaluation),
@@ -144,7 +146,7 @@ class Monitor:
         )
 
     def _take(
-        self, dataset: ImageDataset, positions: NDArray[np.int64], count: int
+        self, dataset: TrainingData, positions: NDArray[np.int64], count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         chosen = _at_most(positions, count)
         return dataset.squares(chosen, self._data.evaluation), dataset.labels[chosen]

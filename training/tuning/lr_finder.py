@@ -20,7 +20,8 @@ from base.cpus import available_cpus
 from base.errors import UsageError
 from base.progress import Progress, Silent
 from training.compute import choose_device
-from training.data.dataset_cache import training_images
+from training.data.training_data import open_training_data
+from training.data.value_range import resolve_range
 from training.errors import TrainingDivergedError
 from training.optim.schedule import peak_learning_rate
 from training.parallel.launch import launch_of
@@ -147,10 +148,11 @@ def find_learning_rate(
     if launch_of().world > 1:
         raise UsageError("--find-lr takes one process: leave torchrun out")
     progress = progress or Silent()
+    recipe = replace(recipe, data=resolve_range(recipe.data, source))
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        images = training_images(
+        images = open_training_data(
             source,
             recipe.data,
             limit=limit,

@@ -106,7 +106,7 @@ def test_a_stopped_run_says_how_to_go_on(workspace: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 130
     line = next(line for line in result.stdout.splitlines() if line.startswith("stopped"))
     command = "lookalike train photos --out 'my run' --limit 30 --eval photos --resume"
-    assert line == f"stopped; go on with: {command}"
+    assert line == f"stopped; resume with: {command}"
     resumed = call("photos", "--out", "my run", "--limit", "30", "--eval", "photos", "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert load_checkpoint(workspace / "my run").step == 12

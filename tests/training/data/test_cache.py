@@ -103,7 +103,9 @@ def test_a_large_cache_is_a_file_that_is_used_again(
     assert not (tmp_path / "cache").exists()
     options: dict[str, Any] = {"folder": tmp_path / "cache", "memory_limit": 1000}
     written = decode_source(source, SPEC, **options)
-    monkeypatch.setattr("training.data.cache.in_order", lambda *_: pytest.fail("decoded twice"))
+    monkeypatch.setattr(
+        "training.data.cache.decode_in_order", lambda *_: pytest.fail("decoded twice")
+    )
     read = decode_source(source, SPEC, **options)
     for dataset in (written, read):
         np.testing.assert_array_equal(dataset.images, in_memory.images)
@@ -134,7 +136,7 @@ def cached(source: Any, folder: Path, progress: Listener, size: int = 16) -> Ima
     return decode_source(source, spec, whole=True, folder=folder, memory_limit=0, progress=progress)
 
 
-def test_a_cache_that_was_stopped_is_gone_on_with(
+def test_a_cache_that_was_stopped_is_resumed(
     make_source: Callable[..., Any], tmp_path: Path
 ) -> None:
     source, folder = make_source(12), tmp_path / "cache"
@@ -154,7 +156,7 @@ def test_a_cache_that_was_stopped_is_gone_on_with(
 
 
 @pytest.mark.parametrize("damage", ["pixels", "short", "entry", "declaration", "other form"])
-def test_a_cache_that_is_not_right_is_mended_or_made_anew(
+def test_a_damaged_cache_is_repaired_or_made_anew(
     damage: str, make_source: Callable[..., Any], tmp_path: Path
 ) -> None:
     source, folder = make_source(12), tmp_path / "cache"

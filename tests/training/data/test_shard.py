@@ -2,16 +2,18 @@ import pytest
 import torch
 
 from base.errors import UsageError
-from training.data.shard import Shard
+from training.data.shard import BatchShard
 
 
 @pytest.mark.parametrize(
     ("batch", "micro", "world"), [(8, 8, 1), (24, 12, 3), (24, 6, 1), (8, 4, 2)]
 )
 def test_the_parts_of_all_processes_make_up_the_batch(batch: int, micro: int, world: int) -> None:
-    shards = [Shard(batch_size=batch, micro_batch=micro, rank=r, world=world) for r in range(world)]
+    shards = [
+        BatchShard(batch_size=batch, micro_batch=micro, rank=r, world=world) for r in range(world)
+    ]
     rows = torch.arange(2 * batch)[:, None].float()
-    parts = [shard.part(rows) for shard in shards]
+    parts = [shard.own_rows(rows) for shard in shards]
     assert parts[0].shape == (batch // micro, 2 * micro // world, 1)
     for shard, part in zip(shards, parts, strict=True):
         assert torch.equal(part[..., 0].long(), shard.views)
@@ -22,6 +24,6 @@ def test_the_parts_of_all_processes_make_up_the_batch(batch: int, micro: int, wo
 
 def test_a_batch_that_cannot_be_split_is_refused_with_the_remedy() -> None:
     with pytest.raises(UsageError, match=r"batch_size = 9 .* 2 processes.*multiple of 2"):
-        Shard(batch_size=9, micro_batch=9, world=2)
+        BatchShard(batch_size=9, micro_batch=9, world=2)
     with pytest.raises(UsageError, match=r"micro_batch = 2 .* two pictures each"):
-        Shard(batch_size=8, micro_batch=2, world=2)
+        BatchShard(batch_size=8, micro_batch=2, world=2)

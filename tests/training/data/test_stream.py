@@ -13,9 +13,9 @@ import torch
 from base.errors import SourceError
 from images.pixels.preprocess import PreprocessSpec
 from tests.training.runs import Interrupt, assert_same_run
-from training.data.batches import Order
 from training.data.cache import Form, decode_source
-from training.data.stream import StreamedBatches, open_stream
+from training.data.order import Order
+from training.data.stream import open_stream
 from training.run_folder.checkpoint import load_checkpoint
 from training.train import train
 
@@ -67,10 +67,11 @@ def test_a_bad_image_is_listed_and_the_next_one_takes_its_place(
 
 
 def test_a_batch_is_that_of_the_cache(make_source: Callable[..., Any]) -> None:
-    source, own, order = make_source(12), np.array([1, 2]), Order(12, 4, 0)
+    source, own = make_source(12), np.array([1, 2])
+    order = Order(12, 4, 0, own)
     source.contents[3] = source.contents[3][:9]
     cached = decode_source(source, FORM.spec, whole=True)
-    batches = StreamedBatches(open_stream(source, FORM), order, own, CPU)
+    batches = open_stream(source, FORM).batches(order, CPU)
     for step in (0, 1, 5):
         pixels, height, width = batches(step)
         assert isinstance(height, torch.Tensor)

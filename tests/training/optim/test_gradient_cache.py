@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from training.data.cache import decode_source
-from training.optim.gradient_cache import backward, running_statistics_at_rest
+from training.optim.gradient_cache import backward, frozen_running_statistics
 from training.optim.losses import LossSettings, contrastive_loss, loss_and_gradient
 from training.train import train
-from training.trainer import Trainer, random_layers
+from training.trainer import Trainer, seeded_rng
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ def test_each_view_meets_the_negatives_of_the_whole_batch() -> None:
 def test_running_statistics_rest_even_if_something_fails() -> None:
     model = network()
     before = [b.clone() for b in model.buffers()]
-    with pytest.raises(RuntimeError), running_statistics_at_rest(model):
+    with pytest.raises(RuntimeError), frozen_running_statistics(model):
         model(model(views()))  # the second one fails
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     model(views())
@@ -98,7 +98,7 @@ def test_random_layers_draw_the_same_again_and_leave_the_global_state() -> None:
     state = torch.get_rng_state()
     found = []
     for seed in (1, 1, 2):
-        with random_layers(seed, x):
+        with seeded_rng(seed, x):
             found.append(layer(x))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

@@ -275,7 +275,7 @@ def test_a_run_goes_on_with_another_number_of_processes(out: Path) -> None:
 
 
 def train_until(step: int, photos: Path, recipe: Recipe, run: Path) -> TrainResult:
-    """One process goes on with the run and is interrupted."""
+    """One process resumes the run and is interrupted."""
     advance = Trainer.advance
 
     def advance_and_stop(self: Trainer) -> None:
