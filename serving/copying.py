@@ -1,4 +1,4 @@
-"""Copying a collection from one place to another: a folder, Milvus, either way."""
+"""Copying a collection from one location to another: a folder, Milvus, either way."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -20,8 +20,6 @@ from serving.collection.thumbnails import copy_kept, thumbnails_beside
 
 ITEMS = 1024  # read and written at a time
 
-"""Is called with the items done and all items, each time some are done."""
-
 
 @dataclass(kw_only=True)
 class CopyReport:
@@ -29,7 +27,7 @@ class CopyReport:
 
     Attributes:
         copied: items that were not there, or were there with other content.
-        unchanged: items that an earlier copy had brought already.
+        unchanged: items that an earlier copy had copied already.
         items: in the copy now, as many as in the original.
         elapsed: seconds by the clock.
     """
@@ -45,13 +43,13 @@ class CopyReport:
 
 
 def open_target(original: AnyCollection, location: Location, recall: float | None) -> AnyCollection:
-    """Return the collection to copy to: the one at the place, or a new one of the same encoder.
+    """Return the collection to copy to: the one there, or a new one of the same encoder.
 
     Args:
         original: what will be copied.
         location: a folder or the URL of a collection in Milvus.
-        recall: what a new one is to promise; None takes over what the original promises. Its
-            limits, its index and its dtype are taken over too, from folder to folder.
+        recall: what a new one is to promise; None takes over what the original promises. From
+            folder to folder its limits, index and dtype are taken over too.
     """
     try:
         return open_collection(location, load_index=False)
@@ -68,7 +66,7 @@ def open_target(original: AnyCollection, location: Location, recall: float | Non
 
 
 def _limits(original: AnyCollection) -> dict[str, Any]:
-    """Return what a collection in a folder promises beside its recall, and how it stores vectors."""
+    """Return what a collection in a folder promises beside its recall, and its dtype."""
     stats = original.stats()
     promise: dict[str, Any] = stats.get("promise", {})
     limits = {name: value for name, value in promise.items() if name != "recall"}
@@ -76,12 +74,12 @@ def _limits(original: AnyCollection) -> dict[str, Any]:
 
 
 def copy(original: AnyCollection, target: AnyCollection, *, on_progress: OnProgress) -> CopyReport:
-    """Bring every item of a collection into another, vectors and all.
+    """Copy every item of a collection into another, vectors and all.
 
     From folder to folder, kept thumbnails too.
 
-    Interrupted, the same copy brings what is missing: items that are there with the same content
-    are left as they are.
+    Interrupted, the same copy adds what is missing: items that are there with the same content are
+    left as they are.
 
     Raises:
         ArtifactError: the target is of another encoder.
@@ -91,7 +89,7 @@ def copy(original: AnyCollection, target: AnyCollection, *, on_progress: OnProgr
     """
     start = time.perf_counter()
     target.check_encoder(original.encoder_digest)
-    _refuse_strangers(original, target)
+    _refuse_other_items(original, target)
     report = CopyReport()
     total = len(original)
     on_progress(0, total)
@@ -105,8 +103,8 @@ def copy(original: AnyCollection, target: AnyCollection, *, on_progress: OnProgr
     report.items, total = len(target), len(original)
     if report.items != total:
         raise LookalikeError(
-            f"{target.location} holds {report.items} items and {original.location} {total}: one of them "
-            "was changed during the copy; copy again"
+            f"{target.location} holds {report.items} items and {original.location} {total}: one of "
+            "them was changed during the copy; copy again"
         )
     if thumbnails_beside(original.location) and thumbnails_beside(target.location):
         copy_kept(Path(original.location), Path(target.location))
@@ -114,15 +112,15 @@ def copy(original: AnyCollection, target: AnyCollection, *, on_progress: OnProgr
     return report
 
 
-def _refuse_strangers(original: AnyCollection, target: AnyCollection) -> None:
-    """Whatever is in the target must be the beginning of this copy."""
+def _refuse_other_items(original: AnyCollection, target: AnyCollection) -> None:
+    """Check that all items of the target are of an earlier, interrupted copy."""
     after = None
     while keys := target.keys(after=after, limit=ITEMS):
         after = keys[-1]
-        known = set(original.existing(keys))
-        strangers = [key for key in keys if key not in known]
-        if strangers:
+        shared = set(original.existing(keys))
+        others = [key for key in keys if key not in shared]
+        if others:
             raise UsageError(
                 f"{target.location} holds items that {original.location} does not have "
-                f"({some(strangers)}): copy to a new place, or remove them first"
+                f"({some(others)}): copy to a new location, or remove them first"
             )

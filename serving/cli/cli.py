@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.cli import collection_cli, maintenance_cli, search_cli
-from serving.cli.options import Dtype, EncoderFile, Json, Limit, print_json, said_when_stopped
+from serving.cli.options import Dtype, EncoderFile, Json, Limit, hint_when_stopped, print_json
 
 if TYPE_CHECKING:
     from export.encoder_file.encoder_file import Encoder
@@ -143,7 +143,7 @@ def extract(
 
 
 def _extract(encoder: Encoder, images: Source, out: Path, **options: Any) -> ExtractReport:
-    """Run an extraction with a bar, and say on stderr what came of it."""
+    """Run an extraction with a progress bar, and print a summary on stderr."""
     from base.progress import progress_bar
     from serving.cli.tables import print_extracted, print_refused
     from serving.extraction.extract import extract as run
@@ -152,7 +152,7 @@ def _extract(encoder: Encoder, images: Source, out: Path, **options: Any) -> Ext
     option = "--update" if options["update"] else "--resume"
     hint = f"what is finished stays in {out}; continue with {option}"
     try:
-        with said_when_stopped(hint), progress_bar("extracting") as on_progress:
+        with hint_when_stopped(hint), progress_bar("extracting") as on_progress:
             report = run(encoder, images, out, on_progress=on_progress, **options)
     except TooManyRefused as error:
         print_refused(error.count, error.first)

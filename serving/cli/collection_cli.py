@@ -1,66 +1,35 @@
 """The commands that make and fill a collection."""
 
-from enum import StrEnum
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving.cli.options import Dtype, Json, Limit, print_json, said_when_stopped
+from serving.cli.options import (
+    AnyLocation,
+    Directory,
+    Dtype,
+    IndexKind,
+    Json,
+    Latency,
+    Limit,
+    Memory,
+    OnDuplicate,
+    OwnEncoder,
+    hint_when_stopped,
+    index_limits,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from serving.collect import CollectReport
+    from serving.collection import AnyCollection
 
 app = typer.Typer(
     no_args_is_help=True, help="Make, fill and search a collection: items kept safe on the disk."
 )
-
-
-class OnDuplicate(StrEnum):
-    """What to do with an item whose key is in the collection already."""
-
-    REFUSE = "refuse"
-    REPLACE = "replace"
-
-
-Directory = Annotated[Path, typer.Argument(help="The collection's folder.")]
-AnyLocation = Annotated[
-    str,
-    typer.Argument(
-        metavar="COLLECTION", help="Its folder, or milvus://host:19530/name if it is in Milvus."
-    ),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(help="The most that the index may hold in memory: 500MB, 2GiB, none."),
-]
-Latency = Annotated[
-    str | None,
-    typer.Option(help="What half of the searches must not exceed: 2ms, 0.5ms, none."),
-]
-IndexKind = Annotated[
-    str | None,
-    typer.Option(
-        "--index",
-        metavar="auto|flat|FACTORY",
-        help="auto: whatever keeps the promise; flat: exact; else FAISS's words, IVF1024,SQ8.",
-    ),
-]
-OwnEncoder = Annotated[
-    Path | None,
-    typer.Option(help="The collection's encoder file; by default where it was last seen."),
-]
-
-
-def _limits(memory: str | None, latency: str | None, index: str | None) -> dict[str, Any]:
-    """Return the options that were given."""
-    from serving.collection.contract.promise import parse_latency, parse_memory
-
-    given: dict[str, Any] = {}
-    if memory is not None:
-        given["memory"] = parse_memory(memory)
-    if latency is not None:
-        given["latency"] = parse_latency(latency)
-    if index is not None:
-        given["index"] = index
-    return given
 
 
 @app.command()
@@ -95,7 +64,7 @@ def create(
 
     facts = describe(encoder)
     dim = facts["contract"]["embedding_dim"]
-    limits = _limits(memory, latency, index)
+    limits = index_limits(memory, latency, index)
     with create_collection(
         directory,
         facts["sha256"],
@@ -130,46 +99,15 @@ def add(
     """
     from base.progress import progress_bar
     from serving.cli.tables import print_added, print_refused
-    from serving.collect import add_export
     from serving.collection import open_collection
-    from serving.collection.exporting import is_export
-    from serving.features.shards import is_feature_folder
 
     with (
         open_collection(directory, load_index=False) as collection,
-        said_when_stopped("what was added stays; add again with --on-duplicate replace"),
+        hint_when_stopped("what was added stays; add again with --on-duplicate replace"),
         progress_bar("adding") as on_progress,
     ):
-        if is_feature_folder(source):
-            from serving.collect import add_features
-            from serving.features.reader import open_features
-
-            if limit is not None:
-                raise typer.BadParameter("--limit is for images; features are added as a whole")
-            features = open_features(source)
-            report = add_features(
-                collection, features, on_duplicate=on_duplicate.value, on_progress=on_progress
-            )
-        elif is_export(source):
-            if limit is not None:
-                raise typer.BadParameter("--limit is for images; an export is added as a whole")
-            report = add_export(
-                collection, source, on_duplicate=on_duplicate.value, on_progress=on_progress
-            )
-        else:
-            from images.sources.sources import open_source
-            from serving.cli.query_files import encoder_of
-            from serving.collect import add_source
-
-            images = open_source(source)
-            report = add_source(
-                collection,
-                encoder_of(collection, encoder),
-                images,
-                on_duplicate=on_duplicate.value,
-                limit=limit,
-                on_progress=on_progress,
-            )
+        options: dict[str, Any] = {"on_duplicate": on_duplicate.value, "on_progress": on_progress}
+        report = _add(collection, source, encoder=encoder, limit=limit, **options)
         items = len(collection)
     if as_json:
         print_json({**report.to_dict(), "items": items})
@@ -180,6 +118,37 @@ def add(
         raise typer.Exit(1)
 
 
+def _add(
+    collection: AnyCollection,
+    source: str,
+    *,
+    encoder: Path | None,
+    limit: int | None,
+    **options: Any,
+) -> CollectReport:
+    """Add a feature folder, an export or a source of images, whichever `source` is."""
+    from serving.collect import add_export, add_features, add_source
+    from serving.collection.exporting import is_export
+    from serving.features.shards import is_feature_folder
+
+    if is_feature_folder(source):
+        from serving.features.reader import open_features
+
+        if limit is not None:
+            raise typer.BadParameter("--limit is for images; features are added as a whole")
+        return add_features(collection, open_features(source), **options)
+    if is_export(source):
+        if limit is not None:
+            raise typer.BadParameter("--limit is for images; an export is added as a whole")
+        return add_export(collection, source, **options)
+    from images.sources.sources import open_source
+    from serving.cli.query_files import encoder_of
+
+    images = open_source(source)
+    opened = encoder_of(collection, encoder)
+    return add_source(collection, opened, images, limit=limit, **options)
+
+
 @app.command()
 def copy(
     original: Annotated[
@@ -187,7 +156,7 @@ def copy(
     ],
     target: Annotated[
         str,
-        typer.Argument(metavar="TO", help="A new place, or where an interrupted copy went to."),
+        typer.Argument(metavar="TO", help="A new location, or that of an interrupted copy."),
     ],
     recall: Annotated[
         float | None,
@@ -197,7 +166,7 @@ def copy(
 ) -> None:
     """Copy a collection, from a folder to Milvus or the other way; the encoder stays bound to it.
 
-    Stopped, the same command goes on. A place with items that FROM does not have is refused.
+    Stopped, the same command resumes. A TO with items that FROM does not have is refused.
 
     Example: lookalike collection copy shop/ milvus://host:19530/shop
     """
@@ -210,7 +179,7 @@ def copy(
     with (
         open_collection(original, load_index=False) as opened,
         open_target(opened, target, recall) as copied,
-        said_when_stopped("what was copied stays; the same command copies the rest"),
+        hint_when_stopped("what was copied stays; the same command copies the rest"),
         progress_bar("copying") as on_progress,
     ):
         report = run(opened, copied, on_progress=on_progress)
@@ -271,7 +240,7 @@ def tune(
 
     with open_collection(directory) as collection:
         with progress_bar("building") as on_progress:
-            limits = _limits(memory, latency, index)
+            limits = index_limits(memory, latency, index)
             described = collection.tune(recall, on_progress=on_progress, **limits)
         facts = {"promise": collection.stats()["promise"], **described}
     if as_json:
@@ -282,7 +251,7 @@ def tune(
 
 @app.command()
 def stats(directory: AnyLocation, as_json: Json = False) -> None:
-    """Say what a collection holds and which encoder it belongs to.
+    """Show what a collection holds and which encoder it belongs to.
 
     Example: lookalike collection stats shop/
     """

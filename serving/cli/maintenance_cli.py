@@ -1,4 +1,4 @@
-"""The commands that look after a collection: verify, compact, backup and others."""
+"""The commands that maintain a collection: verify, compact, backup and others."""
 
 import csv
 import io
@@ -8,21 +8,20 @@ from typing import Annotated, TextIO
 
 import typer
 
-from serving.cli.collection_cli import AnyLocation, Directory
-from serving.cli.options import Json, print_json, said_when_stopped
+from serving.cli.options import AnyLocation, Directory, Json, hint_when_stopped, print_json
 
 DAMAGED = 3
 DUPLICATE = 0.99
 
 
 def register(app: typer.Typer) -> None:
-    """Make them commands of `lookalike collection`."""
+    """Register these commands with `lookalike collection`."""
     for command in (verify, compact, backup, export, duplicates, rebuild):
         app.command()(command)
 
 
 def verify(directory: Directory, as_json: Json = False) -> None:
-    """Prove that a collection is whole and its index holds what its ledger holds.
+    """Prove that a collection is whole and that its index holds what its ledger holds.
 
     Reads everything; others may search and write meanwhile. The exit code is 3 if there are faults;
     they are named, and so is what to do.
@@ -33,22 +32,22 @@ def verify(directory: Directory, as_json: Json = False) -> None:
     from serving.collection.verification import verify as run
 
     with progress_bar("verifying") as on_progress:
-        found = run(directory, on_progress=on_progress)
+        verification = run(directory, on_progress=on_progress)
     if as_json:
-        print_json(found.to_dict())
-    elif not found.faults:
-        index = "no index is kept" if found.snapshot == "none" else "the index agrees"
-        typer.echo(f"whole: {found.items} items, {index}")
+        print_json(verification.to_dict())
+    elif not verification.faults:
+        index = "no index is kept" if verification.snapshot == "none" else "the index agrees"
+        typer.echo(f"whole: {verification.items} items, {index}")
     else:
-        for fault in found.messages:
+        for fault in verification.messages:
             typer.echo(fault)
-        typer.echo(f"{found.faults} faults; {found.remedy}", err=True)
-    if found.faults:
+        typer.echo(f"{verification.faults} faults; {verification.remedy}", err=True)
+    if verification.faults:
         raise typer.Exit(DAMAGED)
 
 
 def compact(directory: Directory, as_json: Json = False) -> None:
-    """Give back the space of removed items, and build the index anew without them.
+    """Free the space of removed items, and rebuild the index without them.
 
     Example: lookalike collection compact shop/
     """
@@ -80,13 +79,17 @@ def backup(
 
     with open_collection(directory, load_index=False) as collection:
         collection.back_up(destination)
-    found = check(destination)
+    verification = check(destination)
     if as_json:
-        print_json({"destination": str(destination), **found.to_dict()})
+        print_json({"destination": str(destination), **verification.to_dict()})
     else:
-        state = "whole" if not found.faults else f"{found.faults} faults: {found.messages[0]}"
-        typer.echo(f"{found.items} items in {destination}, {state}")
-    if found.faults:
+        state = (
+            "whole"
+            if not verification.faults
+            else f"{verification.faults} faults: {verification.messages[0]}"
+        )
+        typer.echo(f"{verification.items} items in {destination}, {state}")
+    if verification.faults:
         raise typer.Exit(DAMAGED)
 
 
@@ -137,13 +140,13 @@ def duplicates(
 
     with (
         open_collection(directory) as collection,
-        said_when_stopped("nothing was changed"),
+        hint_when_stopped("nothing was changed"),
         progress_bar("comparing") as on_progress,
     ):
         groups = find_duplicates(collection, threshold, on_progress=on_progress)
     superfluous = sum(len(group.duplicates) for group in groups)
     rows = [
-        (one.key, other.key, other.score, other.uri) for one in groups for other in one.duplicates
+        (group.key, item.key, item.score, item.uri) for group in groups for item in group.duplicates
     ]
     if as_json:
         print_json({"threshold": threshold, "groups": [group.to_dict() for group in groups]})
@@ -166,10 +169,10 @@ def rebuild(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a collection over to another encoder: embed the image of every item again.
+    """Switch a collection to another encoder: embed the image of every item again.
 
-    Searches go on with the old vectors until all new ones are there; interrupted, the same command
-    goes on. If images cannot be read, nothing is brought over, unless --drop-unreadable is given.
+    Searches use the old vectors until all new ones are there; interrupted, the same command
+    resumes. If images cannot be read, nothing is switched, unless --drop-unreadable is given.
 
     Example: lookalike collection rebuild shop/ --encoder better.onnx
     """
@@ -179,7 +182,7 @@ def rebuild(
     from serving.rebuild import rebuild as run
 
     with (
-        said_when_stopped("what is embedded stays; continue with the same command"),
+        hint_when_stopped("what is embedded stays; continue with the same command"),
         progress_bar("embedding") as on_progress,
     ):
         report = run(
@@ -195,7 +198,7 @@ def rebuild(
     if report.refused:
         print_refused(report.refused, report.first_refused)
         if not report.done:
-            typer.echo("nothing was brought over; remove them, or use --drop-unreadable", err=True)
+            typer.echo("nothing was switched over; remove them, or use --drop-unreadable", err=True)
         raise typer.Exit(1)
 
 

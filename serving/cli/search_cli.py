@@ -1,4 +1,4 @@
-"""The commands that ask a collection: `search`, and `collection label`."""
+"""The commands that query a collection: `search`, and `collection label`."""
 
 import json
 from dataclasses import asdict
@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.collection_cli import AnyLocation, OwnEncoder
-from serving.cli.options import Json, print_json
+from serving.cli.options import AnyLocation, Json, OwnEncoder, print_json
 
 Exact = Annotated[
     bool, typer.Option("--exact", help="Compare every item, whatever recall is promised.")
@@ -33,7 +32,7 @@ def search(
         typer.Option(
             "--filter",
             metavar="JSON",
-            help='What neighbors must have, \'{"label": "shirt"}\' say.',
+            help='What neighbors must have, for example \'{"label": "shirt"}\'.',
         ),
     ] = None,
     key: Annotated[
@@ -86,8 +85,8 @@ def search(
             )
         else:
             answers = search_keys(collection, key or [], **options)
-            found, refused = search_images(collection, images or [], encoder=encoder, **options)
-            answers += found
+            by_image, refused = search_images(collection, images or [], encoder=encoder, **options)
+            answers += by_image
     if as_json:
         print_json(
             {
@@ -113,7 +112,7 @@ def label(
 ) -> None:
     """Suggest labels for images, by vote of their neighbors in a collection.
 
-    A label's share is that of the votes, which weigh exp(cosine / 0.1); it is no probability.
+    A label's share is that of the votes, which weigh exp(cosine / 0.1); it is not a probability.
 
     Example: lookalike collection label shop/ photo.jpg
     """
@@ -126,7 +125,9 @@ def label(
     if as_json:
         print_json(
             {
-                "images": [{"query": name, **one.to_dict()} for name, one in suggested],
+                "images": [
+                    {"query": name, **suggestion.to_dict()} for name, suggestion in suggested
+                ],
                 "refused": [asdict(entry) for entry in refused],
             }
         )

@@ -89,12 +89,12 @@ def test_a_copy_that_was_stopped_goes_on(shop: Path, milvus: str) -> None:
     assert run(shop, milvus) == (0, 100, 100)
 
 
-def test_strangers_are_refused_and_left_alone(shop: Path, milvus: str) -> None:
-    with create_collection(milvus, DIGEST, DIM) as stranger:
-        stranger.add([Record("mine", [1.0] * DIM, "")])
+def test_a_target_with_other_items_is_refused_and_left_alone(shop: Path, milvus: str) -> None:
+    with create_collection(milvus, DIGEST, DIM) as other:
+        other.add([Record("mine", [1.0] * DIM, "")])
         with pytest.raises(UsageError, match="'mine'"):
             run(shop, milvus)
-        assert stranger.keys() == ["mine"]
+        assert other.keys() == ["mine"]
 
 
 def test_another_encoder_is_refused(shop: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_kept_thumbnails_go_along_from_folder_to_folder(shop: Path, tmp_path: Pa
     assert not gone.with_suffix(".tmp").exists()
 
 
-def test_thumbnails_that_cannot_be_copied_are_told(shop: Path, tmp_path: Path) -> None:
+def test_thumbnails_that_cannot_be_copied_are_named(shop: Path, tmp_path: Path) -> None:
     kept = kept_path(shop / "thumbnails", "0", DIGEST)
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"WEBP")

@@ -1,4 +1,4 @@
-"""A collection is brought over to another encoder: whole, or not at all, and it goes on."""
+"""A collection is switched to another encoder: completely or not at all, and it can be resumed."""
 
 import os
 import shutil
@@ -34,15 +34,15 @@ def images(image_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def fill(place: Path, encoder: Encoder, images: Path) -> Collection:
-    made = create_collection(place, encoder.digest, encoder.embedding_dim)
+def fill(path: Path, encoder: Encoder, images: Path) -> Collection:
+    made = create_collection(path, encoder.digest, encoder.embedding_dim)
     source = open_source(images)
     add_source(made, encoder, source, on_duplicate="refuse", on_progress=lambda *_: None)
     return made
 
 
-def vectors(place: Path) -> dict[str, bytes]:
-    with open_collection(place) as collection:
+def vectors(path: Path) -> dict[str, bytes]:
+    with open_collection(path) as collection:
         return {one.key: np.asarray(one.vector).tobytes() for one in collection.items(limit=1000)}
 
 
@@ -82,7 +82,7 @@ def test_images_that_are_gone_hold_it_up_until_they_are_given_up(
     held = CliRunner().invoke(app, command)
     assert held.exit_code == 1
     assert lost in held.output
-    assert "nothing was brought over" in held.output
+    assert "nothing was switched over" in held.output
     assert vectors(shop) == before
     report = rebuild(shop, new, drop_unreadable=True)
     assert (report.resumed, report.refused) == (len(before) - 1, 1)
@@ -132,8 +132,11 @@ def test_killed_it_goes_on(
     with open_collection(shop, encoder_digest=new.digest) as now:
         assert len(now) == items
     # killed before a new snapshot was saved: there is none, and nothing is wrong
-    found = verify(shop)
-    assert (found.faults, found.snapshot) == (0, "whole" if step == "store" else "none")
+    verification = verify(shop)
+    assert (verification.faults, verification.snapshot) == (
+        0,
+        "whole" if step == "store" else "none",
+    )
     CliRunner().invoke(app, ["collection", "tune", str(shop)])
     assert verify(shop).snapshot == "whole"
 

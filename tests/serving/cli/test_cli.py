@@ -11,7 +11,6 @@ import pytest
 
 from base.errors import ArtifactError
 from serving.collection import KeyExists, open_collection
-from serving.embedding.embed import embed
 from serving.features.shards import describe
 from tests.serving.cli.commands import answer, refusal, run
 
@@ -23,9 +22,9 @@ def test_extract_reports_and_exits_with_one_if_images_were_refused(
     result = run("extract", tiny_encoder, mixed_folder, "--out", out)
     assert result.exit_code == 1
     assert result.stdout == ""
-    words = " ".join(result.stderr.replace("│", " ").split())
-    for part in ("40 of 43 images", "refused: 3", "ramps/05-empty.png", "decode", "empty"):
-        assert part in words
+    output = " ".join(result.stderr.replace("│", " ").split())
+    for text in ("40 of 43 images", "refused: 3", "ramps/05-empty.png", "decode", "empty"):
+        assert text in output
     again = answer("extract", tiny_encoder, mixed_folder, "--out", out, "--resume", code=1)
     assert (again["rows"], again["refused"], again["resumed"]) == (40, 3, 43)
     stages = {"read", "decode", "wait", "encode", "write"}
@@ -43,17 +42,17 @@ def test_extract_takes_a_limit_and_a_batch_size(
     assert describe(out)["source"] == {"name": str(image_folder), "items": 7, "limit": 7}
 
 
-def test_ctrl_c_says_how_to_go_on(
+def test_ctrl_c_says_how_to_continue(
     tiny_encoder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("serving.embedding.embed.embed", interrupted)
+    monkeypatch.setattr("serving.extraction.engine.embed", interrupted)
     result = run("extract", tiny_encoder, image_folder, "--out", tmp_path / "out")
     assert "--resume" in result.stderr
     assert result.exit_code == 130
-    monkeypatch.setattr("serving.embedding.embed.embed", embed)
+    monkeypatch.undo()
     out = tmp_path / "out"
     assert answer("extract", tiny_encoder, image_folder, "--out", out, "--resume")["rows"] == 40
 
@@ -118,7 +117,7 @@ def test_results_for_people_are_tables(features: Path, shop: Path, image_folder:
     assert "39 items are left" in run("collection", "remove", shop, "discs/00.jpg").stdout
 
 
-# Strangers and wrong paths
+# Of another encoder, and wrong paths
 
 
 def test_features_and_images_of_another_encoder_are_refused(

@@ -1,4 +1,4 @@
-"""The commands and the service with a collection in Milvus, from an empty place to a search."""
+"""The commands and the service with a collection in Milvus, from an empty database to a search."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,9 +40,9 @@ def test_a_collection_in_milvus_from_the_command_line(
 
     copied = answer("collection", "copy", shop, tmp_path / "copy")
     assert (copied["copied"], copied["items"]) == (39, 39)
-    told = run("collection", "copy", shop, tmp_path / "copy")
-    assert told.exit_code == 0
-    assert "39 were there already" in told.stderr
+    result = run("collection", "copy", shop, tmp_path / "copy")
+    assert result.exit_code == 0
+    assert "39 were there already" in result.stderr
     assert isinstance(refusal("collection", "copy", tmp_path / "none", shop), UsageError)
     here = answer("search", tmp_path / "copy", image, "-k", 3)["queries"][0]["neighbours"]
     assert here == by_image
@@ -60,8 +60,8 @@ def test_the_service_searches_and_writes_in_milvus(
         client = running.client
         posted = client.post("/items", files={"image": content}, data={"key": "new", "label": "x"})
         assert posted.status_code == 201
-        found = client.post("/search", files={"image": content}, data={"k": "2"}).json()
-        assert found["neighbours"][0]["key"] == "new"
+        hits = client.post("/search", files={"image": content}, data={"k": "2"}).json()
+        assert hits["neighbours"][0]["key"] == "new"
         filtered = client.post("/search", json={"key": "new", "filter": {"label": "discs"}, "k": 3})
         assert {hit["label"] for hit in filtered.json()["neighbours"]} == {"discs"}
         assert client.get("/items/new/thumbnail").status_code == 200
@@ -108,8 +108,8 @@ def test_two_services_share_a_collection(
             )
             assert added.status_code == 201
             assert reader.client.get(path).status_code == 200
-            found = reader.client.post("/search", files={"image": content}, data={"k": "1"})
-            assert found.json()["neighbours"][0]["key"] == str(number)
+            hits = reader.client.post("/search", files={"image": content}, data={"k": "1"})
+            assert hits.json()["neighbours"][0]["key"] == str(number)
             if number % 3 == 0:
                 assert reader.client.delete(path).status_code == 200
                 assert writer.client.get(path).status_code == 404

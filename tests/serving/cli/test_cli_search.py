@@ -71,8 +71,8 @@ def test_searching_with_several_examples_at_once(
         ]
     assert [hit["key"] for hit in both["neighbours"]] == expected
     less = ("--not", square, "--not-key", other, "--negative-weight", 2)
-    (found,) = answer(*command, *less)["queries"]
-    assert [hit["key"] for hit in found["neighbours"]] == unlike != expected
+    (query,) = answer(*command, *less)["queries"]
+    assert [hit["key"] for hit in query["neighbours"]] == unlike != expected
     text = mixed_folder / "discs/00-text.jpg"
     refused = answer(*command, "--not", text, code=1)
     assert refused["queries"] == []
@@ -86,10 +86,10 @@ def test_searching_for_everything_that_passes(features: Path, shop: Path) -> Non
     command = ("search", shop, "--key", "discs/00.jpg", "--all")
     (query,) = answer(*command, "--min-score", -1)["queries"]
     assert len(query["neighbours"]) == 39
-    chosen = ("--filter", '{"label": {"$in": ["discs", "ramps"]}}')
-    (query,) = answer(*command, "--min-score", -1, *chosen)["queries"]
+    condition = ("--filter", '{"label": {"$in": ["discs", "ramps"]}}')
+    (query,) = answer(*command, "--min-score", -1, *condition)["queries"]
     assert len(query["neighbours"]) == 19
-    (few,) = answer("search", shop, "--key", "discs/00.jpg", "-k", 3, *chosen)["queries"]
+    (few,) = answer("search", shop, "--key", "discs/00.jpg", "-k", 3, *condition)["queries"]
     assert few["neighbours"] == query["neighbours"][:3]
     for wrong in (
         command,
@@ -112,16 +112,16 @@ def test_labels_are_suggested(
         collection.add([bare])
         (expected,) = collection.suggest_labels([item.vector], 6)
     command = ("collection", "label", shop, image, text)
-    found = answer(*command, "-k", 6, code=1)
-    assert [entry["key"] for entry in found["refused"]] == [str(text)]
-    (one,) = found["images"]
+    report = answer(*command, "-k", 6, code=1)
+    assert [entry["key"] for entry in report["refused"]] == [str(text)]
+    (one,) = report["images"]
     assert one["query"] == str(image)
     assert (one["labelled"], one["unlabelled"]) == (5, 1)
     assert sum(label["share"] for label in one["labels"]) == pytest.approx(1)
     assert [label["label"] for label in one["labels"]] == [label.label for label in expected.labels]
-    words = run("collection", "label", shop, image, "-k", 6).stdout
-    assert "squares" in words
-    assert "1 of 6 neighbors have no label" in words
+    output = run("collection", "label", shop, image, "-k", 6).stdout
+    assert "squares" in output
+    assert "1 of 6 neighbors have no label" in output
 
 
 def test_a_promise_is_made_and_changed(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_promise_is_made_and_changed(tiny_encoder: Path, tmp_path: Path) -> No
     assert "recall is 2" in str(refusal("collection", "tune", shop, "--recall", 2))
 
 
-def test_limits_and_an_index_are_part_of_the_promise(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_limits_and_an_index_belong_to_the_promise(tiny_encoder: Path, tmp_path: Path) -> None:
     shop = tmp_path / "shop"
     command = ("collection", "create", shop, "--encoder", tiny_encoder)
     limits = ("--memory", "2GiB", "--latency", "1.5ms", "--index", "IVF64,SQ8")

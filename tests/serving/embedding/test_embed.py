@@ -18,7 +18,7 @@ from serving.embedding.embed import FIRST_PIECES, LOOKAHEAD, MOST_PIECES, Second
 from serving.embedding.results import EmbeddedImage, Outcome
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["apart", "together"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["per-core", "shared"])
 def encoder(request: pytest.FixtureRequest, tiny_encoder: Path) -> Encoder:
     """A session of one thread, which each core calls; one of two, which takes batch after batch."""
     return open_encoder(tiny_encoder, provider="cpu", threads=request.param)
@@ -106,7 +106,7 @@ def test_what_no_one_foresaw_refuses_one_image_only(encoder: Encoder) -> None:
     assert refused[2].stage == "decode"
 
 
-def test_a_image_without_direction_is_refused(
+def test_an_image_without_direction_is_refused(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of zeros or NaN would poison every search."""
@@ -131,19 +131,19 @@ def test_a_image_without_direction_is_refused(
 
 
 def test_the_source_is_not_read_far_ahead(encoder: Encoder) -> None:
-    taken = 0
+    listed = 0
 
     def endless() -> Iterator[Item]:
-        nonlocal taken
+        nonlocal listed
         while True:
-            taken += 1
-            yield array_item(taken)
+            listed += 1
+            yield array_item(listed)
 
     outcomes = embed(encoder, in_batches(endless(), 4), threads=2)
     ahead = LOOKAHEAD if encoder.threads > 1 else 2 * FIRST_PIECES - 1
     for batches in range(1, 6):
         assert len(next(outcomes)) == 4
-        assert taken == 4 * (batches + ahead)
+        assert listed == 4 * (batches + ahead)
     outcomes.close()
 
 
@@ -196,11 +196,11 @@ def test_time_is_counted_by_stage(encoder: Encoder, image_folder: Path) -> None:
 
 def test_both_arrangements_give_the_same(tiny_encoder: Path, mixed_folder: Path) -> None:
     items = list(open_source(mixed_folder))
-    apart, together = (
+    per_core, shared = (
         run(open_encoder(tiny_encoder, provider="cpu", threads=threads), items, 32, 2)
         for threads in (1, 2)
     )
-    for one, other in zip(apart, together, strict=True):
+    for one, other in zip(per_core, shared, strict=True):
         assert type(one) is type(other)
         assert one.key == other.key
         if isinstance(one, EmbeddedImage) and isinstance(other, EmbeddedImage):

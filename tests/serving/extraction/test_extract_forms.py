@@ -23,8 +23,8 @@ Rows = dict[str, tuple[str | None, NDArray[np.float32]]]
 
 def extracted(encoder: Path, source: object, out: Path, *options: object) -> Rows:
     """Label and vector of each key."""
-    words = ["extract", encoder, source, "--out", out, *options]
-    done = CliRunner().invoke(app, [str(word) for word in words])
+    command = ["extract", encoder, source, "--out", out, *options]
+    done = CliRunner().invoke(app, [str(argument) for argument in command])
     if done.exception is not None:
         raise done.exception
     rows: Rows = {}
@@ -68,12 +68,12 @@ def remote(image_folder: Path, forms: dict[str, Path]) -> Iterator[str]:
     memory.rm(url, recursive=True)
 
 
-def same(found: Rows, expected: Rows) -> None:
+def check_same(rows: Rows, expected: Rows) -> None:
     """The same keys in the same order, with the same labels and vectors."""
-    assert list(found) == list(expected)
+    assert list(rows) == list(expected)
     for key, (label, vector) in expected.items():
-        assert found[key][0] == label
-        np.testing.assert_array_equal(found[key][1], vector)
+        assert rows[key][0] == label
+        np.testing.assert_array_equal(rows[key][1], vector)
 
 
 def test_every_form_gives_the_vectors_of_the_folder(
@@ -84,7 +84,7 @@ def test_every_form_gives_the_vectors_of_the_folder(
     sources = [*forms.values(), image_folder.as_uri(), forms["tar"].as_uri()]
     sources += [f"{remote}/{name}" for name in ("photos", *(path.name for path in forms.values()))]
     for number, source in enumerate(sources):
-        same(extracted(tiny_encoder, source, tmp_path / f"out-{number}"), expected)
+        check_same(extracted(tiny_encoder, source, tmp_path / f"out-{number}"), expected)
 
 
 def test_what_is_behind_a_url_is_resumed_and_brought_up_to_date(
@@ -94,14 +94,14 @@ def test_what_is_behind_a_url_is_resumed_and_brought_up_to_date(
     expected = extracted(tiny_encoder, image_folder, tmp_path / "folder")
     out = tmp_path / "out"
     extracted(tiny_encoder, f"{remote}/photos", out)
-    same(extracted(tiny_encoder, f"{remote}/photos", out, "--resume"), expected)
+    check_same(extracted(tiny_encoder, f"{remote}/photos", out, "--resume"), expected)
     gone = next(iter(expected))
     fsspec.filesystem("memory").rm(f"{remote}/photos/{gone}")
     del expected[gone]
     extracted(tiny_encoder, f"{remote}/photos", out, "--update")
-    found = {key: vector for block in open_features(out).blocks()
+    vectors = {key: vector for block in open_features(out).blocks()
              for key, vector in zip(block.keys, block.embeddings, strict=True)}  # fmt: skip
-    assert found.keys() == expected.keys()
+    assert vectors.keys() == expected.keys()
     features = open_features(out)
     assert [row.key for row in features.deleted(features.manifest.shards[0])] == [gone]
 
@@ -112,12 +112,12 @@ def test_job_arrays_cover_each_item_once(
     whole = extracted(tiny_encoder, forms["tar"], tmp_path / "whole")
     together: dict[str, tuple[str | None, NDArray[np.float32]]] = {}
     for number in range(3):
-        part = extracted(
+        share = extracted(
             tiny_encoder, forms["tar"], tmp_path / f"{number}", "--shard", f"{number}/3"
         )
-        assert len(part) in {13, 14}
-        assert not part.keys() & together.keys()
-        together |= part
+        assert len(share) in {13, 14}
+        assert not share.keys() & together.keys()
+        together |= share
     assert together.keys() == whole.keys()
     note = open_features(tmp_path / "1").manifest.source
     assert note.name == f"{forms['tar']} [1/3]"
@@ -128,9 +128,9 @@ def test_job_arrays_cover_each_item_once(
 def test_labels_from_a_table(tiny_encoder: Path, forms: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_text("key,label\ndiscs/00.jpg,round\n")
-    found = extracted(tiny_encoder, forms["zip"], tmp_path / "out", "--labels", file)
-    assert found.pop("discs/00.jpg")[0] == "round"
-    assert {label for label, _ in found.values()} == {None}
+    rows = extracted(tiny_encoder, forms["zip"], tmp_path / "out", "--labels", file)
+    assert rows.pop("discs/00.jpg")[0] == "round"
+    assert {label for label, _ in rows.values()} == {None}
     file.write_text("key,label\nno/such.jpg,round\n")
     with pytest.raises(SourceError, match=r"not in .*photos\.zip: no/such\.jpg"):
         extracted(tiny_encoder, forms["zip"], tmp_path / "other", "--labels", file)
@@ -142,8 +142,8 @@ def test_bad_members_are_listed_and_cost_nothing_else(
     with zipfile.ZipFile(forms["zip"], "a") as archive:
         archive.writestr("bad/empty.png", b"")
         archive.writestr("bad/text.jpg", b"no picture")
-    words = ["extract", tiny_encoder, forms["zip"], "--out", tmp_path / "out", "--json"]
-    done = CliRunner().invoke(app, [str(word) for word in words])
+    command = ["extract", tiny_encoder, forms["zip"], "--out", tmp_path / "out", "--json"]
+    done = CliRunner().invoke(app, [str(argument) for argument in command])
     report = json.loads(done.stdout.splitlines()[-1])
     assert (done.exit_code, report["rows"], report["refused"]) == (1, 40, 2)
     refused = {(entry["key"], entry["reason"]) for entry in report["first_refused"]}

@@ -40,12 +40,12 @@ def test_only_the_image_that_kills_its_decoder_is_lost(
     monkeypatch.setattr("serving.extraction.extract.Isolated", hostile)
     report = extract(encoder, open_source(mixed_folder), tmp_path / "out", isolate=True)
     assert (report.rows, report.refused) == (38, 5)
-    plain, apart = (open_features(tmp_path / name) for name in ("plain", "out"))
-    lost = {entry.key: (entry.stage, entry.reason) for entry in apart.errors()}
+    plain, isolated = (open_features(tmp_path / name) for name in ("plain", "out"))
+    lost = {entry.key: (entry.stage, entry.reason) for entry in isolated.errors()}
     assert lost["discs/03.png"] == lost["ramps/00.jpg"] == ("decode", "crashed")
     assert {entry.key for entry in plain.errors()} < lost.keys()
     expected = {key: vector.tobytes() for block in plain.blocks()
                 for key, vector in zip(block.keys, block.embeddings, strict=True)}  # fmt: skip
-    found = {key: vector.tobytes() for block in apart.blocks()
+    vectors = {key: vector.tobytes() for block in isolated.blocks()
              for key, vector in zip(block.keys, block.embeddings, strict=True)}  # fmt: skip
-    assert {key: expected[key] for key in found} == found
+    assert {key: expected[key] for key in vectors} == vectors

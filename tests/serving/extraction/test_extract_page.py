@@ -49,8 +49,8 @@ def test_half_floats_are_read_too(encoder: Encoder, mixed_folder: Path, tmp_path
     extract(encoder, open_source(mixed_folder), tmp_path / "half", dtype="float16")
     query = f"SELECT embedding FROM '{tmp_path}/half/shards/*.parquet'"
     with duckdb.connect() as database:
-        found = np.stack([row[0] for row in database.execute(query).fetchall()])
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
+        vectors = np.stack([row[0] for row in database.execute(query).fetchall()])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 
 def test_every_option_is_on_the_page_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +66,8 @@ def test_info_checks_every_file(described: Path, capsys: pytest.CaptureFixture[s
     assert "all 8 files are whole" in capsys.readouterr().out
     (described / "shards/00001.parquet").write_bytes(b"")
     assert lookalike.run(["info", str(described), "--check"]) == 2
-    told = capsys.readouterr().err
-    assert "1 of 8 files are missing or damaged: shards/00001.parquet; write it again" in told
+    output = capsys.readouterr().err
+    assert "1 of 8 files are missing or damaged: shards/00001.parquet; write it again" in output
     (described / "embeddings.npy").unlink()
     assert lookalike.run(["info", str(described), "--check"]) == 2
     assert "embeddings.npy" in capsys.readouterr().err

@@ -312,7 +312,9 @@ def test_killed_at_any_file_it_is_consistent_and_goes_on(
 def test_strangers_are_refused_with_the_remedy(
     encoder: Encoder, other_encoder: Path, mixed_folder: Path, done: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="continue with that one, or extract into another folder"):
+    with pytest.raises(
+        ArtifactError, match="continue with that one, or extract into another folder"
+    ):
         run(open_encoder(other_encoder), mixed_folder, done)
     other = tmp_path / "other"
     other.mkdir()
