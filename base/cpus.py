@@ -1,12 +1,12 @@
-"""How many CPUs this process may really use."""
+"""The CPUs: how many this process may really use, and what they can do."""
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-PROC_CGROUP = Path("/proc/self/cgroup")
-CGROUP_ROOT = Path("/sys/fs/cgroup")
+from base.cgroups import CGROUP_ROOT, PROC_CGROUP, cgroup_folders
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def available_cpus() -> int:
@@ -21,45 +21,36 @@ def available_cpus() -> int:
 
 
 def cgroup_quota(proc_cgroup: Path = PROC_CGROUP, root: Path = CGROUP_ROOT) -> float:
-    """Return the CPU quota of this process's cgroup in CPUs (cgroup v1 or v2), or infinity.
+    """Return the CPU quota of this process's cgroup in CPUs (cgroup v1 or v2), or infinity."""
+    folders = cgroup_folders("cpu", proc_cgroup, root)
+    return min((_quota(version, folder) for version, folder in folders), default=math.inf)
 
-    The limit may sit on any ancestor, and inside a container the path that /proc shows need not
-    exist under the mounted root: every folder from the process's own up to the root is asked.
-    """
+
+def cpu_fields(cpuinfo: Path = CPUINFO) -> dict[str, str]:
+    """Return what Linux says of the first CPU, `model name` for example; {} on other systems."""
     try:
-        lines = proc_cgroup.read_text().splitlines()
+        text = cpuinfo.read_text(encoding="utf-8")
     except OSError:
-        return math.inf
-    quota = math.inf
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            quota = min(quota, *_up_to_root(root, path, _quota_v2))
-        elif "cpu" in controllers.split(","):
-            for mount in (root / controllers, root / "cpu"):
-                quota = min(quota, *_up_to_root(mount, path, _quota_v1))
-    return quota
+        return {}
+    pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _up_to_root(root: Path, path: str, quota: Callable[[Path], float]) -> list[float]:
-    own = root / path.lstrip("/")
-    folders = [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
-    return [quota(folder) for folder in folders]
+def cpu_flags(cpuinfo: Path = CPUINFO) -> set[str]:
+    """Return the instruction sets of the first CPU as Linux names them; none on other systems."""
+    fields = cpu_fields(cpuinfo)
+    return set(fields.get("flags", fields.get("Features", "")).split())  # x86, Arm
 
 
-def _quota_v2(folder: Path) -> float:
-    words = _words(folder / "cpu.max")
-    return _ratio(*words) if len(words) == 2 else math.inf
+def _quota(version: int, folder: Path) -> float:
+    files = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    numbers = [number for file in files for number in _fields(folder / file)]
+    return _ratio(*numbers) if len(numbers) == 2 else math.inf
 
 
-def _quota_v1(folder: Path) -> float:
-    words = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-    return _ratio(*words) if len(words) == 2 else math.inf
-
-
-def _words(file: Path) -> list[str]:
+def _fields(file: Path) -> list[str]:
     try:
-        return file.read_text().split()
+        return file.read_text(encoding="utf-8").split()
     except OSError:
         return []
 

@@ -80,10 +80,10 @@ def image(seed: int) -> bytes:
 
 def write_tar(path: Path, keys: int) -> None:
     """Write a tar of so many members, a hundred images over and over."""
-    pictures = [image(seed) for seed in range(100)]
+    pool = [image(seed) for seed in range(100)]
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for number in range(keys):
-            data = pictures[number % len(pictures)]
+            data = pool[number % len(pool)]
             info = tarfile.TarInfo(f"photos/{number // 1000:04}/{number:07}.png")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -104,7 +104,7 @@ def watch_memory(folder: Path, keys: int) -> dict[str, object]:
         while it.poll() is None:
             try:
                 samples.append((time.monotonic() - start, resident(it.pid)))
-            except (OSError, IndexError):  # it has just ended
+            except ProcessLookupError:  # it has just ended
                 break
             if begun is None and (out / "manifest.json").exists():
                 begun = time.monotonic() - start
@@ -149,8 +149,8 @@ class Ordeal:
         create_collection(self.shop, opened.digest, opened.embedding_dim).close()
 
     def write(self, number: int, seed: int) -> None:
-        """Write an image; each BAD_EVERY-th is none."""
-        data = b"no picture" if seed % BAD_EVERY == 5 else image(seed)
+        """Write an image; each BAD_EVERY-th is not an image."""
+        data = b"not an image" if seed % BAD_EVERY == 5 else image(seed)
         (self.source / f"{number:06}.png").write_bytes(data)
 
     def change(self) -> None:
@@ -199,8 +199,8 @@ class Ordeal:
     def check(self, out: Path, mode: str) -> None:
         """Compare with an unbroken run; raises AssertionError."""
         expected, bad = content(self.unbroken())
-        found, errors = content(out)
-        same(found, expected)
+        rows, errors = content(out)
+        same(rows, expected)
         assert sorted(errors) == sorted(bad), "other images are refused"
         if mode == "update":
             array = np.load(out / "embeddings.npy", mmap_mode="r")
@@ -211,7 +211,7 @@ class Ordeal:
 
 
 def content(out: Path) -> tuple[list[tuple[str, NDArray[np.float32]]], list[str]]:
-    """Keys and vectors of all rows of the named shards, and keys of the errors tables."""
+    """Return keys and vectors of all rows of the named shards, and keys of the errors tables."""
     from serving.features.reader import open_features
 
     features = open_features(out)
@@ -225,7 +225,7 @@ def content(out: Path) -> tuple[list[tuple[str, NDArray[np.float32]]], list[str]
 
 
 def collected(shop: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Keys and vectors of a collection."""
+    """Yield keys and vectors of a collection."""
     from serving.collection import open_collection
 
     with open_collection(shop, load_index=False) as collection:
@@ -236,11 +236,11 @@ def collected(shop: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def same(
-    found: list[tuple[str, NDArray[np.float32]]], expected: list[tuple[str, NDArray[np.float32]]]
+    rows: list[tuple[str, NDArray[np.float32]]], expected: list[tuple[str, NDArray[np.float32]]]
 ) -> None:
-    """Each key once in both, with the same vector. Raises AssertionError."""
-    ours, theirs = dict(found), dict(expected)
-    assert len(ours) == len(found), "a key is there twice"
+    """Assert that each key is once in both, with the same vector."""
+    ours, theirs = dict(rows), dict(expected)
+    assert len(ours) == len(rows), "a key is there twice"
     assert ours.keys() == theirs.keys(), "other keys are there"
     worst = max(float(np.abs(ours[key] - theirs[key]).max()) for key in theirs)
     assert worst <= TOLERANCE, f"a vector is off by {worst}"
@@ -285,7 +285,7 @@ def main() -> None:
             kills = survive_kills(Path(name), options.images, options.kills, options.seed)
             result["kills"] = kills
     print(json.dumps(result))
-    sys.exit(not all(part["passed"] for part in result.values()))  # type: ignore[index]
+    sys.exit(not all(outcome["passed"] for outcome in result.values()))  # type: ignore[index]
 
 
 if __name__ == "__main__":

@@ -15,19 +15,17 @@ import importlib.metadata
 import json
 import os
 import platform
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from base.cpus import available_cpus
+from base.cpus import available_cpus, cpu_fields, cpu_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from rich.console import RenderableType
 
-CPUINFO = Path("/proc/cpuinfo")
 NOTABLE_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
@@ -66,8 +64,7 @@ def publish(
 
 def machine() -> dict[str, object]:
     """CPU, cores this process may use, memory in GiB, system."""
-    fields = cpu_fields()
-    flags = set(fields.get("flags", "").split())
+    fields, flags = cpu_fields(), cpu_flags()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),
@@ -78,21 +75,12 @@ def machine() -> dict[str, object]:
     }
 
 
-def cpu_fields(cpuinfo: Path = CPUINFO) -> dict[str, str]:
-    """Return what Linux says of the first CPU; nothing on other systems."""
-    if not cpuinfo.exists():
-        return {}
-    first = cpuinfo.read_text(encoding="utf-8").split("\n\n", 1)[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Python's version and those of the distributions that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -1,4 +1,4 @@
-"""Keeps a service busy with mixed requests and watches its memory and its collection.
+"""Keep a service busy with mixed requests and watch its memory and its collection.
 
     python -m benchmarks.soak [--seconds 1800] [--requests 200000] [--encoder FILE]
 
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from base.memory import resident_memory
 from benchmarks.sample_images import photos, random_resnet
 from benchmarks.servers import Target, started
 from export.encoder_file.encoder_file import describe
@@ -38,7 +39,7 @@ MOST_GROWTH = 0.05
 KEPT = 200  # items a client leaves in the collection before it removes the oldest
 JSON = {"Content-Type": "application/json"}
 
-Request = tuple[int, str, str, dict[str, Any]]  # status wanted, method, path, what httpx takes
+Request = tuple[int, str, str, dict[str, Any]]  # expected status, method, path, what httpx takes
 
 
 class Soak:
@@ -91,7 +92,7 @@ class Client(threading.Thread):
                 self._send(http, request)
 
     def _send(self, http: httpx.Client, request: Request) -> None:
-        wanted, method, path, content = request
+        expected, method, path, content = request
         while True:
             try:
                 status = http.request(method, path, **content).status_code
@@ -102,7 +103,7 @@ class Client(threading.Thread):
             if status != 429:
                 break
             time.sleep(0.05)
-        if status != wanted:
+        if status != expected:
             self.soak.unexpected.append(f"{method} {path}: {status}")
 
     def requests(self) -> Iterator[Request]:
@@ -114,8 +115,8 @@ class Client(threading.Thread):
             fields = {"key": key, "label": "soak", "metadata": json.dumps({"round": round_})}
             yield 201, "POST", "/items", {"files": {"image": image}, "data": fields}
             self.keys.append(key)
-            position = f"/items/{key.replace('/', '%2F')}"
-            yield from searches(image, key, position)
+            path = f"/items/{key.replace('/', '%2F')}"
+            yield from searches(image, key, path)
             if len(self.keys) > KEPT:
                 oldest = self.keys[0].replace("/", "%2F")
                 yield 200, "DELETE", f"/items/{oldest}", {}
@@ -135,21 +136,23 @@ def embeddings(image: bytes, several: list[bytes]) -> Iterable[Request]:
     yield 400, "POST", "/embed", {"content": b"{", "headers": JSON}
 
 
-def searches(image: bytes, key: str, position: str) -> Iterable[Request]:
+def searches(image: bytes, key: str, path: str) -> Iterable[Request]:
     """Of an item that has just been added."""
     yield 200, "POST", "/search", {"files": {"image": image}, "data": {"k": 20}}
     yield 200, "POST", "/search", {"json": {"key": key, "filter": {"label": "soak"}}}
     yield 409, "POST", "/items", {"files": {"image": image}, "data": {"key": key}}
-    yield 200, "GET", f"{position}/thumbnail", {}
-    yield 200, "GET", f"{position}/similar?k=5", {}
+    yield 200, "GET", f"{path}/thumbnail", {}
+    yield 200, "GET", f"{path}/similar?k=5", {}
     yield 404, "GET", "/items/nobody", {}
     yield 200, "GET", "/metrics", {}
 
 
 def resident(process: int) -> int:
     """Resident memory in KiB."""
-    fields = Path(f"/proc/{process}/status").read_text().split("VmRSS:")[1]
-    return int(fields.split()[0])
+    size = resident_memory(process)
+    if size is None:
+        raise ProcessLookupError(f"process {process} has ended")
+    return size // 1024
 
 
 def held(collection: Path) -> set[str]:
@@ -164,7 +167,7 @@ def held(collection: Path) -> set[str]:
 
 
 def soak(target: Target, images: list[bytes], options: argparse.Namespace) -> dict[str, Any]:
-    """Soaks a service; returns what came of it, but for the collection."""
+    """Soak a service; return what came of it, but for the collection."""
     work = Soak(f"http://127.0.0.1:{target.port}", images, options.seconds, options.requests)
     begun = time.monotonic()
     samples = work.run(target.process.pid, options.seconds / 200)
@@ -185,7 +188,7 @@ def soak(target: Target, images: list[bytes], options: argparse.Namespace) -> di
 
 
 def main() -> None:
-    """Soaks and prints what came of it."""
+    """Soak and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--requests", type=int, default=200_000)
@@ -200,10 +203,10 @@ def main() -> None:
         create_collection(shop, facts["sha256"], facts["contract"]["embedding_dim"]).close()
         with started("lookalike", encoder, folder, images[0], shop) as target, target.awake():
             result = soak(target, images, options)
-        wanted, there = result.pop("keys"), held(shop)
-    result |= {"items": len(there), "lost": len(wanted - there), "back": len(there - wanted)}
+        expected, there = result.pop("keys"), held(shop)
+    result |= {"items": len(there), "lost": len(expected - there), "back": len(there - expected)}
     print(json.dumps(result))
-    bad = result["unexpected"] or result["growth"] >= MOST_GROWTH or wanted != there
+    bad = result["unexpected"] or result["growth"] >= MOST_GROWTH or expected != there
     sys.exit(bool(bad))
 
 

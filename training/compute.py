@@ -2,12 +2,12 @@
 
 import importlib.util
 import shutil
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
+from base.cpus import cpu_flags
 from base.errors import UsageError
 
 
@@ -63,17 +63,3 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module:
         raise UsageError("training.compile needs a C++ compiler on a CPU, like g++")
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(network, mode=mode, dynamic=False)  # type: ignore[return-value]
-
-
-CPUINFO = Path("/proc/cpuinfo")
-
-
-def cpu_flags(cpuinfo: Path = CPUINFO) -> set[str]:
-    """Return the instruction sets of the first CPU as Linux names them; none where it does not say."""
-    try:
-        text = cpuinfo.read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    lines = (line.partition(":") for line in text.splitlines())
-    found = (v for k, _, v in lines if k.strip() in {"flags", "Features"})  # x86, Arm
-    return set(next(found, "").split())

@@ -5,7 +5,7 @@ scale per output channel, biases int32. ONNX Runtime joins the QuantizeLinear an
 nodes (QDQ) with the layers between them to QLinearConv, QLinearAdd and the like.
 
 x86 CPUs without VNNI multiply bytes with VPMADDUBSW, which adds two products in 16 bits and
-saturates: 2 x 255 x 127 is too much. For them weights keep to 7 bits (`reduce_range`). What that
+saturates: 2 x 255 x 127 is too much. For them weights have 7 bits (`reduce_range`). What that
 costs in precision is small, and unsigned weights, which do not saturate, are slower by 40 %.
 """
 
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx
 
-from export.encoder_file.encoder_file import FEATURES, INPUT
+from base.cpus import CPUINFO, cpu_flags
+from export.encoder_file.contract import FEATURES, INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,11 +33,10 @@ if TYPE_CHECKING:
 
 Target = Literal["auto", "vnni", "avx2"]
 TARGETS: tuple[Target, ...] = ("auto", "vnni", "avx2")
-CPUINFO = Path("/proc/cpuinfo")
 WIDE_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
-FOLLOWERS = ("Relu", "Clip", "MaxPool")  # they keep what stands before them in 8 bits
+FOLLOWERS = ("Relu", "Clip", "MaxPool")  # they keep what precedes them in 8 bits
 ADDABLE = {*FOLLOWERS, "Conv", "Add"}
 BINS, ENTROPY_LEVELS = 512, 128
 PERCENTILES = (99.999, 99.99, 99.9)
@@ -50,13 +50,12 @@ def resolve_target(target: Target, cpuinfo: Path = CPUINFO) -> Literal["vnni", "
     """Return what "auto" means on this machine: "vnni" only where the CPU says that it is safe."""
     if target != "auto":
         return target
-    words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
-    return "vnni" if words & WIDE_PRODUCTS else "avx2"
+    return "vnni" if cpu_flags(cpuinfo) & WIDE_PRODUCTS else "avx2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """What is in 8 bits or in float as one: a layer, and the activation that follows it.
+    """What is in 8 bits or in float as a whole: a layer, and the activations that follow it.
 
     Attributes:
         name: of the layer's node.
@@ -81,7 +80,7 @@ def units_of(graph: onnx.GraphProto) -> list[Unit]:
     """Return the layers that can be in 8 bits, in the order of the graph.
 
     These are convolutions and products with constant weights, and the sums that join the branches
-    of a convolutional network. The rest stays as it is: attention, norms, all behind the features.
+    of a convolutional network. The rest stays in float: attention, norms, all after the features.
     """
     constant = {value.name for value in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output}
@@ -90,10 +89,10 @@ def units_of(graph: onnx.GraphProto) -> list[Unit]:
         for name in node.input:
             users.setdefault(name, []).append(node)
     units = []
-    behind = {FEATURES}
+    after_features = {FEATURES}
     for node in graph.node:
-        if behind & set(node.input):  # L2 and projection
-            behind |= set(node.output)
+        if after_features & set(node.input):  # L2 and projection
+            after_features |= set(node.output)
             continue
         if not _can_be_quantized(node, constant, producer):
             continue
@@ -121,7 +120,7 @@ def _can_be_quantized(
 
 
 class _Reader:
-    """Hands ONNX Runtime's calibrators one batch."""
+    """Gives ONNX Runtime's calibrators one batch."""
 
     def __init__(self, batch: NDArray[np.uint8]) -> None:
         self._batches = [{INPUT: batch}]
@@ -139,7 +138,7 @@ def measure_ranges(
 
     Args:
         model: from `prepare`.
-        batches: uint8 [n,S,S,3] each.
+        batches: uint8 [n,S,S,C] each.
     """
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
@@ -154,13 +153,13 @@ def measure_ranges(
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"num_bins": BINS},
         )
-        for batch in batches:  # one at a time: a calibrator keeps all tensors of what it is given
+        for batch in batches:  # one at a time: a calibrator keeps all tensors of a batch
             calibrator.collect_data(_Reader(batch))
         collector = calibrator.collector
     with quiet():
         ranges: dict[str, Ranges] = {
             "minmax": {
-                name: (found[2], found[3]) for name, found in collector.histogram_dict.items()
+                name: (entry[2], entry[3]) for name, entry in collector.histogram_dict.items()
             }
         }
         for share in PERCENTILES:
@@ -168,11 +167,11 @@ def measure_ranges(
             ranges[f"percentile {share}"] = _pairs(collector.compute_percentile())
         collector.num_quantized_bins = ENTROPY_LEVELS
         ranges["entropy"] = _pairs(collector.compute_entropy())
-    return {method: _floats(found) for method, found in ranges.items()}
+    return {method: _floats(measured) for method, measured in ranges.items()}
 
 
-def _pairs(found: dict[str, tuple[float, ...]]) -> Ranges:
-    return {name: (values[0], values[1]) for name, values in found.items()}
+def _pairs(limits: dict[str, tuple[float, ...]]) -> Ranges:
+    return {name: (values[0], values[1]) for name, values in limits.items()}
 
 
 def _floats(ranges: Ranges) -> Ranges:
@@ -190,15 +189,15 @@ def quantize(
     Args:
         model: from `prepare`; it is not changed.
         ranges: of its tensors.
-        units: what shall be in 8 bits.
+        units: what to put into 8 bits.
         reduce_range: weights in 7 bits, for CPUs whose products saturate.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    chosen = [name for unit in units for name in unit.nodes]
-    if not chosen:
+    selected = [name for unit in units for name in unit.nodes]
+    if not selected:
         return copy.deepcopy(model)
     data = TensorsData(
         CalibrationMethod.MinMax,
@@ -212,7 +211,7 @@ def quantize(
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
             tensors_range=data,
-            nodes_to_quantize=chosen,
+            nodes_to_quantize=selected,
             nodes_to_exclude=[],
             op_types_to_quantize=[*WEIGHTED, *FOLLOWERS, "Add"],
             extra_options={"MatMulConstBOnly": True},
@@ -226,7 +225,7 @@ def quantize(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what onnxruntime.quantization prints and logs through the root logger to itself."""
+    """Suppress what onnxruntime.quantization prints and logs through the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

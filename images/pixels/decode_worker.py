@@ -14,10 +14,10 @@ import json
 import os
 import signal
 import struct
-from pathlib import Path
 from typing import BinaryIO
 
 from base.errors import ImageRefused, RefusalReason
+from base.memory import virtual_memory
 from images.pixels import preprocess
 from images.pixels.preprocess import PreprocessSpec
 
@@ -48,14 +48,9 @@ def _limit(memory: int) -> None:
     """Allow so many bytes more than there are now, and no core files."""
     import resource  # not on Windows, where the constants here are imported too
 
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if _has_proc() else 0
     _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, most))
+    resource.setrlimit(resource.RLIMIT_AS, ((virtual_memory() or 0) + memory, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _has_proc() -> bool:
-    return Path("/proc/self/statm").exists()
 
 
 def _answer(content: bytes, spec: PreprocessSpec) -> bytes:

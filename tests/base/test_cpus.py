@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from base import cpus
-from base.cpus import available_cpus, cgroup_quota
+from base.cpus import available_cpus, cgroup_quota, cpu_fields, cpu_flags
 
 
 def make(root: Path, files: dict[str, str]) -> Path:
@@ -72,3 +72,20 @@ def test_the_smaller_of_mask_and_quota_counts(
 
 def test_this_machine() -> None:
     assert 1 <= available_cpus() <= (os.cpu_count() or 1)
+
+
+def test_only_the_first_cpu_is_described(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("model name\t: One: a CPU\nflags\t\t: fpu avx2\n\nmodel name\t: Two\n")
+    assert cpu_fields(file) == {"model name": "One: a CPU", "flags": "fpu avx2"}
+    assert cpu_flags(file) == {"fpu", "avx2"}
+    assert cpu_fields(tmp_path / "absent") == {}
+
+
+def test_a_system_without_cpuinfo_has_no_flags(tmp_path: Path) -> None:
+    assert cpu_flags(tmp_path / "none") == set()
+
+
+def test_arm_calls_its_flags_features(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor : 0\nFeatures\t: fp asimd bf16\n")
+    assert cpu_flags(tmp_path / "cpuinfo") == {"fp", "asimd", "bf16"}

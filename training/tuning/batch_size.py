@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from base.errors import UsageError
+from base.memory import available_memory, forget_peak, peak_memory, resident_memory
 from training.data.dataset import NO_LABEL, ImageDataset
 from training.parallel.launch import launch_of
 from training.trainer import Trainer
-from training.tuning.memory import available_memory, forget_peak, peak_memory, resident_memory
 
 if TYPE_CHECKING:
     from base.progress import Progress

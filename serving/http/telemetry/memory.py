@@ -8,10 +8,8 @@ from 97 to 106; giving back what is free takes 1 to 9 ms and returns about 10 Mi
 """
 
 import ctypes
-import mmap
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from base.cpus import available_cpus
 
@@ -34,15 +32,6 @@ def give_back() -> None:
     trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process that is in use now; None where the system does not say."""
-    try:
-        pages = Path("/proc/self/statm").read_text().split()[1]
-    except OSError:
-        return None
-    return int(pages) * mmap.PAGESIZE
 
 
 def _of_glibc(name: str) -> Callable[..., int] | None:

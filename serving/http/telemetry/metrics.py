@@ -9,7 +9,7 @@ import bisect
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from serving.http.telemetry.memory import resident_bytes
+from base.memory import resident_memory
 from serving.http.telemetry.metric_store import Figures, Key, Labels
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -170,7 +170,7 @@ class Metrics:
 
     def note_memory(self) -> None:
         """Note the memory of this process, where the system tells it."""
-        found = resident_bytes()
+        found = resident_memory()
         if found is not None:
             self.resident_bytes.put(found)
 

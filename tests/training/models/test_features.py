@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from base.cpus import cpu_flags
 from base.errors import UsageError
-from training.compute import choose_device, choose_precision, cpu_flags
+from training.compute import choose_device, choose_precision
 from training.models.features import encode
 from training.models.simclr import normalize
 from training.recipes.build_model import build_model
@@ -68,7 +69,3 @@ def test_bf16_only_where_the_cpu_has_it(
     assert choose_precision("auto", cpu) is expected
     assert choose_precision("fp32", cpu) is torch.float32
     assert choose_precision("bf16", cpu) is torch.bfloat16
-
-
-def test_a_system_without_cpuinfo_has_no_flags(tmp_path: Path) -> None:
-    assert cpu_flags(tmp_path / "none") == set()

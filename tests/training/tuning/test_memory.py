@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import gc
-import resource
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from base.memory import resident_memory
 from base.progress import Silent
 from training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from training.recipes.recipe import Recipe
-
-STATUS = Path("/proc/self/statm")
 
 
 class Watch(Silent):
@@ -29,11 +27,11 @@ class Watch(Silent):
     def update(self, done: int, figures: str = "") -> None:
         if figures and done in self.steps:
             gc.collect()
-            self.memory.append(int(STATUS.read_text().split()[1]) * resource.getpagesize())
+            self.memory.append(resident_memory() or 0)
             self.objects.append(len(gc.get_objects()))
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(resident_memory() is None, reason="needs Linux's /proc")
 def test_memory_stays_flat_over_many_epochs(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ with tempfile.NamedTemporaryFile() as file:
 """
 GIVEN_BACK = """
 import ctypes, sys
+from base.memory import resident_memory
 from serving.http.telemetry import memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -44,10 +45,10 @@ for block in blocks:
     ctypes.memset(block, 1, 32768)
 for block in blocks[:-1]:  # the last one stays: nothing at the end can be cut off
     libc.free(block)
-before = memory.resident_bytes()
+before = resident_memory()
 if sys.argv[1] == "given back":
     memory.give_back()
-print(before - memory.resident_bytes())
+print(before - resident_memory())
 """
 of_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
 
@@ -75,8 +76,8 @@ def test_a_service_gives_memory_back_and_tells_what_it_holds(
     tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back = threading.Event()
-    monkeypatch.setattr("serving.http.engine.engine.GIVING_BACK_SECONDS", 0.01)
-    monkeypatch.setattr("serving.http.engine.engine.give_back", given_back.set)
+    monkeypatch.setattr("serving.http.engine.lifecycle.GIVING_BACK_SECONDS", 0.01)
+    monkeypatch.setattr("serving.http.engine.lifecycle.give_back", given_back.set)
     with started(Settings(encoder=tiny_encoder)) as running:
         assert given_back.wait(60)
         text = running.client.get("/metrics").text

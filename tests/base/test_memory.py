@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import mmap
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from training.tuning.memory import available_memory, forget_peak, peak_memory, resident_memory
+from base.memory import (
+    available_memory,
+    forget_peak,
+    peak_memory,
+    resident_memory,
+    virtual_memory,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +70,8 @@ def test_where_there_is_no_proc(tmp_path: Path) -> None:
     nowhere = tmp_path / "none"
     assert available_memory(nowhere, nowhere, nowhere) is None
     assert peak_memory(nowhere) is None
+    assert resident_memory(proc=nowhere) is None
+    assert virtual_memory(nowhere) is None
     forget_peak(nowhere)
 
 
@@ -76,3 +85,13 @@ def test_the_peak_of_this_process() -> None:
         after = peak_memory()
     assert after is not None
     assert after >= resident + 60 * MB
+
+
+def test_sizes_of_this_process_and_of_another() -> None:
+    resident, virtual = resident_memory(), virtual_memory()
+    assert resident is not None
+    assert virtual is not None
+    assert 2**20 < resident < virtual
+    parent = resident_memory(os.getppid())
+    assert parent is not None
+    assert parent > 0
