@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Stem = Literal["auto", "imagenet", "small", "small-stride2"]
+BuiltStem = Literal["imagenet", "small", "small-stride2"]
 STEMS: tuple[Stem, ...] = ("auto", "imagenet", "small", "small-stride2")
 SMALL_IMAGE = 64  # the largest size (px) that stem "auto" treats as small
 # oneDNN (torch 2.15, AVX2) writes past the end of a channels_last convolution of 1x1 and stride 2
@@ -61,7 +62,7 @@ class ResNetEncoder(EncoderModule):
         depths: tuple[int, int, int, int],
         *,
         channels: int,
-        stem: Literal["imagenet", "small", "small-stride2"],
+        stem: BuiltStem,
         zero_init_residual: bool,
         in_channels: int = 3,
     ) -> None:
@@ -146,25 +147,35 @@ def build_encoder(
     check_encoder(name, width=width, stem=stem, selective_kernels=selective_kernels)
     if name not in RESNETS:
         return build_backbone(name, image_size=image_size, channels=channels)
-    if stem == "auto":
-        stem = "small" if image_size <= SMALL_IMAGE else "imagenet"
     block, depths = RESNETS[name]
     return ResNetEncoder(
         SelectiveBottleneck if selective_kernels else block,
         depths,
         channels=round(64 * width),
-        stem=stem,
+        stem=resolve_stem(stem, image_size),
         zero_init_residual=zero_init_residual,
         in_channels=channels,
     )
 
 
+def resolve_stem(stem: Stem, image_size: int) -> BuiltStem:
+    """Return the stem that is built for images of some size (px): "auto" decides by it."""
+    if stem == "auto":
+        return "small" if image_size <= SMALL_IMAGE else "imagenet"
+    return stem
+
+
+def stem_of_kernel(side: int) -> BuiltStem:
+    """Return the stem whose first convolution has kernels of this side; strides do not show."""
+    return "imagenet" if side == 7 else "small"
+
+
 def check_encoder(name: str, *, width: float, stem: Stem, selective_kernels: bool) -> None:
-    """Refuses what `build_encoder` cannot build, as far as that shows without building it.
+    """Refuse what `build_encoder` cannot build, as far as that shows without building it.
 
     Raises:
         RecipeError: unknown name or stem, a width that gives a broken channel count, selective
-            kernels on a ResNet without bottlenecks, or any of these on what is no ResNet.
+            kernels on a ResNet without bottlenecks, or any of these on an encoder that is not a ResNet.
     """
     if name not in RESNETS:
         check_name(name)
@@ -189,7 +200,7 @@ def check_encoder(name: str, *, width: float, stem: Stem, selective_kernels: boo
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """The table [encoder] of a recipe, f(.): see `build_encoder`; all but the name is for ResNets."""
+    """The table [encoder] of a recipe, f(.); see `build_encoder`, all but the name is for ResNets."""
 
     name: str = "resnet18"
     width: float = 1.0

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.protocols.splits import validation_part
+from training.protocols.splits import validation_split
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,7 +69,7 @@ def linear_probe(
         ValueError: fewer than two classes, or too few images to hold some back.
     """
     x = torch.as_tensor(features)
-    held = validation_part(labels, VALIDATION_SHARE, seed)
+    held = validation_split(labels, VALIDATION_SHARE, seed)
     classes = int(labels.max()) + 1 if len(labels) else 0
     if len(np.unique(labels)) < 2:
         raise ValueError("a linear probe needs pictures of two classes to learn from")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 TEST_SHARE = 5  # one in so many images of a source is tested where no others are given
 
 
-def asking_part(count: int) -> Mask:
+def query_split(count: int) -> Mask:
     """Bool [count]: a fifth of the images, one drawn from each stretch of five."""
     mask = np.zeros(count, bool)
     mask[spread(count, count // TEST_SHARE)] = True
     return mask
 
 
-def validation_part(labels: Labels, share: float, seed: int) -> Mask:
+def validation_split(labels: Labels, share: float, seed: int) -> Mask:
     """Bool [N]: that share of each class, rounded; drawn by seed."""
     mask = np.zeros(len(labels), bool)
     for members in _classes(labels, seed):
@@ -32,7 +32,7 @@ def validation_part(labels: Labels, share: float, seed: int) -> Mask:
     return mask
 
 
-def balanced_part(labels: Labels, fraction: float, seed: int) -> Mask:
+def balanced_split(labels: Labels, fraction: float, seed: int) -> Mask:
     """Bool [N]: a fraction of the labels with equally many of each class, at least one.
 
     A class that has fewer gives all it has (Chen et al. 2020, section 4.2 and appendix B.5).

@@ -26,7 +26,7 @@ the folder holds one whole checkpoint. Its keys:
     versions         {"torch", "torchvision", "lookalike"}
 
 There is no random state: the order of the images is drawn from (seed, epoch) and the augmentation
-from (seed, step), so the step alone says how to go on.
+from (seed, step), so the step alone says how to resume.
 """
 
 from __future__ import annotations
@@ -93,6 +93,12 @@ def has_run(run: Path) -> bool:
     return (run / CHECKPOINT).is_file()
 
 
+def run_of(path: Path) -> Path | None:
+    """Return the run that a path names, as its folder or its checkpoint; None: it is not a run."""
+    run = path.parent if path.name == CHECKPOINT else path
+    return run if has_run(run) else None
+
+
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Replace the run's checkpoint atomically.
 
@@ -126,8 +132,8 @@ def load_checkpoint(run: Path) -> Checkpoint:
     if not path.is_file():
         raise ArtifactError(f"{run} is no run folder: it has no {CHECKPOINT}")
     try:
-        with zipfile.ZipFile(path) as parts:
-            broken = parts.testzip()  # torch.load does not look at the checksums in the file
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch.load does not look at the checksums in the file
         content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         reason = first_line(error, 100)

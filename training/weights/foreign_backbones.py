@@ -1,6 +1,6 @@
-"""Weights of networks that are no plain ResNet: torchvision's and timm's by name, EfficientNets.
+"""Weights of networks other than plain ResNets: torchvision's and timm's by name, EfficientNets.
 
-The encoder is built first and says which names it wants; the prefix is whatever stands before them
+The encoder is built first and says which names it needs; the prefix is whatever stands before them
 in the file. An EfficientNet with the names of lukemelas/EfficientNet-PyTorch is known by them.
 """
 
@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from base.errors import ArtifactError
 from training.models.encoders import build_encoder
 from training.weights.weight_fit import fit, inventory
-from training.weights.weight_layouts import IMAGENET, Layout, unwrapped, which_layout
+from training.weights.weight_layouts import (
+    IMAGENET,
+    SHOWN,
+    Layout,
+    only_prefix,
+    select_prefixes,
+    under_prefix,
+    which_layout,
+)
 from training.weights.weight_names import efficientnet_prefixes, efficientnet_state
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ EFFICIENTNETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class BackboneWeights:
     """A backbone's weights: what fits the encoder, and what else stood under its prefix."""
 
     layout: Layout
@@ -43,7 +51,7 @@ class Found:
 
 
 def efficientnet_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the EfficientNet in a file, if there is one and its kind is beyond doubt."""
+    """Return the name of the EfficientNet in a file, if there is exactly one of a known kind."""
     prefixes = efficientnet_prefixes(tensors)
     if len(prefixes) != 1:
         return None
@@ -59,50 +67,47 @@ def efficientnet_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 def read_backbone(
     path: Path, tensors: Mapping[str, Tensor], name: str, *, prefix: str | None, image_size: int
-) -> Found:
+) -> BackboneWeights:
     """Return the weights of a named encoder in a file.
 
     Args:
         path: for messages.
         tensors: the file's.
         name: torchvision's, or timm's behind "timm:".
-        prefix: what stands before the encoder's names; None: what is found.
+        prefix: what stands before the encoder's names; None: the only one there is.
         image_size: of the images, for vision transformers.
 
     Raises:
         ArtifactError: a weight is missing or has another shape.
         UsageError: an unknown encoder.
     """
-    wanted = build_encoder(name, image_size=image_size).state_dict()
+    expected = build_encoder(name, image_size=image_size).state_dict()
     ours = efficientnet_prefixes(tensors)
     if ours and "efficientnet" in name:
-        chosen = _one(path, ours, prefix)
-        inside = efficientnet_state(chosen, tensors, wanted)
+        prefix = only_prefix(path, _selected(path, ours, prefix, name))
+        inside = efficientnet_state(prefix, tensors, expected)
         norm = LITE if "_lite" in name else IMAGENET
         layout = Layout(name="EfficientNet-PyTorch", prefix=".*", norm=norm)
     else:
-        first = next(iter(wanted))
-        positions = [
-            n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")
-        ]
-        if not positions:
+        first = next(iter(expected))
+        prefixes = [n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")]
+        if not prefixes:
             raise ArtifactError(
                 f"{path} does not hold {name}, whose first weight is {first}: it holds "
                 f"{inventory(tensors)}"
             )
-        chosen = _one(path, positions, prefix)
-        inside = {n[len(chosen) :]: t for n, t in tensors.items() if n.startswith(chosen)}
-        layout = which_layout(chosen, tensors)
-    state = fit(path, inside, wanted, name)
-    return Found(layout=layout, prefix=chosen, state=state, extra=set(inside) - set(wanted))
+        prefix = only_prefix(path, _selected(path, prefixes, prefix, name))
+        inside = under_prefix(prefix, tensors)
+        layout = which_layout(prefix, tensors)
+    state = fit(path, inside, expected, name)
+    extra = set(inside) - set(expected)
+    return BackboneWeights(layout=layout, prefix=prefix, state=state, extra=extra)
 
 
-def _one(path: Path, prefixes: list[str], prefix: str | None) -> str:
-    """Return the one prefix, or the one that was asked for."""
-    if prefix is not None:
-        wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
-        prefixes = [found for found in prefixes if wanted in (found, unwrapped(found))]
-    if len(prefixes) != 1:
-        several = ", ".join(f"'{found}'" for found in prefixes[:8]) or "none there"
-        raise ArtifactError(f"{path} holds several encoders: choose with --prefix: {several}")
-    return prefixes[0]
+def _selected(path: Path, prefixes: list[str], requested: str | None, name: str) -> list[str]:
+    """Return the prefixes that are meant, at least one."""
+    selected = select_prefixes(prefixes, requested)
+    if not selected:
+        there = ", ".join(f"'{prefix}'" for prefix in prefixes[:SHOWN])
+        raise ArtifactError(f"{path} holds no {name} under '{requested}': give one of {there}")
+    return selected

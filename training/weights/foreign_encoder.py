@@ -69,7 +69,7 @@ class ForeignWeights:
     sha256: str  # of the file
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What was found, in one line."""
         where = f" under '{self.prefix}'" if self.prefix else ""
         wide = "" if self.width == 1 else f", width {self.width:g}"

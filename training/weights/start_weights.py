@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,16 @@ from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
 from base.text import did_you_mean
 from training.models.backbones import timm_name
-from training.models.encoders import RESNETS
+from training.models.encoders import RESNETS, stem_of_kernel
 from training.recipes.build_model import encoder_of
-from training.run_folder.checkpoint import CHECKPOINT, has_run, load_encoder
-from training.weights.foreign_weights import read_foreign_weights
+from training.run_folder.checkpoint import load_encoder, run_of
+from training.weights.located_resnet import locate_resnet, locate_tensorflow
 from training.weights.weight_files import read_tensors
-from training.weights.weight_layouts import unwrapped
+from training.weights.weight_fit import fit
+from training.weights.weight_layouts import left_behind, unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -68,31 +70,31 @@ def read_start_weights(recipe: Recipe) -> StartWeights:
         UsageError: neither a file nor a name, or weights of torchvision that are not on this
             machine; nothing is downloaded.
         ArtifactError: a damaged file, another one than `encoder.weights_sha256`, or one that does
-            not fit the recipe's encoder; the message names what is missing or has another shape.
+            not fit the recipe's encoder; the message names what is missing, has another shape or holds NaN.
     """
     named = recipe.encoder.weights
     assert named is not None
-    file = Path(named)
-    if file.exists():
-        found, sha256, norm = _from_file(file, recipe)
-    else:
-        file, norm = _torchvision_file(named, recipe.encoder.name)
-        found, sha256 = read_tensors(file), sha256_file(file)
-    pinned = recipe.encoder.weights_sha256
-    if pinned not in (None, sha256):
+    candidate = _candidate(named, recipe)
+    expected_sha256 = recipe.encoder.weights_sha256
+    if expected_sha256 not in (None, candidate.sha256):
         raise ArtifactError(
-            f"{named} is not the file of the recipe: its SHA-256 is {sha256[:12]}, "
-            f"encoder.weights_sha256 is {str(pinned)[:12]}"
+            f"{named} is not the file of the recipe: its SHA-256 is {candidate.sha256[:12]}, "
+            f"encoder.weights_sha256 is {str(expected_sha256)[:12]}"
         )
     with torch.random.fork_rng(devices=[]):
-        wanted = encoder_of(recipe).state_dict()
-    state = _fitting(named, found, wanted, recipe)
-    left_out = tuple(name for name in found if name not in wanted)
-    return StartWeights(state=state, sha256=sha256, norm=norm, left_out=left_out)
+        expected = encoder_of(recipe).state_dict()
+    encoder = f"{recipe.encoder.name} of width {recipe.encoder.width:g}"
+    extra = [name for name in candidate.tensors if name not in expected]
+    return StartWeights(
+        state=fit(named, candidate.tensors, expected, encoder, _remedy),
+        sha256=candidate.sha256,
+        norm=candidate.norm,
+        left_out=candidate.left_out(extra),
+    )
 
 
 def pinned(recipe: Recipe, weights: StartWeights, *, keep_norm: bool = False) -> Recipe:
-    """Return the recipe with the weights' SHA-256 and, where it has none of its own, their mean and std.
+    """Return the recipe with the weights' SHA-256 and, unless it has its own, their mean and std.
 
     Args:
         recipe: names the weights.
@@ -111,34 +113,55 @@ def load_start_weights(encoder: EncoderModule, recipe: Recipe) -> None:
     encoder.load_state_dict(read_start_weights(recipe).state)
 
 
-def _from_file(
-    path: Path, recipe: Recipe
-) -> tuple[Mapping[str, Tensor], str, tuple[tuple[float, ...], tuple[float, ...]] | None]:
-    run = path.parent if path.name == CHECKPOINT else path
-    if has_run(run):
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """Tensors under the encoder's names, not yet fitted to it."""
+
+    tensors: Mapping[str, Tensor]
+    sha256: str
+    norm: tuple[tuple[float, ...], tuple[float, ...]] | None
+    left_out: Callable[[Iterable[str]], tuple[str, ...]] = tuple  # from names that do not fit
+
+
+def _candidate(named: str, recipe: Recipe) -> _Candidate:
+    path, name = Path(named), recipe.encoder.name
+    if not path.exists():
+        file, norm = _torchvision_file(named, name)
+        return _Candidate(tensors=read_tensors(file), sha256=sha256_file(file), norm=norm)
+    run = run_of(path)
+    if run is not None:
         trained = load_encoder(run)
-        return trained.module.state_dict(), trained.sha256, (trained.mean, trained.std)
-    if recipe.encoder.name in RESNETS and not recipe.encoder.selective_kernels:
-        foreign = read_foreign_weights(path, encoder=recipe.encoder.name)
-        left = dict.fromkeys(foreign.dropped, torch.empty(0))  # names alone
-        return {**foreign.state, **left}, foreign.sha256, (foreign.mean, foreign.std)
-    tensors = {unwrapped(name): tensor for name, tensor in read_tensors(path).items()}
-    return tensors, sha256_file(path), None
+        return _Candidate(
+            tensors=trained.module.state_dict(),
+            sha256=trained.sha256,
+            norm=(trained.mean, trained.std),
+        )
+    tensors, sha256 = read_tensors(path), sha256_file(path)
+    if name not in RESNETS or recipe.encoder.selective_kernels:
+        plain = {unwrapped(key): tensor for key, tensor in tensors.items()}
+        return _Candidate(tensors=plain, sha256=sha256, norm=None)
+    resnet = locate_tensorflow(path, tensors) or locate_resnet(path, tensors, encoder=name)
+    return _Candidate(
+        tensors=resnet.tensors,
+        sha256=sha256,
+        norm=resnet.norm,
+        left_out=partial(left_behind, resnet.prefix, tensors),
+    )
 
 
 def _torchvision_file(named: str, encoder: str) -> tuple[Path, tuple[Rgb, Rgb]]:
-    """Where torch.hub keeps weights of torchvision, and the mean and std they want."""
-    known: Any = ()
+    """Where torch.hub keeps weights of torchvision, and the mean and std for them."""
+    published: Any = ()
     if timm_name(encoder) is None:
-        known = models.get_model_weights(encoder)
-    names = [TORCHVISION, *(weights.name for weights in known)]
-    wanted = named.removeprefix(f"{TORCHVISION}:").rpartition(".")[2]
-    if not known or wanted not in names:
+        published = models.get_model_weights(encoder)
+    names = [TORCHVISION, *(weights.name for weights in published)]
+    requested = named.removeprefix(f"{TORCHVISION}:").rpartition(".")[2]
+    if not published or requested not in names:
         raise UsageError(
             f"--weights {named}: there is no such file or run, and torchvision has no weights of "
-            f"that name for {encoder}{did_you_mean(wanted, names) if known else ''}"
+            f"that name for {encoder}{did_you_mean(requested, names) if published else ''}"
         )
-    weights = known.DEFAULT if wanted == TORCHVISION else known[wanted]
+    weights = published.DEFAULT if requested == TORCHVISION else published[requested]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not file.is_file():
         raise UsageError(
@@ -151,34 +174,16 @@ def _torchvision_file(named: str, encoder: str) -> tuple[Path, tuple[Rgb, Rgb]]:
     return file, (tuple(transforms.mean), tuple(transforms.std))
 
 
-def _fitting(
-    named: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe: Recipe
-) -> dict[str, Tensor]:
-    """Return the wanted tensors; counters of batches may be missing."""
-    counters = {n for n in wanted if n.endswith("num_batches_tracked") and n not in found}
-    missing = [n for n in wanted if n not in found and n not in counters]
-    encoder = f"{recipe.encoder.name} of width {recipe.encoder.width:g}"
-    if missing:
-        raise ArtifactError(
-            f"{named} lacks {len(missing)} of {len(wanted)} tensors of {encoder} "
-            f"({_list(missing)}); it holds {_list(list(found))}: is encoder.name the right one?"
-        )
-    other = [n for n in wanted if n not in counters and found[n].shape != wanted[n].shape]
-    if other:
-        name = other[0]
-        raise ArtifactError(
-            f"{named} does not fit {encoder}: {name} is {list(found[name].shape)}, wanted "
-            f"{list(wanted[name].shape)}{_remedy(name, found[name])}"
-        )
-    return {n: wanted[n] if n in counters else found[n] for n in wanted}
-
-
-def _remedy(name: str, tensor: Tensor) -> str:
+def _remedy(name: str, tensor: Tensor | None) -> str:
+    """Return what to do about a tensor that is missing (None) or has another shape."""
+    if tensor is None:
+        return "is encoder.name the right one?"
     if name == "conv1.weight" and tensor.ndim == 4 and tensor.shape[1] == 3:
-        stem = "imagenet" if tensor.shape[2] == 7 else "small"
-        width = tensor.shape[0] / 64
-        return f": --set encoder.stem={stem} --set encoder.width={width:g}"
-    return ": is data.image_size the right one?" if "pos" in name else ""
+        stem, width = stem_of_kernel(tensor.shape[2]), tensor.shape[0] / 64
+        return f"take its encoder: --set encoder.stem={stem} --set encoder.width={width:g}"
+    if "pos" in name:
+        return "is data.image_size the right one?"
+    return "are encoder.name and encoder.width the right ones?"
 
 
 def _list(names: list[str] | tuple[str, ...]) -> str:

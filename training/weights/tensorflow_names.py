@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from base.errors import ArtifactError
-from training.models.encoders import RESNETS, Stem
+from training.models.encoders import RESNETS, Stem, stem_of_kernel
 from training.weights.weight_layouts import NONE, Layout
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class TensorflowResNet:
 
 
 def read_tensorflow(path: Path, tensors: Mapping[str, Tensor]) -> TensorflowResNet | None:
-    """Return the ResNet in a table of TensorFlow's variables; None where it is no such table.
+    """Return the ResNet in a table of TensorFlow's variables; None: not such a table.
 
     Raises:
         ArtifactError: such a table, but no ResNet of bottlenecks.
@@ -66,9 +66,9 @@ def read_tensorflow(path: Path, tensors: Mapping[str, Tensor]) -> TensorflowResN
         for selective in (False, True):
             if block.expansion == 4 and len(_order(depths, selective=selective)) == len(kernels):
                 return _named(prefix, encoder, kernels, norms, selective=selective)
-    known = ", ".join(name for name, (block, _) in RESNETS.items() if block.expansion == 4)
+    choices = ", ".join(name for name, (block, _) in RESNETS.items() if block.expansion == 4)
     raise ArtifactError(
-        f"{path} holds {len(kernels)} convolutions under '{prefix}', which is none of {known}, "
+        f"{path} holds {len(kernels)} convolutions under '{prefix}', which is not one of {choices}, "
         f"with or without selective kernels"
     )
 
@@ -87,14 +87,14 @@ def _named(
         state[f"{conv}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
     named = [norm for _, norm in order if norm is not None]
     for name, (_, statistics) in zip(named, sorted(norms.items()), strict=False):
-        state |= {f"{name}.{part}": tensor for part, tensor in statistics.items()}
+        state |= {f"{name}.{kind}": tensor for kind, tensor in statistics.items()}
     first = state["conv1.0.weight" if selective else "conv1.weight"]
     wide = first.shape[0] * (2 if selective else 1)
     return TensorflowResNet(
         prefix=prefix,
         encoder=encoder,
         width=wide / 64,
-        stem="small" if first.shape[2] == 3 and not selective else "imagenet",
+        stem="imagenet" if selective else stem_of_kernel(first.shape[2]),
         selective_kernels=selective,
         state=state,
     )
@@ -113,8 +113,8 @@ def _order(depths: tuple[int, ...], *, selective: bool) -> list[tuple[str, str |
     order = stem
     for stage, depth in enumerate(depths, start=1):
         for position in range(depth):
-            parts = [shortcut] if position == 0 else []
-            for conv, norm in (*parts, ("conv1", "bn1"), *middle, ("conv3", "bn3")):
+            first = [shortcut] if position == 0 else []
+            for conv, norm in (*first, ("conv1", "bn1"), *middle, ("conv3", "bn3")):
                 block = f"layer{stage}.{position}."
                 order.append((block + conv, None if norm is None else block + norm))
     return order

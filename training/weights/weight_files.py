@@ -5,7 +5,7 @@
     .npz                       NumPy arrays; names may hold "/" (variables of TensorFlow)
 
 The content is recognized by its first bytes, not by its name. Nested dictionaries become one table
-with dotted names ("state_dict.backbone.conv1.weight"); whatever is no tensor is left out, and so is
+with dotted names ("state_dict.backbone.conv1.weight"); whatever is not a tensor is left out, and so is
 the state of optimizers.
 """
 
@@ -53,7 +53,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = _safetensors(path)
     else:
         raise ArtifactError(
-            f"{path} is no file of weights that is known here: give what torch.save wrote, "
+            f"{path} is of an unknown format: give what torch.save wrote, "
             f"a .safetensors or an .npz file"
         )
     if not tensors:
@@ -82,9 +82,9 @@ def _first_bytes(path: Path) -> bytes:
 
 def _is_npz(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as parts:
-            names = parts.namelist()
-            unpacked = sum(part.file_size for part in parts.infolist())
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            unpacked = sum(member.file_size for member in archive.infolist())
     except zipfile.BadZipFile as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
     if unpacked > MAX_UNPACKED:
@@ -98,7 +98,9 @@ def _numpy(path: Path) -> Iterator[tuple[str, Tensor]]:
             for name in arrays.files:
                 yield name, torch.from_numpy(np.array(arrays[name], order="C"))
     except Exception as error:  # a damaged file can raise anything
-        raise ArtifactError(f"{path} is damaged or no file of arrays ({one_line(error, MAX_SHOWN)})") from error
+        raise ArtifactError(
+            f"{path} is damaged or not a file of arrays ({one_line(error, MAX_SHOWN)})"
+        ) from error
 
 
 def _torch(path: Path) -> Mapping[str, Any]:
@@ -110,35 +112,37 @@ def _torch(path: Path) -> Mapping[str, Any]:
     except ArtifactError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        wanted = _needed_globals(path)
-        if wanted:
+        classes = _needed_globals(path)
+        if classes:
             raise ArtifactError(
-                f"{path} holds more than weights ({wanted}), and loading that could run code of "
+                f"{path} holds more than weights ({classes}), and loading that could run code of "
                 f'its maker. If you trust it: python -c "import torch; '
                 f"c = torch.load('{path}', map_location='cpu', weights_only=False); "
                 f"torch.save(c.get('state_dict', c), 'weights.pt')\", then give weights.pt"
             ) from error
-        raise ArtifactError(f"{path} is damaged or no checkpoint ({one_line(error, MAX_SHOWN)})") from error
+        raise ArtifactError(
+            f"{path} is damaged or not a checkpoint ({one_line(error, MAX_SHOWN)})"
+        ) from error
     if not isinstance(content, dict):
-        raise ArtifactError(f"{path} holds a {type(content).__name__}, no dictionary of weights")
+        raise ArtifactError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
 def _check_zip(path: Path) -> None:
-    """Compare the checksums, which torch.load does not, and refuses what unpacks to far more."""
+    """Compare the checksums, which torch.load does not, and refuse what unpacks to far more."""
     if not zipfile.is_zipfile(path):
         return
-    with zipfile.ZipFile(path) as parts:
-        unpacked = sum(part.file_size for part in parts.infolist())
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > 2 * path.stat().st_size + 2**20:
             raise ArtifactError(f"{path} unpacks to {unpacked} bytes: torch.save never packs")
-        broken = parts.testzip()
+        broken = archive.testzip()
     if broken:
         raise ArtifactError(f"{path} is damaged (checksum of {broken})")
 
 
 def _needed_globals(path: Path) -> str:
-    """Return the classes that a pickle wants to import beside those of tensors; nothing is imported."""
+    """Return the classes beside tensors that a pickle would import; nothing is imported."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:  # noqa: BLE001 - an old or a damaged file: then that is what is told

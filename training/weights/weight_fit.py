@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from base.errors import ArtifactError
-from training.models.encoders import RESNETS, Stem
+from training.models.encoders import RESNETS, Stem, stem_of_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
 SHOWN = 8  # names of tensors in a message
+_SAY_ENCODER = "say which encoder it is with --encoder"
 
 
 def resnet_of(
@@ -30,8 +31,8 @@ def resnet_of(
     if side not in (3, 7):
         raise ArtifactError(f"{path}: its first convolution is {side} x {side}: 7 or 3 are known")
     numbers: dict[int, int] = {}
-    for part in state:
-        match = re.match(r"layer([1-4])\.(\d+)\.", part)
+    for tensor in state:
+        match = re.match(r"layer([1-4])\.(\d+)\.", tensor)
         if match:
             stage = int(match[1])
             numbers[stage] = max(numbers.get(stage, 0), int(match[2]) + 1)
@@ -39,49 +40,62 @@ def resnet_of(
     bottleneck = "layer1.0.conv3.weight" in state
     named = [
         name
-        for name, (block, known) in RESNETS.items()
-        if known == depths and (block.expansion == 4) == bottleneck
+        for name, (block, usual) in RESNETS.items()
+        if usual == depths and (block.expansion == 4) == bottleneck
     ]
     name = named[0] if named else None
     if name is None or encoder not in (None, name):
         kind = "bottlenecks" if bottleneck else "basic blocks"
         what = f"a ResNet with {'-'.join(map(str, depths))} {kind}"
-        asked = f", not {encoder}" if encoder else f": {', '.join(RESNETS)} are known"
-        raise ArtifactError(f"{path} holds {what}{f' ({name})' if name else ''}{asked}")
-    return name, channels / 64, "small" if side == 3 else "imagenet"
+        instead = f", not {encoder}" if encoder else f": {', '.join(RESNETS)} are known"
+        raise ArtifactError(f"{path} holds {what}{f' ({name})' if name else ''}{instead}")
+    return name, channels / 64, stem_of_kernel(side)
 
 
 def fit(
-    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], encoder: str
+    source: Path | str,
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    encoder: str,
+    remedy: Callable[[str, Tensor | None], str] = lambda *_: _SAY_ENCODER,
 ) -> dict[str, Tensor]:
-    """Return the tensors that an encoder wants, in its types and order.
+    """Return the tensors that an encoder needs, in its types and order.
 
     Counters of batches may be missing: they are used in training only.
 
+    Args:
+        source: where the tensors are from, for messages.
+        tensors: under the encoder's names; others are left out.
+        expected: the encoder's own state dict.
+        encoder: what it is, for messages.
+        remedy: what to do about the tensor of a name, None where it is missing.
+
     Raises:
-        ArtifactError: a tensor is missing, has another shape or holds what is no number.
+        ArtifactError: a tensor is missing, has another shape or holds NaN or infinity.
     """
+    counters = {name for name in expected if name.endswith("num_batches_tracked")} - set(tensors)
+    missing = [name for name in expected if name not in tensors and name not in counters]
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise ArtifactError(
+            f"{source} lacks {', '.join(missing[:SHOWN])}{more} of {encoder}; it holds "
+            f"{inventory(tensors)}; {remedy(missing[0], None)}"
+        )
     state: dict[str, Tensor] = {}
-    for name, like in wanted.items():
-        if name not in found and name.endswith("num_batches_tracked"):
+    for name, like in expected.items():
+        if name in counters:
             state[name] = like
             continue
-        if name not in found:
-            raise ArtifactError(f"{path} lacks {name} of {encoder}; {_remedy(found)}")
-        tensor = found[name]
+        tensor = tensors[name]
         if tensor.shape != like.shape:
             raise ArtifactError(
-                f"{path}: {name} is {list(tensor.shape)}, in {encoder} it is {list(like.shape)}; "
-                f"{_remedy(found)}"
+                f"{source}: {name} is {list(tensor.shape)}, in {encoder} it is {list(like.shape)}; "
+                f"it holds {inventory(tensors)}; {remedy(name, tensor)}"
             )
         state[name] = tensor.to(like.dtype)
         if not torch.isfinite(state[name]).all():
-            raise ArtifactError(f"{path}: {name} holds what is no number: the training diverged")
+            raise ArtifactError(f"{source}: {name} holds NaN or infinity: its training diverged")
     return state
-
-
-def _remedy(found: Mapping[str, Tensor]) -> str:
-    return f"it holds {inventory(found)}; say which encoder it is with --encoder"
 
 
 def inventory(tensors: Mapping[str, Tensor]) -> str:

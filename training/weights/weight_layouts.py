@@ -12,11 +12,19 @@ Containers and wrappers stand before the prefix and are not looked at: `state_di
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from base.errors import ArtifactError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+SHOWN = 8  # prefixes in a message
 
 Rgb = tuple[float, float, float]
 IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -58,8 +66,8 @@ class Layout:
             return False
         if self.beside is None:
             return True
-        wanted = re.compile(self.beside)
-        return any(wanted.match(unwrapped(name)) for name in names)
+        beside = re.compile(self.beside)
+        return any(beside.match(unwrapped(name)) for name in names)
 
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -120,5 +128,45 @@ def unwrapped(name: str) -> str:
 
 def which_layout(prefix: str, names: Iterable[str]) -> Layout:
     """Return the first row that fits, or `UNNAMED`."""
-    known = list(names)
-    return next((layout for layout in LAYOUTS if layout.fits(prefix, known)), UNNAMED)
+    listed = list(names)
+    return next((layout for layout in LAYOUTS if layout.fits(prefix, listed)), UNNAMED)
+
+
+def select_prefixes(prefixes: Sequence[str], requested: str | None) -> list[str]:
+    """Return those of a file's prefixes that a user means, with or without dot and containers."""
+    if requested is None:
+        return list(prefixes)
+    dotted = requested if not requested or requested.endswith(".") else f"{requested}."
+    return [prefix for prefix in prefixes if dotted in (prefix, unwrapped(prefix))]
+
+
+def only_prefix(path: Path, prefixes: Sequence[str]) -> str:
+    """Return the one prefix there is.
+
+    Raises:
+        ArtifactError: there are several; the message lists them.
+    """
+    if len(prefixes) > 1:
+        several = ", ".join(f"'{prefix}'" for prefix in prefixes[:SHOWN])
+        raise ArtifactError(f"{path} holds several encoders: choose one with --prefix: {several}")
+    return prefixes[0]
+
+
+def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with the prefix, without it."""
+    return {n[len(prefix) :]: tensor for n, tensor in tensors.items() if n.startswith(prefix)}
+
+
+def left_behind(prefix: str, tensors: Iterable[str], extra: Iterable[str]) -> tuple[str, ...]:
+    """Return what is not taken of a file, by first words: heads, momentum encoders, queues.
+
+    Args:
+        prefix: what stands before the encoder's names.
+        tensors: names in the file.
+        extra: names under the prefix that the encoder does not have.
+    """
+    outside = (unwrapped(name) for name in tensors if not name.startswith(prefix))
+    counts = Counter(re.split(r"[./]", name)[0] for name in (*outside, *sorted(extra)))
+    return tuple(
+        f"{word} ({count} tensor{'s' if count > 1 else ''})" for word, count in counts.items()
+    )

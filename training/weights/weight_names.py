@@ -1,4 +1,4 @@
-"""Others' names of an encoder's parts, turned into the names that the encoder itself uses.
+"""Others' names of an encoder's layers, turned into the names that the encoder itself uses.
 
 A ResNet is written in three ways; each is turned into torchvision's:
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from training.weights.weight_layouts import under_prefix
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -24,15 +26,15 @@ _FIRST_CONV = re.compile(r"^(.*?)(?:conv1|0)\.weight$")
 
 def resnet_prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
     """Every prefix under which a ResNet stands, in any of the three ways."""
-    found = []
+    prefixes = []
     for name, tensor in tensors.items():
         match = _FIRST_CONV.match(name)
         if match is None or tensor.ndim != 4:
             continue
         prefix = match[1]
-        if _starts_resnet(prefix, tensors) and prefix not in found:
-            found.append(prefix)
-    return found
+        if _starts_resnet(prefix, tensors) and prefix not in prefixes:
+            prefixes.append(prefix)
+    return prefixes
 
 
 def _starts_resnet(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -52,22 +54,20 @@ def first_stage(prefix: str, tensors: Iterable[str]) -> int | None:
 
 def resnet_state(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what stands under a prefix of `resnet_prefixes`, under torchvision's names."""
-    inside = {
-        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
-    }
+    inside = under_prefix(prefix, tensors)
     if "conv1.weight" not in inside:
         first = first_stage("", inside)
-        assert first is not None  # or it were not among `resnet_prefixes`
-        parts = {"0": "conv1", "1": "bn1"} | {
+        assert first is not None  # otherwise it is not among `resnet_prefixes`
+        layers = {"0": "conv1", "1": "bn1"} | {
             str(first + stage): f"layer{stage + 1}" for stage in range(4)
         }
-        inside = {_renamed(name, parts): tensor for name, tensor in inside.items()}
+        inside = {_renamed(name, layers): tensor for name, tensor in inside.items()}
     return {name.replace(".shortcut.", ".downsample."): value for name, value in inside.items()}
 
 
-def _renamed(name: str, parts: Mapping[str, str]) -> str:
+def _renamed(name: str, layers: Mapping[str, str]) -> str:
     first, _, rest = name.partition(".")
-    return f"{parts.get(first, first)}.{rest}"
+    return f"{layers.get(first, first)}.{rest}"
 
 
 # --- EfficientNet --------------------------------------------------------------------------------
@@ -95,28 +95,28 @@ def efficientnet_prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def efficientnet_state(
-    prefix: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]
+    prefix: str, tensors: Mapping[str, Tensor], expected: Iterable[str]
 ) -> dict[str, Tensor]:
     """Return what stands under the prefix, under timm's names.
 
     Args:
         prefix: one of `efficientnet_prefixes`.
         tensors: the file's.
-        wanted: timm's names in the encoder; they say which stage the n-th block belongs to.
+        expected: timm's names in the encoder; they say which stage the n-th block belongs to.
     """
     positions = sorted(
-        {(int(m[1]), int(m[2])) for n in wanted if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", n))}
+        {(int(m[1]), int(m[2])) for n in expected if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", n))}
     )
-    inside = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+    inside = under_prefix(prefix, tensors)
     state = {}
     for name, tensor in inside.items():
         block = _BLOCK.match(name)
         if block is None:
-            part, _, rest = name.partition(".")
-            state[f"{_OUTER.get(part, part)}.{rest}"] = tensor
+            layer, _, rest = name.partition(".")
+            state[f"{_OUTER.get(layer, layer)}.{rest}"] = tensor
         elif int(block[1]) < len(positions):
             expands = f"_blocks.{block[1]}._expand_conv.weight" in inside
-            parts = (_INVERTED if expands else _SEPARABLE) | _SQUEEZE
+            layers = (_INVERTED if expands else _SEPARABLE) | _SQUEEZE
             stage, position = positions[int(block[1])]
-            state[f"blocks.{stage}.{position}.{parts.get(block[2], block[2])}.{block[3]}"] = tensor
+            state[f"blocks.{stage}.{position}.{layers.get(block[2], block[2])}.{block[3]}"] = tensor
     return state

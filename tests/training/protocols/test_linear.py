@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from training.protocols import linear
 from training.protocols.linear import GRID, linear_probe, objective, solve
-from training.protocols.splits import validation_part
+from training.protocols.splits import validation_split
 
 Rows = NDArray[np.float64]
 RANDOM = np.random.default_rng(5)
@@ -74,7 +74,7 @@ def test_the_strength_is_chosen_on_images_held_back() -> None:
     y = (x[:, 0] + 0.5 * RANDOM.normal(size=200) > 0).astype(np.int64)
     grid = tuple(10.0**power for power in range(3, -4, -1))
     probe = linear_probe(x, y, grid=grid)
-    held = validation_part(y, 0.2, 0)
+    held = validation_split(y, 0.2, 0)
     accuracies = [linear_probe(x[~held], y[~held], grid=(l2,)).logits(x[held]) for l2 in grid]
     shares = [float(np.mean(found.argmax(1).numpy() == y[held])) for found in accuracies]
     assert probe.validation_accuracy == pytest.approx(max(shares))

@@ -2,27 +2,27 @@ import numpy as np
 import pytest
 
 from training.protocols.intervals import around, wilson
-from training.protocols.splits import asking_part, balanced_part, validation_part
+from training.protocols.splits import query_split, balanced_split, validation_split
 
 LABELS = np.repeat([0, 1, 2], [100, 60, 3])
 
 
 def test_a_fifth_is_tested_one_of_each_stretch() -> None:
-    part = asking_part(100)
+    part = query_split(100)
     assert part.reshape(20, 5).sum(1).tolist() == [1] * 20
-    assert asking_part(4).sum() == 0
+    assert query_split(4).sum() == 0
 
 
 def test_a_fraction_takes_equally_many_of_each_class() -> None:
-    part = balanced_part(LABELS, 0.1, seed=0)
+    part = balanced_split(LABELS, 0.1, seed=0)
     assert np.bincount(LABELS[part]).tolist() == [5, 5, 3]  # the third gives all it has
-    np.testing.assert_array_equal(part, balanced_part(LABELS, 0.1, seed=0))
-    assert (part != balanced_part(LABELS, 0.1, seed=1)).any()
-    assert np.bincount(LABELS[balanced_part(LABELS, 0.001, seed=0)]).tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(part, balanced_split(LABELS, 0.1, seed=0))
+    assert (part != balanced_split(LABELS, 0.1, seed=1)).any()
+    assert np.bincount(LABELS[balanced_split(LABELS, 0.001, seed=0)]).tolist() == [1, 1, 1]
 
 
 def test_images_are_held_back_in_every_class() -> None:
-    part = validation_part(LABELS, 0.2, seed=0)
+    part = validation_split(LABELS, 0.2, seed=0)
     assert np.bincount(LABELS[part]).tolist() == [20, 12, 1]
 
 

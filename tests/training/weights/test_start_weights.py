@@ -15,6 +15,7 @@ from training.recipes.recipe_files import load_recipe
 from training.run_folder.checkpoint import load_checkpoint
 from training.train import train
 from training.weights.start_weights import load_start_weights, pinned, read_start_weights
+from training.weights.weight_fit import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,35 @@ def test_a_backbone_takes_its_own_names(tmp_path: Path) -> None:
     assert weights.left_out == ("fc.weight", "fc.bias")
     assert weights.norm is None
     assert torch.equal(weights.state["conv1.0.weight"], theirs["conv1.0.weight"])
+
+
+@pytest.mark.parametrize("settings", [("encoder.name=shufflenet_v2_x0_5",), WIDE])
+def test_weights_of_a_diverged_training_start_no_run(
+    settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    name = "shufflenet_v2_x0_5" if len(settings) == 1 else "resnet18"
+    state = models.get_model(name, weights=None).state_dict()
+    last = next(key for key in reversed(state) if key.endswith("bn2.bias") or "conv5.1.b" in key)
+    state[last][0] = torch.nan
+    recipe = starting_from(saved(tmp_path / "diverged.pt", state), *settings)
+    with pytest.raises(ArtifactError, match=f"{last} holds NaN or infinity"):
+        read_start_weights(recipe)
+
+
+def test_a_file_of_a_resnet_is_read_and_fitted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved(tmp_path / "theirs.pth", models.resnet18(weights=None).state_dict())
+    fitted: list[str] = []
+
+    def counted(*arguments: Any) -> dict[str, torch.Tensor]:
+        fitted.append(arguments[3])
+        return fit(*arguments)
+
+    monkeypatch.setattr("training.weights.start_weights.fit", counted)
+    monkeypatch.setattr("training.weights.foreign_weights.fit", counted)
+    read_start_weights(starting_from(file, *WIDE))
+    assert fitted == ["resnet18 of width 1"]
 
 
 def test_a_run_starts_from_another_and_says_so(
