@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from serving.collection import Collection, Record, create_collection
 from serving.collection.contract.locations import Location
+from serving.collection.upkeep import planning, upkeep
+from tests.serving.collection.clustered import clustered, numbered
 
 DIGEST = "ab" * 32
 DIM = 8
@@ -57,3 +59,25 @@ def record(vectors: NDArray[np.float32]) -> Callable[[int], Record]:
         )
 
     return make
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build approximate indexes from 1,000 items on."""
+    monkeypatch.setattr(planning, "SMALL", 1000)
+    monkeypatch.setattr(upkeep, "MOST_OUTSIDE", 100)
+
+
+@pytest.fixture
+def few_lists(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build them with 32 inverted lists, enough for 2,400 items."""
+    monkeypatch.setattr(planning, "list_count", lambda _: 32)
+
+
+@pytest.fixture
+def tuned(small: None, tmp_path: Path) -> Collection:
+    """3,000 items of 24 numbers with a graph, promised recall 0.95."""
+    collection = create_collection(tmp_path / "c", "ab" * 32, 24, recall=0.95)
+    collection.add(numbered(clustered(3000, 1, 24)))
+    assert collection.tune(threads=1)["kind"] == "HNSW16,SQ8"
+    return collection

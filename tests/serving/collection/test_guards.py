@@ -29,7 +29,7 @@ from serving.collection.upkeep.rebuilding import NewEncoder
 from serving.collection.verification import verify
 from tests.serving.collection.conftest import DIGEST, DIM
 from tests.serving.collection.ledger.test_ledger import run_sql
-from tests.serving.collection.test_processes import largest_file
+from tests.serving.full_disk import largest_file
 
 Make = Callable[[int], Record]
 
@@ -38,7 +38,7 @@ Make = Callable[[int], Record]
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"key": "k" * 65_536}, "65536 bytes; at most 1024"),
         ({"vector": [1.0] * (DIM + 1)}, f"[{DIM + 1}], this collection holds [{DIM}]"),
@@ -49,13 +49,13 @@ Make = Callable[[int], Record]
     ],
 )  # fmt: skip
 def test_one_bad_item_refuses_its_batch_and_changes_nothing(
-    location: Location, record: Make, change: dict[str, object], words: str
+    location: Location, record: Make, change: dict[str, object], message: str
 ) -> None:
     with create_collection(location, DIGEST, DIM) as collection:
         collection.add([replace(record(0), key="there")])
         with pytest.raises(UsageError) as refused:
             collection.add([record(1), replace(record(2), **change), record(3)])  # type: ignore[arg-type]
-        assert words in str(refused.value)
+        assert message in str(refused.value)
         assert collection.keys() == ["there"]
 
 
@@ -111,8 +111,8 @@ def test_a_full_disk_changes_nothing(folder: Path, tmp_path: Path, write: str) -
         after = [(item.key, np.asarray(item.vector).tobytes()) for item in collection.items()]
         assert (len(collection), after) == (3100, before)
         assert len(collection.search([[1.0] * DIM], 5000)[0]) == 3100
-    found = verify(folder)
-    assert (found.items, found.faults, found.snapshot) == (3100, 0, "whole"), found.messages
+    result = verify(folder)
+    assert (result.items, result.faults, result.snapshot) == (3100, 0, "whole"), result.messages
     with open_collection(folder) as again:  # and with room again it works
         WRITES[write](again, out)
 
@@ -129,8 +129,8 @@ def test_a_rebuilding_that_is_killed_at_its_end_leaves_no_index_of_old_vectors(
         assert verify(collection.path).snapshot == "whole"
         rebuilder.store([(one.number, record(100 + one.number)) for one in pending])
         rebuilder.finish([])
-    found = verify(collection.path)
-    assert (found.faults, found.snapshot) == (0, "none"), found.messages
+    result = verify(collection.path)
+    assert (result.faults, result.snapshot) == (0, "none"), result.messages
 
 
 # A folder that may only be read
@@ -244,8 +244,8 @@ def test_nothing_depends_on_the_clock(
         assert len(reader.search([record(1).vector], 100)[0]) == 49
         again.add([record(1)])
         again.add([replace(record(2), label="new")], "replace")
-        found = {hit.key: hit.label for hit in reader.search([record(1).vector], 100)[0]}
-        assert (len(found), found["item-002"]) == (50, "new")
+        labels = {hit.key: hit.label for hit in reader.search([record(1).vector], 100)[0]}
+        assert (len(labels), labels["item-002"]) == (50, "new")
         again.save()
     found_of = verify(folder)
     assert (found_of.items, found_of.faults, found_of.snapshot) == (50, 0, "whole")

@@ -33,7 +33,7 @@ from serving.collection import (
     open_collection,
 )
 from serving.collection.contract.locations import Location
-from tests.serving.collection.contract.test_filters import meets
+from tests.serving.collection.contract.test_filters import matches
 
 DIM = 3
 KEYS = st.sampled_from(["a", "B", "c/d.jpg", "é", "😀", "z \"z' \\ {x} %", "\n\t"])
@@ -189,7 +189,7 @@ class CollectionMachine(RuleBasedStateMachine):
         scored = sorted(
             (-float(np.clip((unit(record.vector) * wide).sum().round(7), -1, 1)), key)
             for key, record in self.model.items()
-            if meets(record.label, record.metadata, condition or {})
+            if matches(record.label, record.metadata, condition or {})
         )
         return [(key, -score) for score, key in scored]
 
@@ -208,28 +208,28 @@ class CollectionMachine(RuleBasedStateMachine):
     def search_mixed(self, positive: list[Any], negative: list[Any], weight: float, k: int) -> None:
         keys = {one for one in (*positive, *negative) if isinstance(one, str)}
 
-        def asked() -> list[tuple[str, float]]:
+        def query_hits() -> list[tuple[str, float]]:
             hits = self.reader.search_mixed(positive, negative, k, negative_weight=weight)
             return [(hit.key, hit.score) for hit in hits]
 
         if not keys <= self.model.keys():
             with pytest.raises(KeyUnknown):
-                asked()
+                query_hits()
             return
-        parts = [
+        groups = [
             [unit(self.model[one].vector if isinstance(one, str) else one) for one in examples]
             for examples in (positive, negative)
         ]
-        means = [np.mean(part, 0, np.float64) if part else np.zeros(DIM) for part in parts]
+        means = [np.mean(group, 0, np.float64) if group else np.zeros(DIM) for group in groups]
         mixture = means[0] - weight * means[1]
         length = float(np.linalg.norm(mixture))
         if length < 1e-3:  # else it is a thousandth at least: examples are whole numbers
             with pytest.raises(UsageError, match="cancel"):
-                asked()
+                query_hits()
             return
         query: NDArray[np.float32] = np.asarray(mixture / length, np.float32)
         expected = [one for one in self.scored(query, None) if one[0] not in keys]
-        assert asked() == expected[:k]
+        assert query_hits() == expected[:k]
 
     @rule(query=VECTORS, k=st.integers(1, 8))
     def suggest_labels(self, query: Any, k: int) -> None:

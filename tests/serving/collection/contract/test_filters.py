@@ -20,57 +20,57 @@ ITEMS: dict[str, tuple[str | None, dict[str, Any]]] = {
 }
 
 
-def equal(found: object, value: object) -> bool:
-    return isinstance(found, bool) is isinstance(value, bool) and found == value
+def equal(actual: object, value: object) -> bool:
+    return isinstance(actual, bool) is isinstance(value, bool) and actual == value
 
 
-def like(found: object, value: object) -> bool:
+def like(actual: object, value: object) -> bool:
     """Whether two values can be put in order."""
     kinds = (str, (int, float))
     return any(
-        isinstance(found, kind) and isinstance(value, kind) for kind in kinds
-    ) and not isinstance(found, bool)
+        isinstance(actual, kind) and isinstance(value, kind) for kind in kinds
+    ) and not isinstance(actual, bool)
 
 
 TESTS: dict[str, Callable[[Any, Any], bool]] = {
     "$eq": equal,
-    "$gt": lambda found, value: like(found, value) and found > value,
-    "$gte": lambda found, value: like(found, value) and found >= value,
-    "$lt": lambda found, value: like(found, value) and found < value,
-    "$lte": lambda found, value: like(found, value) and found <= value,
-    "$prefix": lambda found, value: isinstance(found, str) and found.startswith(value),
+    "$gt": lambda actual, value: like(actual, value) and actual > value,
+    "$gte": lambda actual, value: like(actual, value) and actual >= value,
+    "$lt": lambda actual, value: like(actual, value) and actual < value,
+    "$lte": lambda actual, value: like(actual, value) and actual <= value,
+    "$prefix": lambda actual, value: isinstance(actual, str) and actual.startswith(value),
 }
 
 
-def meets(label: str | None, metadata: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:
+def matches(label: str | None, metadata: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:
     """The rule, written plainly."""
 
     def holds(name: str, value: Any) -> bool:
         if name == "$and":
-            return all(meets(label, metadata, one) for one in value)
+            return all(matches(label, metadata, one) for one in value)
         if name == "$or":
-            return any(meets(label, metadata, one) for one in value)
+            return any(matches(label, metadata, one) for one in value)
         if name == "$not":
-            return not meets(label, metadata, value)
-        found = label if name == "label" else metadata.get(name)
+            return not matches(label, metadata, value)
+        actual = label if name == "label" else metadata.get(name)
         tests = value if isinstance(value, dict) else {"$eq": value}
-        return all(field(found, operator, wanted) for operator, wanted in tests.items())
+        return all(field(actual, operator, operand) for operator, operand in tests.items())
 
-    def field(found: Any, operator: str, wanted: Any) -> bool:
+    def field(actual: Any, operator: str, operand: Any) -> bool:
         if operator == "$ne":
-            return not field(found, "$eq", wanted)
+            return not field(actual, "$eq", operand)
         if operator == "$in":
-            return any(field(found, "$eq", one) for one in wanted)
-        if wanted is None:  # a list that holds null is something
-            return found is None
-        candidates = [found, *found] if isinstance(found, list) else [found]
-        return any(TESTS[operator](one, wanted) for one in candidates)
+            return any(field(actual, "$eq", one) for one in operand)
+        if operand is None:  # a list that holds null is something
+            return actual is None
+        candidates = [actual, *actual] if isinstance(actual, list) else [actual]
+        return any(TESTS[operator](one, operand) for one in candidates)
 
     return all(holds(name, value) for name, value in condition.items())
 
 
 def expected(condition: Mapping[str, Any]) -> set[str]:
-    return {key for key, (label, metadata) in ITEMS.items() if meets(label, metadata, condition)}
+    return {key for key, (label, metadata) in ITEMS.items() if matches(label, metadata, condition)}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_filters_inside_filters_end_somewhere(location: Location) -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "words"),
+    ("condition", "messages"),
     [
         ({"label": 3}, ["label", "3"]),
         ({"colour": ["red"]}, ["colour", "red"]),
@@ -175,12 +175,12 @@ def test_filters_inside_filters_end_somewhere(location: Location) -> None:
     ],
 )
 def test_other_values_are_refused(
-    location: Location, condition: dict[Any, Any], words: list[str]
+    location: Location, condition: dict[Any, Any], messages: list[str]
 ) -> None:
     with (
         create_collection(location, "0" * 64, 2) as collection,
         pytest.raises(UsageError) as refused,
     ):
         collection.search([[1.0, 0.0]], 10, filter=condition)
-    for word in words:
+    for word in messages:
         assert word in str(refused.value)

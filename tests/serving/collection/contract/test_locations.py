@@ -38,7 +38,7 @@ def test_urls_say_where(text: str, expected: tuple[str, str, str, dict[str, int]
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("milvus://db", "name is ''"),
         ("milvus://", "not a location"),
@@ -54,8 +54,8 @@ def test_urls_say_where(text: str, expected: tuple[str, str, str, dict[str, int]
         ("milvus+file:shop.db#", "name is ''"),
     ],
 )
-def test_unusable_urls_are_refused(text: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_unusable_urls_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         milvus_location(text)
 
 

@@ -29,7 +29,7 @@ Make = Callable[[int], Record]
 
 @pytest.fixture
 def filled(location: Location, record: Make) -> Iterator[AnyCollection]:
-    """Items 0 to 119; 150 to 199 are strangers."""
+    """Items 0 to 119; 150 to 199 are unknown."""
     with create_collection(location, DIGEST, DIM) as collection:
         collection.add(map(record, range(120)))
         yield collection
@@ -86,7 +86,7 @@ def test_a_mixture_is_filtered_and_bounded(
 
 
 @pytest.mark.parametrize(
-    ("positive", "negative", "weight", "words"),
+    ("positive", "negative", "weight", "messages"),
     [
         ([], ["item-001"], 0.5, ["no positive example"]),
         (["item-001"], ["item-001"], 1.0, ["1 positive and 1 negative", "cancel"]),
@@ -102,11 +102,11 @@ def test_unusable_examples_are_named(
     positive: list[Any],
     negative: list[Any],
     weight: float,
-    words: list[str],
+    messages: list[str],
 ) -> None:
     with pytest.raises(UsageError) as refused:
         filled.search_mixed(positive, negative, negative_weight=weight)
-    for word in words:
+    for word in messages:
         assert word in str(refused.value)
 
 
@@ -119,8 +119,8 @@ def test_an_example_that_is_not_there_is_named(filled: AnyCollection) -> None:
 def test_a_mixture_has_length_one() -> None:
     rng = np.random.default_rng(5)
     for _ in range(50):
-        parts = units(rng.standard_normal((5, DIM))).astype(np.float32)
-        query = mixed_query(parts[:3], parts[3:])
+        vectors = units(rng.standard_normal((5, DIM))).astype(np.float32)
+        query = mixed_query(vectors[:3], vectors[3:])
         assert query.dtype == np.float32
         assert abs(np.linalg.norm(query.astype(np.float64)) - 1) < 1e-6
 
@@ -133,8 +133,8 @@ def test_everything_as_similar_as_a_score(
     filled: AnyCollection, vectors: NDArray[np.float32], floor: float
 ) -> None:
     queries = [vectors[150], vectors[3]]
-    found = filled.search(queries, None, min_score=floor)
-    for query, hits in zip(units(queries), found, strict=True):
+    results = filled.search(queries, None, min_score=floor)
+    for query, hits in zip(units(queries), results, strict=True):
         same(hits, [one for one in ranked(vectors, query) if one[1] >= floor - 1e-9])
     assert len(filled.search([vectors[150]], None, min_score=-1)[0]) == 120 > FIRST
     like_me = filled.similar("item-003", None, min_score=-1)
@@ -154,12 +154,12 @@ def test_a_search_needs_an_end(filled: AnyCollection, record: Make) -> None:
 
 def plain_vote(labels: list[str | None], scores: list[float]) -> dict[str, float]:
     """Shares by the formula of `training.protocols.knn`, written out."""
-    known = [(label, np.exp(score / 0.1)) for label, score in zip(labels, scores, strict=True)
+    votes = [(label, np.exp(score / 0.1)) for label, score in zip(labels, scores, strict=True)
              if label is not None]  # fmt: skip
-    total = sum(weight for _, weight in known)
+    total = sum(weight for _, weight in votes)
     return {
-        label: sum(weight for other, weight in known if other == label) / total
-        for label, _ in known
+        label: sum(weight for other, weight in votes if other == label) / total
+        for label, _ in votes
     }
 
 

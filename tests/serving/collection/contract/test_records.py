@@ -31,7 +31,7 @@ def test_length_does_not_matter(size: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "messages"),
     [
         ({"key": ""}, ["number 0", "''"]),
         ({"key": 7}, ["number 0", "7"]),
@@ -62,10 +62,10 @@ def test_length_does_not_matter(size: float) -> None:
         ({"metadata": {"x": "\udcff"}}, ["'a'", "metadata"]),
     ],
 )
-def test_refusals_name_the_item_and_the_value(change: dict[str, Any], words: list[str]) -> None:
+def test_refusals_name_the_item_and_the_value(change: dict[str, Any], messages: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
         checked_rows([Record(**{**GOOD, **change})], 2)
-    for word in words:
+    for word in messages:
         assert word in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -55,11 +55,11 @@ def test_search_is_exact_with_ties_removals_and_masks(
     index = filled(vectors).removed(numbers[gone], sequence=count)
     k = data.draw(st.integers(1, count + 5))
     queries = vectors[rng.integers(0, count, 3)]
-    for mask, found in (
+    for mask, expected in (
         (~gone, index.search(queries, k)),
         (~gone & allowed, index.search(queries, k, numbers[allowed])),
     ):
-        for query, (ids, scores) in zip(queries, found, strict=True):
+        for query, (ids, scores) in zip(queries, expected, strict=True):
             pairs = list(zip(scores.tolist(), ids.tolist(), strict=True))
             assert sorted(pairs, key=lambda pair: (-pair[0], pair[1])) == brute_force(
                 query, vectors, k, mask

@@ -33,10 +33,10 @@ def content(collection: AnyCollection) -> list[tuple[str, bytes]]:
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = vectors / np.linalg.norm(
+    units: NDArray[np.float64] = vectors / np.linalg.norm(
         vectors.astype(np.float64), axis=1, keepdims=True
     )
-    return found
+    return units
 
 
 def stored_bytes(folder: Path) -> list[bytes]:
@@ -51,19 +51,19 @@ def test_half_the_bytes_and_scores_within_a_thousandth(
     with create_collection(folder, DIGEST, DIM, dtype="float16") as collection:
         collection.add(map(record, range(150)))
         assert collection.stats()["dtype"] == "float16"
-        found = collection.search(vectors[150:], 150)
+        results = collection.search(vectors[150:], 150)
         collection.save()
     blobs = stored_bytes(folder)
     assert {len(blob) for blob in blobs} == {2 * DIM}
     expected = unit(vectors[:150]).astype("<f2")
     assert b"".join(blobs) == expected.tobytes()
-    for query, hits in zip(unit(vectors[150:]), found, strict=True):
+    for query, hits in zip(unit(vectors[150:]), results, strict=True):
         own = {hit.key: hit.score for hit in hits}
         for row in range(150):
             assert abs(own[f"item-{row:03}"] - expected[row].astype(float) @ query) < 1e-6
             assert abs(own[f"item-{row:03}"] - unit(vectors[row : row + 1])[0] @ query) < 1e-3
     with open_collection(folder) as again:
-        assert again.search(vectors[150:], 150) == found
+        assert again.search(vectors[150:], 150) == results
     assert (verify(folder).faults, verify(folder).snapshot) == (0, "whole")
 
 
@@ -72,8 +72,8 @@ def test_what_is_read_and_added_again_is_the_same(
     vectors: NDArray[np.float32], large: bool
 ) -> None:
     """Of few numbers too, where rounding changes the length most."""
-    given = vectors[np.abs(vectors).max(axis=1) > 1e-3] * (1000 if large else 1)
-    rows = checked_rows([Record(f"{i}", one, "") for i, one in enumerate(given)], 2, "float16")
+    originals = vectors[np.abs(vectors).max(axis=1) > 1e-3] * (1000 if large else 1)
+    rows = checked_rows([Record(f"{i}", one, "") for i, one in enumerate(originals)], 2, "float16")
     for row in rows:
         (vector,) = loaded([row.vector], 2, "float16")
         assert abs(np.linalg.norm(vector.astype(np.float64)) - 1) < LENGTH_TOLERANCE
@@ -143,7 +143,7 @@ def test_a_copy_from_anywhere_may_be_float16(
         assert max(abs(hit.score - scores[hit.key]) for hit in rounded) < 1e-3
 
 
-def test_other_dtypes_and_places_are_refused(tmp_path: Path, milvus: str) -> None:
+def test_other_dtypes_and_locations_are_refused(tmp_path: Path, milvus: str) -> None:
     with pytest.raises(UsageError, match="dtype is 'int8'; choose float32 or float16"):
         create_collection(tmp_path / "new", DIGEST, DIM, dtype="int8")  # type: ignore[call-overload]
     assert not (tmp_path / "new").exists()

@@ -156,8 +156,8 @@ def test_a_truncated_ledger_is_refused(folder: Path, collection: Collection, rec
     collection.add(map(record, range(200)))
     collection.close()
     whole = (folder / "ledger.db").read_bytes()
-    for part in (100, 5000, len(whole) // 2, len(whole) - 4096):
-        (folder / "ledger.db").write_bytes(whole[:part])
+    for length in (100, 5000, len(whole) // 2, len(whole) - 4096):
+        (folder / "ledger.db").write_bytes(whole[:length])
         with pytest.raises(ArtifactError, match="damaged"):
             open_collection(folder)
 

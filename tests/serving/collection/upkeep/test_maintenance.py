@@ -47,10 +47,10 @@ def content(collection: AnyCollection) -> list[tuple[object, ...]]:
 
 
 def test_a_whole_collection_is_whole(filled: Collection, folder: Path) -> None:
-    told: list[tuple[int, int]] = []
-    found = verify(folder, lambda *done: told.append(done))
-    assert (found.items, found.faults, found.snapshot, found.remedy) == (85, 0, "whole", None)
-    assert told[-1] == (85, 85)
+    progress: list[tuple[int, int]] = []
+    report = verify(folder, lambda *done: progress.append(done))
+    assert (report.items, report.faults, report.snapshot, report.remedy) == (85, 0, "whole", None)
+    assert progress[-1] == (85, 85)
     assert verify(folder).to_dict()["told"] == []
 
 
@@ -76,9 +76,9 @@ def test_each_damage_to_the_ledger_is_named(
     filled.close()
     with closing(sqlite3.connect(folder / "ledger.db")) as connection, connection:
         assert connection.execute(damage).rowcount > 0
-    found = verify(folder)
-    assert any(fault in line for line in found.messages), found.messages
-    assert found.remedy
+    report = verify(folder)
+    assert any(fault in line for line in report.messages), report.messages
+    assert report.remedy
     result = CliRunner().invoke(app, ["collection", "verify", str(folder)])
     assert result.exit_code == 3
 
@@ -98,10 +98,10 @@ def test_a_damaged_snapshot_is_named_and_made_anew(filled: Collection, folder: P
     data = bytearray(vectors.read_bytes())
     data[40] ^= 1
     vectors.write_bytes(data)
-    found = verify(folder)
-    assert found.snapshot == "damaged"
-    assert found.faults == 1
-    assert "collection tune" in str(found.remedy)
+    report = verify(folder)
+    assert report.snapshot == "damaged"
+    assert report.faults == 1
+    assert "collection tune" in str(report.remedy)
     with open_collection(folder) as again:
         again.tune()
     assert verify(folder).faults == 0
@@ -122,6 +122,22 @@ def test_compact_gives_back_space_and_keeps_everything(filled: Collection, folde
         filled.remove([before[0][0]])  # type: ignore[list-item]
         assert len(reader.search([np.ones(DIM)], 100)[0]) == 84
     assert verify(folder).faults == 0
+
+
+def test_a_log_that_vanishes_while_it_is_measured_does_not_fail(
+    filled: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite removes its log when the last connection is closed, at any moment."""
+    glob = Path.glob
+
+    def listed_before(folder: Path, pattern: str) -> list[Path]:
+        return [*glob(folder, pattern), folder / "ledger.db-gone"]
+
+    monkeypatch.setattr(Path, "glob", listed_before)
+    size = filled.stats()["bytes_on_disk"]
+    report = filled.compact()
+    assert (report["before"], report["forgotten"]) == (size, 15 + 1)
+    assert report["after"] > 0
 
 
 def test_a_backup_is_of_one_moment_and_a_collection_of_its_own(
@@ -205,8 +221,8 @@ def test_the_command_writes_what_can_go(
     result = CliRunner().invoke(app, ["collection", "duplicates", str(folder), "--out", str(out)])
     assert result.exit_code == 0
     assert out.read_text() == 'keep,duplicate,score,uri\n"a,""b""",c,1.0,/c\n'
-    asked = CliRunner().invoke(app, ["collection", "duplicates", str(folder), "--json"])
-    groups = json.loads(asked.stdout)["groups"]
+    listed = CliRunner().invoke(app, ["collection", "duplicates", str(folder), "--json"])
+    groups = json.loads(listed.stdout)["groups"]
     assert groups[0]["duplicates"] == [{"key": "c", "uri": "/c", "score": 1.0}]
     refused = CliRunner().invoke(app, ["collection", "duplicates", str(folder), "--threshold", "2"])
     assert "threshold is 2" in str(refused.exception)

@@ -35,10 +35,10 @@ GRAPH, BYTES, PQ, BITS = "HNSW16,SQ8", "IVF4096,SQ8", "IVF4096,PQ64x4fs", "IVF40
 def test_the_fastest_that_fits_comes_first(
     memory: int | None, expected: list[tuple[str, str]]
 ) -> None:
-    found = kinds(MILLION, 128, Promise(memory=memory))
-    assert found[:-1] == expected
+    allowed = kinds(MILLION, 128, Promise(memory=memory))
+    assert allowed[:-1] == expected
     exact_fits = memory is None or memory >= 520 * MILLION
-    assert found[-1] == ("Flat", "memory" if exact_fits else "file")
+    assert allowed[-1] == ("Flat", "memory" if exact_fits else "file")
 
 
 @pytest.mark.parametrize(

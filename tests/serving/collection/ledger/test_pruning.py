@@ -18,7 +18,7 @@ def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_transaction, "KEPT_CHANGES", 20)
 
 
-def found(collection: Collection) -> list[str]:
+def found_keys(collection: Collection) -> list[str]:
     return sorted(hit.key for hit in collection.search(QUERY, 1000)[0])
 
 
@@ -36,7 +36,7 @@ def test_a_reader_that_is_far_behind_catches_up(
 ) -> None:
     collection.add(map(record, range(40)))
     with open_collection(folder) as reader:
-        assert len(found(reader)) == 40
+        assert len(found_keys(reader)) == 40
         collection.remove([f"item-{number:03}" for number in range(0, 40, 2)])
         collection.add([Record("item-001", record(99).vector, "")], on_duplicate="replace")
         for number in range(100, 130):
@@ -44,11 +44,11 @@ def test_a_reader_that_is_far_behind_catches_up(
         collection.remove(["item-100"])
         assert collection.stats()["removals"] < 21
         expected = [f"item-{n:03}" for n in [*range(1, 40, 2), *range(101, 130)]]
-        assert found(reader) == found(collection) == expected
+        assert found_keys(reader) == found_keys(collection) == expected
         hit = reader.search([record(99).vector], 1)[0][0]
         assert (hit.key, hit.score) == ("item-001", 1.0)
         collection.remove(["item-101"])  # and from there as ever
-        assert found(reader) == [key for key in expected if key != "item-101"]
+        assert found_keys(reader) == [key for key in expected if key != "item-101"]
 
 
 def test_a_snapshot_that_is_far_behind_is_still_used(
@@ -60,9 +60,9 @@ def test_a_snapshot_that_is_far_behind_is_still_used(
     collection.remove([f"item-{number:03}" for number in range(20, 40)])
     collection.add(map(record, range(50, 80)))
     collection.remove(["item-050"])
-    before = found(collection)
+    before = found_keys(collection)
     with open_collection(folder) as again:
-        assert found(again) == before
+        assert found_keys(again) == before
         vectors = np.stack([item.vector for item in again.items()])
         assert len(vectors) == len(before)
     assert not caplog.records
