@@ -62,13 +62,7 @@ class Collection(Reader):
         super().close()
 
     def add(self, records: Iterable[Record], on_duplicate: OnDuplicate = "refuse") -> AddReport:
-        """Add a batch, all of it or nothing; on the disk when this returns.
-
-        Args:
-            records: the batch; it is held in memory, so give millions in several calls.
-            on_duplicate: what to do if a key is there already (or twice in the batch): "refuse" the
-                batch, or "replace" the item (the last one of the batch stays). An item that is
-                there with the same content is left as it is and counted as unchanged.
+        """Add a batch, all of it or nothing, on the disk when this returns; see `AnyCollection`.
 
         Raises:
             KeyExists: with the keys.

@@ -69,18 +69,7 @@ class Reader(AnyCollection):
     ) -> list[list[Hit]]:
         """Return the nearest items of each query, with the recall the collection promises.
 
-        Args:
-            vectors: queries [Q, E] of any length but zero.
-            k: the most hits for a query; None: everything that is as similar as min_score, exactly.
-            min_score: leave out what is less similar; cosine in [-1, 1].
-            filter: what a hit must have (`filters`); k is counted after it.
-            exact: miss nothing, whatever the collection promises, and take the time it needs.
-
-        Returns:
-            for each query its hits, the best first, equal scores in the order of their keys.
-
-        Raises:
-            UsageError: naming the query and what is wrong, or an unusable k or filter.
+        Otherwise as `AnyCollection.search`; `exact` misses nothing, whatever is promised.
         """
         check_bounds(k, min_score)
         queries = unit_vectors(vectors, self.dim, [f"query {q}" for q in range(len(vectors))])

@@ -98,7 +98,7 @@ class FlatIndex:
 
     @classmethod
     def mapped(cls, ids: Ids, file: BinaryIO, dim: int, *, sequence: int) -> Self:
-        """Return an index as `of`, with vectors in a file: little-endian float32 [n, dim], n > 0."""
+        """Return an index as `of`, of vectors in a file: little-endian float32 [n, dim], n > 0."""
         rows = mapped_rows(file, len(ids), 2 * len(ids) + MAPPED_ROOM, dim)
         buffer = VectorBuffer(len(rows), dim, rows)
         buffer.ids[: len(ids)] = ids
