@@ -133,7 +133,7 @@ def tiny_graph(seed: int = 0, *, size: int = TINY_SIZE, channels: int = 3) -> on
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", TINY_FEATURES])
         for name in ("features", "embeddings")
     ]
-    shape = ["N", size, size, channels]
+    shape: list[str | int | None] = ["N", size, size, channels]
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
     graph = helper.make_graph(
         nodes,
@@ -183,7 +183,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another encoder of the same shape with other weights: the stranger in mismatch tests."""
+    """Another encoder of the same shape with other weights: the wrong one in mismatch tests."""
     return write_tiny_encoder(tmp_path_factory.mktemp("encoder") / "other.onnx", seed=1)
 
 

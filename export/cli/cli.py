@@ -140,7 +140,7 @@ def export(
     from export.convert.weights import WeightOptions, rgb
     from export.encoder_file.encoder_file import check_target
     from export.shrink.finish import Finish
-    from export.shrink.quantize import Gate
+    from export.shrink.quantize import QualityGate
     from images.sources.sources import open_source
 
     check_target(out)
@@ -166,7 +166,7 @@ def export(
         precision=precision.value,
         calibrate=None if calibrate is None else open_source(calibrate),
         target=int8_target.value,
-        gate=Gate(min_cosine=min_cosine, min_overlap=min_overlap),
+        gate=QualityGate(min_cosine=min_cosine, min_overlap=min_overlap),
         allow_loss=allow_loss,
         embedding_dim=embedding_dim,
         fit=None if fit is None else open_source(fit),
@@ -175,17 +175,17 @@ def export(
     )
     console = Console(stderr=True)
     with finishing(out, todo, console) as (target, done):
-        words = origin.write(target)
-        if words:
-            typer.echo(words, err=True)
-    _say_written(out, run, calibrate or fit, as_json=as_json)
+        summary = origin.write(target)
+        if summary:
+            typer.echo(summary, err=True)
+    _show_written(out, run, calibrate or fit, as_json=as_json)
     for finished in done:
         show_refused(finished.refused, console)
         if finished.refused:
             raise typer.Exit(1)
 
 
-def _say_written(out: Path, run: Path | None, source: str | None, *, as_json: bool) -> None:
+def _show_written(out: Path, run: Path | None, source: str | None, *, as_json: bool) -> None:
     """Show what the file is, and the command that checks it, on images of `source`."""
     from export.encoder_file.encoder_file import describe
 
@@ -247,7 +247,7 @@ def verify(
     from images.sources.sources import open_source
 
     console = Console(stderr=True)
-    given = {
+    overrides = {
         "max_relative_error": max_error,
         "min_cosine": min_cosine,
         "min_overlap": min_overlap,
@@ -256,7 +256,7 @@ def verify(
         encoder,
         run,
         None if source is None else open_source(source),
-        overrides={name: value for name, value in given.items() if value is not None},
+        overrides={name: value for name, value in overrides.items() if value is not None},
         limit=limit,
         progress=progress_for(console),
     )
@@ -264,16 +264,16 @@ def verify(
     show_refused(outcome.refused, console)
     if as_json:
         typer.echo(json.dumps(outcome.to_dict()))
-    _end(outcome, as_json=as_json)
+    _conclude(outcome, as_json=as_json)
 
 
-def _end(outcome: Verification, *, as_json: bool) -> None:
-    """Says the verdict, beside JSON on stderr, and ends with the exit code."""
+def _conclude(outcome: Verification, *, as_json: bool) -> None:
+    """Print the verdict, on stderr where stdout has JSON, and end with the exit code."""
     from base.errors import LookalikeError
 
     if not outcome.passed:
         failures = ", ".join(
-            f"{check.name} {check.found_words} (must be {check.wanted})"
+            f"{check.name} {check.shown_value} (must be {check.requirement})"
             for check in outcome.checks
             if not check.passed
         )

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
     from export.evaluate.evaluation import Evaluation
     from export.verify.verify import Verification
-    from training.data.dataset import RefusedImage
+    from images.items import RefusedImage
 
 SHOWN_REFUSALS = 10
 COLUMNS = {"features": "features h", "projection": "projection g(h)"}
 
 
 def show_scores(outcome: Evaluation, console: Console) -> None:
-    """One line per score, a column per space: percent with the 95 % interval."""
-    known = "to search" if outcome.protocol == "retrieval" else "to learn from"
-    console.print(f"{outcome.protocol}: {outcome.queries} tested, {outcome.gallery} {known}")
+    """Print one line per score, a column per space: percent with the 95 % interval."""
+    purpose = "to search" if outcome.protocol == "retrieval" else "to learn from"
+    console.print(f"{outcome.protocol}: {outcome.queries} tested, {outcome.gallery} {purpose}")
     table = Table("score, %")
     for space in outcome.spaces:
         table.add_column(COLUMNS.get(space, space), justify="right")
@@ -38,7 +38,7 @@ def show_scores(outcome: Evaluation, console: Console) -> None:
 
 
 def show_checks(outcome: Verification, console: Console) -> None:
-    """Show the checks, and below them what else was measured."""
+    """Print the checks, and below them what else was measured."""
     console.print(
         f"{outcome.encoder} on {outcome.count} {outcome.compared_on}",
         markup=False,
@@ -48,7 +48,7 @@ def show_checks(outcome: Verification, console: Console) -> None:
     table = Table("check", "found", "wanted", "")
     for check in outcome.checks:
         verdict = "[green]ok[/]" if check.passed else "[bold red]FAILED[/]"
-        table.add_row(check.name, check.found_words, check.wanted, verdict)
+        table.add_row(check.name, check.shown_value, check.requirement, verdict)
     console.print(table)
     for title, columns, rows in _measured(outcome):
         measured = Table(*columns, title=title)
@@ -62,7 +62,7 @@ def show_checks(outcome: Verification, console: Console) -> None:
 def _measured(
     outcome: Verification,
 ) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, columns and rows of what was measured beside the checks."""
+    """Yield title, columns and rows of what was measured beside the checks."""
     if outcome.figures:
         rows = [[name, f"{value:.6g}"] for name, value in outcome.figures.items()]
         yield f"against {outcome.run}", ["figure", "found"], rows

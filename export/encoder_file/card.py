@@ -17,7 +17,7 @@ from images.pixels.preprocess import RGB
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BATCHES = (1, 32)
+SPEED_BATCHES = (1, 32)
 SECONDS = 0.5  # per batch size
 UNSTATED = "not stated"
 MAX_SHOWN = 400  # characters of what a file says
@@ -96,10 +96,10 @@ def measure_speed(path: str | Path) -> dict[str, Any]:
     threads = available_cpus()
     encoder = open_encoder(path, threads=threads)
     spec = encoder.preprocess
-    shape = (max(BATCHES), spec.size, spec.size, spec.channels)
+    shape = (max(SPEED_BATCHES), spec.size, spec.size, spec.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     rates = {}
-    for size in BATCHES:
+    for size in SPEED_BATCHES:
         batch = images[:size]
         encoder.encode(batch)
         times: list[float] = []

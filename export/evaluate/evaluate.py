@@ -1,7 +1,7 @@
-"""How good are the vectors of a run or an encoder file? The protocols of `training/protocols`.
+"""Measure the vectors of a run or an encoder file by the protocols of `training/protocols`.
 
-SOURCE is tested. What knows the labels (knn, linear, finetune) or is searched (retrieval) is
-`train`; without one, `retrieval` lets each image search among all others, and the other protocols
+SOURCE is tested. What is learned from (knn, linear, finetune) or searched (retrieval) is `train`;
+without one, `retrieval` lets each image search among all others, and the other protocols
 test a fifth of SOURCE and learn from the rest.
 """
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import os
 
     from base.progress import Progress
+    from images.items import RefusedImage
     from images.sources.sources import Source
-    from training.data.dataset import RefusedImage
 
-USED: dict[str, tuple[str, ...]] = {  # which settings a protocol looks at
+USED: dict[str, tuple[str, ...]] = {  # the settings of each protocol
     "knn": ("k", "temperature", "label_fraction", "seeds"),
     "linear": ("solver", "label_fraction", "seeds"),
     "finetune": ("label_fraction", "seeds", "epochs", "batch_size", "from_head"),
@@ -44,7 +44,7 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measures a run or an encoder file on labeled images.
+    """Measure a run or an encoder file on labeled images.
 
     Args:
         subject: run folder or encoder file.
@@ -64,8 +64,8 @@ def evaluate(
         SourceError: no image of a source can be used.
     """
     if protocol not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise UsageError(f"protocol {protocol!r} is unknown: choose one of {known}")
+        choices = ", ".join(PROTOCOLS)
+        raise UsageError(f"protocol {protocol!r} is unknown: choose one of {choices}")
     settings, progress = settings or Settings(), progress or Silent()
     for one in (source, train):
         if one is not None:
@@ -91,17 +91,17 @@ def evaluate(
                 for one in (source, train)
                 if one is not None
             ]
-            searched = sides[1] if train is not None else None
-            result = vector_scores(protocol, sides[0], searched, settings, progress)
+            gallery = sides[1] if train is not None else None
+            result = vector_scores(protocol, sides[0], gallery, settings, progress)
     except ValueError as error:
         raise UsageError(f"{source.name} cannot be evaluated by {protocol}: {error}") from error
-    spaces, queries, gallery, details = result
+    spaces, queries, gallery_size, details = result
     used = USED[protocol] + (("epochs", "batch_size") if learned else ())
     return Evaluation(
         protocol=protocol,
         spaces=spaces,
         queries=queries,
-        gallery=gallery,
+        gallery=gallery_size,
         refused=tuple(refused),
         settings={name: value for name, value in asdict(settings).items() if name in used},
         details=details,

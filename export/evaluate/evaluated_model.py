@@ -11,46 +11,57 @@ import numpy as np
 import torch
 
 from base.errors import ArtifactError, UsageError
+from export.encoder_file.batches import encode_in_batches
+from export.encoder_file.contract import EMBEDDINGS, FEATURES
 from export.encoder_file.encoder_file import open_encoder
 from training.compute import choose_device
 from training.data.cache import decode_source
 from training.data.dataset import NO_LABEL
 from training.models.features import encode
-from training.models.simclr import SimCLR
 from training.recipes.build_model import build_model
 from training.recipes.recipe import Recipe
 from training.run_folder.checkpoint import load_checkpoint
+from training.train import CACHE_IN_MEMORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from base.progress import Progress
+    from images.items import RefusedImage
     from images.pixels.preprocess import PreprocessSpec
     from images.sources.sources import Source
-    from training.data.dataset import ImageDataset, RefusedImage
+    from training.data.dataset import ImageDataset
+    from training.models.simclr import SimCLR
 
     Vectors = dict[str, NDArray[np.float32]]  # [N,D] by space
 
 BATCH = 128
-IN_MEMORY = 2 * 2**30  # bytes of decoded images; more than that are a memory-mapped file
-FEATURES, PROJECTION, EMBEDDINGS = "features", "projection", "embeddings"
+PROJECTION = "projection"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A run's encoder and head, or an encoder file.
 
-    A run has the spaces "features" (h) and "projection" (g(h)); a file has "embeddings" and, where
-    they are not the same up to their length, "features". The first is what the subject is for.
+    Attributes:
+        path: of the run folder or the file.
+        preprocess: how its images are prepared.
+        spaces: of its vectors. A run has "features" (h) and "projection" (g(h)); a file has
+            "embeddings" and, where they are not the same up to their length, "features". The first
+            one is what the subject is for.
+        embed: uint8 [n,S,S,C] to vectors [n,D], one array per space.
+        recipe: of a run.
+        build: a run's network, a new copy at each call.
     """
 
     path: Path
     preprocess: PreprocessSpec
-    embed: Callable[[NDArray[np.uint8]], Vectors]
-    recipe: Recipe | None  # of a run
-    build: Callable[[], SimCLR] | None  # a run's network, a new copy at each call
+    spaces: tuple[str, ...]
+    embed: Callable[[NDArray[np.uint8]], Sequence[NDArray[np.float32]]]
+    recipe: Recipe | None
+    build: Callable[[], SimCLR] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +71,10 @@ class Labeled:
     vectors: Vectors
     labels: NDArray[np.str_]
 
-    def take(self, chosen: NDArray[np.bool_]) -> Labeled:
-        """Return the rows where `chosen` [N] is true."""
-        vectors = {space: rows[chosen] for space, rows in self.vectors.items()}
-        return Labeled(vectors=vectors, labels=self.labels[chosen])
+    def select(self, mask: NDArray[np.bool_]) -> Labeled:
+        """Return the rows where `mask` [N] is true."""
+        vectors = {space: rows[mask] for space, rows in self.vectors.items()}
+        return Labeled(vectors=vectors, labels=self.labels[mask])
 
 
 def open_subject(path: Path, device: str = "auto") -> Subject:
@@ -74,24 +85,35 @@ def open_subject(path: Path, device: str = "auto") -> Subject:
         UsageError: the device cannot be used.
     """
     target = choose_device(device)
-    if not path.is_dir():
-        encoder = open_encoder(
-            path, provider="cuda" if device == "cuda" else "auto" if device == "auto" else "cpu"
-        )
+    return _open_run(path, target) if path.is_dir() else _open_file(path, device)
 
-        def embed_by_file(images: NDArray[np.uint8]) -> Vectors:
-            features, embeddings = encoder.encode_with_features(images)
-            same = features.shape[1] == embeddings.shape[1]
-            return {EMBEDDINGS: embeddings} | ({} if same else {FEATURES: features})
 
-        return Subject(
-            path=path, preprocess=encoder.preprocess, embed=embed_by_file, recipe=None, build=None
-        )
+def _open_file(path: Path, device: str) -> Subject:
+    encoder = open_encoder(
+        path, provider="cuda" if device == "cuda" else "auto" if device == "auto" else "cpu"
+    )
+    same = encoder.contract.feature_dim == encoder.contract.embedding_dim
+
+    def embed(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        features, embeddings = encoder.encode_with_features(images)
+        return (embeddings,) if same else (embeddings, features)
+
+    return Subject(
+        path=path,
+        preprocess=encoder.preprocess,
+        spaces=(EMBEDDINGS,) if same else (EMBEDDINGS, FEATURES),
+        embed=embed,
+        recipe=None,
+        build=None,
+    )
+
+
+def _open_run(path: Path, device: torch.device) -> Subject:
     checkpoint = load_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint.recipe)
 
     def build() -> SimCLR:
-        model = build_model(recipe, target)
+        model = build_model(recipe, device)
         try:
             model.encoder.load_state_dict(checkpoint.encoder)
             model.head.load_state_dict(checkpoint.head)
@@ -101,14 +123,19 @@ def open_subject(path: Path, device: str = "auto") -> Subject:
 
     model, data = build(), recipe.data
 
-    def embed_by_run(images: NDArray[np.uint8]) -> Vectors:
+    def embed(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         features = encode(model.encoder, images, mean=data.mean, std=data.std)
         with torch.inference_mode():
-            z = model.head(torch.from_numpy(features).to(target))
-        return {FEATURES: features, PROJECTION: z.float().cpu().numpy()}
+            z = model.head(torch.from_numpy(features).to(device))
+        return features, z.float().cpu().numpy()
 
     return Subject(
-        path=path, preprocess=data.evaluation, embed=embed_by_run, recipe=recipe, build=build
+        path=path,
+        preprocess=data.evaluation,
+        spaces=(FEATURES, PROJECTION),
+        embed=embed,
+        recipe=recipe,
+        build=build,
     )
 
 
@@ -120,29 +147,27 @@ def vectors_of(
     progress: Progress,
     refused: list[RefusedImage],
 ) -> Labeled:
-    """Decode and embeds a source; unlabeled images are left out, refused ones noted."""
+    """Decode and embed a source; leave unlabeled images out, add refused ones to `refused`."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         dataset = decode_source(
             source,
             subject.preprocess,
             limit=limit,
             folder=Path(folder),
-            memory_limit=IN_MEMORY,
+            memory_limit=CACHE_IN_MEMORY,
             progress=progress,
         )
         refused.extend(dataset.refused)
         labeled, names = labels_of(dataset)
-        parts: dict[str, list[NDArray[np.float32]]] = {}
         progress.begin(f"encoding {dataset.name}", len(dataset))
         try:
-            for start in range(0, len(dataset), BATCH):
-                for space, rows in subject.embed(dataset.images[start : start + BATCH]).items():
-                    parts.setdefault(space, []).append(rows)
-                progress.update(min(start + BATCH, len(dataset)))
+            vectors = encode_in_batches(
+                subject.embed, dataset.images, BATCH, lambda done, _: progress.update(done)
+            )
         finally:
             progress.end()
-    vectors = {space: np.concatenate(rows)[labeled] for space, rows in parts.items()}
-    return Labeled(vectors=vectors, labels=names)
+    by_space = zip(subject.spaces, vectors, strict=True)
+    return Labeled(vectors={space: rows[labeled] for space, rows in by_space}, labels=names)
 
 
 def labels_of(dataset: ImageDataset) -> tuple[NDArray[np.int64], NDArray[np.str_]]:

@@ -1,4 +1,4 @@
-"""What an evaluation is asked and what it answers."""
+"""The settings and the outcome of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from base.errors import UsageError
 
 if TYPE_CHECKING:
-    from training.data.dataset import RefusedImage
+    from images.items import RefusedImage
     from training.protocols.intervals import Interval
 
 Protocol = Literal["knn", "linear", "finetune", "retrieval"]
@@ -17,13 +17,13 @@ PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "finetune", "retrieval")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The protocols' numbers; one that a protocol has no use for is not looked at."""
+    """The protocols' numbers; a protocol ignores those that are not its own."""
 
     k: int = 200  # knn
     temperature: float = 0.1  # knn
     solver: Literal["lbfgs", "sgd"] = "lbfgs"  # linear
     label_fraction: float | None = None  # of the training labels; all, finetune: 0.01
-    seeds: int = 1  # draws of the fraction and of the learning, averaged
+    seeds: int = 1  # of the fraction and of the learning; scores are averaged
     epochs: int | None = None  # linear by sgd: 90; finetune: 60 up to 3 % of the labels, else 30
     batch_size: int = 256  # linear by sgd, finetune
     from_head: bool = False  # finetune from the head's first layer (v2)
@@ -67,7 +67,7 @@ class Evaluation:
         return {name: score.value for name, score in next(iter(self.spaces.values())).items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `refused` is a count."""
+        """Return the outcome, ready for JSON; `refused` is a count."""
         return {
             "protocol": self.protocol,
             "scores": self.scores,

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from base.errors import UsageError
-from export.evaluate.evaluated_model import IN_MEMORY, labels_of
+from export.encoder_file.contract import FEATURES
+from export.evaluate.evaluated_model import labels_of
 from export.evaluate.vector_scores import classifier_scores
 from training.data.cache import decode_source
 from training.models.features import encode
-from training.protocols.splits import asking_part, balanced_part
+from training.protocols.splits import query_split, balanced_split
 from training.protocols.supervised import Lesson, learn_classifier
+from training.train import CACHE_IN_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
     from export.evaluate.evaluated_model import Subject
     from export.evaluate.evaluation import Settings
     from export.evaluate.vector_scores import Outcome
+    from images.items import RefusedImage
     from images.pixels.preprocess import PreprocessSpec
     from images.sources.sources import Source
-    from training.data.dataset import ImageDataset, RefusedImage
+    from training.data.dataset import ImageDataset
     from training.data.settings import DataSettings
     from training.models.simclr import SimCLR
 
@@ -50,7 +53,7 @@ def learn_and_test(
     progress: Progress,
     refused: list[RefusedImage],
 ) -> Outcome:
-    """Learns a classifier on each draw of the labels and tests it; see `vector_scores`.
+    """Learn a classifier on each draw of the labels and test it; see `vector_scores`.
 
     Args:
         subject: a run.
@@ -60,7 +63,7 @@ def learn_and_test(
         whole: fine-tune all weights; otherwise the linear probe.
         limit: images of each source.
         progress: shows how far the work is.
-        refused: takes the images that cannot be used.
+        refused: the images that cannot be used are added to it.
 
     Raises:
         UsageError: the subject is an encoder file.
@@ -79,35 +82,35 @@ def learn_and_test(
                 spec,
                 limit=limit,
                 folder=Path(folder, name),
-                memory_limit=IN_MEMORY,
+                memory_limit=CACHE_IN_MEMORY,
                 progress=progress,
             )
             refused.extend(dataset.refused)
             return dataset
 
-        lesson = _material(subject.recipe.data, source, train, decoded)
-        classes = np.unique(lesson.names)
-        if len(classes) < 2 or not len(lesson.tested):
+        material = _material(subject.recipe.data, source, train, decoded)
+        classes = np.unique(material.names)
+        if len(classes) < 2 or not len(material.tested):
             raise ValueError("it needs pictures of two classes to learn from, and some to test")
-        learner = _Learner(subject, settings, lesson, whole=whole, progress=progress)
+        learner = _Learner(subject, settings, material, whole=whole, progress=progress)
         logits = [learner(seed) for seed in range(settings.seeds)]
-    position = np.minimum(np.searchsorted(classes, lesson.tested_names), len(classes) - 1)
-    asked = np.where(classes[position] == lesson.tested_names, position, -1)  # -1: never learned
-    scores = classifier_scores(logits, asked)
-    per_seed = [float(np.mean(found.argmax(1) == asked)) for found in logits]
-    space = "fine-tuned" if whole else "features"
+    position = np.minimum(np.searchsorted(classes, material.tested_names), len(classes) - 1)
+    labels = np.where(classes[position] == material.tested_names, position, -1)  # -1: not learned
+    scores = classifier_scores(logits, labels)
+    per_seed = [float(np.mean(rows.argmax(1) == labels)) for rows in logits]
+    space = "fine-tuned" if whole else FEATURES
     details: dict[str, Any] = {"per_seed": {space: per_seed}} if settings.seeds > 1 else {}
-    return {space: scores}, len(asked), learner.learned_from, details
+    return {space: scores}, len(labels), learner.learned_from, details
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Material:
     """What is learned from, and what is tested."""
 
-    images: Pixels  # [N,T,T,3], perhaps memory-mapped
-    known: NDArray[np.int64]  # [n], which of them have a label
+    images: Pixels  # [N,T,T,C], perhaps memory-mapped
+    labeled: NDArray[np.int64]  # [n], positions of those with a label
     names: NDArray[np.str_]  # [n]
-    tested: Pixels  # [Q,S,S,3] as the encoder sees them
+    tested: Pixels  # [Q,S,S,C] as the encoder sees them
     tested_names: NDArray[np.str_]  # [Q]
 
 
@@ -118,17 +121,17 @@ def _material(
     decoded: Callable[[Source, PreprocessSpec, str], ImageDataset],
 ) -> _Material:
     learned = decoded(source if train is None else train, data.stored, "learned")
-    known, names = labels_of(learned)
+    labeled, names = labels_of(learned)
     if train is None:
-        asking = asking_part(len(names))
-        tested, positions, tested_names = learned, known[asking], names[asking]
-        known, names = known[~asking], names[~asking]
+        asking = query_split(len(names))
+        tested, positions, tested_names = learned, labeled[asking], names[asking]
+        labeled, names = labeled[~asking], names[~asking]
     else:
         tested = decoded(source, data.evaluation, "tested")
         positions, tested_names = labels_of(tested)
     return _Material(
         images=learned.images,
-        known=known,
+        labeled=labeled,
         names=names,
         tested=tested.squares(positions, data.evaluation),
         tested_names=tested_names,
@@ -159,8 +162,8 @@ class _Learner:
         settings, data = self._settings, self._subject.recipe.data
         fraction = settings.label_fraction or (FINETUNE_FRACTION if self._whole else 1.0)
         labels, everything = self._labels, np.ones(len(self._labels), bool)
-        part = balanced_part(labels, fraction, seed) if fraction < 1 else everything
-        self.learned_from = int(part.sum())
+        subset = balanced_split(labels, fraction, seed) if fraction < 1 else everything
+        self.learned_from = int(subset.sum())
         epochs, batch = settings.epochs, settings.batch_size
         if self._whole:
             lesson = Lesson.finetune(fraction, epochs=epochs, batch_size=batch, seed=seed)
@@ -171,8 +174,8 @@ class _Learner:
             network,
             width,
             self._material.images,
-            self._material.known[part],
-            labels[part],
+            self._material.labeled[subset],
+            labels[subset],
             lesson=lesson,
             size=data.image_size,
             mean=data.mean,

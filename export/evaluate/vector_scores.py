@@ -12,7 +12,7 @@ from training.protocols.intervals import around, wilson
 from training.protocols.knn import knn_accuracy
 from training.protocols.linear import GRID, linear_probe
 from training.protocols.retrieval import retrieval_scores
-from training.protocols.splits import asking_part, balanced_part
+from training.protocols.splits import query_split, balanced_split
 from training.protocols.supervised import top_k
 
 if TYPE_CHECKING:
@@ -32,34 +32,41 @@ TOP = 5
 def vector_scores(
     protocol: Protocol,
     tested: Labeled,
-    known: Labeled | None,
+    gallery: Labeled | None,
     settings: Settings,
     progress: Progress,
 ) -> Outcome:
-    """Scores by space, number of queries, size of the gallery, details.
+    """Return scores by space, the number of queries, the size of the gallery, and details.
+
+    Args:
+        protocol: "knn", "linear" or "retrieval".
+        tested: what is tested, or searches.
+        gallery: what is learned from or searched; None: a share of `tested`, or all of it.
+        settings: the protocol's numbers.
+        progress: shows how far the work is.
 
     Raises:
         ValueError: too few images for the protocol.
     """
     if protocol == "retrieval":
-        return search_scores(tested, known)
-    tested, known = split(tested, known)
-    asked, truth = numbered(tested, known)
+        return search_scores(tested, gallery)
+    tested, gallery = split(tested, gallery)
+    queries, truth = numbered(tested, gallery)
     if protocol == "knn":
-        return knn_scores(tested, asked, known, truth, settings)
-    return probe_scores(tested, asked, known, truth, settings, progress=progress)
+        return knn_scores(tested, queries, gallery, truth, settings)
+    return probe_scores(tested, queries, gallery, truth, settings, progress=progress)
 
 
-def split(tested: Labeled, known: Labeled | None) -> tuple[Labeled, Labeled]:
-    """Return what is tested and what is learned from: a fifth and the rest where only one is given."""
-    if known is not None:
-        return tested, known
-    asking = asking_part(len(tested.labels))
-    return tested.take(asking), tested.take(~asking)
+def split(tested: Labeled, gallery: Labeled | None) -> tuple[Labeled, Labeled]:
+    """Return what is tested and what is learned from: without a gallery, a fifth and the rest."""
+    if gallery is not None:
+        return tested, gallery
+    asking = query_split(len(tested.labels))
+    return tested.select(asking), tested.select(~asking)
 
 
 def numbered(*sides: Labeled) -> list[Numbers]:
-    """Return the classes' names as numbers, the same in all sides; those of the last one come first.
+    """Number the classes in the same way in all sides, those of the last side first.
 
     So a classifier of the last side has no class that it has never seen.
     """
@@ -71,52 +78,52 @@ def numbered(*sides: Labeled) -> list[Numbers]:
 
 
 def knn_scores(
-    tested: Labeled, asked: Numbers, known: Labeled, truth: Numbers, settings: Settings
+    tested: Labeled, labels: Numbers, gallery: Labeled, truth: Numbers, settings: Settings
 ) -> Outcome:
-    """Return the weighted vote of the nearest, on each draw of the labels."""
+    """Score the weighted vote of the nearest neighbors, on each draw of the labels."""
     spaces: dict[str, Scores] = {}
     per_seed: dict[str, list[float]] = {}
-    parts = [_part(truth, settings, seed) for seed in range(settings.seeds)]
+    subsets = [_subset(truth, settings, seed) for seed in range(settings.seeds)]
     for space, queries in tested.vectors.items():
-        gallery = known.vectors[space]
+        rows = gallery.vectors[space]
         per_seed[space] = [
             knn_accuracy(
                 queries,
-                asked,
-                gallery[part],
-                truth[part],
+                labels,
+                rows[subset],
+                truth[subset],
                 k=settings.k,
                 temperature=settings.temperature,
             )
-            for part in parts
+            for subset in subsets
         ]
-        spaces[space] = {"knn_accuracy": averaged(per_seed[space], len(asked))}
-    return spaces, len(asked), int(parts[0].sum()), seeds_told(per_seed)
+        spaces[space] = {"knn_accuracy": averaged(per_seed[space], len(labels))}
+    return spaces, len(labels), int(subsets[0].sum()), seed_details(per_seed)
 
 
 def probe_scores(
     tested: Labeled,
-    asked: Numbers,
-    known: Labeled,
+    labels: Numbers,
+    gallery: Labeled,
     truth: Numbers,
     settings: Settings,
     *,
     progress: Progress,
 ) -> Outcome:
-    """Return the linear probe solved by L-BFGS, on each draw of the labels."""
+    """Score the linear probe solved by L-BFGS, on each draw of the labels."""
     spaces: dict[str, Scores] = {}
     details: dict[str, Any] = {}
-    parts = [_part(truth, settings, seed) for seed in range(settings.seeds)]
+    subsets = [_subset(truth, settings, seed) for seed in range(settings.seeds)]
     for space, queries in tested.vectors.items():
-        features = torch.from_numpy(known.vectors[space])
+        features = torch.from_numpy(gallery.vectors[space])
         logits = []
         details[space] = []
-        for seed, part in enumerate(parts):
+        for seed, subset in enumerate(subsets):
             progress.begin(f"linear probe on {space}", len(GRID))
             try:
                 probe = linear_probe(
-                    features[part],
-                    truth[part],
+                    features[subset],
+                    truth[subset],
                     seed=seed,
                     on_progress=lambda done, _: progress.update(done),
                 )
@@ -124,56 +131,56 @@ def probe_scores(
                 progress.end()
             logits.append(probe.logits(queries).numpy())
             details[space].append({"l2": probe.l2, "validation": probe.validation_accuracy})
-        spaces[space] = classifier_scores(logits, asked)
-    return spaces, len(asked), int(parts[0].sum()), {"chosen": details}
+        spaces[space] = classifier_scores(logits, labels)
+    return spaces, len(labels), int(subsets[0].sum()), {"chosen": details}
 
 
 def classifier_scores(logits: list[Rows], labels: Numbers) -> Scores:
-    """Top-1, and top-5 where there are more than five classes, averaged over seeds."""
+    """Score top-1, and top-5 where there are more than five classes, averaged over seeds."""
     depths = [k for k in (1, TOP) if k < logits[0].shape[1]]
     return {
-        f"top{k}": averaged([top_k(found, labels, k) for found in logits], len(labels))
+        f"top{k}": averaged([top_k(rows, labels, k) for rows in logits], len(labels))
         for k in depths
     }
 
 
 def averaged(shares: list[float], count: int) -> Score:
-    """Return the mean over seeds of shares of the same `count` queries; Wilson's interval of the mean."""
+    """Return the mean over seeds of shares of the same `count` queries, with Wilson's interval."""
     mean = float(np.mean(shares))
     return Score(value=mean, interval=wilson(mean, count))
 
 
-def seeds_told(per_seed: dict[str, list[float]]) -> dict[str, Any]:
+def seed_details(per_seed: dict[str, list[float]]) -> dict[str, Any]:
     """Return the share of each seed, where there are several."""
     return {"per_seed": per_seed} if max(map(len, per_seed.values())) > 1 else {}
 
 
-def search_scores(tested: Labeled, known: Labeled | None) -> Outcome:
-    """Recall@k, precision@k, R-precision and mAP@R; a query never finds itself."""
+def search_scores(tested: Labeled, gallery: Labeled | None) -> Outcome:
+    """Score recall@k, precision@k, R-precision and mAP@R; a query never finds itself."""
     spaces: dict[str, Scores] = {}
     queries = 0
-    sides = (tested,) if known is None else (tested, known)
+    sides = (tested,) if gallery is None else (tested, gallery)
     labels = numbered(*sides)
-    searched = len(labels[-1]) - (known is None)
+    searched = len(labels[-1]) - (gallery is None)
     depths = tuple(depth for depth in DEPTHS if depth <= searched)
     for space, rows in tested.vectors.items():
-        against = () if known is None else (known.vectors[space], labels[1])
-        found = retrieval_scores(rows, labels[0], *against, ks=depths)
-        queries = found.queries
-        means = {f"precision@{depth}": value for depth, value in found.precision.items()}
-        means |= {"r_precision": found.r_precision, "map@r": found.map_at_r}
+        against = () if gallery is None else (gallery.vectors[space], labels[1])
+        scores = retrieval_scores(rows, labels[0], *against, ks=depths)
+        queries = scores.queries
+        means = {f"precision@{depth}": value for depth, value in scores.precision.items()}
+        means |= {"r_precision": scores.r_precision, "map@r": scores.map_at_r}
         spaces[space] = {
             f"recall@{depth}": Score(value=value, interval=wilson(value, queries))
-            for depth, value in found.recall.items()
+            for depth, value in scores.recall.items()
         } | {
-            name: Score(value=value, interval=around(value, found.errors[name]))
+            name: Score(value=value, interval=around(value, scores.errors[name]))
             for name, value in means.items()
         }
     return spaces, queries, searched, {}
 
 
-def _part(truth: Numbers, settings: Settings, seed: int) -> NDArray[np.bool_]:
-    """Which training images show their label."""
+def _subset(truth: Numbers, settings: Settings, seed: int) -> NDArray[np.bool_]:
+    """Return which training images have their label used: bool [N]."""
     if settings.label_fraction is None:
         return np.ones(len(truth), bool)
-    return balanced_part(truth, settings.label_fraction, seed)
+    return balanced_split(truth, settings.label_fraction, seed)

@@ -1,4 +1,4 @@
-"""The last steps of an export: scaled decode; fitted on images, projection, then precision."""
+"""The last steps of an export: scaled decode, then projection and precision, fitted on images."""
 
 from __future__ import annotations
 
@@ -7,49 +7,50 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import onnx
 
 from base.errors import UsageError
+from base.progress import Silent
 from export.convert.onnx_graph import Draft
-from export.encoder_file.encoder_file import FEATURES, INPUT, read_contract
-from export.encoder_file.session import make_session
+from export.encoder_file.contract import FEATURES
+from export.encoder_file.encoder_file import read_contract
 from export.shrink.fp16 import halve_draft
+from export.shrink.graph_output import graph_output
 from export.shrink.pca import ReductionReport, reduce_draft
-from export.shrink.quantize import Gate, QuantizationReport, quantize_draft
+from export.shrink.quantize import QualityGate, QuantizationReport, quantize_draft
 from images.pixels.preprocess import SCALED_DECODE
 from training.data.cache import decode_source
 
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from base.progress import Progress
     from export.shrink.quantize_graph import Target
+    from images.items import RefusedImage
     from images.sources.sources import Source
-    from training.data.dataset import RefusedImage
 
 Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 CALIBRATION_IMAGES = 384  # a third calibrates, two thirds are held out
 BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """What shall be done to a full-width fp32 encoder before it is written.
+    """What is done to a full-width fp32 encoder before it is written.
 
     Raises:
-        UsageError: options that need one another, or do not go together.
+        UsageError: an option lacks the one it needs, or two exclude each other.
     """
 
     precision: Precision = "fp32"
     calibrate: Source | None = None
     target: Target = "auto"
-    gate: Gate = field(default_factory=Gate)
+    gate: QualityGate = field(default_factory=QualityGate)
     allow_loss: bool = False
-    pictures: int = CALIBRATION_IMAGES
+    calibration_images: int = CALIBRATION_IMAGES
     embedding_dim: int | None = None
     fit: Source | None = None
     whiten: bool = False
@@ -71,7 +72,7 @@ class Finish:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """An encoder to write, and what was measured on the way."""
+    """An encoder to write, and what was measured while it was finished."""
 
     draft: Draft
     reduction: ReductionReport | None
@@ -80,7 +81,7 @@ class Finished:
 
 
 def read_draft(path: str | os.PathLike[str]) -> Draft:
-    """Return an encoder file, opened to be changed.
+    """Read an encoder file as a draft that can be changed.
 
     Raises:
         ArtifactError: the file is missing, damaged or not an encoder.
@@ -90,7 +91,7 @@ def read_draft(path: str | os.PathLike[str]) -> Draft:
 
 
 def finish(draft: Draft, todo: Finish, progress: Progress | None = None) -> Finished:
-    """Projects and converts a full-width fp32 encoder as asked.
+    """Apply projection and precision to a full-width fp32 encoder.
 
     Raises:
         UsageError: too few images, or a number that does not fit.
@@ -103,27 +104,30 @@ def finish(draft: Draft, todo: Finish, progress: Progress | None = None) -> Fini
         draft = _scaled(draft)
     if todo.embedding_dim is not None and todo.fit is not None:
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-            pictures = decode_source(
+            fitted = decode_source(
                 todo.fit, draft.contract.preprocess, folder=Path(folder), progress=progress
             )
-            refused.extend(pictures.refused)
-            features = features_of(draft.model, pictures.images, progress)
+            refused.extend(fitted.refused)
+            features = features_of(draft.model, fitted.images, progress)
             draft, reduction = reduce_draft(
                 draft,
                 features,
-                pictures.labels,
+                fitted.labels,
                 todo.embedding_dim,
                 whiten=todo.whiten,
-                source=Path(todo.fit.name).name,  # a file tells nobody about folders
+                source=Path(todo.fit.name).name,  # no folders in the file
             )
     if todo.calibrate is not None:
-        pictures = decode_source(
-            todo.calibrate, draft.contract.preprocess, limit=todo.pictures, progress=progress
+        calibrated = decode_source(
+            todo.calibrate,
+            draft.contract.preprocess,
+            limit=todo.calibration_images,
+            progress=progress,
         )
-        refused.extend(pictures.refused)
+        refused.extend(calibrated.refused)
         draft, quantization = quantize_draft(
             draft,
-            pictures.images,
+            calibrated.images,
             target=todo.target,
             gate=todo.gate,
             allow_loss=todo.allow_loss,
@@ -137,7 +141,7 @@ def finish(draft: Draft, todo: Finish, progress: Progress | None = None) -> Fini
 
 
 def _scaled(draft: Draft) -> Draft:
-    """Return the same encoder, for images that are decoded smaller where that keeps embeddings."""
+    """Return the same encoder for images decoded smaller, where that keeps their embeddings."""
     spec = replace(draft.contract.preprocess, scaled_decode=SCALED_DECODE)
     return replace(draft, contract=replace(draft.contract, preprocess=spec))
 
@@ -145,18 +149,10 @@ def _scaled(draft: Draft) -> Draft:
 def features_of(
     model: onnx.ModelProto, images: NDArray[np.uint8], progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """Features [N,D] by a graph in memory, on the CPU; `images` may be memory-mapped."""
-    session, _ = make_session(model.SerializeToString(), "cpu")
-    parts = []
-    if progress:
-        progress.begin("encoding", len(images))
+    """Return the features [N,D] that a graph in memory computes; images may be memory-mapped."""
+    progress = progress or Silent()
+    progress.begin("encoding", len(images))
     try:
-        for start in range(0, len(images), BATCH):
-            batch = np.ascontiguousarray(images[start : start + BATCH])
-            parts.append(session.run([FEATURES], {INPUT: batch})[0])
-            if progress:
-                progress.update(min(start + BATCH, len(images)))
+        return graph_output(model, FEATURES, images, BATCH, lambda done, _: progress.update(done))
     finally:
-        if progress:
-            progress.end()
-    return np.concatenate(parts)
+        progress.end()

@@ -1,7 +1,7 @@
 """An encoder in fp16, for GPUs: half the size, twice the arithmetic; uint8 in, float32 out.
 
-In fp32 stay the first convolution and what stands before it (its weights hold the scaling by
-1/255 and would become subnormal), global pooling and everything after the features. The CPU
+The first convolution and what precedes it stay in fp32 (its weights hold the scaling by 1/255 and
+would become subnormal), and so do global pooling and everything after the features. The CPU
 provider computes such a file too, through casts and slower than fp32: that is how it is checked.
 Speed on GPUs was not measured.
 
@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.convert.onnx_graph import Draft
-from export.encoder_file.encoder_file import FEATURES, INPUT
+from export.encoder_file.contract import FEATURES, INPUT
 from export.shrink.quantize_graph import prepare
 
 SUMS = ("GlobalAveragePool", "ReduceMean", "ReduceL2")
@@ -33,7 +33,7 @@ def halve_draft(draft: Draft) -> Draft:
 
 
 def kept_in_fp32(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes up to the first layer, of sums over an image, and behind the features."""
+    """Name the nodes up to the first layer, sums over an image, and all after the features."""
     kept = set()
     early, late = {INPUT}, {FEATURES}
     for node in graph.node:

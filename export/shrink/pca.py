@@ -3,9 +3,10 @@
     unit = features / |features|,   embeddings = y / |y|,   y = (unit - mean) V_E = unit V_E + shift
 
 V_E are the E directions of largest variance over the fitted images, mean their mean; whitening
-divides each direction by its standard deviation. The covariance is summed up in float64 batch by
-batch: D x D numbers whatever the number of images. Directions are fitted to unit features because
-these are what is compared; every fifth image is kept out of the fit and measures what it costs.
+divides each direction by its standard deviation. The covariance is accumulated in
+float64, batch by batch: D x D numbers whatever the number of images. Directions are fitted to unit
+features because these are what is compared; every fifth image is held out of the fit and measures
+what it costs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from base.errors import UsageError
 from export.convert.onnx_graph import TINY_NORM, Draft
-from export.encoder_file.encoder_file import EMBEDDINGS
-from export.verify.measures import neighbor_overlap
+from export.encoder_file.contract import EMBEDDINGS
+from export.verify.measures import NEIGHBORS, neighbor_overlap
 from training.data.dataset import NO_LABEL
 from training.protocols.retrieval import retrieval_scores
 
@@ -32,14 +33,13 @@ if TYPE_CHECKING:
     Wide = NDArray[np.float64]  # [N, D] or [D, D] or [D]
 
 EVERY = 5
-COMPARED = 2000  # images kept out at most: they are compared all with all
+COMPARED = 2000  # held-out images at most: each is compared with all others
 WIDTHS = (1024, 512, 256, 128, 64, 32, 16, 8)
-NEIGHBORS = 10
 UNIT = "unit_features"
 
 
 class Covariance:
-    """Mean and covariance of rows [*,D], summed up as they come."""
+    """Mean and covariance of rows [*,D], accumulated batch by batch."""
 
     def __init__(self, dim: int) -> None:
         self.count = 0
@@ -47,7 +47,7 @@ class Covariance:
         self._products = np.zeros((dim, dim))
 
     def add(self, rows: NDArray[np.floating[Any]]) -> None:
-        """Take rows [n,D]."""
+        """Add rows [n,D]."""
         wide = rows.astype(np.float64)
         self.count += len(wide)
         self._sum += wide.sum(0)
@@ -83,7 +83,7 @@ class Basis:
 
 
 def principal_directions(covariance: Covariance) -> Basis:
-    """Return the eigenvectors of a covariance, each with its largest part above 0."""
+    """Return the eigenvectors of a covariance, each with its largest component above 0."""
     variances, directions = np.linalg.eigh(covariance.matrix)
     variances, directions = variances[::-1], directions[:, ::-1]
     largest = directions[np.abs(directions).argmax(0), np.arange(len(variances))]
@@ -96,7 +96,7 @@ def principal_directions(covariance: Covariance) -> Basis:
 
 @dataclass(frozen=True, kw_only=True)
 class WidthScore:
-    """What an embedding of this width is worth on images kept out of the fit."""
+    """What an embedding of this width is worth on images held out of the fit."""
 
     width: int
     explained: float  # share of the variance
@@ -140,7 +140,7 @@ def reduce_draft(
         labels: [N] numbers; `NO_LABEL` where there is none.
         embedding_dim: E, at most D.
         whiten: give all directions the same weight.
-        source: the images' name, for the record.
+        source: name of the images, for the report.
 
     Raises:
         UsageError: E is not between 1 and D, too few images, or the draft is projected already.
@@ -152,30 +152,36 @@ def reduce_draft(
         )
     if draft.contract.embedding_dim != draft.contract.feature_dim:
         raise UsageError("the encoder's embeddings are projected already: start from its run")
-    kept_out = np.arange(count) % EVERY == 0
-    if (~kept_out).sum() <= embedding_dim:
+    held_out = np.arange(count) % EVERY == 0
+    if (~held_out).sum() <= embedding_dim:
         raise UsageError(
             f"{count} pictures are too few to fit {embedding_dim} directions: give at least "
             f"{EVERY * (embedding_dim + 1) // (EVERY - 1) + 1}"
         )
     covariance = Covariance(full)
-    for rows in np.array_split(np.flatnonzero(~kept_out), max(1, count // 4096)):
+    for rows in np.array_split(np.flatnonzero(~held_out), max(1, count // 4096)):
         covariance.add(unit_rows(features[rows]))
     basis = principal_directions(covariance)
     weights, shift = (
-        part.astype(np.float32) for part in basis.projection(embedding_dim, whiten=whiten)
+        term.astype(np.float32) for term in basis.projection(embedding_dim, whiten=whiten)
     )
-    asked = np.flatnonzero(kept_out)[:: max(1, int(kept_out.sum()) // COMPARED)][:COMPARED]
+    compared = np.flatnonzero(held_out)[:: max(1, int(held_out.sum()) // COMPARED)][:COMPARED]
     report = ReductionReport(
         embedding_dim=embedding_dim,
         whiten=whiten,
         explained=_explained(basis, embedding_dim),
         source=source,
         fitted_on=covariance.count,
-        compared_on=len(asked),
+        compared_on=len(compared),
         fit_sha256=hashlib.sha256(weights.tobytes() + shift.tobytes()).hexdigest(),
         widths=tuple(
-            _scores(basis, unit_rows(features[asked]), labels[asked], embedding_dim, whiten=whiten)
+            _scores(
+                basis,
+                unit_rows(features[compared]),
+                labels[compared],
+                embedding_dim,
+                whiten=whiten,
+            )
         ),
     )
     contract = replace(
@@ -187,7 +193,7 @@ def reduce_draft(
 
 
 def unit_rows(features: NDArray[np.floating[Any]]) -> Wide:
-    """Rows of length 1 (or 0), float64."""
+    """Scale rows to length 1 (or 0), float64."""
     wide = features.astype(np.float64)
     unit: Wide = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), TINY_NORM)
     return unit
@@ -198,10 +204,10 @@ def _explained(basis: Basis, width: int) -> float:
 
 
 def _scores(
-    basis: Basis, rows: Wide, labels: NDArray[np.integer[Any]], asked: int, *, whiten: bool
+    basis: Basis, rows: Wide, labels: NDArray[np.integer[Any]], requested: int, *, whiten: bool
 ) -> list[WidthScore]:
     full = rows.shape[1]
-    widths = sorted({asked, *(width for width in WIDTHS if width < full)}, reverse=True)
+    widths = sorted({requested, *(width for width in WIDTHS if width < full)}, reverse=True)
     whole = rows.astype(np.float32)
     scores = [_score(full, 1.0, whole, whole, labels)]
     for width in widths:
@@ -219,13 +225,13 @@ def _score(
     labels: NDArray[np.integer[Any]],
 ) -> WidthScore:
     _, counts = np.unique(labels[labels != NO_LABEL], return_counts=True)
-    found = retrieval_scores(short, labels, ks=(1,)) if (counts > 1).any() else None
+    retrieval = retrieval_scores(short, labels, ks=(1,)) if (counts > 1).any() else None
     return WidthScore(
         width=width,
         explained=explained,
         overlap=neighbor_overlap(short, whole, NEIGHBORS) if len(whole) > 1 else 1.0,
-        map_at_r=None if found is None else found.map_at_r,
-        recall_at_1=None if found is None else found.recall[1],
+        map_at_r=None if retrieval is None else retrieval.map_at_r,
+        recall_at_1=None if retrieval is None else retrieval.recall[1],
     )
 
 
@@ -235,7 +241,7 @@ def append_projection(
     """Return a copy of the model whose embeddings are L2(unit weights + shift), fp32."""
     model = copy.deepcopy(model)
     graph = model.graph
-    for node in graph.node:  # what was the embedding is now a step on the way to it
+    for node in graph.node:  # the former embedding is now an inner tensor
         node.output[:] = [UNIT if name == EMBEDDINGS else name for name in node.output]
         node.input[:] = [UNIT if name == EMBEDDINGS else name for name in node.input]
     constants: dict[str, NDArray[Any]] = {

@@ -1,15 +1,14 @@
 """An encoder in 8 bits that is still the same encoder: search, gate, report.
 
-1. The images are parted at random into calibration and held-out images.
-2. Ranges are measured on calibration images by every method of `quantize_graph.METHODS`; the
-   method whose wholly quantized network comes nearest to the float one, on calibration images, is
-   taken.
+1. The images are split at random into calibration and held-out images.
+2. Ranges are measured on calibration images by every method of `quantize_graph.METHODS`. The
+   method is used whose fully quantized network comes nearest to the float one on these images.
 3. Each layer is quantized alone. Its cost is 1 - the mean cosine of the embeddings to the float
    network's, on calibration images.
-4. The gate looks at held-out images: mean cosine and the overlap of the 10 nearest neighbors.
-   While it is shut, the costliest layers go back to float: 1, 2, 4, ... of them, then the fewest
-   between the last two numbers. Half of the layers at most: past that there is no use in it.
-5. If it stays shut, nothing is written (`LossTooGreat`), unless the loss is allowed.
+4. The quality gate looks at held-out images: mean cosine and the overlap of the 10 nearest
+   neighbors. While it fails, the costliest layers go back to float: 1, 2, 4, ... of them, then the
+   fewest between the last two numbers; at most half of the layers, beyond which int8 gains nothing.
+5. If it still fails, nothing is written (`LossTooGreat`), unless the loss is allowed.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import numpy as np
 
 from base.errors import LookalikeError, UsageError
 from export.convert.onnx_graph import Draft
-from export.encoder_file.encoder_file import EMBEDDINGS, INPUT
-from export.encoder_file.session import make_session
+from export.encoder_file.contract import EMBEDDINGS
+from export.shrink.graph_output import graph_output
 from export.shrink.quantize_graph import (
     METHODS,
     Target,
@@ -33,7 +32,7 @@ from export.shrink.quantize_graph import (
     resolve_target,
     units_of,
 )
-from export.verify.measures import cosines, neighbor_overlap
+from export.verify.measures import NEIGHBORS, cosines, neighbor_overlap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,12 +40,11 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from base.progress import Progress
     from export.shrink.quantize_graph import Ranges
 
-    Found = tuple[onnx.ModelProto, "QuantizationReport"]
-    from base.progress import Progress
+    Attempt = tuple[onnx.ModelProto, "QuantizationReport"]
 
-NEIGHBORS = 10
 BATCH = 16
 CALIBRATION_BATCH_PIXELS = 8 * 224 * 224  # a calibrator holds all tensors of a batch
 LEAST_IMAGES = 32
@@ -62,7 +60,7 @@ class LossTooGreat(LookalikeError):  # noqa: N818 - a verdict, as ImageRefused i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class QualityGate:
     """What an 8-bit encoder has to keep, on held-out images."""
 
     min_cosine: float = 0.99  # mean
@@ -104,7 +102,7 @@ def quantize_draft(
     images: NDArray[np.uint8],
     *,
     target: Target = "auto",
-    gate: Gate | None = None,
+    gate: QualityGate | None = None,
     allow_loss: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Draft, QuantizationReport]:
@@ -112,10 +110,10 @@ def quantize_draft(
 
     Args:
         draft: in fp32.
-        images: uint8 [N,S,S,3], real ones, at least 32; a third calibrates, the rest decides.
+        images: uint8 [N,S,S,C], real ones, at least 32; a third calibrates, the rest decides.
         target: the CPU that the file is for; "auto": one like this machine's.
         gate: what must be kept.
-        allow_loss: go on where the gate stays shut.
+        allow_loss: return the draft although it does not pass the gate.
         progress: shows how many layers were tried.
 
     Returns:
@@ -123,20 +121,21 @@ def quantize_draft(
 
     Raises:
         UsageError: too few images, or an encoder without a layer that can be in 8 bits.
-        LossTooGreat: the gate stays shut.
+        LossTooGreat: it does not pass the gate.
     """
     if len(images) < LEAST_IMAGES:
         raise UsageError(
             f"{len(images)} pictures are too few to calibrate int8: give at least {LEAST_IMAGES}"
         )
     order = np.random.default_rng(0).permutation(len(images))
-    part = max(LEAST_IMAGES // 2, len(images) // 3)
+    calibration, held_out = np.split(order, [max(LEAST_IMAGES // 2, len(images) // 3)])
     search = _Search(
-        draft.model, images[order[:part]], images[order[part:]], resolve_target(target), progress
+        draft.model, images[calibration], images[held_out], resolve_target(target), progress
     )
-    model, report = search.find(gate or Gate())
+    gate = gate or QualityGate()
+    model, report = search.find(gate)
     if not report.passed and not allow_loss:
-        raise LossTooGreat(_words(report, gate or Gate()), report)
+        raise LossTooGreat(_failure(report, gate), report)
     contract = replace(
         draft.contract,
         precision="int8",
@@ -145,7 +144,7 @@ def quantize_draft(
     return Draft(model=model, contract=contract), report
 
 
-def _words(report: QuantizationReport, gate: Gate) -> str:
+def _failure(report: QuantizationReport, gate: QualityGate) -> str:
     worst = max(report.layers, key=lambda layer: layer.cost)
     cosine, overlap = f"{report.mean_cosine:.4f}", f"{report.overlap:.3f}"
     return (
@@ -157,6 +156,8 @@ def _words(report: QuantizationReport, gate: Gate) -> str:
 
 
 class _Search:
+    """Finds the best method, the cost of each layer, and which layers stay in float."""
+
     def __init__(
         self,
         model: onnx.ModelProto,
@@ -174,18 +175,18 @@ class _Search:
         self.expected = embed(self.model, calibration)
         self.expected_held_out = embed(self.model, held_out)
 
-    def find(self, gate: Gate) -> tuple[onnx.ModelProto, QuantizationReport]:
+    def find(self, gate: QualityGate) -> Attempt:
         """Return the network with the fewest layers in float that passes, or with none in float."""
-        method, methods, ranges = self.choose_method()
+        method, methods, ranges = self.best_method()
         layers = self.costs(ranges)
         ranked = sorted(layers, key=lambda layer: -layer.cost)
 
-        def attempt(count: int) -> tuple[onnx.ModelProto, QuantizationReport]:
+        def attempt(count: int) -> Attempt:
             kept = {layer.name for layer in ranked[:count]}
             model = self.built(ranges, [unit for unit in self.units if unit.name not in kept])
-            found = embed(model, self.held_out)
-            cosine = cosines(found, self.expected_held_out)
-            overlap = neighbor_overlap(found, self.expected_held_out, NEIGHBORS)
+            embeddings = embed(model, self.held_out)
+            cosine = cosines(embeddings, self.expected_held_out)
+            overlap = neighbor_overlap(embeddings, self.expected_held_out, NEIGHBORS)
             return model, QuantizationReport(
                 target=self.target,
                 method=method,
@@ -201,17 +202,17 @@ class _Search:
 
         return fewest(attempt, len(layers) // 2)
 
-    def choose_method(self) -> tuple[str, dict[str, float], Ranges]:
-        """Name, mean cosines of all, and ranges of the best method."""
+    def best_method(self) -> tuple[str, dict[str, float], Ranges]:
+        """Return the name of the best method, the mean cosines of all, and its ranges."""
         size = self.calibration.shape[1]
         step = max(1, CALIBRATION_BATCH_PIXELS // size**2)
         count = len(self.calibration)
-        found = measure_ranges(
+        ranges = measure_ranges(
             self.model, (self.calibration[i : i + step] for i in range(0, count, step))
         )
-        scores = {name: self.nearness(self.built(found[name], self.units)) for name in METHODS}
+        scores = {name: self.nearness(self.built(ranges[name], self.units)) for name in METHODS}
         best = max(scores, key=lambda name: scores[name])
-        return best, scores, found[best]
+        return best, scores, ranges[best]
 
     def costs(self, ranges: Ranges) -> list[Layer]:
         """Return what each layer costs alone."""
@@ -233,41 +234,36 @@ class _Search:
         return quantize(self.model, ranges, units, reduce_range=self.target == "avx2")
 
     def nearness(self, model: onnx.ModelProto, count: int | None = None) -> float:
-        """Mean cosine to the float network over the first `count` calibration images."""
-        found = embed(model, self.calibration[:count])
-        return float(cosines(found, self.expected[:count]).mean())
+        """Return the mean cosine to the float network over the first `count` calibration images."""
+        embeddings = embed(model, self.calibration[:count])
+        return float(cosines(embeddings, self.expected[:count]).mean())
 
 
-def fewest(attempt: Callable[[int], Found], most: int) -> Found:
+def fewest(attempt: Callable[[int], Attempt], most: int) -> Attempt:
     """Return the attempt that passes with the fewest layers in float; with none where none passes.
 
-    Passing is taken to be monotonic in the count, which it nearly is.
+    Passing is assumed to be monotonic in the count, which it nearly is.
     """
     first = attempt(0)
     if first[1].passed or most < 1:
         return first
     failed, count = 0, 1
-    found = attempt(count)
-    while not found[1].passed and count < most:
+    best = attempt(count)
+    while not best[1].passed and count < most:
         failed, count = count, min(2 * count, most)
-        found = attempt(count)
-    if not found[1].passed:
+        best = attempt(count)
+    if not best[1].passed:
         return first
     while count - failed > 1:
         middle = (failed + count) // 2
-        tried = attempt(middle)
-        if tried[1].passed:
-            found, count = tried, middle
+        halfway = attempt(middle)
+        if halfway[1].passed:
+            best, count = halfway, middle
         else:
             failed = middle
-    return found
+    return best
 
 
 def embed(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Embeddings [N,E] by a graph in memory, on the CPU."""
-    session, _ = make_session(model.SerializeToString(), "cpu")
-    parts = [
-        session.run([EMBEDDINGS], {INPUT: images[start : start + BATCH]})[0]
-        for start in range(0, len(images), BATCH)
-    ]
-    return np.concatenate(parts)
+    """Return the embeddings [N,E] that a graph in memory computes on the CPU."""
+    return graph_output(model, EMBEDDINGS, images, BATCH)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.verify.measures import cosines, neighbor_overlap, relative_error
+from export.encoder_file.batches import encode_in_batches
+from export.encoder_file.contract import EMBEDDINGS, FEATURES
+from export.verify.measures import NEIGHBORS, cosines, neighbor_overlap, relative_error
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -18,13 +20,12 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]  # [N, D]
 
 SINGLY = 16  # images that are also encoded one by one
-NEIGHBORS = 10
 NORM_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What is still the same encoder."""
+    """The deviations up to which two encoders count as the same."""
 
     max_relative_error: float = 1e-4
     min_cosine: float = 0.99999
@@ -39,39 +40,48 @@ LOSSY_BATCH = 0.02  # a value on the edge between two of 256 steps may fall to e
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One comparison: what was found, what it had to be, and whether it is."""
+    """One comparison: what was measured, what was required, and whether it holds."""
 
     name: str
-    found: str | float
-    wanted: str
+    value: str | float
+    requirement: str
     passed: bool
 
     @property
-    def found_words(self) -> str:
-        """What was found, short enough for a table."""
-        return self.found if isinstance(self.found, str) else f"{self.found:.7g}"
+    def shown_value(self) -> str:
+        """The value, short enough for a table."""
+        return self.value if isinstance(self.value, str) else f"{self.value:.7g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check, ready for JSON."""
+        return {
+            "name": self.name,
+            "found": self.value,
+            "wanted": self.requirement,
+            "passed": self.passed,
+        }
 
 
 def identity_checks(encoder: Encoder, trained: TrainedEncoder) -> list[Check]:
-    """Do the file say that it was made from this run, and does it have the run's dimensions?"""
+    """Check that the file names this run as its origin and has the run's dimensions."""
     contract = encoder.contract
     pairs = {
         "checkpoint": (contract.source_sha256, trained.sha256),
-        "preprocessing": (  # a scaled decode is asked for in the export
+        "preprocessing": (  # a scaled decode is an option of the export
             replace(contract.preprocess, scaled_decode=None).digest,
             replace(trained.preprocess, scaled_decode=None).digest,
         ),
-        "features": (str(contract.feature_dim), str(trained.module.feature_dim)),
-        "embeddings": (str(contract.embedding_dim), str(_promised_width(contract, trained))),
+        FEATURES: (str(contract.feature_dim), str(trained.module.feature_dim)),
+        EMBEDDINGS: (str(contract.embedding_dim), str(_promised_width(contract, trained))),
     }
     return [
-        Check(name=name, found=found[:12], wanted=wanted[:12], passed=found == wanted)
-        for name, (found, wanted) in pairs.items()
+        Check(name=name, value=own[:12], requirement=expected[:12], passed=own == expected)
+        for name, (own, expected) in pairs.items()
     ]
 
 
 def _promised_width(contract: EncoderContract, trained: TrainedEncoder) -> int:
-    """E: all features, or what the projection says that was appended."""
+    """Return E: all features, or the width of the projection that was appended."""
     projection = contract.quality.get("projection")
     width = projection.get("embedding_dim") if isinstance(projection, dict) else None
     return width if isinstance(width, int) else trained.module.feature_dim
@@ -116,11 +126,9 @@ def file_checks(
     embeddings: Vectors,
     limits: Thresholds,
 ) -> list[Check]:
-    """Return what a file has to keep by itself: rows without regard to their batch, length 1."""
-    singly = [
-        encoder.encode_with_features(images[i : i + 1])[0] for i in range(len(images))[:SINGLY]
-    ]
-    error = relative_error(np.concatenate(singly), features[:SINGLY])
+    """Check what a file promises by itself: rows that do not depend on their batch, length 1."""
+    singly, _ = encode_in_batches(encoder.encode_with_features, images[:SINGLY], 1)
+    error = relative_error(singly, features[:SINGLY])
     lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1)
     off = np.abs(lengths - 1)
     empty = ~features.any(axis=1)  # no features: length 0, or 1 behind a projection's shift
@@ -133,10 +141,10 @@ def file_checks(
 
 def _at_most(name: str, values: ArrayLike, bound: float) -> Check:
     worst = float(np.max(values))
-    return Check(name=name, found=worst, wanted=f"<= {bound:g}", passed=worst <= bound)
+    return Check(name=name, value=worst, requirement=f"<= {bound:g}", passed=worst <= bound)
 
 
 def at_least(name: str, values: ArrayLike, bound: float) -> Check:
-    """Is the least of the values no less than the bound?"""
+    """Check that no value is below the bound."""
     worst = float(np.min(values))
-    return Check(name=name, found=worst, wanted=f">= {bound:g}", passed=worst >= bound)
+    return Check(name=name, value=worst, requirement=f">= {bound:g}", passed=worst >= bound)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.verify.checks import NEIGHBORS
-from export.verify.measures import cosines, neighbor_overlap, relative_error
+from export.encoder_file.card import SPEED_BATCHES
+from export.verify.measures import NEIGHBORS, cosines, neighbor_overlap, relative_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,39 +20,39 @@ if TYPE_CHECKING:
 
 OVERLAP = f"overlap@{NEIGHBORS}"
 PROJECTED = f"{OVERLAP} of projected embeddings"
-SPEED_BATCHES = (1, 32)
 SPEED_ROUNDS = 3
 
 
-def figures(found: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) -> dict[str, float]:
-    """How (features, embeddings) of one encoder compare with those of another; all by row.
+def figures(actual: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) -> dict[str, float]:
+    """Compare (features, embeddings) of one encoder with those of another, row by row.
 
     Cosines are left out where the embeddings have different widths, errors where the features have.
-    The neighbors of a projected embedding are not asked to be the same: that is shown, no check.
+    The neighbors of a projected embedding need not be the same: their overlap is shown, not
+    checked.
     """
     measured: dict[str, float] = {}
-    if found[0].shape == expected[0].shape:
-        error = relative_error(found[0], expected[0])
+    if actual[0].shape == expected[0].shape:
+        error = relative_error(actual[0], expected[0])
         measured |= {"max error": float(error.max()), "mean error": float(error.mean())}
-    if found[1].shape == expected[1].shape:
-        cosine = cosines(found[1], expected[1])
+    if actual[1].shape == expected[1].shape:
+        cosine = cosines(actual[1], expected[1])
         measured |= {
             "least cosine": float(cosine.min()),
             "p1 cosine": float(np.percentile(cosine, 1)),
             "median cosine": float(np.median(cosine)),
             "mean cosine": float(cosine.mean()),
         }
-    if len(found[1]) > 1:
-        alike = found[1].shape == expected[1].shape or found[0].shape != expected[0].shape
+    if len(actual[1]) > 1:
+        alike = actual[1].shape == expected[1].shape or actual[0].shape != expected[0].shape
         measured[OVERLAP if alike else PROJECTED] = neighbor_overlap(
-            found[1], expected[1], NEIGHBORS
+            actual[1], expected[1], NEIGHBORS
         )
     return measured
 
 
 def speeds(encoders: dict[str, Encoder], images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
-    """Images per second by encoder and batch size, measured in turns: medians."""
-    found: dict[str, dict[str, Any]] = {name: {} for name in encoders}
+    """Measure images per second by encoder and batch size, in turns; return medians."""
+    medians: dict[str, dict[str, Any]] = {name: {} for name in encoders}
     for size in SPEED_BATCHES:
         batch = np.resize(images, (size, *images.shape[1:]))
         rates: dict[str, list[float]] = {name: [] for name in encoders}
@@ -63,5 +63,5 @@ def speeds(encoders: dict[str, Encoder], images: NDArray[np.uint8]) -> dict[str,
                 if turn:
                     rates[name].append(size / (time.perf_counter() - start))
         for name, values in rates.items():
-            found[name][f"batch {size}"] = round(statistics.median(values), 2)
-    return found
+            medians[name][f"batch {size}"] = round(statistics.median(values), 2)
+    return medians

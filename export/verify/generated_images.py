@@ -15,7 +15,7 @@ WAVES = 6
 def generated_images(
     count: int, size: int, seed: int = 0, *, channels: int = 3
 ) -> NDArray[np.uint8]:
-    """Draws images with structure at several scales: uint8 [count,size,size,channels].
+    """Draw images with structure at several scales: uint8 [count,size,size,channels].
 
     Each is a sum of colored waves of random direction and length with a little noise, stretched to
     the full range of values; the first two are plain black and plain white. Noise alone would not

@@ -3,16 +3,16 @@
 Two ways from the same uint8 images to vectors are compared: torch (/ 255, - mean, / std, the
 run's module, h, L2), and the file in ONNX Runtime. What is compared, over N images:
 
-    relative error   of features: max |found - expected| / max |expected|, per image
-    cosine           of embeddings, found to expected, per image: least and mean
+    relative error   of features: max |actual - expected| / max |expected|, per image
+    cosine           of embeddings, actual to expected, per image: least and mean
     overlap@10       share of each image's 10 nearest others that both ways agree on
     batch            relative error of images encoded one by one against the same in a batch
     length           of embeddings: | |e| - 1 |
 
-Where the embeddings have different widths, since one file projects them, features are compared in
-their place; the overlap of the embeddings is shown and is no check: it is what was given up.
+Where the embeddings have different widths, since one file projects them, features are compared
+instead; the overlap of the embeddings is shown but not checked: a projection gives some of it up.
 
-Whatever is no number fails. So does a file that names another checkpoint, however near it comes.
+NaN fails. So does a file that names another checkpoint, however close its vectors are.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from export.encoder_file.batches import encode_in_batches
+from export.encoder_file.contract import EMBEDDINGS, FEATURES
 from export.encoder_file.encoder_file import open_encoder
 from export.verify.checks import (
     EXACT,
     LOSSY,
-    NEIGHBORS,
     Check,
     Thresholds,
     at_least,
@@ -37,7 +36,7 @@ from export.verify.checks import (
 )
 from export.verify.compare import OVERLAP, PROJECTED, figures, speeds
 from export.verify.generated_images import generated_images
-from export.verify.measures import neighbor_overlap
+from export.verify.measures import NEIGHBORS, neighbor_overlap
 from training.data.cache import decode_source
 from training.models.features import encode
 from training.run_folder.checkpoint import load_encoder
@@ -46,18 +45,21 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from base.progress import Progress
     from export.encoder_file.encoder_file import Encoder
+    from images.items import RefusedImage
+    from images.pixels.preprocess import PreprocessSpec
     from images.sources.sources import Source
-    from training.data.dataset import RefusedImage
+    from training.run_folder.checkpoint import TrainedEncoder
 
     Vectors = NDArray[np.float32]  # [N, D]
 
 GENERATED = 64
 BATCH = 32
-_SHAPES = ("features", "embeddings")
+_WIDTHS = (FEATURES, EMBEDDINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +81,9 @@ class Verification:
         return all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `refused` is a count."""
+        """Return the outcome, ready for JSON; `refused` is a count."""
         facts = asdict(self) | {"passed": self.passed, "refused": len(self.refused)}
+        facts["checks"] = tuple(check.to_dict() for check in self.checks)
         return facts | {"pictures": facts.pop("compared_on")}
 
 
@@ -116,96 +119,105 @@ def verify(
     precisions = {one.contract.precision for one in (encoder, other) if one}
     limits = thresholds or (EXACT if precisions == {"fp32"} else LOSSY)
     limits = replace(limits, **(overrides or {}))
-    refused: tuple[RefusedImage, ...] = ()
-    if source is None:
-        images = generated_images(
-            GENERATED, encoder.preprocess.size, channels=encoder.preprocess.channels
-        )
-        name = "generated pictures"
-    else:
-        decoded = decode_source(source, encoder.preprocess, limit=limit, progress=progress)
-        images, refused = decoded.images, decoded.refused
-        name = f"pictures of {source.name}"
-    features, embeddings = _in_batches(encoder, images)
+    sample = _sample(source, encoder.preprocess, limit, progress)
     if other:
-        return _against_file(
-            encoder,
-            other,
-            images=images,
-            found=(features, embeddings),
-            limits=limits,
-            compared_on=name,
-            refused=refused,
-        )
+        return _against_file(encoder, other, sample, limits)
+    outcome = _against_run(encoder, trained, sample, limits)
+    return replace(outcome, encoder=str(encoder_path), run=None if run is None else str(run))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """Images to compare on, uint8 [N,S,S,C], and those of their source that were refused."""
+
+    name: str
+    images: NDArray[np.uint8]
+    refused: tuple[RefusedImage, ...] = ()
+
+
+def _sample(
+    source: Source | None, spec: PreprocessSpec, limit: int, progress: Progress | None
+) -> _Sample:
+    if source is None:
+        drawn = generated_images(GENERATED, spec.size, channels=spec.channels)
+        return _Sample(name="generated pictures", images=drawn)
+    decoded = decode_source(source, spec, limit=limit, progress=progress)
+    name = f"pictures of {source.name}"
+    return _Sample(name=name, images=decoded.images, refused=decoded.refused)
+
+
+def _against_run(
+    encoder: Encoder, trained: TrainedEncoder | None, sample: _Sample, limits: Thresholds
+) -> Verification:
+    """Compare with the torch module of a run; without one, check the file by itself."""
+    features, embeddings = _vectors(encoder, sample.images)
     checks = [] if trained is None else identity_checks(encoder, trained)
     measured: dict[str, float] = {}
-    if trained and all(check.passed for check in checks if check.name in _SHAPES):
-        expected = encode(trained.module, images, mean=trained.mean, std=trained.std)
+    if trained and all(check.passed for check in checks if check.name in _WIDTHS):
+        expected = encode(trained.module, sample.images, mean=trained.mean, std=trained.std)
         if embeddings.shape == expected.shape:
             checks += parity_checks(features, embeddings, expected, limits)
-        else:  # projected: its features are the run's; how near its neighbors are is its choice
+        else:  # projected: its features are the run's, its neighbors need not be
             checks += parity_checks(features, features, expected, limits, of=" of features")
-            if len(images) > 1:
+            if len(expected) > 1:
                 measured[PROJECTED] = neighbor_overlap(embeddings, expected, NEIGHBORS)
-    checks += file_checks(encoder, images, features, embeddings, limits)
+    checks += file_checks(encoder, sample.images, features, embeddings, limits)
     return Verification(
-        encoder=str(encoder_path),
-        run=None if run is None else str(run),
-        compared_on=name,
-        count=len(images),
+        encoder=str(encoder.path),
+        run=None,
+        compared_on=sample.name,
+        count=len(sample.images),
         checks=tuple(checks),
-        refused=refused,
+        refused=sample.refused,
         figures=measured,
     )
 
 
 def _against_file(
-    encoder: Encoder,
-    other: Encoder,
-    *,
-    images: NDArray[np.uint8],
-    found: tuple[Vectors, Vectors],
-    limits: Thresholds,
-    compared_on: str,
-    refused: tuple[RefusedImage, ...],
+    encoder: Encoder, other: Encoder, sample: _Sample, limits: Thresholds
 ) -> Verification:
-    same, wanted = (one.preprocess.digest for one in (encoder, other))
+    """Compare with another encoder file, whose vectors are the expected ones."""
+    images = sample.images
+    vectors = _vectors(encoder, images)
+    digest, expected_digest = (one.preprocess.digest for one in (encoder, other))
     checks = [
-        Check(name="preprocessing", found=same[:12], wanted=wanted[:12], passed=same == wanted)
+        Check(
+            name="preprocessing",
+            value=digest[:12],
+            requirement=expected_digest[:12],
+            passed=digest == expected_digest,
+        )
     ]
     measured: dict[str, float] = {}
     spec = other.preprocess
     if images.shape[1:] == (spec.size, spec.size, spec.channels):
-        expected = _in_batches(other, images)
-        measured = figures(found, expected)
-        if found[0].shape != expected[0].shape:
+        expected = _vectors(other, images)
+        measured = figures(vectors, expected)
+        if vectors[0].shape != expected[0].shape:
             if len(images) > 1:  # only their neighbors can be compared
                 overlap = measured[OVERLAP]
                 checks.append(at_least(OVERLAP, overlap, limits.min_overlap))
-        elif found[1].shape == expected[1].shape:
-            checks += parity_checks(*found, expected[0], limits, expected[1])
+        elif vectors[1].shape == expected[1].shape:
+            checks += parity_checks(*vectors, expected[0], limits, expected[1])
         else:  # one is projected
-            checks += parity_checks(found[0], found[0], expected[0], limits, of=" of features")
-    checks += file_checks(encoder, images, *found, limits)
+            checks += parity_checks(vectors[0], vectors[0], expected[0], limits, of=" of features")
+    checks += file_checks(encoder, images, *vectors, limits)
     speed = speeds({str(encoder.path): encoder}, images)
     if measured:
         speed = speeds({str(encoder.path): encoder, str(other.path): other}, images)
     return Verification(
         encoder=str(encoder.path),
         run=str(other.path),
-        compared_on=compared_on,
+        compared_on=sample.name,
         count=len(images),
         checks=tuple(checks),
-        refused=refused,
+        refused=sample.refused,
         figures=measured,
         speed=speed,
     )
 
 
-def _in_batches(encoder: Encoder, images: NDArray[np.uint8]) -> tuple[Vectors, Vectors]:
-    parts = [
-        encoder.encode_with_features(images[start : start + BATCH])
-        for start in range(0, len(images), BATCH)
-    ]
-    features, embeddings = (np.concatenate(column) for column in zip(*parts, strict=True))
+def _vectors(encoder: Encoder, images: NDArray[np.uint8]) -> tuple[Vectors, Vectors]:
+    """Return features [N,D] and embeddings [N,E] of images."""
+    features, embeddings = encode_in_batches(encoder.encode_with_features, images, BATCH)
     return features, embeddings

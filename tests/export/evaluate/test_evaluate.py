@@ -80,12 +80,12 @@ def test_a_run_and_its_export_score_the_same(
 
 
 def scores_of(
-    protocol: Any, tested: Labeled, known: Labeled | None, **settings: Any
+    protocol: Any, tested: Labeled, gallery: Labeled | None, **settings: Any
 ) -> tuple[dict[str, float], int, int]:
-    spaces, queries, gallery, _ = vector_scores(
-        protocol, tested, known, Settings(**settings), Silent()
+    spaces, queries, size, _ = vector_scores(
+        protocol, tested, gallery, Settings(**settings), Silent()
     )
-    return {name: score.value for name, score in spaces["x"].items()}, queries, gallery
+    return {name: score.value for name, score in spaces["x"].items()}, queries, size
 
 
 def test_alike_images_score_full_marks() -> None:
@@ -97,8 +97,7 @@ def test_alike_images_score_full_marks() -> None:
 
 def test_classes_are_matched_by_name_not_by_number() -> None:
     # "bee" is class 1 of the one source and class 0 of the other.
-    chosen = CLUSTERS.labels != "ant"
-    bees_and_cats = CLUSTERS.take(chosen)
+    bees_and_cats = CLUSTERS.select(CLUSTERS.labels != "ant")
     assert scores_of("knn", bees_and_cats, CLUSTERS, k=3) == ({"knn_accuracy": 1.0}, 8, 12)
     assert scores_of("linear", bees_and_cats, CLUSTERS) == ({"top1": 1.0}, 8, 12)
     scores, queries, gallery = scores_of("retrieval", CLUSTERS, bees_and_cats)

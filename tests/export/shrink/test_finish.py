@@ -19,7 +19,7 @@ from export.encoder_file.encoder_file import open_encoder, read_contract
 from export.shrink.finish import Finish, read_draft
 from export.shrink.fp16 import halve_draft
 from export.shrink.pca import Covariance, principal_directions, reduce_draft, unit_rows
-from export.shrink.quantize import Gate, LossTooGreat, embed, fewest, quantize_draft
+from export.shrink.quantize import LossTooGreat, QualityGate, embed, fewest, quantize_draft
 from export.shrink.quantize_graph import prepare, resolve_target, units_of
 from export.verify.generated_images import generated_images
 from export.verify.measures import cosines, neighbor_overlap
@@ -46,9 +46,9 @@ def test_int8_is_the_same_encoder_and_says_what_it_cost(
     draft: Draft, int8: tuple[Draft, Any], tmp_path: Path
 ) -> None:
     quantized, report = int8
-    found, expected = embed(quantized.model, IMAGES), embed(draft.model, IMAGES)
-    assert 0.99 < cosines(found, expected).mean() < 1
-    assert neighbor_overlap(found, expected, 10) > 0.85
+    embeddings, expected = embed(quantized.model, IMAGES), embed(draft.model, IMAGES)
+    assert 0.99 < cosines(embeddings, expected).mean() < 1
+    assert neighbor_overlap(embeddings, expected, 10) > 0.85
     assert report.passed
     assert report.calibration + report.held_out == len(IMAGES)
     encoder = open_encoder(quantized.write(tmp_path / "int8.onnx"))
@@ -85,7 +85,7 @@ def test_every_layer_is_tried(draft: Draft, int8: tuple[Draft, Any]) -> None:
 
 def test_a_shut_gate_refuses_unless_the_loss_is_allowed(tiny_encoder: Path) -> None:
     draft = read_draft(tiny_encoder)
-    shut = Gate(min_cosine=1.1)
+    shut = QualityGate(min_cosine=1.1)
     with pytest.raises(LossTooGreat, match=r"mean cosine .*must be >= 1\.1.*--allow-loss"):
         quantize_draft(draft, IMAGES, gate=shut)
     _, report = quantize_draft(draft, IMAGES, gate=shut, allow_loss=True)
@@ -113,9 +113,9 @@ def test_a_layer_that_does_not_bear_it_stays_in_float(tiny_encoder: Path) -> Non
     second[:, 0] *= 3000
     for name, values in (("conv1", first), ("conv2", second)):
         weights[name].CopyFrom(numpy_helper.from_array(values, name))
-    _, all_in_int8 = quantize_draft(draft, IMAGES, allow_loss=True, gate=Gate(min_cosine=2))
-    wanted = Gate(min_cosine=(1 + 3 * all_in_int8.mean_cosine) / 4, min_overlap=0)
-    _, report = quantize_draft(draft, IMAGES, gate=wanted)
+    _, all_in_int8 = quantize_draft(draft, IMAGES, allow_loss=True, gate=QualityGate(min_cosine=2))
+    lenient = QualityGate(min_cosine=(1 + 3 * all_in_int8.mean_cosine) / 4, min_overlap=0)
+    _, report = quantize_draft(draft, IMAGES, gate=lenient)
     assert report.passed
     assert report.mean_cosine > all_in_int8.mean_cosine
     in_float = [layer for layer in report.layers if layer.in_float]
@@ -159,10 +159,10 @@ def test_fp16_halves_the_file_and_keeps_its_ends(draft: Draft, tmp_path: Path) -
     assert path.stat().st_size < 0.65 * whole.stat().st_size
     encoder = open_encoder(path)
     assert encoder.contract.precision == "fp16"
-    found = encoder.encode(IMAGES)
-    assert found.dtype == np.float32
-    assert cosines(found, open_encoder(whole).encode(IMAGES)).min() > 0.9999
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    embeddings = encoder.encode(IMAGES)
+    assert embeddings.dtype == np.float32
+    assert cosines(embeddings, open_encoder(whole).encode(IMAGES)).min() > 0.9999
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
 # --- shorter embeddings --------------------------------------------------------------------------
@@ -171,8 +171,8 @@ def test_fp16_halves_the_file_and_keeps_its_ends(draft: Draft, tmp_path: Path) -
 def test_directions_against_numpy() -> None:
     rows = np.random.default_rng(0).normal(size=(300, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5])
     covariance = Covariance(6)
-    for part in np.array_split(rows, 7):
-        covariance.add(part)
+    for batch in np.array_split(rows, 7):
+        covariance.add(batch)
     np.testing.assert_allclose(covariance.matrix, np.cov(rows.T, bias=True), atol=1e-12)
     basis = principal_directions(covariance)
     weights, shift = basis.projection(3, whiten=True)
@@ -188,14 +188,14 @@ def test_the_graph_projects_as_numpy_does(draft: Draft, tmp_path: Path) -> None:
     labels = np.arange(len(IMAGES)) % 3
     short, report = reduce_draft(draft, features, labels, 8, source="drawn")
     encoder = open_encoder(short.write(tmp_path / "b.onnx"))
-    same_features, found = encoder.encode_with_features(IMAGES)
+    same_features, embeddings = encoder.encode_with_features(IMAGES)
     np.testing.assert_array_equal(same_features, features)
-    assert found.shape == (len(IMAGES), 8)
+    assert embeddings.shape == (len(IMAGES), 8)
     basis_rows = unit_rows(features[np.arange(len(features)) % 5 != 0])
     centered = unit_rows(features) - basis_rows.mean(0)
     _, _, right = np.linalg.svd(basis_rows - basis_rows.mean(0), full_matrices=False)
     expected = unit_rows(centered @ right[:8].T)
-    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
+    np.testing.assert_allclose(embeddings @ embeddings.T, expected @ expected.T, atol=1e-4)
     assert [width.width for width in report.widths] == [64, 32, 16, 8]
     assert report.widths[0].overlap == 1
     assert 0 < report.explained == report.widths[-1].explained < 1

@@ -43,7 +43,7 @@ def test_a_converted_file_passes_the_looser_thresholds(half: Path, exported_enco
     assert not verify(half, exported_encoder, overrides={"max_relative_error": 1e-9}).passed
 
 
-def test_a_file_equals_itself_and_no_stranger(tiny_encoder: Path, other_encoder: Path) -> None:
+def test_a_file_equals_itself_and_no_other(tiny_encoder: Path, other_encoder: Path) -> None:
     assert verify(tiny_encoder, tiny_encoder).passed
     outcome = verify(tiny_encoder, other_encoder)
     failed = {check.name for check in outcome.checks if not check.passed}

@@ -31,8 +31,8 @@ def failed(outcome: Verification) -> set[str]:
     return {check.name for check in outcome.checks if not check.passed}
 
 
-def found(outcome: Verification, name: str) -> float:
-    (value,) = [check.found for check in outcome.checks if check.name == name]
+def value_of(outcome: Verification, name: str) -> float:
+    (value,) = [check.value for check in outcome.checks if check.name == name]
     assert isinstance(value, float)
     return value
 
@@ -59,7 +59,7 @@ def test_an_export_passes_on_real_images(
         "batch",
         "length",
     }
-    assert 0 < found(outcome, "relative error") < 1e-5
+    assert 0 < value_of(outcome, "relative error") < 1e-5
 
 
 def test_an_export_passes_on_generated_images(exported_encoder: Path, tiny_run: Path) -> None:
@@ -110,8 +110,8 @@ def tampered(path: Path, out: Path, change: Callable[[onnx.GraphProto], None]) -
 
 
 def weights(graph: onnx.GraphProto, rank: int) -> onnx.TensorProto:
-    found: list[onnx.TensorProto] = [v for v in graph.initializer if len(v.dims) == rank]
-    return found[0]
+    tensors: list[onnx.TensorProto] = [v for v in graph.initializer if len(v.dims) == rank]
+    return tensors[0]
 
 
 def scale(tensor: onnx.TensorProto, factor: float) -> None:

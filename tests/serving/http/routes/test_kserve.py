@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from serving.http.policy.settings import Settings
 from tests.conftest import MANY_CHANNELS, TINY_FEATURES, TINY_SIZE
-from tests.serving.http.conftest import Running, Settings, started
+from tests.serving.http.conftest import Running, started
 
 Encode = Callable[[bytes], NDArray[np.float32]]
 INFER = "/v2/models/lookalike/infer"
@@ -49,7 +50,7 @@ def test_images_have_as_many_channels_as_the_encoder_takes(many_channel_encoder:
         assert model["inputs"][0]["shape"] == [-1, *shape]
         body = {"inputs": [tensor(pixels, data=pixels.ravel().tolist())]}
         (output,) = running.client.post(INFER, json=body).json()["outputs"]
-        expected = running.engine.encoder.encode(pixels)
+        expected = running.runtime.encoder.encode(pixels)
         np.testing.assert_allclose(np.reshape(output["data"], expected.shape), expected, atol=1e-5)
         other = [tensor(noise(1), data=noise(1).tolist())]
         refused = running.client.post(INFER, json={"inputs": other})
@@ -59,7 +60,7 @@ def test_images_have_as_many_channels_as_the_encoder_takes(many_channel_encoder:
 
 def test_pixels_in_json(service: Running) -> None:
     pixels = noise(2)
-    expected = service.engine.encoder.encode(pixels)
+    expected = service.runtime.encoder.encode(pixels)
     for data in (pixels.tolist(), pixels.ravel().tolist()):
         body = {"id": "mine", "inputs": [tensor(pixels, data=data)]}
         answer = service.client.post(INFER, json=body).json()
@@ -160,7 +161,7 @@ def test_triton_client(service: Running, image_bytes: bytes, encode: Encode) -> 
             images.set_data_from_numpy(pixels, binary_data=binary)
             expected = [http.InferRequestedOutput("embeddings", binary_data=binary)]
             found = client.infer("lookalike", [images], outputs=expected).as_numpy("embeddings")
-            np.testing.assert_allclose(found, service.engine.encoder.encode(pixels), atol=1e-5)
+            np.testing.assert_allclose(found, service.runtime.encoder.encode(pixels), atol=1e-5)
         encoded = http.InferInput("encoded", [1], "BYTES")
         encoded.set_data_from_numpy(np.array([image_bytes], dtype=np.object_))
         found = client.infer("lookalike", [encoded]).as_numpy("embeddings")
