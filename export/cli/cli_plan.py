@@ -1,4 +1,4 @@
-"""What `lookalike export` starts from: a run, somebody's weights, or an ONNX file."""
+"""What `lookalike export` starts from: a run, another library's weights, or an ONNX file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The encoder to export, and what is known of it better than its file says.
+    """The encoder to export, and what the user states about it.
 
     Attributes:
         run: a run folder or a file of weights.
         onnx: instead of it, an encoder in ONNX.
         opset: version of the ONNX operator set; not for `onnx`.
-        license: what the file shall say about the license of its weights.
-        weights: what is known of a file of weights.
-        graph: what is known of an ONNX file.
+        license_note: what the file says about the license of its weights.
+        weights: options for a file of weights.
+        graph: options for an ONNX file.
 
     Raises:
         UsageError: not one of the two, or an option that the other one needs.
@@ -52,16 +52,16 @@ class Origin:
                 "--output": self.graph.output,
                 "--divide": self.graph.divide,
             }
-        given = [name for name, value in unused.items() if value is not None]
-        if given:
+        flags = [name for name, value in unused.items() if value is not None]
+        if flags:
             subject = self.onnx or self.run
-            raise UsageError(f"{', '.join(given)}: not used for {subject}; leave it out")
+            raise UsageError(f"{', '.join(flags)}: not used for {subject}; leave it out")
 
     def write(self, target: Path) -> str | None:
-        """Write the encoder, in fp32 and whole, to `target`.
+        """Write the encoder to `target`, in fp32 and at its full width.
 
         Returns:
-            what was found in a stranger's file, in words.
+            a line about what another library's file holds; None for a run.
 
         Raises:
             UsageError, ArtifactError: as `export_run`, `draft_weights`, `draft_onnx`.
@@ -72,18 +72,18 @@ class Origin:
 
             draft, wrapped = draft_onnx(self.onnx, options=self.graph, licence_note=note)
             draft.write(target)
-            return wrapped.words
+            return wrapped.summary
         if self.run is None:
             raise AssertionError("checked above")
         opset = self.opset or OPSET
         if self.run.is_file():
-            draft, found = draft_weights(
+            draft, foreign = draft_weights(
                 self.run, options=self.weights, opset=opset, licence_note=note
             )
             draft.write(target)
-            return found.words
-        if self.weights.given:
-            given = ", ".join(self.weights.given)
-            raise UsageError(f"{given}: for files of weights; {self.run} knows its own")
+            return foreign.summary
+        if self.weights.flags:
+            flags = ", ".join(self.weights.flags)
+            raise UsageError(f"{flags}: for files of weights; {self.run} knows its own")
         export_run(self.run, target, opset=opset, licence_note=note)
         return None

@@ -1,4 +1,4 @@
-"""Between the command `export` and its last steps: a place to work, tables of the cost."""
+"""The last steps of the command `export`: a temporary folder, and tables of what they cost."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SHOWN_LAYERS = 10
 
 @contextmanager
 def finishing(out: Path, todo: Finish, console: Console) -> Iterator[tuple[Path, list[Finished]]]:
-    """Give the path to export the full-width fp32 encoder to; then `out` becomes what was asked.
+    """Yield the path for the full-width fp32 encoder, then write the finished one to `out`.
 
-    Beside the path comes a list, which holds what was done once the block has ended.
+    The list beside the path holds the outcome once the block has ended.
 
     Raises:
-        UsageError, SourceError, LossTooGreat: as `finish`; then `out` is as it was.
+        UsageError, SourceError, LossTooGreat: as `finish`; `out` is unchanged.
     """
     check_target(out)
     done: list[Finished] = []
@@ -56,7 +56,7 @@ def finishing(out: Path, todo: Finish, console: Console) -> Iterator[tuple[Path,
 
 
 def show_reduction(report: ReductionReport, console: Console) -> None:
-    """Show what each width of the embedding is worth."""
+    """Print what each width of the embedding is worth."""
     console.print(
         f"Embeddings of {report.embedding_dim}, fitted on {report.fitted_on} pictures; measured on "
         f"{report.compared_on} others:",
@@ -75,7 +75,7 @@ def show_reduction(report: ReductionReport, console: Console) -> None:
 
 
 def show_quantization(report: QuantizationReport, console: Console) -> None:
-    """Show what int8 costs: in all, and the costliest layers alone."""
+    """Print what int8 costs: in all, and for the costliest layers alone."""
     in_float = sum(layer.in_float for layer in report.layers)
     console.print(
         f"int8 for {report.target}, ranges by {report.method}: mean cosine to fp32 "

@@ -1,4 +1,4 @@
-"""Reading somebody's ONNX model: with its own data files, and nothing outside its folder."""
+"""Read another library's ONNX model: with its own data files, and nothing outside its folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from onnx import external_data_helper, inliner
 
 from base.errors import ArtifactError
 from base.text import first_line, one_line
+from export.encoder_file.encoder_file import MAX_FILE_BYTES
 from export.encoder_file.onnx_safety import check_graph_is_safe
 from export.encoder_file.onnx_wire import WireError, is_external, messages
 
@@ -17,11 +18,9 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, TensorProto
 
-MAX_BYTES = 2 * 1024**3 - 1  # protobuf's own limit, and an encoder file's
-
 
 def read_model(path: Path) -> ModelProto:
-    """Read a model whole: data files beside it taken in, functions written out.
+    """Read a complete model: data files beside it loaded, functions inlined.
 
     Raises:
         ArtifactError: missing, damaged, larger than 2 GiB, data outside its folder, or a graph
@@ -29,13 +28,13 @@ def read_model(path: Path) -> ModelProto:
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file")
-    if path.stat().st_size > MAX_BYTES:
+    if path.stat().st_size > MAX_FILE_BYTES:
         raise ArtifactError(f"{path} is larger than 2 GiB: an encoder is one file below that")
     content = path.read_bytes()
     try:
-        outside = sum(
-            kind == "Tensor" and is_external(part)
-            for kind, part in messages("Model", memoryview(content))
+        external = sum(
+            kind == "Tensor" and is_external(message)
+            for kind, message in messages("Model", memoryview(content))
         )
         model = onnx.load_model_from_string(content)
     except (WireError, ValueError, TypeError) as error:
@@ -45,8 +44,8 @@ def read_model(path: Path) -> ModelProto:
         raise ArtifactError(f"{path} is not an ONNX file ({type(error).__name__})") from error
     if not model.graph.node:
         raise ArtifactError(f"{path} holds no ONNX graph")
-    if outside:
-        _take_in(path, model)
+    if external:
+        _load_external_data(path, model)
     if model.functions:
         model = inliner.inline_local_functions(model)
     try:
@@ -56,20 +55,20 @@ def read_model(path: Path) -> ModelProto:
     return model
 
 
-def _take_in(path: Path, model: ModelProto) -> None:
-    """Replace data in other files by the data, if the files lie in the model's folder."""
+def _load_external_data(path: Path, model: ModelProto) -> None:
+    """Load tensors that lie in other files of the model's folder."""
     folder = path.resolve().parent
     total = 0
     for tensor in _tensors(model):
-        position = next((e.value for e in tensor.external_data if e.key == "location"), "")
-        file = (folder / position).resolve()  # follows links: what counts is where the bytes are
-        if not position or not file.is_relative_to(folder) or not file.is_file():
+        location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+        file = (folder / location).resolve()  # follows links: what counts is where the bytes are
+        if not location or not file.is_relative_to(folder) or not file.is_file():
             raise ArtifactError(
-                f"{path} keeps {tensor.name[:60]!a} in {position[:80]!a}, which is no file in its "
-                f"folder: only files beside the model are read"
+                f"{path} keeps {tensor.name[:60]!a} in {location[:80]!a}, which is not a file in "
+                f"its folder: only files beside the model are read"
             )
         total += next((int(e.value) for e in tensor.external_data if e.key == "length"), 0)
-    if total > MAX_BYTES:
+    if total > MAX_FILE_BYTES:
         raise ArtifactError(f"{path} has {total} bytes of data: an encoder is one file below 2 GiB")
     try:
         external_data_helper.load_external_data_for_model(model, str(folder))
@@ -79,6 +78,6 @@ def _take_in(path: Path, model: ModelProto) -> None:
 
 
 def _tensors(model: ModelProto) -> list[TensorProto]:
-    """Every tensor with data in another file; onnx looks in the same places."""
-    found = external_data_helper._get_all_tensors(model)  # noqa: SLF001 - no public way
-    return [tensor for tensor in found if external_data_helper.uses_external_data(tensor)]
+    """Return the tensors with data in another file, which onnx will load."""
+    tensors = external_data_helper._get_all_tensors(model)  # noqa: SLF001 - no public way
+    return [tensor for tensor in tensors if external_data_helper.uses_external_data(tensor)]

@@ -5,10 +5,10 @@
 
 torch.onnx.export (torch.export + onnxscript) writes the graph and folds batch norms into the
 convolutions before them; ONNX Runtime would do so at load time where it did not.
-AdaptiveAvgPool2d(1) becomes an as_strided of eleven nodes when N is dynamic, so it is exchanged for
+AdaptiveAvgPool2d(1) becomes an as_strided of eleven nodes when N is dynamic, so it is replaced by
 the plain mean before the export. What else the exporter leaves to do is in `onnx_passes.py`.
 
-What is made here is a `Draft`, a graph with its contract, to be written as it is or after a change.
+The result is a `Draft`, a graph with its contract, to be written as it is or after a change.
 """
 
 from __future__ import annotations
@@ -25,14 +25,8 @@ from torch import Tensor, nn
 
 from base.errors import UsageError
 from export.convert.onnx_passes import SCALE, fold_input_scale, pool_globally, strip
-from export.encoder_file.encoder_file import (
-    EMBEDDINGS,
-    FEATURES,
-    INPUT,
-    EncoderContract,
-    check_target,
-    write_encoder_file,
-)
+from export.encoder_file.contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
+from export.encoder_file.encoder_file import check_target, write_encoder_file
 from training.run_folder.checkpoint import load_encoder
 
 if TYPE_CHECKING:
@@ -57,10 +51,10 @@ class _Mean(nn.Module):
 
 
 class EncoderGraph(nn.Module):
-    """Everything that is in the graph: pixel scaling, encoder, L2.
+    """The whole graph: pixel scaling, encoder, L2.
 
     Args:
-        encoder: float [N,C,S,S] -> h [N,D]; a copy is taken, in float32, on the CPU, in eval mode.
+        encoder: float [N,C,S,S] -> h [N,D]; copied, in float32, on the CPU, in eval mode.
         mean, std: per channel, in units of [0, 1].
     """
 
@@ -70,7 +64,7 @@ class EncoderGraph(nn.Module):
     def __init__(self, encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         encoder = copy.deepcopy(encoder).to("cpu", torch.float32)
-        _exchange_pools(encoder)
+        _replace_pools(encoder)
         self.encoder = encoder.requires_grad_(requires_grad=False)
         offset = 255 * np.asarray(mean, np.float64)
         scale = 1 / (255 * np.asarray(std, np.float64))
@@ -80,7 +74,7 @@ class EncoderGraph(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Uint8 [N,S,S,C] -> (features [N,D], embeddings [N,D])."""
+        """Compute (features [N,D], embeddings [N,D]) of images, uint8 [N,S,S,C]."""
         x = images.permute(0, 3, 1, 2).to(torch.float32)  # transposed while it is one byte a value
         if self.shifted:
             x = x - self.offset
@@ -93,12 +87,12 @@ def _per_channel(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> T
     return torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1)
 
 
-def _exchange_pools(module: nn.Module) -> None:
+def _replace_pools(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
             setattr(module, name, _Mean())
         else:
-            _exchange_pools(child)
+            _replace_pools(child)
 
 
 def build_graph(
@@ -143,13 +137,13 @@ def build_graph(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("lookalike", "torch", "torchvision", "onnx", "onnxscript"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # run from a checkout that was not installed
             continue
-    return found
+    return versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +154,7 @@ class Draft:
     contract: EncoderContract
 
     def write(self, out: str | os.PathLike[str]) -> Path:
-        """Write the file, atomically; missing folders are made."""
+        """Write the file atomically; create missing folders."""
         path = Path(out)
         check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,12 +165,12 @@ class Draft:
 def draft_encoder(
     trained: TrainedEncoder, *, opset: int = OPSET, licence_note: str = NO_LICENSE
 ) -> Draft:
-    """Return an encoder in memory, wherever its weights came from, as a graph: fp32, full width.
+    """Turn an encoder in memory, wherever its weights came from, into a draft: fp32, full width.
 
     Args:
         trained: the encoder and what it needs to be used.
         opset: version of the ONNX operator set.
-        licence_note: what the file shall say about the license of its weights.
+        licence_note: what the file says about the license of its weights.
 
     Raises:
         UsageError: the opset is out of range.
@@ -215,7 +209,7 @@ def export_run(
         run: run folder of `lookalike train`.
         out: the file to write, atomically.
         opset: version of the ONNX operator set.
-        licence_note: what the file shall say about the license of its weights.
+        licence_note: what the file says about the license of its weights.
 
     Returns:
         the path written.

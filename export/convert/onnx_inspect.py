@@ -1,4 +1,4 @@
-"""What an ONNX graph shows of the encoder in it, and what has to be said."""
+"""What an ONNX graph shows of the encoder in it, and what has to be given by the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, ValueInfoProto
 
-
 Rgb = tuple[float, float, float]
 Layout = Literal["nchw", "nhwc"]
 LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
@@ -27,7 +26,7 @@ INPUT_TYPES: dict[int, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
-    """What the user says about a graph; None: what the graph shows.
+    """What the user states about a graph; None: what the graph shows.
 
     Attributes:
         layout: order of its input's axes, "nchw" or "nhwc".
@@ -48,7 +47,7 @@ class OnnxOptions:
 
 
 def image_input(file: Path, model: ModelProto) -> ValueInfoProto:
-    """Return the one input that is no weight, if it can be images."""
+    """Return the one input that is not a weight, if it can be images."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs: list[ValueInfoProto] = [
         value for value in model.graph.input if value.name not in weights
@@ -59,7 +58,7 @@ def image_input(file: Path, model: ModelProto) -> ValueInfoProto:
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in INPUT_TYPES or len(tensor.shape.dim) != 4:
         raise ArtifactError(
-            f"{file}: its input {inputs[0].name} is {_shape_words(inputs[0])}: pictures are "
+            f"{file}: its input {inputs[0].name} is {_described(inputs[0])}: pictures are "
             f"{', '.join(INPUT_TYPES.values())} with 4 axes"
         )
     if tensor.shape.dim[0].dim_value > 1:
@@ -70,26 +69,28 @@ def image_input(file: Path, model: ModelProto) -> ValueInfoProto:
     return inputs[0]
 
 
-def find_layout(file: Path, value: ValueInfoProto, known: OnnxOptions) -> Layout:
-    """Where the 3 colors are: the axis of length 3, or what was said."""
+def find_layout(file: Path, value: ValueInfoProto, options: OnnxOptions) -> Layout:
+    """Return where the 3 colors are: the axis of length 3, or what the user states."""
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-    if known.layout is not None:
-        if known.layout not in LAYOUTS:
-            raise UsageError(f"layout {known.layout!r} is unknown: choose nchw or nhwc")
-        channels = dims[1] if known.layout == "nchw" else dims[3]
+    if options.layout is not None:
+        if options.layout not in LAYOUTS:
+            raise UsageError(f"layout {options.layout!r} is unknown: choose nchw or nhwc")
+        channels = dims[1] if options.layout == "nchw" else dims[3]
         if channels not in (0, 3):
-            raise UsageError(f"{file}: in layout {known.layout} it has {channels} channels, not 3")
-        return known.layout
+            raise UsageError(
+                f"{file}: in layout {options.layout} it has {channels} channels, not 3"
+            )
+        return options.layout
     if (dims[1] == 3) == (dims[3] == 3):
         raise UsageError(
-            f"{file}: its input {value.name} is {_shape_words(value)}, which does not show where "
+            f"{file}: its input {value.name} is {_described(value)}, which does not show where "
             f"the 3 colors are: say --layout nchw or --layout nhwc"
         )
     return "nchw" if dims[1] == 3 else "nhwc"
 
 
-def find_size(file: Path, value: ValueInfoProto, layout: Layout, known: OnnxOptions) -> int:
-    """Side of the images: as the graph fixes it, or what was said."""
+def find_size(file: Path, value: ValueInfoProto, layout: Layout, options: OnnxOptions) -> int:
+    """Return the side of the images, as the graph fixes it or the user states it."""
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     height, width = dims[2:] if layout == "nchw" else dims[1:3]
     if height and width and height != width:
@@ -97,9 +98,9 @@ def find_size(file: Path, value: ValueInfoProto, layout: Layout, known: OnnxOpti
             f"{file} takes pictures of {width} x {height}: encoders here see squares"
         )
     shown = height or width
-    if shown and known.image_size not in (None, shown):
-        raise UsageError(f"{file} takes pictures of {shown} px, not {known.image_size}")
-    size = shown or known.image_size
+    if shown and options.image_size not in (None, shown):
+        raise UsageError(f"{file} takes pictures of {shown} px, not {options.image_size}")
+    size = shown or options.image_size
     if not size:
         raise UsageError(f"{file} takes pictures of any size: say --image-size, 224 say")
     if size < 1:
@@ -107,38 +108,41 @@ def find_size(file: Path, value: ValueInfoProto, layout: Layout, known: OnnxOpti
     return size
 
 
-def find_norm(element: str, known: OnnxOptions) -> tuple[Rgb, Rgb]:
-    """Mean and std in units of [0,1], whatever pixels are divided by first."""
-    if element != "uint8" and (known.mean is None or known.std is None):
+def find_norm(element: str, options: OnnxOptions) -> tuple[Rgb, Rgb]:
+    """Return mean and std in units of [0,1], whatever pixels are divided by first."""
+    if element == "uint8":
+        if options.mean is not None or options.std is not None:
+            raise UsageError("its input is uint8, so mean and std are in its graph: leave them out")
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if options.mean is None or options.std is None:
         raise UsageError(
             "no graph shows how its pictures were normalized: say --mean and --std, for most "
             "networks of ImageNet --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, for pictures "
             "in [0,1] --mean 0 --std 1"
         )
-    if element == "uint8":
-        if known.mean is not None or known.std is not None:
-            raise UsageError("its input is uint8, so mean and std are in its graph: leave them out")
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    divide = 255.0 if known.divide is None else known.divide
-    if divide <= 0 or min(known.std or (1.0,)) <= 0:
+    divide = 255.0 if options.divide is None else options.divide
+    if divide <= 0 or min(options.std) <= 0:
         raise UsageError("--std and --divide must be above 0")
     scale = divide / 255
-    mean, std = ((known.mean or (0.0,) * 3), (known.std or (1.0,) * 3))
-    red, green, blue = (part * scale for part in mean)
-    return (red, green, blue), (std[0] * scale, std[1] * scale, std[2] * scale)
+    return _scaled(options.mean, scale), _scaled(options.std, scale)
 
 
-def find_output(file: Path, model: ModelProto, known: OnnxOptions) -> str:
-    """Return the tensor of features: the one asked for, or the one output of rank 2."""
+def _scaled(color: Rgb, scale: float) -> Rgb:
+    red, green, blue = color
+    return red * scale, green * scale, blue * scale
+
+
+def find_output(file: Path, model: ModelProto, options: OnnxOptions) -> str:
+    """Return the tensor of features: the one the user names, or the one output of rank 2."""
     outputs: list[str] = [value.name for value in model.graph.output]
     made = {name for node in model.graph.node for name in node.output}
-    if known.output is not None:
-        if known.output not in made:
+    if options.output is not None:
+        if options.output not in made:
             raise UsageError(
-                f"{file} has no tensor {known.output!r}: its outputs are {', '.join(outputs)}"
+                f"{file} has no tensor {options.output!r}: its outputs are {', '.join(outputs)}"
                 f"{_before_last(model)}"
             )
-        return known.output
+        return options.output
     if len(outputs) == 1:
         return outputs[0]
     flat: list[str] = [v.name for v in model.graph.output if len(v.type.tensor_type.shape.dim) == 2]
@@ -150,12 +154,12 @@ def find_output(file: Path, model: ModelProto, known: OnnxOptions) -> str:
 
 
 def _before_last(model: ModelProto) -> str:
-    """Where a classifier's features are: what goes into its last matrix product."""
+    """Name a classifier's features: what goes into its last matrix product."""
     last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
     return f"; '{last[-1].input[0]}' goes into its last matrix product" if last else ""
 
 
-def _shape_words(value: ValueInfoProto) -> str:
+def _described(value: ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     dims = [dim.dim_param or str(dim.dim_value or "?") for dim in tensor.shape.dim]
     name = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "no tensor"

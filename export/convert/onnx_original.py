@@ -1,4 +1,4 @@
-"""A model as it came, run in plain ONNX Runtime: what a wrapped one is compared with."""
+"""A model as it came, in plain ONNX Runtime: what a wrapped one is compared with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Original:
-    """The model as it came, run in plain ONNX Runtime, one image at a time."""
+    """The model as it came, run one image at a time."""
 
     def __init__(
         self, file: Path, model: ModelProto, output: str, layout: Layout, *, mean: Rgb, std: Rgb
@@ -37,7 +37,7 @@ class Original:
         (self._input,) = self._session.get_inputs()
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Uint8 [N,S,S,3] -> its output, made flat: float32 [N,D]."""
+        """Compute its output, flattened: uint8 [N,S,S,3] to float32 [N,D]."""
         x: NDArray[Any] = images
         if self._input.type != "tensor(uint8)":
             x = (images.astype(np.float32) / 255 - self._mean) / self._std
@@ -48,28 +48,28 @@ class Original:
         rows = []
         for image in x:
             try:
-                (found,) = self._session.run([self._output], {self._input.name: image[None]})
+                (output,) = self._session.run([self._output], {self._input.name: image[None]})
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 reason = one_line(error)
                 raise ArtifactError(f"{self._file} fails on a picture: {reason}") from error
-            rows.append(_flat(self._file, self._output, np.asarray(found)))
+            rows.append(_flat(self._file, self._output, np.asarray(output)))
         return np.concatenate(rows)
 
 
-def _flat(file: Path, name: str, found: NDArray[Any]) -> NDArray[np.float32]:
-    """[1,D] of [1,D], [1,C,1,1], or the mean over the image of [1,C,H,W]."""
-    if found.ndim == 4 and found.shape[0] == 1:
-        return np.asarray(found.mean((2, 3)), np.float32)
-    if found.ndim != 2 or found.shape[0] != 1:
+def _flat(file: Path, name: str, output: NDArray[Any]) -> NDArray[np.float32]:
+    """Return [1,D] for [1,D] or [1,C,1,1], and for [1,C,H,W] the mean over the image."""
+    if output.ndim == 4 and output.shape[0] == 1:
+        return np.asarray(output.mean((2, 3)), np.float32)
+    if output.ndim != 2 or output.shape[0] != 1:
         raise UsageError(
-            f"{file}: '{name}' is {list(found.shape)} for one picture; features are [1, D] or "
+            f"{file}: '{name}' is {list(output.shape)} for one picture; features are [1, D] or "
             f"[1, C, H, W]: choose another tensor with --output"
         )
-    return np.asarray(found, np.float32)
+    return np.asarray(output, np.float32)
 
 
 def plain_session(file: Path, model: ModelProto) -> onnxruntime.InferenceSession:
-    """Return a session on the CPU, or one clear line."""
+    """Open a session on the CPU; raise ArtifactError where the model does not load."""
     import onnxruntime
 
     try:

@@ -1,4 +1,4 @@
-"""Anybody's file of weights to a draft of an encoder file."""
+"""Another library's file of weights to a draft of an encoder file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightOptions:
-    """What the user knows of a file of weights better than the file does; None: find it.
+    """What the user states about a file of weights; None: what the file shows.
 
     Attributes:
-        encoder: name of the encoder; else it is found from the shapes.
-        prefix: where the encoder stands in the file; else it is found from the names.
-        image_size: side of the images; else what the layout is known to use.
-        mean: of images in [0,1]; likewise.
-        std: likewise.
+        encoder: name of the encoder; None: by the shapes.
+        prefix: what precedes the encoder's names in the file; None: by the names.
+        image_size: side of the images; None: what the layout usually has.
+        mean: of images in [0,1]; None: likewise.
+        std: None: likewise.
     """
 
     encoder: str | None = None
@@ -38,8 +38,8 @@ class WeightOptions:
     std: Rgb | None = None
 
     @property
-    def given(self) -> list[str]:
-        """The options that were given, as they are typed."""
+    def flags(self) -> list[str]:
+        """The options that are set, as they are typed."""
         names = (field.name for field in fields(self) if getattr(self, field.name) is not None)
         return [f"--{name.replace('_', '-')}" for name in names]
 
@@ -51,48 +51,45 @@ def draft_weights(
     opset: int = OPSET,
     licence_note: str = NO_LICENSE,
 ) -> tuple[Draft, ForeignWeights]:
-    """Return the encoder in a checkpoint of somebody else's as an encoder file to be written.
+    """Turn the encoder in another library's checkpoint into a draft of an encoder file.
 
     Args:
         weights: see `training.weights.foreign_weights.read_foreign_weights`.
-        options: what is known better than the file says it.
+        options: what the user states.
         opset: version of the ONNX operator set.
-        licence_note: what the file shall say about the license of its weights.
+        licence_note: what the file says about the license of its weights.
 
     Returns:
-        the draft, and what was found in the file.
+        the draft, and the encoder's weights as they were in the file.
 
     Raises:
         ArtifactError: missing or damaged, no encoder in it, or several.
         UsageError: an argument out of range.
     """
-    known = options or WeightOptions()
-    found = read_foreign_weights(
-        Path(weights),
-        encoder=known.encoder,
-        prefix=known.prefix,
-        image_size=known.image_size,
+    path, options = Path(weights), options or WeightOptions()
+    foreign = read_foreign_weights(
+        path, encoder=options.encoder, prefix=options.prefix, image_size=options.image_size
     )
     trained = load_foreign_encoder(
-        found,
-        file=Path(weights).name,
-        image_size=known.image_size,
-        mean=known.mean,
-        std=known.std,
+        foreign,
+        file=path.name,
+        image_size=options.image_size,
+        mean=options.mean,
+        std=options.std,
     )
-    return draft_encoder(trained, opset=opset, licence_note=licence_note), found
+    return draft_encoder(trained, opset=opset, licence_note=licence_note), foreign
 
 
 def rgb(text: str | None, name: str) -> Rgb | None:
-    """One number for all channels, or three with commas between them: "0.5" or "0.5,0.4,0.3".
+    """Parse one number for all channels, or three with commas: "0.5" or "0.5,0.4,0.3".
 
     Raises:
-        UsageError: something else; the message names the option.
+        UsageError: the text is neither; the message names the option.
     """
     if text is None:
         return None
     try:
-        numbers = [float(part) for part in text.split(",")]
+        numbers = [float(number) for number in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) == 1:

@@ -1,12 +1,12 @@
-"""Any image encoder in ONNX, put into the contract of an encoder file.
+"""Any image encoder in ONNX, wrapped as an encoder file.
 
-    images uint8 [N,S,S,3] -> float, / 255, - mean, / std -> its layout -> its graph, untouched
+    images uint8 [N,S,S,3] -> float, / 255, - mean, / std -> its layout -> its graph, unchanged
     its output -> [N,D] -> features -> / max(|h|, tiny) -> embeddings
 
-What the graph shows is not asked: layout and size by its input, the output where there is one of
-rank 2. Mean and std are in no graph and have to be said. A batch fixed to 1 is made free where the
-result stays the same: the finished graph is compared with the original in plain ONNX Runtime,
-image by image.
+What the graph shows need not be given: layout and size by its input, the output where there is one
+of rank 2. No graph shows mean and std, so they have to be given. A batch fixed to 1 becomes dynamic
+where the result stays the same: the finished graph is compared with the original in plain ONNX
+Runtime, image by image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from export.convert.onnx_inspect import (
 from export.convert.onnx_original import Original, plain_session
 from export.encoder_file.contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
 from export.verify.generated_images import generated_images
-from images.pixels.preprocess import PreprocessSpec
+from images.pixels.preprocess import RGB, PreprocessSpec
+from training.models.encoders import SMALL_IMAGE
+from training.weights.foreign_encoder import CROP_SHARE
 
 if TYPE_CHECKING:
     import os
@@ -47,25 +49,24 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 PREFIX = "wrapped/"
-IMAGES = 3  # that the finished file is compared on
+IMAGES = 3  # compared with the original
 TOLERANCE = 1e-3
 OLDEST_OPSET = 9
-CROP_SHARE = 0.875
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapped:
-    """What was found in a graph and how it was put into the contract."""
+    """How a graph was wrapped."""
 
     layout: Layout
     size: int
     element: str  # its input's type
     output: str
-    fixed_batch: bool  # it was fixed to 1 and is free now
+    fixed_batch: bool  # it was fixed to 1 and is dynamic now
 
     @property
-    def words(self) -> str:
-        """In one line."""
+    def summary(self) -> str:
+        """Describe it in one line."""
         batch = ", its batch of 1 made free" if self.fixed_batch else ""
         return (
             f"found input {self.element} {self.layout.upper()} of {self.size} px, features "
@@ -79,25 +80,25 @@ def draft_onnx(
     options: OnnxOptions | None = None,
     licence_note: str = NO_LICENSE,
 ) -> tuple[Draft, Wrapped]:
-    """Put somebody's ONNX encoder into the contract; its weights stay as they are.
+    """Wrap another library's ONNX encoder as an encoder file; its weights stay as they are.
 
     Args:
         file: the model.
         options: what the graph does not show.
-        licence_note: what the file shall say about the license of its weights.
+        licence_note: what the file says about the license of its weights.
 
     Raises:
-        ArtifactError: damaged, unsafe, not an image encoder, or a batch that cannot be made free.
-        UsageError: something that the graph does not show was not said, or said wrongly.
+        ArtifactError: damaged, unsafe, not an image encoder, or a batch that cannot be dynamic.
+        UsageError: something that the graph does not show is missing or wrong.
     """
-    file, known = Path(file), options or OnnxOptions()
+    file, options = Path(file), options or OnnxOptions()
     model = read_model(file)
     value = image_input(file, model)
-    layout = find_layout(file, value, known)
-    size = find_size(file, value, layout, known)
+    layout = find_layout(file, value, options)
+    size = find_size(file, value, layout, options)
     element = INPUT_TYPES[value.type.tensor_type.elem_type]
-    mean, std = find_norm(element, known)
-    output = find_output(file, model, known)
+    mean, std = find_norm(element, options)
+    output = find_output(file, model, options)
     fixed = value.type.tensor_type.shape.dim[0].dim_value == 1
     original = Original(file, model, output, layout, mean=mean, std=std)
     wrapped = _wrap(model, value, output, layout, size, mean=mean, std=std)
@@ -109,7 +110,7 @@ def draft_onnx(
     _compare(file, wrapped, images, expected, fixed=fixed)
     contract = EncoderContract(
         preprocess=PreprocessSpec(
-            size=size, resize_to=round(size / CROP_SHARE) if size > 64 else size
+            size=size, resize_to=round(size / CROP_SHARE) if size > SMALL_IMAGE else size
         ),
         mean=mean,
         std=std,
@@ -123,8 +124,8 @@ def draft_onnx(
         licence_note=licence_note,
         created_with={"onnx": onnx.__version__},
     )
-    found = Wrapped(layout=layout, size=size, element=element, output=output, fixed_batch=fixed)
-    return Draft(model=wrapped, contract=contract), found
+    outcome = Wrapped(layout=layout, size=size, element=element, output=output, fixed_batch=fixed)
+    return Draft(model=wrapped, contract=contract), outcome
 
 
 def _wrap(
@@ -137,7 +138,7 @@ def _wrap(
     mean: Rgb,
     std: Rgb,
 ) -> ModelProto:
-    """Return the model between the contract's input and `raw`, its own output; its weights untouched."""
+    """Put the contract's input before the model and `raw` after its own output."""
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     if opset < OLDEST_OPSET:
         raise ArtifactError(
@@ -147,40 +148,41 @@ def _wrap(
     wrapped = compose.add_prefix(model, PREFIX)
     graph, element = wrapped.graph, value.type.tensor_type.elem_type
     nodes: list[NodeProto] = []
-    at = INPUT
+    tensor = INPUT
     if element != TensorProto.UINT8:
         offset = 255 * np.asarray(mean, np.float64)
         scale = 1 / (255 * np.asarray(std, np.float64))
         for name, numbers in (("offset", offset), ("scale", scale)):
             graph.initializer.append(numpy_helper.from_array(numbers.astype(np.float32), name))
         nodes += [
-            helper.make_node("Cast", [at], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [tensor], ["pixels"], to=TensorProto.FLOAT),
             helper.make_node("Sub", ["pixels", "offset"], ["shifted"]),
             helper.make_node("Mul", ["shifted", "scale"], ["scaled"]),
         ]
-        at = "scaled"
+        tensor = "scaled"
     if element == TensorProto.FLOAT16:
-        nodes.append(helper.make_node("Cast", [at], ["half"], to=TensorProto.FLOAT16))
-        at = "half"
+        nodes.append(helper.make_node("Cast", [tensor], ["half"], to=TensorProto.FLOAT16))
+        tensor = "half"
     if layout == "nchw":
-        nodes.append(helper.make_node("Transpose", [at], [PREFIX + value.name], perm=[0, 3, 1, 2]))
+        planes = helper.make_node("Transpose", [tensor], [PREFIX + value.name], perm=[0, 3, 1, 2])
+        nodes.append(planes)
     else:
-        nodes.append(helper.make_node("Identity", [at], [PREFIX + value.name]))
+        nodes.append(helper.make_node("Identity", [tensor], [PREFIX + value.name]))
     for number, node in enumerate(nodes):
         graph.node.insert(number, node)
     weights = {tensor.name for tensor in graph.initializer}
-    kept = [v for v in graph.input if v.name != PREFIX + value.name and v.name not in weights]
+    others = [v for v in graph.input if v.name != PREFIX + value.name and v.name not in weights]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.append(
-        helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, 3])
+        helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, RGB])
     )
-    assert not kept  # `picture_input` found one input beside the weights
+    assert not others  # `image_input` saw to it
     graph.node.append(helper.make_node("Cast", [PREFIX + output], ["raw"], to=TensorProto.FLOAT))
     return wrapped
 
 
 def _finish(wrapped: ModelProto, dim: int) -> None:
-    """Append what makes features [N,D] and embeddings of `raw`, with operators of every opset."""
+    """Append what turns `raw` into features [N,D] and embeddings, with operators of every opset."""
     graph = wrapped.graph
     constants = {"ones": np.ones((dim, 1), np.float32), "tiny": np.float32(TINY_NORM)}
     for name, numbers in constants.items():
@@ -203,14 +205,14 @@ def _finish(wrapped: ModelProto, dim: int) -> None:
 
 
 def _rank(model: ModelProto, name: str) -> int:
-    """Axes of an inner tensor, by shape inference; 2 where that does not tell."""
+    """Infer the rank of an inner tensor; 2 where its shape cannot be inferred."""
     inferred = shape_inference.infer_shapes(model)
-    found = [value for value in inferred.graph.value_info if value.name == name]
-    return len(found[0].type.tensor_type.shape.dim) if found else 2
+    values = [value for value in inferred.graph.value_info if value.name == name]
+    return len(values[0].type.tensor_type.shape.dim) if values else 2
 
 
 def _free_batch(model: ModelProto) -> None:
-    """Lets reshapes to [1, ...] follow the batch: the 1 becomes a -1, in a copy of their shape."""
+    """Let reshapes to [1, ...] follow the batch: the 1 becomes a -1, in a copy of their shape."""
     graph = model.graph
     shapes = {tensor.name: tensor for tensor in graph.initializer}
     constants = {
@@ -240,10 +242,10 @@ def _compare(
     *,
     fixed: bool,
 ) -> None:
-    """Refuses a wrapped graph that does not compute what the original computes.
+    """Check that a wrapped graph computes what the original computes.
 
     Raises:
-        ArtifactError: another result, or none.
+        ArtifactError: it computes something else, or fails.
     """
     session = plain_session(file, wrapped)
     cause = (

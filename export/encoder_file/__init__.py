@@ -1,4 +1,6 @@
-"""The encoder file: its contract, its reader and its card. Needs neither torch nor onnx.
+"""The encoder file: its specification, contract, reader, ONNX Runtime session and card.
 
-`encoder_file` specifies the format and opens files; serving imports this folder alone of export.
+In: the path of an encoder file. Out: an `Encoder`, uint8 images to embeddings. `encoder_file` holds
+the specification and is where to begin. Nothing here needs torch, and serving imports no other
+folder of export.
 """

@@ -23,7 +23,7 @@ Signature = tuple[str, str, tuple[int | None, ...]]  # name, element type, shape
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderContract:
-    """What an encoder file says about itself; the fields are those of the specification.
+    """What an encoder file says about itself: the fields of the specification.
 
     Raises:
         ArtifactError: a field's value breaks the specification; the message names it.
@@ -62,11 +62,11 @@ class EncoderContract:
 
     def to_json(self) -> str:
         """Return the metadata's value: canonical JSON (sorted keys, no spaces)."""
-        found = {item.name: getattr(self, item.name) for item in fields(self)}
-        found["preprocess"] = self.preprocess.to_dict()
-        found["preprocess_digest"] = self.preprocess.digest
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["preprocess"] = self.preprocess.to_dict()
+        values["preprocess_digest"] = self.preprocess.digest
         return json.dumps(
-            found, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
 
     @classmethod
@@ -80,22 +80,22 @@ class EncoderContract:
         if len(text.encode()) > MAX_METADATA_BYTES:
             raise ArtifactError(f"the encoder metadata is larger than {MAX_METADATA_BYTES} bytes")
         try:
-            found = json.loads(text, parse_constant=_no_constant)
+            values = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise ArtifactError(f"the encoder metadata is not JSON ({error})") from error
-        if not isinstance(found, dict):
+        if not isinstance(values, dict):
             raise ArtifactError("the encoder metadata is not a JSON object")
-        _check_version(found.get("format_version"))
+        _check_version(values.get("format_version"))
         names = {item.name for item in fields(cls)} | {"preprocess_digest"}
-        for problem, keys in (("lacks", names - set(found)), ("has unknown", set(found) - names)):
+        for problem, keys in (("lacks", names - set(values)), ("has unknown", set(values) - names)):
             if keys:
                 raise ArtifactError(f"the encoder metadata {problem} {_short(sorted(keys))}")
-        digest = found.pop("preprocess_digest")
-        found["preprocess"] = _preprocess(found["preprocess"], digest)
+        digest = values.pop("preprocess_digest")
+        values["preprocess"] = _preprocess(values["preprocess"], digest)
         for name in ("mean", "std"):
-            value = found[name]
-            found[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**found)
+            value = values[name]
+            values[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**values)
 
     def check_graph(self, inputs: list[Signature], outputs: list[Signature]) -> None:
         """Compare a graph's inputs and outputs with what this contract promises.
@@ -109,25 +109,25 @@ class EncoderContract:
             (FEATURES, "float32", (None, self.feature_dim)),
             (EMBEDDINGS, "float32", (None, self.embedding_dim)),
         ]
-        for kind, found, promised in (
+        for kind, actual, promised in (
             ("inputs", inputs, promised_inputs),
             ("outputs", outputs, promised_outputs),
         ):
-            if found != promised:
+            if actual != promised:
                 raise ArtifactError(
-                    f"the graph's {kind} are {_words(found)}, its metadata promises "
-                    f"{_words(promised)}"
+                    f"the graph's {kind} are {_listed(actual)}, its metadata promises "
+                    f"{_listed(promised)}"
                 )
 
 
-def _expect(contract: EncoderContract, name: str, good: bool, wanted: str) -> None:
-    if not good:
+def _expect(contract: EncoderContract, name: str, valid: bool, requirement: str) -> None:
+    if not valid:
         value = _short(getattr(contract, name))
-        raise ArtifactError(f"encoder contract: {name} is {value}, it must be {wanted}")
+        raise ArtifactError(f"encoder contract: {name} is {value}, it must be {requirement}")
 
 
 def _short(value: object) -> str:
-    """Return a value from a file, in one line of bounded length."""
+    """Return a value from an untrusted file as one line of bounded length."""
     text = ascii(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
@@ -135,7 +135,7 @@ def _short(value: object) -> str:
 def _are_numbers(value: object, count: int) -> bool:
     if not isinstance(value, tuple) or len(value) != count:
         return False
-    return all(type(part) in (int, float) and -1e9 < part < 1e9 for part in value)
+    return all(type(number) in (int, float) and -1e9 < number < 1e9 for number in value)
 
 
 def _is_digest(value: object) -> bool:
@@ -162,13 +162,13 @@ def _check_version(version: object) -> None:
         )
 
 
-def _preprocess(found: object, digest: object) -> PreprocessSpec:
-    if not isinstance(found, dict):
+def _preprocess(value: object, digest: object) -> PreprocessSpec:
+    if not isinstance(value, dict):
         raise ArtifactError(
-            f"encoder contract: preprocess is {_short(found)}, it must be an object"
+            f"encoder contract: preprocess is {_short(value)}, it must be an object"
         )
     try:
-        spec = PreprocessSpec.from_dict(found)
+        spec = PreprocessSpec.from_dict(value)
     except (LookalikeError, TypeError, ValueError) as error:
         raise ArtifactError(f"encoder contract: preprocess: {error}") from error
     if spec.digest != digest:
@@ -179,7 +179,7 @@ def _preprocess(found: object, digest: object) -> PreprocessSpec:
     return spec
 
 
-def _words(signatures: list[Signature]) -> str:
+def _listed(signatures: list[Signature]) -> str:
     return ", ".join(
         f"{name} {kind} [{', '.join('N' if size is None else str(size) for size in shape)}]"
         for name, kind, shape in signatures

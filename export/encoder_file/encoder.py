@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Encoder:
-    """An open encoder file. Made by `open_encoder`; safe to use from several threads at once.
+    """An open encoder file. `open_encoder` makes it; several threads may use it at once.
 
     Attributes:
-        path: where the file lay.
+        path: of the file.
         digest: SHA-256 of the file, hex: the encoder's identity.
         contract: what the file says about itself.
         provider: "cpu" or "cuda", where it runs.
@@ -61,7 +61,7 @@ class Encoder:
         return int(self._session.get_session_options().intra_op_num_threads)
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embeds a batch.
+        """Embed a batch.
 
         Args:
             images: uint8 [N, S, S, C], preprocessed by `preprocess`; N may be 0.
@@ -72,14 +72,14 @@ class Encoder:
         Raises:
             UsageError: another type or shape; the message says which was expected.
             LookalikeError: ONNX Runtime fails on it, for lack of memory say.
-            ArtifactError: the graph does not keep what its file promises.
+            ArtifactError: the graph breaks the promise of its metadata.
         """
         return self._run(images, [EMBEDDINGS])[0]
 
     def encode_with_features(
         self, images: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Like `encode`; returns (features float32 [N, D], embeddings float32 [N, E])."""
+        """Embed a batch as `encode` does; return features float32 [N, D] and embeddings [N, E]."""
         features, embeddings = self._run(images, [FEATURES, EMBEDDINGS])
         return features, embeddings
 
@@ -96,10 +96,10 @@ class Encoder:
                 f"[N, {size}, {size}, {depth}]"
             )
         dims = {FEATURES: self.contract.feature_dim, EMBEDDINGS: self.embedding_dim}
-        if len(images) == 0:  # pooling kernels do not promise to take empty batches
+        if len(images) == 0:  # pooling kernels may refuse empty batches
             return [np.empty((0, dims[name]), np.float32) for name in outputs]
         try:
-            found: list[NDArray[np.float32]] = self._session.run(
+            results: list[NDArray[np.float32]] = self._session.run(
                 outputs, {INPUT: np.ascontiguousarray(images)}
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
@@ -108,10 +108,10 @@ class Encoder:
                 f"{self.path} fails on {len(images)} pictures: {reason}; give fewer at a time, or "
                 f"export it again"
             ) from error
-        for name, rows in zip(outputs, found, strict=True):
+        for name, rows in zip(outputs, results, strict=True):
             if rows.shape != (len(images), dims[name]):
                 raise ArtifactError(
                     f"{self.path}: {name} came out as {list(rows.shape)} instead of "
                     f"{[len(images), dims[name]]}: export it again"
                 )
-        return found
+        return results

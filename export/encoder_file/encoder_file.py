@@ -66,14 +66,7 @@ from typing import TYPE_CHECKING, Any
 from base.errors import ArtifactError, UsageError
 from base.files import sha256_bytes, write_bytes_atomic
 from base.text import first_line
-from export.encoder_file.contract import (
-    EMBEDDINGS,
-    FEATURES,
-    FORMAT_VERSION,
-    INPUT,
-    EncoderContract,
-    Signature,
-)
+from export.encoder_file.contract import EncoderContract, Signature
 from export.encoder_file.encoder import Encoder
 from export.encoder_file.onnx_safety import check_graph_is_safe, graph_signatures
 from export.encoder_file.onnx_wire import ModelHeader, WireError, read_header
@@ -86,10 +79,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 __all__ = [
-    "EMBEDDINGS",
-    "FEATURES",
-    "FORMAT_VERSION",
-    "INPUT",
     "METADATA_KEY",
     "Encoder",
     "EncoderContract",
@@ -111,7 +100,7 @@ StrPath = str | os.PathLike[str]
 
 
 def _read_file(path: Path) -> bytes:
-    """Return the file's bytes, with a clear word for what is no file of this kind."""
+    """Read the file; refuse what is not a file of this kind."""
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, not an encoder file: {REMEDY}")
     try:
@@ -132,7 +121,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
-    """Look at the bytes without running anything; refuses what the specification forbids."""
+    """Parse the bytes without running anything; refuse what the specification forbids."""
     with _naming(path):
         header = read_header(content)
     if not header.has_graph:
@@ -146,7 +135,7 @@ def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
     if len(values) != 1:
         raise ArtifactError(
             f"{path} is ONNX, but holds {len(values)} descriptions under '{METADATA_KEY}' instead "
-            f"of one: no encoder of this program; {REMEDY}"
+            f"of one: not an encoder of this program; {REMEDY}"
         )
     with _naming(path):
         contract = EncoderContract.from_json(values[0])
@@ -157,7 +146,7 @@ def _parse(path: Path, content: bytes) -> tuple[ModelHeader, EncoderContract]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the file's path before what is wrong with it."""
+    """Name the file in errors about it."""
     try:
         yield
     except WireError as error:
@@ -177,7 +166,7 @@ def read_contract(path: StrPath) -> EncoderContract:
 
 
 def describe(path: StrPath) -> dict[str, Any]:
-    """Return what an encoder file is, ready for JSON: its contract, digest, size and graph versions.
+    """Describe an encoder file, ready for JSON: contract, digest, size and graph versions.
 
     Raises:
         ArtifactError: the file is missing, damaged or not an encoder.
@@ -204,7 +193,7 @@ def describe(path: StrPath) -> dict[str, Any]:
 def open_encoder(
     path: StrPath, *, provider: Provider = "auto", threads: int | None = None
 ) -> Encoder:
-    """Open an encoder file: specification checked, ONNX Runtime session made.
+    """Open an encoder file: check the specification, make the ONNX Runtime session.
 
     Args:
         path: the encoder file.
@@ -221,7 +210,7 @@ def open_encoder(
     content = _read_file(path)
     _, contract = _parse(path, content)
     with _naming(path):
-        session, taken = make_session(content, provider, threads)
+        session, actual_provider = make_session(content, provider, threads)
         contract.check_graph(
             [_signature(value) for value in session.get_inputs()],
             [_signature(value) for value in session.get_outputs()],
@@ -231,7 +220,7 @@ def open_encoder(
         digest=sha256_bytes(content),
         contract=contract,
         session=session,
-        provider=taken,
+        provider=actual_provider,
     )
 
 
@@ -245,7 +234,7 @@ def _signature(value: onnxruntime.NodeArg) -> Signature:
 
 
 def check_target(path: StrPath) -> None:
-    """Refuses to put a file in the place of what is none.
+    """Refuse to replace what is not a file.
 
     Raises:
         UsageError: the path is a folder, a pipe or a device.
@@ -264,8 +253,8 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
 
     Args:
         model: a graph with the inputs and outputs of the specification; it is not changed.
-        contract: what the file shall say about itself.
-        path: where to write; an existing file is replaced only when all is well.
+        contract: what the file says about itself.
+        path: where to write; an existing file is replaced only when nothing failed.
 
     Returns:
         the file's SHA-256.

@@ -1,4 +1,4 @@
-"""What a graph from a stranger may hold: looked at in the bytes, before any runtime parses them.
+"""What an untrusted graph may hold: checked in the bytes, before any runtime parses them.
 
 - operators of ONNX itself, and of com.microsoft those that quantized and fused graphs are made of;
   none that loops (it might never end), draws random numbers, or is defined in the file;
@@ -52,7 +52,7 @@ _LISTS = {4: 4, 5: 1, 7: 1, 10: 8, 11: 1}  # field of a typed list -> least byte
 
 
 def check_graph_is_safe(content: bytes) -> None:
-    """Refuses a graph that no encoder needs.
+    """Refuse a graph with anything that no encoder needs.
 
     Args:
         content: an ONNX file's bytes, which `onnx_wire.read_header` has read.
@@ -78,9 +78,9 @@ def check_graph_is_safe(content: bytes) -> None:
 
 
 def _check_node(node: memoryview) -> None:
-    """NodeProto: op_type = 4, domain = 7."""
-    found = {number: text(value) for number, value in fields(node) if number in (4, 7)}
-    operator, domain = found.get(4, ""), found.get(7, "")
+    """Check a NodeProto: op_type = 4, domain = 7."""
+    texts = {number: text(value) for number, value in fields(node) if number in (4, 7)}
+    operator, domain = texts.get(4, ""), texts.get(7, "")
     if domain in ("", "ai.onnx") and operator not in REFUSED:
         return
     if domain == "com.microsoft" and operator in CONTRIBUTED:
@@ -90,7 +90,7 @@ def _check_node(node: memoryview) -> None:
 
 
 def _check_attribute(attribute: memoryview) -> None:
-    """AttributeProto: name = 1, ints = 8."""
+    """Check an AttributeProto: name = 1, ints = 8."""
     name, numbers = "", []
     for number, value in fields(attribute):
         if number == 1:
@@ -102,7 +102,7 @@ def _check_attribute(attribute: memoryview) -> None:
 
 
 def _check_tensor(tensor: memoryview) -> None:
-    """TensorProto: dims = 1, data_type = 2, raw_data = 9, typed lists = 4, 5, 7, 10, 11."""
+    """Check a TensorProto: dims = 1, data_type = 2, raw_data = 9, typed lists = 4, 5, 7, 10, 11."""
     if is_external(tensor):
         raise ArtifactError("it keeps tensors in other files")
     dims: list[int] = []
@@ -119,9 +119,9 @@ def _check_tensor(tensor: memoryview) -> None:
     if kind not in _BITS or any(size < 0 for size in dims):
         raise ArtifactError(f"it holds a tensor of type {kind} and shape {dims[:8]}")
     count = math.prod(dims)
-    there = listed if raw is None else raw * 8 // _BITS[kind]
-    if count > there:
-        raise ArtifactError(f"it holds a tensor of {count} values with bytes for {there}")
+    stored = listed if raw is None else raw * 8 // _BITS[kind]
+    if count > stored:
+        raise ArtifactError(f"it holds a tensor of {count} values with bytes for {stored}")
 
 
 def _integers(value: int | memoryview) -> Iterator[int]:
@@ -131,10 +131,10 @@ def _integers(value: int | memoryview) -> Iterator[int]:
         return
     # Packed varints: written as one field each, they are what `fields` reads.
     start = 0
-    for at, byte in enumerate(value):
+    for end, byte in enumerate(value, 1):
         if byte < 0x80:
-            yield _signed(next(iter(fields(memoryview(b"\x08" + bytes(value[start : at + 1])))))[1])
-            start = at + 1
+            yield _signed(next(iter(fields(memoryview(b"\x08" + bytes(value[start:end])))))[1])
+            start = end
 
 
 def _signed(value: int | memoryview) -> int:
@@ -147,7 +147,7 @@ def _signed(value: int | memoryview) -> int:
 
 
 def graph_signatures(content: bytes) -> tuple[list[Signature], list[Signature]]:
-    """Names, types and shapes of the outermost graph's inputs and outputs.
+    """Return names, types and shapes of the outermost graph's inputs and outputs.
 
     Inputs that are initializers too (as in ONNX before IR version 4) count: a caller could replace
     the weights through them.
@@ -159,21 +159,21 @@ def graph_signatures(content: bytes) -> tuple[list[Signature], list[Signature]]:
     outputs: list[Signature] = []
     for number, graph in fields(memoryview(content)):
         if number == 7 and isinstance(graph, memoryview):
-            for part, value in fields(graph):
-                if part in (11, 12) and isinstance(value, memoryview):
-                    (inputs if part == 11 else outputs).append(_signature(value))
+            for field, value in fields(graph):
+                if field in (11, 12) and isinstance(value, memoryview):
+                    (inputs if field == 11 else outputs).append(_signature(value))
     return inputs, outputs
 
 
-def _signature(value: memoryview) -> Signature:
-    """ValueInfoProto: name = 1, type = 2; there tensor_type = 1: elem_type = 1, shape = 2."""
+def _signature(info: memoryview) -> Signature:
+    """Read a ValueInfoProto: name = 1, type = 2 (tensor_type = 1: elem_type = 1, shape = 2)."""
     name, kind = "", "no tensor"
     shape: tuple[int | None, ...] = ()
-    for number, part in fields(value):
+    for number, value in fields(info):
         if number == 1:
-            name = text(part)
+            name = text(value)
         elif number == 2:
-            for tensor in _inside(part, 1):
+            for tensor in _submessages(value, 1):
                 kind, shape = _tensor_type(tensor)
     return name, kind, shape
 
@@ -181,16 +181,16 @@ def _signature(value: memoryview) -> Signature:
 def _tensor_type(tensor: memoryview) -> tuple[str, tuple[int | None, ...]]:
     kinds = [value for number, value in fields(tensor) if number == 1 and isinstance(value, int)]
     dims: list[int | None] = []
-    for shape in _inside(tensor, 2):
-        for dim in _inside(shape, 1):
+    for shape in _submessages(tensor, 2):
+        for dim in _submessages(shape, 1):
             sizes = [_signed(value) for number, value in fields(dim) if number == 1]
             dims.append(sizes[-1] if sizes else None)
     number = kinds[-1] if kinds else 0
     return _TYPES.get(number, f"type {number}"), tuple(dims)
 
 
-def _inside(message: int | memoryview, wanted: int) -> Iterator[memoryview]:
+def _submessages(message: int | memoryview, field: int) -> Iterator[memoryview]:
     if isinstance(message, memoryview):
         for number, value in fields(message):
-            if number == wanted and isinstance(value, memoryview):
+            if number == field and isinstance(value, memoryview):
                 yield value

@@ -1,7 +1,7 @@
 """What an ONNX file says about itself, read without the onnx package: protobuf walked by hand.
 
-A machine that only serves has onnxruntime but not onnx, and a file from a stranger is looked at
-before any runtime parses it. The walk skips over weights, so it costs microseconds per node.
+A machine that only serves has onnxruntime but not onnx, and an untrusted file is checked before any
+runtime parses it. The walk skips weights, so it costs microseconds per node.
 
 Field numbers: onnx.proto (ONNX IR specification). Wire format: protobuf encoding guide.
 """
@@ -19,7 +19,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
 _MAX_DEPTH = 16
 
-# Where nodes and tensors can hide: message -> {field number: message it holds}.
+# Where nodes and tensors can be: message -> {field number: message it holds}.
 _CHILDREN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -114,23 +114,23 @@ def text(value: int | memoryview) -> str:
 
 
 def _pair(value: int | memoryview) -> tuple[str, str]:
-    """StringStringEntryProto: key = 1, value = 2."""
+    """Read a StringStringEntryProto: key = 1, value = 2."""
     if isinstance(value, int):
         raise WireError("a number stands where a message belongs: not an ONNX file")
-    found = {number: text(part) for number, part in fields(value) if number in (1, 2)}
-    return found.get(1, ""), found.get(2, "")
+    texts = {number: text(content) for number, content in fields(value) if number in (1, 2)}
+    return texts.get(1, ""), texts.get(2, "")
 
 
 def _opset(value: int | memoryview) -> tuple[str, int]:
-    """OperatorSetIdProto: domain = 1, version = 2."""
+    """Read an OperatorSetIdProto: domain = 1, version = 2."""
     if isinstance(value, int):
         raise WireError("a number stands where a message belongs: not an ONNX file")
     domain, version = "", 0
-    for number, part in fields(value):
+    for number, content in fields(value):
         if number == 1:
-            domain = text(part)
-        elif number == 2 and isinstance(part, int):
-            version = part
+            domain = text(content)
+        elif number == 2 and isinstance(content, int):
+            version = content
     return domain, version
 
 
@@ -152,14 +152,14 @@ def messages(kind: str, data: memoryview, depth: int = 0) -> Iterator[tuple[str,
 
 
 def is_external(tensor: memoryview) -> bool:
-    """Whether a TensorProto keeps its values in another file: external_data, data_location."""
+    """Return whether a TensorProto keeps its values in another file (external_data)."""
     return any(
         number == 13 or (number == 14 and value == _EXTERNAL) for number, value in fields(tensor)
     )
 
 
 def read_header(content: bytes) -> ModelHeader:
-    """Walk a whole ONNX file once.
+    """Read the header of a complete ONNX file.
 
     Args:
         content: the file's bytes.

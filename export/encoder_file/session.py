@@ -1,4 +1,4 @@
-"""Makes the ONNX Runtime session of an encoder: provider, threads, memory.
+"""The ONNX Runtime session of an encoder: provider, threads, memory.
 
 What is set, and why:
 
@@ -48,7 +48,7 @@ def usable_cuda_devices() -> int:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options shared by all providers; `threads` is the size of the intra-op pool."""
+    """Return options for all providers; `threads` is the size of the intra-op pool."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -72,8 +72,8 @@ def _load(
         session = ort.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its exceptions share no base class of their own
         raise ArtifactError(f"it does not load in ONNX Runtime: {first_line(error)}") from error
-    # It keeps the file's bytes to begin again on the CPU when the GPU fails, without telling more
-    # than standard output; a whole encoder in memory for what its callers would rather be told.
+    # It keeps the file's bytes to start again on the CPU when the GPU fails, and only prints that:
+    # a second encoder in memory, to hide an error that callers need to see.
     session.disable_fallback()
     session._model_bytes = None  # noqa: SLF001
     return session
@@ -105,10 +105,10 @@ def make_session(
         threads: size of the intra-op pool; None takes the CPUs this process may use.
 
     Returns:
-        the session and the provider that was taken.
+        the session and its provider.
 
     Raises:
-        UsageError: an unknown provider, no usable CUDA device where one was asked for, threads < 1.
+        UsageError: an unknown provider, no usable CUDA device for `cuda`, threads < 1.
         ArtifactError: ONNX Runtime cannot load the model.
         ModuleNotFoundError: onnxruntime is not installed.
     """

@@ -54,9 +54,9 @@ def test_verify_fails_loudly(tiny_encoder: Path, tiny_run: Path) -> None:
     result = invoke("verify", tiny_encoder, tiny_run, "--json")
     assert isinstance(result.exception, LookalikeError)
     assert result.exception.exit_code == 3
-    words = str(result.exception)
-    assert words.startswith(f"{tiny_encoder} does NOT match {tiny_run}: checkpoint 000000000000")
-    assert "\n" not in words
+    message = str(result.exception)
+    assert message.startswith(f"{tiny_encoder} does NOT match {tiny_run}: checkpoint 000000000000")
+    assert "\n" not in message
     assert "FAILED" in result.stderr
     assert last_json(result)["passed"] is False
 

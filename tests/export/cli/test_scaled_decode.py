@@ -46,8 +46,8 @@ def test_embeddings_of_large_photos_stay(
     assert scaled.preprocess == replace(whole.preprocess, scaled_decode=SCALED_DECODE)
     images = [photo(300 + 97 * seed, 270 + 50 * seed, seed) for seed in range(8)]
     expected = embedded(whole, images, whole.preprocess)
-    found = embedded(scaled, images, scaled.preprocess)
-    assert 0.999 < cosines(found, expected).min() < 1
+    embeddings = embedded(scaled, images, scaled.preprocess)
+    assert 0.999 < cosines(embeddings, expected).min() < 1
     # The rule is what keeps them: without a margin the same photos fall below.
     careless = replace(whole.preprocess, scaled_decode=1)
     assert cosines(embedded(whole, images, careless), expected).min() < 0.999

@@ -118,8 +118,8 @@ def test_the_contract_computes_what_the_original_computes(
     norm: dict[str, Any] = {} if byte else {"mean": MEAN, "std": STD}
     size = SIZE if made.get("side") else None
     options = OnnxOptions(**norm, image_size=size, output=None if output == "logits" else output)
-    draft, found = draft_onnx(path, options=options, licence_note="theirs")
-    assert found.fixed_batch == (made.get("batch") == 1)
+    draft, wrapped = draft_onnx(path, options=options, licence_note="theirs")
+    assert wrapped.fixed_batch == (made.get("batch") == 1)
     out = draft.write(tmp_path / "encoder.onnx")
     onnx.checker.check_model(out, full_check=True)
 
@@ -166,8 +166,8 @@ def test_feature_maps_are_averaged(tmp_path: Path) -> None:
     model = network()
     feature_maps(model)
     path = saved(model, tmp_path / "theirs.onnx")
-    draft, found = draft_onnx(path, options=OnnxOptions(mean=MEAN, std=STD))
-    assert found.output == "map"
+    draft, wrapped = draft_onnx(path, options=OnnxOptions(mean=MEAN, std=STD))
+    assert wrapped.output == "map"
     encoder = open_encoder(draft.write(tmp_path / "encoder.onnx"), provider="cpu")
     assert encoder.contract.feature_dim == MAPS
 
@@ -202,7 +202,7 @@ def a_loop(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Loop", ["", ""], [], body=body))
 
 
-def words_for(model: onnx.ModelProto, path: Path, **options: Any) -> str:
+def message_for(model: onnx.ModelProto, path: Path, **options: Any) -> str:
     with pytest.raises(UsageError) as caught:
         draft_onnx(
             saved(model, path), options=OnnxOptions(**({"mean": MEAN, "std": STD} | options))
@@ -213,9 +213,9 @@ def words_for(model: onnx.ModelProto, path: Path, **options: Any) -> str:
 
 def test_what_a_graph_does_not_show_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
-    assert "say --mean and --std" in words_for(network(), path, mean=None)
-    assert "say --image-size" in words_for(network(side="side"), path)
-    assert "takes pictures of 16 px, not 32" in words_for(network(), path, image_size=32)
+    assert "say --mean and --std" in message_for(network(), path, mean=None)
+    assert "say --image-size" in message_for(network(side="side"), path)
+    assert "takes pictures of 16 px, not 32" in message_for(network(), path, image_size=32)
     changes = [
         (a_second_input, "has 2 inputs (input, more)"),
         (a_second_output, "choose with --output"),
@@ -224,14 +224,14 @@ def test_what_a_graph_does_not_show_is_asked_for(tmp_path: Path) -> None:
         (a_batch_of_four, "batch is fixed to 4"),
         (a_loop, "operator Loop"),
     ]
-    for change, words in changes:
+    for change, message in changes:
         model = network()
         change(model)
-        assert words in words_for(model, path)
-    words = words_for(network(), path, output="nothing")
-    assert "no tensor 'nothing': its outputs are logits; 'features' goes into" in words
-    assert "operator set 8" in words_for(network(opset=8), path)
-    assert "leave them out" in words_for(
+        assert message in message_for(model, path)
+    message = message_for(network(), path, output="nothing")
+    assert "no tensor 'nothing': its outputs are logits; 'features' goes into" in message
+    assert "operator set 8" in message_for(network(opset=8), path)
+    assert "leave them out" in message_for(
         network(element=TensorProto.UINT8, layout="nhwc"), path, image_size=SIZE
     )
 
@@ -243,8 +243,8 @@ def test_a_batch_that_cannot_be_made_free_is_refused(tmp_path: Path) -> None:
     model.graph.node[-1].CopyFrom(helper.make_node("Identity", ["features"], ["flat"]))
     model.graph.node.append(helper.make_node("Expand", ["flat", "row"], ["logits"]))
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, MAPS], np.int64), "row"))
-    words = words_for(model, tmp_path / "theirs.onnx", output="logits")
-    assert "batch is fixed to 1 and cannot be made free" in words
+    message = message_for(model, tmp_path / "theirs.onnx", output="logits")
+    assert "batch is fixed to 1 and cannot be made free" in message
 
 
 def test_data_is_read_beside_the_model_and_nowhere_else(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The card: every kind of origin in words, whatever an encoder file may say."""
+"""The card: every kind of origin, whatever an encoder file may say."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_cost_of_a_smaller_file_is_told(tiny_encoder: Path) -> None:
 def test_what_a_file_says_cannot_play_tricks(tiny_encoder: Path) -> None:
     recipe = {"encoder": {"name": "\x1b[2J", "width": "wide"}, "training": {}, "loss": {"a": []}}
     rows = rows_with(tiny_encoder, recipe=recipe, licence_note="a\nb" * 1000, quality={"x": "y"})
-    assert all(words.isprintable() and len(words) <= 401 for words in rows.values())
+    assert all(text.isprintable() and len(text) <= 401 for text in rows.values())
     assert rows["quality"] == "nothing was measured"
 
 
@@ -86,9 +86,9 @@ def test_the_snippet_on_the_card_runs(tiny_encoder: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tiny_encoder.parent)
     page = markdown(describe(tiny_encoder))
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    found: dict[str, Any] = {}
-    exec(snippet, found)
-    assert np.asarray(found["embeddings"]).shape == (1, 24)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert np.asarray(names["embeddings"]).shape == (1, 24)
 
 
 def test_the_card_of_an_encoder_of_five_channels(many_channel_encoder: Path) -> None:
@@ -107,6 +107,6 @@ def test_the_snippet_takes_five_channels(
     (snippet,) = re.findall(
         r"```python\n(.*?)```", markdown(describe(many_channel_encoder)), re.DOTALL
     )
-    found: dict[str, Any] = {}
-    exec(snippet, found)
-    assert np.asarray(found["embeddings"]).shape == (1, 24)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert np.asarray(names["embeddings"]).shape == (1, 24)

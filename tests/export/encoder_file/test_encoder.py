@@ -69,7 +69,7 @@ def test_any_memory_layout_will_do(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "words"),
+    ("images", "message"),
     [
         (noise(2).astype(np.float32), "images are float32: give a NumPy array of uint8"),
         (noise(2).astype(np.int8), "images are int8"),
@@ -80,8 +80,8 @@ def test_any_memory_layout_will_do(encoder: Encoder) -> None:
         (noise(0)[..., :1], r"have shape \[0, 32, 32, 1\]"),
     ],
 )
-def test_another_type_or_shape_is_told(encoder: Encoder, images: Any, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_another_type_or_shape_is_told(encoder: Encoder, images: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         encoder.encode(images)
 
 
@@ -89,8 +89,8 @@ def test_threads_do_not_disturb_one_another(encoder: Encoder) -> None:
     batches = [noise(1 + seed % 5, seed) for seed in range(64)]
     expected = [encoder.encode(batch) for batch in batches]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(encoder.encode, batches))
-    for mine, theirs in zip(expected, found, strict=True):
+        results = list(pool.map(encoder.encode, batches))
+    for mine, theirs in zip(expected, results, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
@@ -111,17 +111,17 @@ def test_session_options_are_those_a_server_needs() -> None:
 def test_threads_default_to_the_cpus_of_the_process(
     monkeypatch: pytest.MonkeyPatch, tiny_encoder: Path
 ) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
     options = session.session_options
 
     def note(threads: int) -> object:
-        asked.append(threads)
+        requested.append(threads)
         return options(threads)
 
     monkeypatch.setattr(session, "session_options", note)
     open_encoder(tiny_encoder)
     open_encoder(tiny_encoder, threads=1)
-    assert asked == [available_cpus(), 1]
+    assert requested == [available_cpus(), 1]
 
 
 def test_opening_prints_nothing(capfd: pytest.CaptureFixture[str], tiny_encoder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writing, reading and opening encoder files; what is refused, and in which words."""
+"""Writing, reading and opening encoder files; what is refused, and with which message."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def described(model: onnx.ModelProto, contract: EncoderContract = CONTRACT) -> o
 
 
 def refused(path: Path, how: Callable[[Path], object] = read_contract) -> str:
-    """The words with which a file is refused: one line, with its path and a remedy."""
+    """The message with which a file is refused: one line, with its path and a remedy."""
     with pytest.raises(ArtifactError) as caught:
         how(path)
-    words = str(caught.value)
-    assert str(path) in words
-    assert "\n" not in words
-    assert "lookalike export RUN" in words
-    return words
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert "lookalike export RUN" in message
+    return message
 
 
 def png() -> bytes:
@@ -93,8 +93,8 @@ def test_metadata_of_others_stays_and_ours_is_replaced(tmp_path: Path) -> None:
     write_encoder_file(model, tiny_contract(seed=5), tmp_path / "encoder.onnx")
     assert model.SerializeToString() == before
     written = onnx.load(tmp_path / "encoder.onnx")
-    found = {entry.key: entry.value for entry in written.metadata_props}
-    assert found == {"theirs": "kept", METADATA_KEY: tiny_contract(seed=5).to_json()}
+    entries = {entry.key: entry.value for entry in written.metadata_props}
+    assert entries == {"theirs": "kept", METADATA_KEY: tiny_contract(seed=5).to_json()}
     assert "uint8 [N, 32, 32, 3]" in written.doc_string
 
 
@@ -118,8 +118,8 @@ def test_a_refused_graph_leaves_the_old_file(tmp_path: Path) -> None:
 def test_only_a_file_is_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for name, words in (("pipe", "is a pipe or a device"), ("folder", "is a folder")):
-        with pytest.raises(UsageError, match=words):
+    for name, message in (("pipe", "is a pipe or a device"), ("folder", "is a folder")):
+        with pytest.raises(UsageError, match=message):
             write_encoder_file(tiny_graph(), CONTRACT, tmp_path / name)
     assert (tmp_path / "pipe").is_fifo()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "pipe"]
@@ -253,6 +253,6 @@ def test_a_copied_file_has_the_same_identity(tmp_path: Path, tiny_encoder: Path)
     assert open_encoder(copy).digest == open_encoder(tiny_encoder).digest
 
 
-def test_other_encoder_is_a_stranger(tiny_encoder: Path, other_encoder: Path) -> None:
+def test_another_encoder_has_another_identity(tiny_encoder: Path, other_encoder: Path) -> None:
     assert open_encoder(other_encoder).digest != open_encoder(tiny_encoder).digest
     assert read_contract(other_encoder).preprocess == read_contract(tiny_encoder).preprocess

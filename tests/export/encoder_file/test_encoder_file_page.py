@@ -28,12 +28,12 @@ def test_the_snippet_embeds_a_photo(
     encoder = open_encoder("encoder.onnx")
     for photo in sorted(image_folder.glob("*/*.jpg")):
         shutil.copy(photo, "photo.jpg")
-        found: dict[str, Any] = {}
-        exec(snippet, found)
+        names: dict[str, Any] = {}
+        exec(snippet, names)
         image, _ = load_image(photo.read_bytes(), encoder.preprocess)
         (expected,) = encoder.encode(image[None])
-        assert float(found["embedding"] @ expected) > 0.9999
-        np.testing.assert_allclose(found["embedding"], expected, atol=0.01)
+        assert float(names["embedding"] @ expected) > 0.9999
+        np.testing.assert_allclose(names["embedding"], expected, atol=0.01)
     assert capsys.readouterr().out.startswith("(24,) ")
 
 

@@ -73,7 +73,7 @@ def fixed_input_batch(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (another_input_name, "x uint8 [N, 32, 32, 3]"),
         (another_output_name, "y float32 [N, 24]"),
@@ -87,16 +87,16 @@ def fixed_input_batch(model: onnx.ModelProto) -> None:
     ],
 )
 def test_a_graph_that_breaks_its_promise_is_refused(
-    tmp_path: Path, change: Callable[[onnx.ModelProto], None], words: str
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str
 ) -> None:
     model = described(tiny_graph())
     change(model)
     path = tmp_path / "encoder.onnx"
     path.write_bytes(model.SerializeToString())
-    assert words in refused(path, open_encoder)
+    assert message in refused(path, open_encoder)
     with pytest.raises(ArtifactError) as caught:
         write_encoder_file(model, CONTRACT, tmp_path / "other.onnx")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("field", ["feature_dim", "embedding_dim"])

@@ -1,4 +1,4 @@
-"""Graphs of strangers: what is refused before a runtime sees it, and that nothing else happens."""
+"""Untrusted graphs: what is refused before a runtime sees it, and that nothing else happens."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def other_files(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (foreign_operator, "operator com.example.Relu"),
         (unknown_contribution, "operator com.microsoft.Relu"),
@@ -107,7 +107,7 @@ def other_files(model: onnx.ModelProto) -> None:
 def test_what_no_encoder_needs_is_refused_unloaded(
     tmp_path: Path,
     change: Callable[[onnx.ModelProto], None],
-    words: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny_graph()
@@ -122,7 +122,7 @@ def test_what_no_encoder_needs_is_refused_unloaded(
     monkeypatch.setattr("export.encoder_file.encoder_file.make_session", load)
     with pytest.raises(ArtifactError) as caught:
         open_encoder(path)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
