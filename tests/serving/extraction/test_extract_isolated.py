@@ -40,12 +40,12 @@ def test_only_the_image_that_kills_its_decoder_is_lost(
     monkeypatch.setattr("serving.extraction.extract.Isolated", hostile)
     report = extract(encoder, open_source(mixed_folder), tmp_path / "out", isolate=True)
     assert (report.rows, report.refused) == (38, 5)
-    plain, isolated = (open_features(tmp_path / name) for name in ("plain", "out"))
-    lost = {entry.key: (entry.stage, entry.reason) for entry in isolated.errors()}
+    plain, separate = (open_features(tmp_path / name) for name in ("plain", "out"))
+    lost = {entry.key: (entry.stage, entry.reason) for entry in separate.errors()}
     assert lost["discs/03.png"] == lost["ramps/00.jpg"] == ("decode", "crashed")
     assert {entry.key for entry in plain.errors()} < lost.keys()
     expected = {key: vector.tobytes() for block in plain.blocks()
                 for key, vector in zip(block.keys, block.embeddings, strict=True)}  # fmt: skip
-    vectors = {key: vector.tobytes() for block in isolated.blocks()
+    vectors = {key: vector.tobytes() for block in separate.blocks()
              for key, vector in zip(block.keys, block.embeddings, strict=True)}  # fmt: skip
     assert {key: expected[key] for key in vectors} == vectors

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,21 +15,19 @@ from PIL import Image
 
 from base.errors import ArtifactError, UsageError
 from export.encoder_file.encoder_file import Encoder
-from images.sources.sources import open_source
 from serving.collect import add_features
 from serving.collection import Collection, KeyExists, create_collection, open_collection
 from serving.collection.thumbnails import kept_path
-from serving.extraction.extract import extract
-from serving.extraction.report import ExtractReport
 from serving.features.reader import open_features
 from serving.http.engine.thumbnails import Thumbnails
 from serving.http.request.errors import HttpError
-from tests.serving.extraction.test_update import change, check_is_as_new, vectors
-
-
-def run(encoder: Encoder, source: Path, out: Path, **options: object) -> ExtractReport:
-    given = {"batch_size": 3, "shard_items": 8, **options}
-    return extract(encoder, open_source(source), out, **given)  # type: ignore[arg-type]
+from tests.serving.extraction.runs import (
+    DIE_IN,
+    change,
+    check_is_as_new,
+    run,
+    vectors,
+)
 
 
 def check_array(out: Path) -> None:
@@ -91,9 +88,6 @@ def check_is_as_new_with_thumbnails(encoder: Encoder, source: Path, out: Path, f
                 assert image.size == size  # all are smaller than a thumbnail may be
             shown += 1
     return shown
-
-
-# Into a collection
 
 
 @pytest.fixture
@@ -173,33 +167,24 @@ def test_what_a_collection_has_already_or_cannot_take_is_told_before_any_work(
         assert not (tmp_path / "three/manifest.json").exists()
 
 
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    from export.encoder_file.encoder_file import open_encoder
-    from images.sources.sources import open_source
-    from serving.extraction import extract
-    from serving.collection import open_collection, Collection
+KILLED = (
+    DIE_IN
+    + """
+import sys
+from pathlib import Path
+from export.encoder_file.encoder_file import open_encoder
+from images.sources.sources import open_source
+from serving.extraction import extract
+from serving.collection import open_collection, Collection
 
-    encoder, source, out, shop, left = *sys.argv[1:5], int(sys.argv[5])
-
-    def die_in(owner, name, after):
-        original = getattr(owner, name)
-        def wrapped(*arguments, **options):
-            global left
-            left -= 1
-            result = original(*arguments, **options) if after or left >= 0 else None
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-        setattr(owner, name, wrapped)
-
-    die_in(Path, "replace", after=False)
-    die_in(Collection, "add", after=True)
-    with open_collection(shop, load_index=False) as collection:
-        extract.extract(open_encoder(encoder), open_source(source), out, collection=collection, npy=True,
-                        update=True, batch_size=3, shard_items=8)
+encoder, source, out, shop, left = *sys.argv[1:5], [int(sys.argv[5])]
+die_in(Path, "replace", left, after=False)
+die_in(Collection, "add", left, after=True)
+with open_collection(shop, load_index=False) as collection:
+    extract.extract(open_encoder(encoder), open_source(source), out, collection=collection,
+                    npy=True, update=True, batch_size=3, shard_items=8)
 """
+)
 
 
 @pytest.mark.slow
@@ -210,7 +195,7 @@ def test_killed_anywhere_the_collection_has_each_image_once(
     for left in (1, 3, 6, 9, 14, 80):
         if left == 9:
             change(mixed_folder)
-        command = [sys.executable, "-c", textwrap.dedent(KILLED)]
+        command = [sys.executable, "-c", KILLED]
         arguments = [encoder.path, mixed_folder, out, shop.path, left]
         done = subprocess.run([*command, *map(str, arguments)], check=False, env=dict(os.environ))
         assert done.returncode in (0, -9)
