@@ -137,7 +137,7 @@ class Lines:
             self._print(now, left)
 
     def end(self) -> None:
-        """Print the line of what was done in which time, unless nothing was heard of the stage."""
+        """Print what was done in which time, unless there was no update."""
         if self._pending:
             now = time.monotonic()
             self._print(now, f"in {_duration(now - self._began)}")

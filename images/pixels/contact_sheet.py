@@ -1,4 +1,4 @@
-"""Draws queries beside what was found for them."""
+"""A contact sheet: queries beside their nearest neighbors, as one PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,11 +36,9 @@ def draw_neighbors(path: Path, names: Sequence[str], blocks: Mapping[str, Block]
         for line, query in enumerate(queries):
             top = HEAD + line * STEP
             _paste(sheet, pen, (left, top), query, QUERY)
-            for location, pixels in enumerate(neighbors[line]):
-                corner = (left + STEP // 8 + (location + 1) * STEP, top)
-                _paste(
-                    sheet, pen, corner, pixels, SAME_KIND if same[line, location] else OTHER_KIND
-                )
+            for rank, pixels in enumerate(neighbors[line]):
+                corner = (left + STEP // 8 + (rank + 1) * STEP, top)
+                _paste(sheet, pen, corner, pixels, SAME_KIND if same[line, rank] else OTHER_KIND)
     with atomic_write(path) as file:
         sheet.save(file, "PNG", optimize=True)
 

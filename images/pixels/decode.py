@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from base.errors import ImageRefused, RefusalReason
 from images.items import Pixels
-from images.pixels.image_format import kind_of, refusal, stranger
+from images.pixels.image_format import kind_of, refusal, unknown_format
 from images.pixels.pillow_warnings import hush_pillow
 
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -66,7 +66,7 @@ def decode(
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A decoded image.
+    """A decoded image and how its pixels relate to the original.
 
     Attributes:
         image: upright, of mode RGB.
@@ -120,7 +120,7 @@ def open_scaled(
 
 
 def _shrink(image: Image.Image, least: int) -> int:
-    """Have a JPEG that is not loaded yet decoded smaller; returns by how much."""
+    """Have a JPEG that is not loaded yet decoded smaller; return by how much."""
     scale = next((scale for scale in SCALES if min(image.size) // scale >= least), 1)
     size = (image.width // scale, image.height // scale)
     return 1 if scale == 1 or image.draft(None, size) is None else scale
@@ -135,7 +135,7 @@ def _admit(data: bytes, max_bytes: int) -> str:
         raise ImageRefused(RefusalReason.TOO_MANY_BYTES, message)
     kind = kind_of(data)
     if kind is None:
-        raise stranger(data)
+        raise unknown_format(data)
     if kind == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
         message = f"the JPEG has {scans} scans, {MAX_JPEG_SCANS} are allowed; save it anew"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
@@ -185,11 +185,11 @@ def _upright(image: Image.Image, opened: Opened) -> Opened:
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     if turn is None:
         return opened
-    rgb, scale = opened.image.transpose(turn), opened.scale
+    upright, scale = opened.image.transpose(turn), opened.scale
     width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
-    left = rgb.width - width / scale if orientation in _FROM_THE_RIGHT else 0.0
-    top = rgb.height - height / scale if orientation in _FROM_BELOW else 0.0
-    return Opened(rgb, (width, height), scale, (left, top))
+    left = upright.width - width / scale if orientation in _FROM_THE_RIGHT else 0.0
+    top = upright.height - height / scale if orientation in _FROM_BELOW else 0.0
+    return Opened(upright, (width, height), scale, (left, top))
 
 
 def to_rgb(array: NDArray[Any]) -> Pixels:
@@ -208,7 +208,7 @@ def to_rgb(array: NDArray[Any]) -> Pixels:
     if eight.ndim == 2:
         eight = eight[:, :, None]
     if eight.ndim != 3 or eight.shape[2] not in {1, 3, 4}:
-        message = f"an array of shape {array.shape} is no RGB picture; set data.channels"
+        message = f"an array of shape {array.shape} is not an RGB picture; set data.channels"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     if min(eight.shape) == 0:
         raise ImageRefused(RefusalReason.TOO_SMALL, f"the array has shape {array.shape}")

@@ -1,4 +1,4 @@
-"""Which kind of file these bytes are, and why they could not be decoded."""
+"""The format of an image file by its first bytes, and why it could not be decoded."""
 
 import io
 import struct
@@ -30,7 +30,7 @@ _FOREIGN_STARTS = {
     b"8BPS": "Photoshop",
     b"v/1\x01": "OpenEXR",
 }
-_SAID_OF_STRANGE_FILES = ("unsupported", "not supported", "not yet supported", "unknown pixel mode")
+_UNSUPPORTED_PHRASES = ("unsupported", "not supported", "not yet supported", "unknown pixel mode")
 
 
 def kind_of(data: bytes) -> str | None:
@@ -45,14 +45,14 @@ def kind_of(data: bytes) -> str | None:
     return None
 
 
-def stranger(data: bytes) -> ImageRefused:
+def unknown_format(data: bytes) -> ImageRefused:
     """Return the refusal of bytes that announce none of FORMATS."""
     name = _FOREIGN_BOXES.get(data[8:12]) if data[4:8] == b"ftyp" else None
     name = name or next((v for start, v in _FOREIGN_STARTS.items() if data.startswith(start)), None)
     if name:
         message = f"{name} pictures are not read; convert it to JPEG, PNG or WebP"
         return ImageRefused(RefusalReason.UNSUPPORTED, message)
-    message = f"the bytes are no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
+    message = f"the bytes are not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
     return ImageRefused(RefusalReason.NOT_AN_IMAGE, message)
 
 
@@ -67,7 +67,7 @@ def refusal(data: bytes, kind: str, error: Exception) -> ImageRefused:
         error = _opening_error(data, kind) or error
     if _IS_CUT[kind](data) or (kind == "TIFF" and "truncated" in str(error)):
         return ImageRefused(RefusalReason.TRUNCATED, f"the {kind} ends early ({len(data)} bytes)")
-    if any(words in str(error).lower() for words in _SAID_OF_STRANGE_FILES):
+    if any(phrase in str(error).lower() for phrase in _UNSUPPORTED_PHRASES):
         message = f"this sort of {kind} is not read ({one_line(error)}); convert it to PNG"
         return ImageRefused(RefusalReason.UNSUPPORTED, message)
     return ImageRefused(RefusalReason.CORRUPT, f"the {kind} is damaged: {one_line(error)}")

@@ -119,7 +119,7 @@ class _EndedError(Exception):
         super().__init__(code)
 
     def refusal(self, seconds: float) -> ImageRefused:
-        """Return what to say of the image."""
+        """Return the refusal of the image at which it ended."""
         if self.code == -signal.SIGALRM:
             message = f"decoding took longer than {seconds:g} s"
             return ImageRefused(RefusalReason.TIMED_OUT, message)
@@ -153,7 +153,9 @@ class _Worker:
         try:
             self._input.write(settings)
             if self._read(len(READY), START_SECONDS) != READY:
-                raise LookalikeError("a process to decode in answers in another language")
+                raise LookalikeError(
+                    "a process to decode in does not answer as one of this version does"
+                )
         except (_EndedError, OSError) as error:
             self.end()
             message = f"a process to decode in does not start ({error}); try {' '.join(command)}"
@@ -162,8 +164,8 @@ class _Worker:
     def send(self, content: bytes) -> bool:
         """Send an image; False if the process has ended."""
         try:
-            for part in (LENGTH.pack(len(content)), content):
-                left = memoryview(part)
+            for chunk in (LENGTH.pack(len(content)), content):
+                left = memoryview(chunk)
                 while left:
                     left = left[self._input.write(left) or 0 :]
         except (BrokenPipeError, ValueError):  # ValueError: it has been given up before

@@ -1,4 +1,4 @@
-"""Keeps Pillow's remarks about odd files to itself while it decodes.
+"""Silence Pillow's warnings about odd files while it decodes.
 
 Damaged EXIF, doubtful headers, large images: Pillow says so through `warnings` (an exception
 under `-W error`) and now and then through `logging`. What matters of it becomes an ImageRefused.

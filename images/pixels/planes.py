@@ -3,7 +3,7 @@
 Microscopes, satellites, depth cameras: the user says how many channels there are and which values
 become 0 and 255 (`channels` and `range` of a preprocessing spec). The same two values hold for all
 images and all channels, so that what is brighter stays brighter. Values outside are clipped; what
-is no number becomes the lowest.
+is not a number becomes the lowest.
 """
 
 import io
@@ -52,8 +52,8 @@ def to_planes(
     if values.shape[2] == 1 and channels == 3:
         values = np.repeat(values, 3, axis=2)
     if values.shape[2] != channels:
-        found = f"the picture has {values.shape[2]} channel(s), the encoder sees {channels}"
-        raise ImageRefused(RefusalReason.UNSUPPORTED, f"{found} (data.channels)")
+        mismatch = f"the picture has {values.shape[2]} channel(s), the encoder sees {channels}"
+        raise ImageRefused(RefusalReason.UNSUPPORTED, f"{mismatch} (data.channels)")
     return np.ascontiguousarray(to_eight_bits(values, low_high))
 
 
@@ -83,7 +83,7 @@ def values_of(content: Content, channels: int, *, max_pixels: int) -> NDArray[An
     if values.ndim == 2:
         values = values[:, :, None]
     if values.ndim != 3 or values.dtype.kind not in "uifb":
-        message = f"an array of {values.dtype} {list(values.shape)} is no picture; give [H,W,C]"
+        message = f"an array of {values.dtype} {list(values.shape)} is not a picture; give [H,W,C]"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     if min(values.shape) == 0:
         raise ImageRefused(RefusalReason.TOO_SMALL, f"the array has shape {values.shape}")
@@ -132,7 +132,7 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
         message = "a TIFF with data.channels or data.range needs tifffile"
         message = f"{message}; pip install 'lookalike[tiff]'"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message) from error
-    logging.getLogger("tifffile").addHandler(_QUIET)  # it logs of damage; here it is a refusal
+    logging.getLogger("tifffile").addHandler(_QUIET)  # it logs damage, which is a refusal here
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]

@@ -67,8 +67,8 @@ class PreprocessSpec:
     scaled_decode: int | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("resize", Resize), ("resample", Resample), ("crop", Crop)):
-            _check_choice(name, getattr(self, name), get_args(known))
+        for name, choices in (("resize", Resize), ("resample", Resample), ("crop", Crop)):
+            _check_choice(name, getattr(self, name), get_args(choices))
         if self.resize_to is None:  # so that equal specs have equal digests
             object.__setattr__(self, "resize_to", self.size)
         _check_length("size", self.size, least=1)
@@ -101,17 +101,17 @@ class PreprocessSpec:
         return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON; those that came later where they say something."""
-        found = asdict(self)
+        """Return the fields, ready for JSON; those added later only where they are set."""
+        settings = asdict(self)
         if self.channels == RGB:
-            del found["channels"]
+            del settings["channels"]
         if self.scaled_decode is None:
-            del found["scaled_decode"]
+            del settings["scaled_decode"]
         if self.range is None:
-            del found["range"]
+            del settings["range"]
         else:
-            found["range"] = list(self.range)
-        return found
+            settings["range"] = list(self.range)
+        return settings
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> "PreprocessSpec":
@@ -120,9 +120,9 @@ class PreprocessSpec:
         Raises:
             UsageError: an unknown key (its nearest neighbor is named), a missing one, a bad value.
         """
-        known = tuple(field.name for field in fields(cls))
+        keys = tuple(field.name for field in fields(cls))
         for key in d:
-            _check_choice("key of a preprocessing spec", key, known)
+            _check_choice("key of a preprocessing spec", key, keys)
         if "size" not in d:
             raise UsageError("a preprocessing spec needs the key size")
         return cls(**d)
@@ -146,10 +146,10 @@ def check_channels(channels: object) -> None:
 
 
 def checked_range(value: object) -> tuple[float, float]:
-    """Return a range as two numbers; raises UsageError where it is none."""
+    """Return a range as two numbers; raise UsageError where it is not one."""
     if isinstance(value, list | tuple) and len(value) == 2:
         low, high = value
-        numbers = all(type(part) in {int, float} and isfinite(part) for part in value)
+        numbers = all(type(number) in {int, float} and isfinite(number) for number in value)
         if numbers and low < high:
             return float(low), float(high)
     raise UsageError(f"range is {value!r}; give two numbers, the lower first, as in [0, 4095]")

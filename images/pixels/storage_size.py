@@ -9,7 +9,7 @@ from images.pixels.planes import to_planes
 from images.pixels.preprocess import PreprocessSpec, by_plane
 
 LONGEST = 2
-"""Times the short side; of a longer picture the middle is kept."""
+"""Times the short side; of a longer image the middle is kept."""
 
 
 def load_whole(content: Content, spec: PreprocessSpec) -> Pixels:

@@ -58,8 +58,8 @@ def thumbnail(image: Pixels, size: int = 160) -> bytes:
 
     Quality 80; without loss where the image is tiny, because a page shows it enlarged.
     """
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((size, size), Image.Resampling.BICUBIC)
+    shrunk = Image.fromarray(np.ascontiguousarray(image))
+    shrunk.thumbnail((size, size), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=80, lossless=max(picture.size) <= TINY, method=METHOD)
+    shrunk.save(file, "WEBP", quality=80, lossless=max(shrunk.size) <= TINY, method=METHOD)
     return file.getvalue()

@@ -20,13 +20,13 @@ def counts(name: str) -> bool:
     if suffix_of(name) not in SUFFIXES:
         return False
     if "." not in name[:1] and "/." not in name and "__MACOSX" not in name:
-        return True  # nearly all, told at once
-    return not any(is_hidden(part) for part in name.split("/"))
+        return True  # nearly all, decided at once
+    return not any(is_hidden(level) for level in name.split("/"))
 
 
-def is_hidden(part: str) -> bool:
-    """Whether a part of a path says that it is not for the user."""
-    return part == "__MACOSX" or (part.startswith(".") and part not in {".", ".."})
+def is_hidden(name: str) -> bool:
+    """Whether the name of a file or folder says that it is not for the user."""
+    return name == "__MACOSX" or (name.startswith(".") and name not in {".", ".."})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,13 @@ def folder_labels(names: Sequence[str]) -> list[str | None]:
     """
     tops = {_folders(name, 1)[0] for name in names}
     depth = 1 if len(tops) == 1 and all(len(_folders(name, 2)) == 3 for name in names) else 0
-    found: dict[str, str] = {}  # one text for all of a class
+    labels: dict[str, str] = {}  # one string for all of a class
 
     def label(name: str) -> str | None:
-        parts = _folders(name, depth + 1)
-        return found.setdefault(parts[depth], parts[depth]) if len(parts) > depth + 1 else None
+        folders = _folders(name, depth + 1)
+        if len(folders) <= depth + 1:
+            return None
+        return labels.setdefault(folders[depth], folders[depth])
 
     return [label(name) for name in names]
 

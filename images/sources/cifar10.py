@@ -38,10 +38,10 @@ def open_cifar10(split: str, name: str) -> ArraySource:
     Raises:
         SourceError: it is not on this machine, or damaged; the message says where to put it.
     """
-    for folder in _places():
-        for known in (*FOLDERS, *ARCHIVES):
-            if os.path.exists(folder / known):  # noqa: PTH110 - quiet where it is forbidden
-                return open_batches(folder / known, split, name)
+    for folder in _locations():
+        for entry in (*FOLDERS, *ARCHIVES):
+            if os.path.exists(folder / entry):  # noqa: PTH110 - quiet where it is forbidden
+                return open_batches(folder / entry, split, name)
     raise SourceError(
         f"{name} is not on this machine: put cifar-10-python.tar.gz or cifar-10-binary.tar.gz from "
         f"https://www.cs.toronto.edu/~kriz/cifar.html into {_default_location()}, or into a folder "
@@ -63,10 +63,10 @@ def open_batches(path: Path, split: str, name: str) -> ArraySource:
         SourceError: it is damaged.
     """
     batches = SPLITS[split]
-    found = dict(_read_batches(path, batches))
-    if missing := [batch for batch in batches if batch not in found]:
+    content = dict(_read_batches(path, batches))
+    if missing := [batch for batch in batches if batch not in content]:
         raise SourceError(f"{path} is not whole: {', '.join(missing)} is missing; fetch it anew")
-    images, labels = zip(*(found[batch] for batch in batches), strict=True)
+    images, labels = zip(*(content[batch] for batch in batches), strict=True)
     return ArraySource(
         name=name,
         path=path,
@@ -88,10 +88,10 @@ def open_test_batches(path: Path, name: str) -> ArraySource:
     return open_batches(path, "test", name)
 
 
-def _places() -> Iterator[Path]:
-    if given := os.environ.get(ENVIRONMENT):
-        yield Path(given)
-        yield Path(given) / "cifar10"
+def _locations() -> Iterator[Path]:
+    if folder := os.environ.get(ENVIRONMENT):
+        yield Path(folder)
+        yield Path(folder) / "cifar10"
     yield _default_location()
 
 
@@ -100,20 +100,20 @@ def _default_location() -> Path:
 
 
 def _read_batches(path: Path, batches: list[str]) -> Iterator[tuple[str, Pair]]:
-    wanted = {f"{batch}{suffix}": batch for batch in batches for suffix in ("", ".bin")}
+    batch_of = {f"{batch}{suffix}": batch for batch in batches for suffix in ("", ".bin")}
     try:
         if path.is_dir():
             for file in sorted(path.iterdir()):
-                if file.name in wanted:
-                    yield wanted[file.name], _pair(file.read_bytes(), path / file.name)
+                if file.name in batch_of:
+                    yield batch_of[file.name], _pair(file.read_bytes(), path / file.name)
             return
         with tarfile.open(path) as archive:
             for member in archive:
                 last = member.name.rpartition("/")[2]
-                if last in wanted and member.isfile() and member.size <= _LARGEST:
+                if last in batch_of and member.isfile() and member.size <= _LARGEST:
                     content = archive.extractfile(member)
                     assert content is not None
-                    yield wanted[last], _pair(content.read(), path / last)
+                    yield batch_of[last], _pair(content.read(), path / last)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise SourceError(f"{path} is damaged or cannot be read: {error}") from error
 
@@ -122,7 +122,7 @@ def _pair(data: bytes, path: Path) -> Pair:
     """Return images [N,32,32,3] and labels [N] of a batch in either version."""
     rows = _binary(data) if path.suffix == ".bin" else _pickled(data, path)
     if rows is None:
-        raise SourceError(f"{path} is no batch of CIFAR-10; fetch it anew")
+        raise SourceError(f"{path} is not a batch of CIFAR-10; fetch it anew")
     planes, labels = rows
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels
@@ -152,7 +152,7 @@ def _pickled(data: bytes, path: Path) -> Pair | None:
     return (values, numbers) if len(values) == len(numbers) > 0 else None
 
 
-class _Forbidden(Exception):  # noqa: N818 - never leaves this page
+class _Forbidden(Exception):  # noqa: N818 - never leaves this module
     """A pickle wants something else than an array."""
 
 

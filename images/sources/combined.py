@@ -18,29 +18,29 @@ class JoinedSource:
 
     name: str
     prefixes: tuple[str, ...]
-    parts: tuple[Source, ...]
+    sources: tuple[Source, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The sorted label names of all parts."""
-        return tuple(sorted(set(itertools.chain(*(part.classes for part in self.parts)))))
+        """The sorted label names of all files."""
+        return tuple(sorted(set(itertools.chain(*(source.classes for source in self.sources)))))
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return sum(len(source) for source in self.sources)
 
     def __iter__(self) -> Iterator[Item]:
-        for prefix, part in zip(self.prefixes, self.parts, strict=True):
-            for item in part:
+        for prefix, source in zip(self.prefixes, self.sources, strict=True):
+            for item in source:
                 yield replace(item, key=f"{prefix}/{item.key}")
 
 
-def join(name: str, locations: Sequence[str], parts: Sequence[Source]) -> JoinedSource:
-    """Put the sources of `places` together."""
+def join(name: str, locations: Sequence[str], sources: Sequence[Source]) -> JoinedSource:
+    """Join the sources at `locations` to one."""
     folders = [location.split("/")[:-1] for location in locations]
     levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
     common = sum(len(level[0]) + 1 for level in levels)
     prefixes = tuple(location[common:] for location in locations)
-    return JoinedSource(name, prefixes, tuple(parts))
+    return JoinedSource(name, prefixes, tuple(sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class SourceShard:
 
     @property
     def name(self) -> str:
-        """What the user called the source, and which part of it this is."""
+        """What the user called the source, and which shard of it this is."""
         return f"{self.source.name} [{self.number}/{self.count}]"
 
     @property
@@ -72,17 +72,17 @@ class SourceShard:
         return itertools.islice(iter(self.source), self.number, None, self.count)
 
 
-def shard(source: Source, text: str) -> Source:
-    """Return a part of a source: `0/8` to `7/8`.
+def take_shard(source: Source, text: str) -> Source:
+    """Return one shard of a source: `0/8` to `7/8`.
 
     Raises:
         UsageError: the text is not of that form.
-        SourceError: the part is empty.
+        SourceError: the shard is empty.
     """
-    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if found is None or not int(found[1]) < int(found[2]):
+    numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if numbers is None or not int(numbers[1]) < int(numbers[2]):
         raise UsageError(f"--shard {text} is not i/n with i from 0 to n-1, as in 0/8 … 7/8")
-    part = SourceShard(source, int(found[1]), int(found[2]))
-    if len(part) == 0:
-        raise SourceError(f"part {text} of {source.name} is empty: it has {len(source)} images")
-    return part
+    shard = SourceShard(source, int(numbers[1]), int(numbers[2]))
+    if len(shard) == 0:
+        raise SourceError(f"shard {text} of {source.name} is empty: it has {len(source)} images")
+    return shard

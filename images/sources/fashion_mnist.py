@@ -49,7 +49,7 @@ def cache_folder() -> Path:
     try:
         return Path.home() / ".cache" / "lookalike" / "fashion-mnist"
     except RuntimeError as error:  # a user without a home, as some containers have
-        raise SourceError(f"no place to download to ({error}); {_REMEDY}") from error
+        raise SourceError(f"no folder to download to ({error}); {_REMEDY}") from error
 
 
 def _folders() -> Iterator[Path]:

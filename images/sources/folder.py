@@ -16,9 +16,9 @@ class FolderSource:
     """The image files below a folder, sorted by their relative posix paths, which are their keys.
 
     The first folder on an image's path is its label; an image directly in the root has none. Names
-    that start with a dot are skipped, and __MACOSX. Links are followed, but not
-    back into a folder they lie in.
-    Names are all that is read: a broken link or an empty file is listed, and refused when read.
+    that start with a dot are skipped, and __MACOSX. Links are followed, but not back into a folder
+    they lie in. Names are all that is read: a broken link or an empty file is listed, and refused
+    when it is read.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -51,10 +51,10 @@ class RemoteFolder:
         system, path = file_system(url)
         root = path.rstrip("/")
         try:
-            found = [file[len(root) :].lstrip("/") for file in system.find(path)]
+            files = [file[len(root) :].lstrip("/") for file in system.find(path)]
         except Exception as error:  # each file system raises its own
             raise SourceError(f"cannot list {url}: {error}") from error
-        self._paths = sorted(file for file in found if counts(file))
+        self._paths = sorted(file for file in files if counts(file))
         self._url = url
         if not self._paths:
             raise SourceError(f"{url} holds no image files, nor do its sub-folders")

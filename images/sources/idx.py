@@ -89,7 +89,9 @@ def _unpack(file: BinaryIO, path: Path) -> NDArray[np.uint8]:
 def _read_header(file: BinaryIO, path: Path) -> tuple[int, ...]:
     head = file.read(4)
     if len(head) < 4 or head[:3] != MAGIC:
-        message = f"{path} is no IDX file of bytes: it starts with {head.hex(' ')}, not 00 00 08"
+        message = (
+            f"{path} is not an IDX file of bytes: it starts with {head.hex(' ')}, not 00 00 08"
+        )
         raise SourceError(message)
     sizes = file.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
@@ -97,12 +99,12 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[int, ...]:
     return struct.unpack(f">{head[3]}I", sizes)
 
 
-def _check_length(path: Path, found: int, shape: tuple[int, ...]) -> None:
+def _check_length(path: Path, length: int, shape: tuple[int, ...]) -> None:
     promised = math.prod(shape)
-    if found < promised:
-        message = f"{path} is truncated: {found:,} of the {promised:,} bytes of {shape} are there"
+    if length < promised:
+        message = f"{path} is truncated: {length:,} of the {promised:,} bytes of {shape} are there"
         raise SourceError(message)
-    if found > promised:
+    if length > promised:
         raise SourceError(f"{path} is damaged: it goes on after the {promised:,} bytes of {shape}")
 
 

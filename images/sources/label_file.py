@@ -105,9 +105,9 @@ def _columns(header: list[str], file: Path) -> tuple[int, int]:
     titles = [title.strip().lower() for title in header]
     name_at = next((titles.index(title) for title in KEY_COLUMNS if title in titles), None)
     if name_at is None:
-        found = ", ".join(header[:10]) or "(nothing)"
+        columns = ", ".join(header[:10]) or "(nothing)"
         raise SourceError(
-            f"{file}: its first line is {found}; it must name the columns, as in: path,label"
+            f"{file}: its first line is {columns}; it must name the columns, as in: path,label"
         )
     label_at = next((titles.index(title) for title in LABEL_COLUMNS if title in titles), -1)
     return name_at, label_at

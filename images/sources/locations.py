@@ -1,6 +1,6 @@
 """Where bytes lie: at a path, or behind a URL that fsspec opens (s3://, gs://, hf://, memory:// …).
 
-A place is text: an absolute path, or such a URL. fsspec is an optional package; paths and file://
+A location is text: an absolute path, or such a URL. fsspec is an optional package; paths and file://
 URLs work without it.
 """
 
@@ -25,12 +25,12 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9.+-]+(::[A-Za-z][A-Za-z0-9.+-]+)*://")
 
 
 def is_url(name: str) -> bool:
-    """Whether a SOURCE is written as a URL; a drive's single letter makes none."""
+    """Whether a SOURCE is written as a URL; a drive's single letter is not a scheme."""
     return _URL.match(name) is not None
 
 
 def location_of(name: str) -> str:
-    """Return the place that a user means: an absolute path, or the URL without a final slash."""
+    """Return the location that a user means: an absolute path, or the URL without a final slash."""
     if name.startswith("file://"):
         return str(uri_to_path(name).absolute())
     return name.rstrip("/") if is_url(name) else str(Path(name).absolute())
@@ -40,7 +40,7 @@ def file_system(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the path in it.
 
     Raises:
-        SourceError: fsspec or its part for this kind of URL is not installed, or refuses it.
+        SourceError: fsspec or its extension for this kind of URL is not installed, or refuses it.
     """
     if refused := REFUSED.intersection(re.findall(r"[A-Za-z]+(?=:)", url.lower())):
         raise SourceError(f"{url}: {min(refused)} URLs are not read; fetch the file first")
@@ -155,7 +155,7 @@ def join_uri(scheme: str, location: str) -> str:
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:
-    """Undo `join_uri`: return the scheme, the place, and what follows #."""
+    """Undo `join_uri`: return the scheme, the location, and what follows #."""
     base, _, fragment = uri.rpartition("#")
     scheme, _, rest = base.partition("://")
     scheme, _, protocol = scheme.partition("+")

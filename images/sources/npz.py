@@ -48,13 +48,13 @@ def open_npz(path: Path, name: str) -> ArraySource:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(path):
-        raise SourceError(f"{path} is no npz file: it is not a zip archive, or is truncated")
+        raise SourceError(f"{path} is not an npz file: it is not a zip archive, or is truncated")
     try:
-        found, arrays = map_members(path, (*PIXEL_ARRAYS, "offsets", "labels"))
+        names, arrays = map_members(path, (*PIXEL_ARRAYS, "offsets", "labels"))
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise SourceError(f"{path} is not a readable npz file: {one_line(error)}") from error
     if not arrays.keys() & set(PIXEL_ARRAYS):
-        message = f"{path} holds the arrays {', '.join(found) or '(none)'}"
+        message = f"{path} holds the arrays {', '.join(names) or '(none)'}"
         raise SourceError(f"{message}; images go by {', '.join(PIXEL_ARRAYS)}")
     return arrays
 
@@ -101,9 +101,9 @@ def _class_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
     try:
         names = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise SourceError(f"{file} is no JSON list of class names: {error}") from error
+        raise SourceError(f"{file} is not a JSON list of class names: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SourceError(f"{file} is no JSON list of class names")
+        raise SourceError(f"{file} is not a JSON list of class names")
     return tuple(names)
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 _LOCAL = struct.Struct("<4s22xHH")  # magic, …, lengths of the name and the extra field
 
 
-def map_members(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Return the names of all arrays, and the wanted ones that are there.
+def map_members(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """Return the names of all arrays, and those of `keys` that are there.
 
     Raises:
         ValueError: an array holds Python objects, or its header does not fit its length.
@@ -31,8 +31,8 @@ def map_members(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[st
             for info in archive.infolist()
             if info.filename.endswith(".npy")
         }
-        found = {key: _map(file, archive, members[key]) for key in wanted if key in members}
-    return list(members), found
+        arrays = {key: _map(file, archive, members[key]) for key in keys if key in members}
+    return list(members), arrays
 
 
 def _map(file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:

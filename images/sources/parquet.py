@@ -151,12 +151,12 @@ class _Rows:
         if not 0 <= row < self.count:
             raise IndexError(f"it holds {self.count} rows")
         with self._lock:
-            found = self._find(row)
-            if found is None:
+            entry = self._find(row)
+            if entry is None:
                 self._read_to(row)
-                found = self._find(row)
-            assert found is not None
-            value = found.as_py()
+                entry = self._find(row)
+            assert entry is not None
+            value = entry.as_py()
         data: bytes | None = value["bytes"] if isinstance(value, dict) else value
         return data
 
@@ -182,7 +182,7 @@ class _Rows:
                 if len(self._kept) > KEPT:
                     del self._kept[next(iter(self._kept))]
         except BaseException:
-            self._next = -1  # the reader's place is not known: begin anew
+            self._next = -1  # where the reader stands is not known: begin anew
             raise
 
 
@@ -225,18 +225,20 @@ def _named(values: Any, names: tuple[str, ...], location: str) -> Labels:
 
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    known = values.is_valid().to_numpy(zero_copy_only=False)
+    labeled = values.is_valid().to_numpy(zero_copy_only=False)
     text = _is_text(values.type)
     filled = values.fill_null("" if text else -1).to_numpy(zero_copy_only=False)
     if names:
-        known = known & (filled >= 0)
-    if not known.any():
+        labeled = labeled & (filled >= 0)
+    if not labeled.any():
         return Labels()
-    found = name_labels(np.asarray(filled[known], str if text else np.int64), names, Path(location))
-    assert found.indices is not None
+    labels = name_labels(
+        np.asarray(filled[labeled], str if text else np.int64), names, Path(location)
+    )
+    assert labels.indices is not None
     indices = np.full(len(filled), -1, np.int64)
-    indices[known] = found.indices
-    return Labels(indices, found.names)
+    indices[labeled] = labels.indices
+    return Labels(indices, labels.names)
 
 
 def _keys(rows: _Rows, location: str) -> Any:

@@ -34,8 +34,8 @@ class PathListSource:
             _may_be_there(self._folder, key) for key in self._labels
         ):
             raise SourceError(
-                f"{location} is no list of images: none of its {len(self._labels)} lines is a path "
-                "that exists; paths are relative to its folder"
+                f"{location} is not a list of images: none of its {len(self._labels)} lines is a "
+                "path that exists; paths are relative to its folder"
             )
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ def _read_lines(location: str) -> dict[str, str | None]:
         with open_location(location) as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{location} is no UTF-8 text file of paths: {error}") from error
+        raise SourceError(f"{location} is not a UTF-8 text file of paths: {error}") from error
     labels: dict[str, str | None] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         written, _, label = line.partition("\t")

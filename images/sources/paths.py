@@ -28,12 +28,12 @@ def suffix_of(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    r"""Return a file's name as valid Unicode: a byte that is no UTF-8 is written as `\xff`."""
+    r"""Return a file's name as valid Unicode: a byte that is not UTF-8 is written as `\xff`."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def path_to_uri(path: str) -> str:
-    """Return the path itself, or a file: uri if it is no UTF-8."""
+    """Return the path itself, or a file: uri if it is not UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -57,8 +57,8 @@ def read_file(path: str) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        ImageRefused: UNREADABLE if it is missing, forbidden or no plain file (a pipe would block);
-            TOO_MANY_BYTES before it is read.
+        ImageRefused: UNREADABLE if it is missing, forbidden or not a plain file (a pipe would
+            block); TOO_MANY_BYTES before it is read.
     """
     file = Path(path)
     try:

@@ -19,7 +19,7 @@ def is_pattern(name: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """Return the places of a pattern: braces in their order, then * ? [ ] sorted.
+    """Return the locations of a pattern: braces in their order, then * ? [ ] sorted.
 
     Raises:
         SourceError: a pattern of * ? [ ] fits nothing, or there are too many files.
@@ -34,12 +34,12 @@ def expand(pattern: str) -> list[str]:
 
 def braces(pattern: str) -> Iterator[str]:
     """Yield what a pattern's braces stand for: `{a,b}` and `{008..011}`, which keeps its zeros."""
-    found = _BRACES.search(pattern)
-    if found is None:
+    match = _BRACES.search(pattern)
+    if match is None:
         yield pattern
         return
-    head, tail = pattern[: found.start()], pattern[found.end() :]
-    for choice in _choices(found[1]):
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    for choice in _choices(match[1]):
         for rest in braces(tail):
             yield head + choice + rest
 
@@ -58,9 +58,9 @@ def _choices(inside: str) -> Iterator[str]:
 def _globbed(name: str) -> list[str]:
     if is_url(name):
         system, path = file_system(name)
-        found = [system.unstrip_protocol(path) for path in system.glob(path)]
+        files = [system.unstrip_protocol(path) for path in system.glob(path)]
     else:
-        found = glob.glob(os.path.abspath(name), recursive=True)  # noqa: PTH100, PTH207
-    if not found:
+        files = glob.glob(os.path.abspath(name), recursive=True)  # noqa: PTH100, PTH207
+    if not files:
         raise SourceError(f"{name} fits no file; quote the pattern and check its folder")
-    return sorted(found)
+    return sorted(files)

@@ -9,7 +9,7 @@ from images.items import Item, Source
 from images.pixels.image_format import kind_of
 from images.sources.archives import clean
 from images.sources.cifar10 import is_cifar10, open_batches, open_cifar10
-from images.sources.combined import join, shard
+from images.sources.combined import join, take_shard
 from images.sources.fashion_mnist import open_fashion_mnist
 from images.sources.folder import FolderSource, RemoteFolder
 from images.sources.idx import GZIP_MAGIC, MAGIC, open_idx
@@ -43,7 +43,7 @@ def open_source(
     source: str | os.PathLike[str],
     *,
     labels: str | os.PathLike[str] | None = None,
-    part: str | None = None,
+    shard: str | None = None,
 ) -> Source:
     """List a SOURCE; nothing is decoded yet.
 
@@ -54,16 +54,16 @@ def open_source(
             `fashion-mnist` or `cifar10` with `:train` (what the bare name means) or `:test`. A path
             that looks like a name is given as `./name`.
         labels: a CSV file of keys or paths with labels, which count instead of the source's own.
-        part: `i/n`, every n-th image from the i-th on.
+        shard: `i/n`, every n-th image from the i-th on.
 
     Raises:
         SourceError: it is missing, of another kind, damaged or without images.
-        UsageError: `part` is not of that form.
+        UsageError: `shard` is not of that form.
     """
     opened = _open(os.fspath(source))
     if labels is not None:
         opened = with_labels(opened, Path(labels))
-    return opened if part is None else shard(opened, part)
+    return opened if shard is None else take_shard(opened, shard)
 
 
 def _open(name: str) -> Source:
@@ -105,14 +105,14 @@ def _suggestion(location: str, name: str) -> str:
 def _open_folder(location: str, name: str) -> Source:
     if is_url(location):
         return RemoteFolder(location, name)
-    path = Path(location)
-    if is_cifar10(path):
-        return open_batches(path, "train", name)
+    folder = Path(location)
+    if is_cifar10(folder):
+        return open_batches(folder, "train", name)
     try:
-        return FolderSource(path, name)
+        return FolderSource(folder, name)
     except SourceError as error:
-        others = [found for kind in ("*images*idx3*", "*.npz", "*.tar", "*.zip", "*.parquet")
-                  for found in path.glob(kind)]  # fmt: skip
+        others = [path for kind in ("*images*idx3*", "*.npz", "*.tar", "*.zip", "*.parquet")
+                  for path in folder.glob(kind)]  # fmt: skip
         if others:
             raise SourceError(f"{error}; did you mean {min(others)}?") from error
         raise
@@ -159,5 +159,5 @@ def _open_plain(location: str, name: str, head: bytes) -> Source:
     if kind_of(head):
         raise SourceError(f"{location} is one image; give its folder, or a text file that lists it")
     if b"\x00" in head or clean(location) != location:
-        raise SourceError(f"{clean(location)} is no source that is known; give {KINDS}")
+        raise SourceError(f"{clean(location)} is not a known source; give {KINDS}")
     return PathListSource(location, name)

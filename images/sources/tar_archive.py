@@ -23,7 +23,7 @@ from images.sources.unpacked import packer_of, read_unpacked, unpacked_head, unp
 LABEL_FIELDS = ("label", "class", "cls", "class_name")
 LABEL_SUFFIXES = (".cls", ".json", ".txt")  # the first of them counts
 MAX_LABEL_BYTES = 64 * 1024
-MAX_LABEL = 100  # characters; a longer .txt is no label
+MAX_LABEL = 100  # characters; a longer .txt is not a label
 LINK, SPARSE = -1, -2  # in place of a size
 
 
@@ -53,8 +53,8 @@ def open_tar(location: str, name: str) -> ArchiveSource:
         with _opened(location) as (file, packed):
             listing.read(file)
     except (OSError, tarfile.TarError, ValueError, OverflowError) as error:
-        found = len(listing.names)
-        message = f"{location} is damaged or truncated after {found} images: {error}"
+        count = len(listing.names)
+        message = f"{location} is damaged or truncated after {count} images: {error}"
         raise SourceError(f"{message}; fetch or make it anew") from error
     labels = folder_labels(listing.names)
     labels = [own or folder for own, folder in zip(listing.labels, labels, strict=True)]
@@ -68,7 +68,7 @@ def open_tar(location: str, name: str) -> ArchiveSource:
 
 
 class _Listing:
-    """The images of an archive as they come, and what their samples say of them."""
+    """The images of an archive in its order, with the labels that their samples give."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -116,7 +116,7 @@ def _size_of(member: Member) -> int:
 
 
 def _label_in(data: bytes, suffix: str) -> str | None:
-    """Return the label that a file beside an image holds, or None if it holds another thing."""
+    """Return the label that a file beside an image holds, or None if it holds something else."""
     try:
         text = data.decode("utf-8-sig").strip()
         if suffix != ".json":

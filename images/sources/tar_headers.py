@@ -33,7 +33,7 @@ class Member(NamedTuple):
     """A member of an archive.
 
     Attributes:
-        name: as stored; what is no UTF-8 is escaped by surrogates.
+        name: as stored; what is not UTF-8 is escaped by surrogates.
         offset: of its first header.
         start: of its content.
         size: of its content, in bytes.
@@ -106,10 +106,9 @@ def _read_one(file: IO[bytes], offset: int) -> Member | None:
         if len(content) < padded:
             return None
         try:
-            found = _extended(content[:length]) if kind == _EXTENDED else _long_name(content)
-        except ValueError:  # also for what is no UTF-8
+            name, size = _extended(content[:length]) if kind == _EXTENDED else _long_name(content)
+        except ValueError:  # also for what is not UTF-8
             return None
-        name, size = found
         block = file.read(BLOCK)
         start += padded + BLOCK
         kind = block[156:157]
@@ -174,7 +173,7 @@ def _extended(content: bytes) -> tuple[str | None, int | None]:
         end = at + int(content[at:space])
         key, equals, value = content[space + 1 : end - 1].partition(b"=")
         if not (at < space < end <= len(content) and equals and content[end - 1] == 0x0A):
-            raise ValueError(f"no record at byte {at}")
+            raise ValueError(f"not a record at byte {at}")
         if key == b"path":
             name = value.decode().rstrip("/")
         elif key == b"size":
@@ -196,7 +195,7 @@ def _check_end(file: IO[bytes], offset: int) -> None:
     if len(mark) < BLOCK:
         raise tarfile.ReadError("the mark of its end is missing")
     if any(mark):
-        raise tarfile.ReadError(f"byte {offset:,} is no header")
+        raise tarfile.ReadError(f"byte {offset:,} is not a header")
     while rest := file.read(2**20):
         if any(rest):
             raise tarfile.ReadError("it goes on after its end, as archives that were put together")

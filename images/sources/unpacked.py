@@ -1,6 +1,6 @@
-"""Compressed files, unpacked to a nameless temporary file so that any part of them can be read.
+"""Compressed files, unpacked to a nameless temporary file so that they can be read at any offset.
 
-gzip, bzip2 and xz can only be read from the start. The temporary file lies in the system's place
+gzip, bzip2 and xz can only be read from the start. The temporary file lies in the system's folder
 for them ($TMPDIR) and is gone when the process ends, however it ends.
 """
 
@@ -92,7 +92,7 @@ def _unpack(location: str, _stamp: str) -> Whole:
 
 
 class _View(io.RawIOBase):
-    """A place of one's own in a file that others read too."""
+    """A position of one's own in a file that others read too."""
 
     def __init__(self, whole: Whole) -> None:
         self._whole = whole

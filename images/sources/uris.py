@@ -1,6 +1,6 @@
 """From an item's uri back to its content, without the source it came from.
 
-    /photos/1.jpg, file:///…        a file; file: is for names that are no UTF-8
+    /photos/1.jpg, file:///…        a file; file: is for names that are not UTF-8
     s3://…, hf://…, memory://…      a file behind a URL
     tar:///a.tar#cat/1.jpg@512      a member of an archive, and where its header is
     zip:///a.zip#cat/1.jpg@0        likewise
@@ -60,10 +60,10 @@ def read_uri(uri: str) -> Content:
 
 
 def stamp_of(uri: str) -> str | None:
-    """Return a text that is another one when what lies at a uri may have changed, or None.
+    """Return a text that changes whenever what lies at a uri may have changed, or None.
 
     It is made of length and time of the last change, of an archive or array file as a whole: as
-    long as it stays, so does everything in it. None: nothing is there, or it cannot be told.
+    long as it stays, so does everything in it. None: nothing is there, or its time is not known.
     """
     try:
         if uri.startswith(("/", "file://")) or "://" not in uri:
@@ -91,5 +91,5 @@ def _read_item(scheme: str, location: str, fragment: str) -> Content:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise LookupError(f"{text!r} is no number of an image")
+        raise LookupError(f"{text!r} is not the number of an image")
     return int(text)

@@ -71,9 +71,8 @@ def _directory(location: str) -> list[zipfile.ZipInfo]:
         with open_location(location) as file, zipfile.ZipFile(file) as archive:
             return archive.infolist()
     except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-        raise SourceError(
-            f"{location} is damaged, truncated or not a zip archive: {one_line(error)}; fetch or make it anew"
-        ) from error
+        message = f"{location} is damaged, truncated or not a zip archive: {one_line(error)}"
+        raise SourceError(f"{message}; fetch or make it anew") from error
 
 
 def read_zipped(location: str, member: Member) -> bytes:
@@ -119,7 +118,7 @@ def _unpacked(data: bytes, member: Member) -> bytes:
 
 def _checked(data: bytes, member: Member) -> bytes:
     if len(data) != member.size or zlib.crc32(data) != member.crc:
-        message = "the member is damaged: its checksum or its length is another"
+        message = "the member is damaged: its checksum or its length does not fit"
         raise ImageRefused(RefusalReason.CORRUPT, message)
     return data
 

@@ -113,7 +113,7 @@ def extract(
         remote = RayEngine(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
     # A session of one thread: each core encodes by itself what it has decoded.
     opened = open_encoder(encoder, threads=1)
-    images = open_source(source, labels=labels, part=shard)
+    images = open_source(source, labels=labels, shard=shard)
     with ExitStack() as stack:
         target = None
         if collection is not None:

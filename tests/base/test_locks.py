@@ -26,19 +26,19 @@ def test_it_is_given_back_when_the_block_fails(tmp_path: Path) -> None:
 
 
 def test_waiting_gets_it_when_it_is_free(tmp_path: Path) -> None:
-    taken = threading.Event()
+    held = threading.Event()
     order = []
 
     def hold() -> None:
         with folder_lock(tmp_path):
-            taken.set()
+            held.set()
             release.wait()
             order.append("first")
 
     release = threading.Event()
     holder = threading.Thread(target=hold)
     holder.start()
-    taken.wait()
+    held.wait()
     release.set()
     with folder_lock(tmp_path, wait=60):
         order.append("second")

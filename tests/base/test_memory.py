@@ -80,8 +80,8 @@ def test_the_peak_of_this_process() -> None:
     before, resident = peak_memory(), resident_memory()
     assert before is not None
     assert resident is not None
-    with mmap.mmap(-1, 64 * MB) as taken:  # fresh pages, whatever the allocator has kept
-        np.frombuffer(taken, np.uint8)[:] = 1
+    with mmap.mmap(-1, 64 * MB) as pages:  # fresh pages, whatever the allocator has kept
+        np.frombuffer(pages, np.uint8)[:] = 1
         after = peak_memory()
     assert after is not None
     assert after >= resident + 60 * MB

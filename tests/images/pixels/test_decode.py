@@ -13,7 +13,7 @@ from images.pixels.decode import decode, to_rgb
 Array = NDArray[np.uint8]
 
 
-def picture(height: int = 24, width: int = 40) -> Array:
+def gradient(height: int = 24, width: int = 40) -> Array:
     """Smooth, so that lossy formats stay close, and without any symmetry."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 6, y * 9, (x + y) * 3], axis=2).astype(np.uint8)
@@ -53,10 +53,10 @@ def tiff(pixels: bytes, width: int, height: int, *, order: str = "<", **tags: in
     ],
 )
 def test_lossless_formats_give_the_exact_pixels(format_: str, options: dict[str, object]) -> None:
-    pixels = decode(encode(Image.fromarray(picture()), format_, **options))
+    pixels = decode(encode(Image.fromarray(gradient()), format_, **options))
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
-    np.testing.assert_array_equal(pixels, picture())
+    np.testing.assert_array_equal(pixels, gradient())
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_lossless_formats_give_the_exact_pixels(format_: str, options: dict[str,
     ],
 )
 def test_lossy_formats_give_nearly_the_pixels(format_: str, options: dict[str, object]) -> None:
-    pixels = decode(encode(Image.fromarray(picture()), format_, **options))
-    assert np.abs(pixels.astype(int) - picture()).mean() < 4
+    pixels = decode(encode(Image.fromarray(gradient()), format_, **options))
+    assert np.abs(pixels.astype(int) - gradient()).mean() < 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -86,7 +86,7 @@ def test_lossy_formats_give_nearly_the_pixels(format_: str, options: dict[str, o
 def test_exif_orientation_is_applied(
     orientation: int, format_: str, options: dict[str, object], tolerance: int
 ) -> None:
-    stored = picture()
+    stored = gradient()
     upright = {
         1: stored,
         2: stored[:, ::-1],
@@ -110,7 +110,7 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
     exif = Image.Exif()
     exif[274] = orientation
     np.testing.assert_array_equal(
-        decode(encode(Image.fromarray(picture()), "PNG", exif=exif)), picture()
+        decode(encode(Image.fromarray(gradient()), "PNG", exif=exif)), gradient()
     )
 
 
@@ -118,13 +118,13 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
     "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + b"\xff" * 40]
 )
 def test_damaged_exif_does_not_cost_the_image(exif: bytes) -> None:
-    plain = encode(Image.fromarray(picture()), "JPEG")
+    plain = encode(Image.fromarray(gradient()), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     np.testing.assert_array_equal(decode(plain[:2] + segment + plain[2:]), decode(plain))
 
 
 def test_palette() -> None:
-    image = Image.fromarray(picture()).quantize(16)
+    image = Image.fromarray(gradient()).quantize(16)
     for format_ in ("PNG", "GIF", "BMP", "TIFF"):
         np.testing.assert_array_equal(
             decode(encode(image, format_)), np.asarray(image.convert("RGB"))
@@ -160,16 +160,16 @@ def test_the_see_through_color_of_a_png_without_alpha_is_white(mode: str) -> Non
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_alpha_is_composited_on_white(format_: str, mode: str) -> None:
     alpha = np.linspace(0, 255, 24 * 40).reshape(24, 40).astype(np.uint8)
-    image = Image.fromarray(picture()).convert(mode)
+    image = Image.fromarray(gradient()).convert(mode)
     image.putalpha(Image.fromarray(alpha))
-    opaque = np.asarray(Image.fromarray(picture()).convert(mode[:-1]).convert("RGB"), float)
+    opaque = np.asarray(Image.fromarray(gradient()).convert(mode[:-1]).convert("RGB"), float)
     weight = alpha[:, :, None] / 255
     expected = opaque * weight + 255 * (1 - weight)
     assert np.abs(decode(encode(image, format_)) - expected).max() <= 1
 
 
 def test_gray() -> None:
-    gray = picture()[:, :, 0]
+    gray = gradient()[:, :, 0]
     for format_ in ("PNG", "TIFF", "BMP", "GIF"):
         pixels = decode(encode(Image.fromarray(gray), format_))
         np.testing.assert_array_equal(pixels, np.repeat(gray[:, :, None], 3, axis=2))
@@ -220,7 +220,7 @@ def test_the_see_through_gray_of_a_sixteen_bit_png_is_white() -> None:
 @pytest.mark.parametrize(("format_", "tolerance"), [("JPEG", 12), ("TIFF", 0)])
 def test_cmyk(format_: str, tolerance: int) -> None:
     """Pillow writes CMYK JPEGs inverted and marked so, as Adobe does."""
-    image = Image.fromarray(picture()).convert("CMYK")
+    image = Image.fromarray(gradient()).convert("CMYK")
     data = encode(image, format_, **({"quality": 95} if format_ == "JPEG" else {}))
     assert (b"Adobe" in data) == (format_ == "JPEG")
     difference = decode(data).astype(int) - np.asarray(image.convert("RGB"))
@@ -267,7 +267,7 @@ def test_to_rgb_of_bytes(shape: tuple[int, ...]) -> None:
 
 
 def test_to_rgb_does_not_copy_what_is_rgb_already() -> None:
-    assert np.shares_memory(to_rgb(array := picture()), array)
+    assert np.shares_memory(to_rgb(array := gradient()), array)
 
 
 def test_to_rgb_of_alpha_deep_and_boolean_arrays() -> None:

@@ -64,8 +64,8 @@ def refusal(isolated: Isolated, content: bytes) -> ImageRefused:
 def test_images_and_refusals_are_those_of_the_same_process(image_folder: Path) -> None:
     contents = [path.read_bytes() for path in sorted(image_folder.glob("*/*"))]
     with Isolated(SPEC, 2) as isolated, ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda content: isolated.load(content, SPEC), contents))
-        for content, (pixels, size) in zip(contents, found, strict=True):
+        loaded = list(pool.map(lambda content: isolated.load(content, SPEC), contents))
+        for content, (pixels, size) in zip(contents, loaded, strict=True):
             expected, expected_size = load_image(content, SPEC)
             np.testing.assert_array_equal(pixels, expected)
             assert size == expected_size
@@ -78,7 +78,7 @@ def test_images_and_refusals_are_those_of_the_same_process(image_folder: Path) -
 
 
 @pytest.mark.parametrize(
-    ("content", "reason", "words"),
+    ("content", "reason", "phrase"),
     [
         (b"kill", RefusalReason.CRASHED, "ended by SIGKILL"),
         (b"crash", RefusalReason.CRASHED, "ended by SIGSEGV"),
@@ -88,11 +88,11 @@ def test_images_and_refusals_are_those_of_the_same_process(image_folder: Path) -
     ],
 )
 def test_a_hostile_image_costs_itself_and_is_named(
-    hostile: Isolated, image_folder: Path, content: bytes, reason: RefusalReason, words: str
+    hostile: Isolated, image_folder: Path, content: bytes, reason: RefusalReason, phrase: str
 ) -> None:
     good = (image_folder / "discs/00.jpg").read_bytes()
     refused = refusal(hostile, content)
-    assert (refused.reason, words in refused.message) == (reason, True), refused
+    assert (refused.reason, phrase in refused.message) == (reason, True), refused
     np.testing.assert_array_equal(hostile.load(good, SPEC)[0], load_image(good, SPEC)[0])
 
 

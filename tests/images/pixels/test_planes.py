@@ -22,9 +22,9 @@ RNG = np.random.default_rng(3)
 FIVE = RNG.integers(0, 4096, (20, 24, 5), np.uint16)
 
 
-def tiff(values: NDArray[np.generic], **given: object) -> bytes:
+def tiff(values: NDArray[np.generic], **options: object) -> bytes:
     file = io.BytesIO()
-    tifffile.imwrite(file, values, **given)  # type: ignore[arg-type]
+    tifffile.imwrite(file, values, **options)  # type: ignore[arg-type]
     return file.getvalue()
 
 
@@ -60,9 +60,11 @@ def test_every_way_to_store_planes_gives_the_same() -> None:
 @settings(max_examples=50, deadline=None)
 @example(0.0, 1e-3, [1.7e308, -1.7e308])
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.lists(st.floats(), min_size=1, max_size=9))
-def test_scaling_keeps_the_order_and_its_ends(low: float, width: float, given: list[float]) -> None:
+def test_scaling_keeps_the_order_and_its_ends(
+    low: float, width: float, others: list[float]
+) -> None:
     high = low + width
-    values = np.sort(np.array([low, high, *given])[None, :, None], axis=1)
+    values = np.sort(np.array([low, high, *others])[None, :, None], axis=1)
     scaled = to_eight_bits(values, (low, high)).astype(int).ravel()
     numbers = scaled[np.isfinite(values.ravel())]
     assert (np.diff(numbers) >= 0).all()
@@ -80,10 +82,10 @@ def test_without_a_range_the_element_type_says_it() -> None:
 @pytest.mark.parametrize("wrap", [lambda v: v, npy, tiff, lambda v: png(Image.fromarray(v))])
 def test_deep_gray_becomes_three_channels_alike(wrap: object) -> None:
     gray = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
-    found = to_planes(wrap(gray), 3, (0, 4095))  # type: ignore[operator]
-    assert found.shape == (16, 16, 3)
-    assert (found[..., 0].ravel() == np.floor(gray.ravel().astype(float) * 255 / 4095 + 0.5)).all()
-    assert (np.ptp(found.astype(int), axis=2) == 0).all()
+    scaled = to_planes(wrap(gray), 3, (0, 4095))  # type: ignore[operator]
+    assert scaled.shape == (16, 16, 3)
+    assert (scaled[..., 0].ravel() == np.floor(gray.ravel().astype(float) * 255 / 4095 + 0.5)).all()
+    assert (np.ptp(scaled.astype(int), axis=2) == 0).all()
 
 
 def test_color_of_eight_bits_passes_through_a_range() -> None:
@@ -99,13 +101,13 @@ def test_color_of_eight_bits_passes_through_a_range() -> None:
         (FIVE_TIFF, 4, "unsupported", r"has 5 planes, the encoder sees 4 \(data"),
         (tiff(FIVE), 5, "unsupported", "has 20 planes"),
         (np.zeros((4, 4, 2)), 2, "unsupported", "float64 have no agreed range; give data.range"),
-        (np.zeros((4, 4, 2, 2), np.uint8), 2, "unsupported", "is no picture; give"),
+        (np.zeros((4, 4, 2, 2), np.uint8), 2, "unsupported", "is not a picture; give"),
         (np.zeros((0, 4, 2), np.uint8), 2, "too-small", "has shape"),
         (FIVE_TIFF[:700], 5, "corrupt", "is damaged or not read"),
         (npy(FIVE)[:700], 5, "corrupt", "npy file is damaged"),
         (npy(np.array([[None]])), 2, "corrupt", "npy file is damaged"),
         (b"", 5, "empty", "is empty"),
-        (b"hello", 5, "not-an-image", "no JPEG"),
+        (b"hello", 5, "not-an-image", "not a JPEG"),
     ],
 )  # fmt: skip
 def test_refusals(content: object, channels: int, reason: str, message: str) -> None:

@@ -224,7 +224,7 @@ def test_the_digest_is_fixed_for_ever() -> None:
 DIGEST = "835fa7dcea4c412393bfa20d105e08deec11c828b16ed1d5119761c40a0c17ce"
 
 
-def test_the_digest_tells_specs_apart() -> None:
+def test_the_digest_differs_between_specs() -> None:
     specs = [
         *SPECS,
         PreprocessSpec(size=33),

@@ -67,10 +67,10 @@ def test_formats_outside_the_list_are_not_read_though_pillow_can() -> None:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
-def test_truncated(format_: str, part: float) -> None:
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_truncated(format_: str, share: float) -> None:
     data = encode(noise(), format_)
-    assert reason(data[: int(len(data) * part)]) == RefusalReason.TRUNCATED
+    assert reason(data[: int(len(data) * share)]) == RefusalReason.TRUNCATED
 
 
 def test_truncated_in_the_header() -> None:

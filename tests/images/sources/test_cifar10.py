@@ -113,7 +113,7 @@ def test_damaged_batches(tmp_path: Path, content: bytes, kind: str) -> None:
     path = make(tmp_path, kind, packed=False)
     (file,) = path.glob("data_batch_3*")
     file.write_bytes(content)
-    with pytest.raises(SourceError, match=r"data_batch_3.* is no batch of CIFAR-10"):
+    with pytest.raises(SourceError, match=r"data_batch_3.* is not a batch of CIFAR-10"):
         open_source(path)
     file.unlink()
     with pytest.raises(SourceError, match="is not whole: data_batch_3 is missing"):

@@ -11,7 +11,7 @@ from base.errors import ImageRefused, RefusalReason, SourceError
 from images.sources.sources import open_source, read_uri
 
 
-def picture(path: Path) -> Path:
+def save_image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((6, 8, 3), 90, np.uint8)).save(path, "PNG")
     return path
@@ -23,13 +23,13 @@ def keys(folder: Path) -> list[str]:
 
 def test_images_are_found_below_and_sorted_by_path(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/10.png", "a/deep/er/x.png", "c.png", "a.png"):
-        picture(tmp_path / name)
+        save_image(tmp_path / name)
     assert keys(tmp_path) == ["a.png", "a/deep/er/x.png", "b/10.png", "b/2.png", "c.png"]
 
 
 def test_labels_are_the_first_folders(tmp_path: Path) -> None:
     for name in ("shoe/1.png", "hat/summer/2.png", "3.png"):
-        picture(tmp_path / name)
+        save_image(tmp_path / name)
     source = open_source(tmp_path)
     assert source.classes == ("hat", "shoe")
     assert {item.key: item.label for item in source} == {
@@ -40,7 +40,7 @@ def test_labels_are_the_first_folders(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_sub_folders_is_unlabeled(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    save_image(tmp_path / "1.png")
     source = open_source(tmp_path)
     assert source.classes == ()
     assert [item.label for item in source] == [None]
@@ -55,14 +55,14 @@ def test_suffixes_in_any_case_and_nothing_else(tmp_path: Path) -> None:
 
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
     for name in (".hidden.png", ".thumbnails/1.png", "a/.cache/2.png", "a/seen.png"):
-        picture(tmp_path / name)
+        save_image(tmp_path / name)
     assert keys(tmp_path) == ["a/seen.png"]
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
-    elsewhere = picture(tmp_path / "elsewhere" / "1.png")
+    elsewhere = save_image(tmp_path / "elsewhere" / "1.png")
     root = tmp_path / "root"
-    picture(root / "a" / "2.png")
+    save_image(root / "a" / "2.png")
     (root / "a" / "back").symlink_to(root)
     (root / "itself.png").symlink_to(root / "itself.png")
     (root / "folder").symlink_to(elsewhere.parent)
@@ -71,19 +71,19 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_a_folder_linked_twice_is_listed_twice(tmp_path: Path) -> None:
-    picture(tmp_path / "shoe" / "1.png")
+    save_image(tmp_path / "shoe" / "1.png")
     (tmp_path / "sneaker").symlink_to(tmp_path / "shoe")
     assert keys(tmp_path) == ["shoe/1.png", "sneaker/1.png"]
 
 
 def test_very_deep_folders(tmp_path: Path) -> None:
     path = tmp_path.joinpath(*["d"] * 300, "1.png")
-    picture(path)
+    save_image(path)
     assert keys(tmp_path) == [path.relative_to(tmp_path).as_posix()]
 
 
 def test_an_item_is_read_by_itself_and_by_its_uri(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a b" / "50% #1 Größe.png")
+    path = save_image(tmp_path / "a b" / "50% #1 Größe.png")
     (item,) = open_source(tmp_path)
     assert item.uri == str(path)
     assert item.read() == read_uri(item.uri) == path.read_bytes()
@@ -92,7 +92,7 @@ def test_an_item_is_read_by_itself_and_by_its_uri(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_is_no_utf8_stays_usable(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9/x\xff.png"))
-    picture(path)
+    save_image(path)
     (item,) = open_source(tmp_path)
     assert item.key == "caf\\xe9/x\\xff.png"
     assert item.label == "caf\\xe9"
@@ -101,7 +101,7 @@ def test_a_name_that_is_no_utf8_stays_usable(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_listed_and_refused_when_read(tmp_path: Path) -> None:
-    gone = picture(tmp_path / "gone.png")
+    gone = save_image(tmp_path / "gone.png")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
     items = {item.key: item for item in open_source(tmp_path)}
@@ -126,7 +126,7 @@ def test_a_forbidden_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(_: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    picture(tmp_path / "a" / "1.png")
+    save_image(tmp_path / "a" / "1.png")
     monkeypatch.setattr(os, "scandir", refuse)  # root, as whom tests may run, may list everything
     with pytest.raises(SourceError, match=rf"cannot list {tmp_path}: Permission denied"):
         open_source(tmp_path)

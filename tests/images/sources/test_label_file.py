@@ -82,20 +82,20 @@ def test_a_csv_list_is_a_source(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_parts_are_disjoint_and_together_all(photos: Path, count: int) -> None:
-    parts = [open_source(photos, part=f"{number}/{count}") for number in range(count)]
-    assert sorted(item.key for part in parts for item in part) == list(NAMES)
-    assert sum(len(part) for part in parts) == 3
-    assert all(part.classes == ("a", "b") for part in parts)
-    assert len({part.name for part in parts}) == count
+def test_shards_are_disjoint_and_together_all(photos: Path, count: int) -> None:
+    shards = [open_source(photos, shard=f"{number}/{count}") for number in range(count)]
+    assert sorted(item.key for shard in shards for item in shard) == list(NAMES)
+    assert sum(len(shard) for shard in shards) == 3
+    assert all(shard.classes == ("a", "b") for shard in shards)
+    assert len({shard.name for shard in shards}) == count
 
 
-def test_parts_that_are_none(photos: Path) -> None:
+def test_what_is_not_a_shard_is_refused(photos: Path) -> None:
     for text in ("3/3", "1", "0/0", "-1/2", "a/b", "1/2/3", ""):
         with pytest.raises(UsageError, match="is not i/n"):
-            open_source(photos, part=text)
-    with pytest.raises(SourceError, match=r"part 3/4 .* is empty: it has 3 images"):
-        open_source(photos, part="3/4")
+            open_source(photos, shard=text)
+    with pytest.raises(SourceError, match=r"shard 3/4 .* is empty: it has 3 images"):
+        open_source(photos, shard="3/4")
 
 
 def test_no_labels_at_all_is_fine(tmp_path: Path) -> None:

@@ -112,9 +112,9 @@ def test_arrays_that_do_not_fit_are_told_in_one_line(
     ("classes", "message"),
     [
         ('["a", "b"]', "labels run from 0 to 2, there are 2 class names"),
-        ('{"a": 1}', "no JSON list of class names"),
-        ("[1, 2, 3]", "no JSON list of class names"),
-        ("[", "no JSON list of class names"),
+        ('{"a": 1}', "not a JSON list of class names"),
+        ("[1, 2, 3]", "not a JSON list of class names"),
+        ("[", "not a JSON list of class names"),
     ],
 )
 def test_class_names_that_do_not_fit(tmp_path: Path, classes: str, message: str) -> None:
@@ -126,7 +126,7 @@ def test_class_names_that_do_not_fit(tmp_path: Path, classes: str, message: str)
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4 but no zip", b"\x93NUMPY\x01\0"])
 def test_what_is_no_zip(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(SourceError, match=r"x\.npz is no npz file: it is not a zip archive"):
+    with pytest.raises(SourceError, match=r"x\.npz is not an npz file: it is not a zip archive"):
         open_source(tmp_path / "x.npz")
 
 

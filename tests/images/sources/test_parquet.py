@@ -26,10 +26,10 @@ FILES = [png(number) for number in range(100)]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def save(folder: Path, columns: dict[str, Any], **given: Any) -> Path:
+def save(folder: Path, columns: dict[str, Any], **options: Any) -> Path:
     path = folder / "train-00.parquet"
     table = pa.table(columns)
-    pq.write_table(table.replace_schema_metadata(given.pop("metadata", None)), path, **given)
+    pq.write_table(table.replace_schema_metadata(options.pop("metadata", None)), path, **options)
     return path
 
 

@@ -68,5 +68,5 @@ def test_a_list_that_makes_no_sense(folder: Path, text: str, message: str) -> No
 
 def test_a_list_in_another_encoding(folder: Path) -> None:
     (folder / "list.txt").write_bytes("Größe.png".encode("latin-1"))
-    with pytest.raises(SourceError, match="no UTF-8 text file"):
+    with pytest.raises(SourceError, match="not a UTF-8 text file"):
         open_source(folder / "list.txt")

@@ -49,8 +49,8 @@ def test_a_folder_called_like_a_name_needs_a_dot(
         ("{tmp}/photo", r"did you mean .*/photos\?"),
         ("{tmp}/photos/1.png", "one image; give its folder"),
         ("{tmp}/pipe", "neither a folder nor a plain file"),
-        ("{tmp}/photos.zip", "damaged, truncated or no zip archive: .*; fetch or make it anew"),
-        ("{tmp}/binary.txt", "no source that is known; give a folder"),
+        ("{tmp}/photos.zip", "damaged, truncated or not a zip archive: .*; fetch or make it anew"),
+        ("{tmp}/binary.txt", "not a known source; give a folder"),
     ],
 )
 def test_what_is_no_source_gets_one_line_with_a_remedy(

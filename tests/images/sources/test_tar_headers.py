@@ -15,8 +15,8 @@ FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 KINDS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE,
          tarfile.CONTTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)  # fmt: skip
 
-parts = st.text("abcé日 .~\udc80", min_size=1, max_size=90).filter(lambda part: part.strip(" ."))
-names = st.lists(parts, min_size=1, max_size=5).map("/".join)
+levels = st.text("abcé日 .~\udc80", min_size=1, max_size=90).filter(lambda level: level.strip(" ."))
+names = st.lists(levels, min_size=1, max_size=5).map("/".join)
 headers = st.dictionaries(
     st.sampled_from(["comment", "SCHILY.xattr.user.a", "mtime", "path", "size", "GNU.sparse.name",
                      "hdrcharset"]), st.sampled_from(["12", "BINARY", "a=b\nc", "é"]), max_size=2
@@ -51,11 +51,11 @@ def archives(draw: st.DrawFn) -> bytes:
 def by_tarfile(data: bytes) -> list[Member] | None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            found = [member_of(info) for info in archive]
+            members = [member_of(info) for info in archive]
             rest = data[archive.offset :]
     except (tarfile.TarError, ValueError, OverflowError):
         return None
-    return found if len(rest) >= 512 and not any(rest) else None
+    return members if len(rest) >= 512 and not any(rest) else None
 
 
 def ours(data: bytes) -> list[Member] | None:
@@ -97,17 +97,17 @@ def plain_tar(kind: int = tarfile.PAX_FORMAT, **fields: object) -> bytes:
 @pytest.mark.parametrize("kind", FORMATS[1:])
 def test_ordinary_archives_need_no_tarfile(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the first member and the end: that is where the speed is."""
-    data, asked = plain_tar(kind, mtime=1.5), 0
+    data, calls = plain_tar(kind, mtime=1.5), 0
     original = tarfile.TarFile.next
 
     def counted(self: tarfile.TarFile) -> tarfile.TarInfo | None:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         return original(self)
 
     monkeypatch.setattr(tarfile.TarFile, "next", counted)
     assert [member.size for member in read_members(io.BytesIO(data))] == [600] * 3
-    assert asked == 3  # opening, the first member again, the end
+    assert calls == 3  # opening, the first member again, the end
 
 
 def test_a_number_in_base_256_and_a_header_of_1979(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_a_number_in_base_256_and_a_header_of_1979(tmp_path: Path) -> None:
     header = data[third : third + 512]
     total = sum(header) - sum(header[148:156]) + 8 * 32
     data[third + 148 : third + 156] = b"%06o\0 " % total
-    found = ours(bytes(data))
-    assert found == by_tarfile(bytes(data))
-    assert found is not None
-    assert found[2] == Member("c.png", third, third + 512, 600, Kind.FILE)
+    members = ours(bytes(data))
+    assert members == by_tarfile(bytes(data))
+    assert members is not None
+    assert members[2] == Member("c.png", third, third + 512, 600, Kind.FILE)
 
 
 def test_an_extended_header_may_be_long() -> None:
