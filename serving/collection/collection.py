@@ -28,7 +28,7 @@ from serving.collection.contract.new_folder import new_folder
 from serving.collection.contract.records import AddReport, OnDuplicate, Record, Row, checked_rows
 from serving.collection.ledger.ledger import FILE_NAME
 from serving.collection.ledger.write_transaction import WriteTransaction
-from serving.collection.reading import Reader
+from serving.collection.reader import Reader
 from serving.collection.thumbnails import copy_kept
 from serving.collection.upkeep.index_selection import build, check_enough
 from serving.collection.upkeep.rebuilding import NewEncoder, Rebuilder
@@ -135,19 +135,19 @@ class Collection(Reader):
         on_progress: OnProgress | None = None,
         **changes: Any,
     ) -> dict[str, Any]:
-        """Build the index that keeps what is promised, measure it, and save it.
+        """Build the index that keeps the promise, measure it, and save it.
 
         Searches use the previous index meanwhile. Below some ten thousand items, and for a recall
         of 1, the index is the exact one.
 
         Args:
-            recall: promise this recall@10 from now on; None keeps what is promised.
+            recall: promise this recall@10 from now on; None keeps the present promise.
             threads: of the processor; None: all of them.
             on_progress: called with how many items of how many are in the index.
             changes: `memory`, `latency` and `index` from now on (`promise.Promise`).
 
         Returns:
-            what `stats` says of the index then.
+            the index as `stats` describes it.
 
         Raises:
             UsageError: a promise that cannot be made, or an index that more items are needed for.
@@ -189,12 +189,12 @@ class Collection(Reader):
         with self.writing(), self._follower.current() as (view, index):
             snapshot = Snapshot(index, self._follower.measured, self._follower.in_file)
             if (flat := save(self.path, snapshot, view.generation)) is not None:
-                self._follower.moved(flat)
+                self._follower.relocate(flat)
 
     def compact(
         self, *, threads: int | None = None, on_progress: OnProgress | None = None
     ) -> dict[str, int]:
-        """Give back the space of removed items, on the disk and in memory.
+        """Free the space of removed items, on the disk and in memory.
 
         Others may search meanwhile, and write once the ledger is compact. Killed at any moment it
         leaves the collection as it was, or compact.

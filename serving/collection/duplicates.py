@@ -52,7 +52,7 @@ class Group:
     duplicates: tuple[Duplicate, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it ready for JSON."""
         return asdict(self)
 
 

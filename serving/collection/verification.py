@@ -47,7 +47,7 @@ class Verification:
     remedy: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it ready for JSON."""
         fields = asdict(self)
         return fields | {"told": list(fields.pop("messages"))}
 

@@ -8,7 +8,7 @@
 
 `?ef=400` (or `?nprobe=64`: whatever parameter the index in Milvus takes) after a server's URL
 goes along with every search. A location holds no secrets, because it is shown in messages, logs
-and process lists: they come from the environment (`milvus.connecting`).
+and process lists: they come from the environment (`milvus.connection`).
 """
 
 from dataclasses import dataclass, field

@@ -71,7 +71,7 @@ class Promise:
         return Promise(**(asdict(self) | dict(changes)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it ready for JSON."""
         return asdict(self)
 
 
@@ -81,12 +81,8 @@ def parse_memory(text: str) -> int | None:
     Raises:
         UsageError: it is written otherwise.
     """
-    if text.strip().lower() == NO_LIMIT:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
-    if not match:
-        raise UsageError(f"memory is {text!r}; write 500MB or 2GiB, or none for no limit")
-    return int(float(match[1]) * (UNITS | BINARY_UNITS)[match[2] or ""])
+    amount = _parse(text, "([kmgt]i?)?b?", UNITS | BINARY_UNITS, "memory", "500MB or 2GiB")
+    return None if amount is None else int(amount)
 
 
 def parse_latency(text: str) -> float | None:
@@ -95,9 +91,16 @@ def parse_latency(text: str) -> float | None:
     Raises:
         UsageError: it is written otherwise.
     """
+    return _parse(text, "(ms|us|s)?", MILLISECONDS, "latency", "2ms or 0.5ms")
+
+
+def _parse(
+    text: str, unit: str, factors: Mapping[str, float], name: str, examples: str
+) -> float | None:
+    """Return a number times the factor of its unit, a pattern with one group; None for "none"."""
     if text.strip().lower() == NO_LIMIT:
         return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|us|s)?\s*", text.lower())
+    match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*{unit}\s*", text.lower())
     if not match:
-        raise UsageError(f"latency is {text!r}; write 2ms or 0.5ms, or none for no limit")
-    return float(match[1]) * MILLISECONDS[match[2] or ""]
+        raise UsageError(f"{name} is {text!r}; write {examples}, or none for no limit")
+    return float(match[1]) * factors[match[2] or ""]

@@ -57,7 +57,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class AddReport:
-    """What one call of `add` did.
+    """The result of one call of `add`.
 
     Attributes:
         added: items that were new.

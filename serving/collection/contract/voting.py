@@ -44,7 +44,7 @@ class Suggestion:
     unlabelled: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it ready for JSON."""
         return asdict(self) | {"labels": [asdict(one) for one in self.labels]}
 
 

@@ -147,7 +147,7 @@ class Graph:
 
     @property
     def efforts(self) -> tuple[int, ...]:
-        """What `tuned` takes."""
+        """The values that `tuned` takes."""
         return GRAPH_EFFORTS
 
     @property
@@ -157,7 +157,7 @@ class Graph:
 
     @property
     def spreads(self) -> tuple[int, ...]:
-        """What `tuned` takes."""
+        """The values that `tuned` takes."""
         return (1,)
 
     def cost(self, count: int) -> float:

@@ -21,7 +21,7 @@ from base.errors import LookalikeError
 from serving.collection.contract.errors import CollectionRebuilt
 from serving.collection.contract.promise import Promise
 from serving.collection.contract.stored_vectors import Dtype
-from serving.collection.ledger.connecting import connect, is_writable, read_unwritable
+from serving.collection.ledger.connection import connect, is_writable, read_unwritable
 from serving.collection.ledger.inspection import Inspection
 from serving.collection.ledger.migration import check_schema, migrate
 from serving.collection.ledger.schema import APPLICATION_ID
@@ -36,7 +36,7 @@ W = TypeVar("W", bound=WriteTransaction)
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """What a collection is bound to.
+    """The encoder a collection is bound to, and how it stores vectors.
 
     Attributes:
         encoder_sha256: digest of the encoder file whose vectors it holds.
@@ -141,7 +141,7 @@ class Ledger:
             writing.finish()
 
     def vacuum(self) -> None:
-        """Give back the space of what is gone; on the disk when this returns."""
+        """Free the space of what was removed; on the disk when this returns."""
         with self._borrowed() as connection:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

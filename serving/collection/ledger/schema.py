@@ -6,26 +6,26 @@ changed; opening an older ledger for the first time runs the missing ones in one
 
 collection   one row: the encoder (SHA-256 of its file, dimension, and where the file was last seen)
              and `sequence`, the number of the last change; `recall`, what searches promise;
-             `generation`, another random word for each backup and each rebuilding with another
+             `generation`, another random identifier for each backup and each rebuild with another
              encoder, so that numbers are never mistaken for those of another ledger ("" in a
              ledger that came from version 2); `pruned`, the last removal that was forgotten;
              `memory_bytes`, `latency_ms` and `index_kind`: the rest of what is promised
              (`promise`), null where there is no limit;
              `dtype`, how vectors are stored.
-items        one row an item. `sequence` is the change that added it; replacing an item gives it
+items        one row per item. `sequence` is the change that added it; replacing an item gives it
              a new one. So an item's content never changes under its number.
-vectors      little-endian, length one (`stored_vectors`), apart from `items` so that a look at
+vectors      little-endian, length one (`stored_vectors`), separate from `items` so that reading
              keys, labels or metadata does not read them. `crc32` of the bytes, because SQLite
              does not notice a flipped bit.
-removals     one row a removal: its own change number and the item's. A process that has the items
+removals     one row per removal: its own change number and the item's. A process that has the items
              up to change n reads everything after n and is up to date. Only the newest are kept;
-             a process that is behind `pruned` compares its items with those that are there.
-fields       the metadata once more, to be found by value (`filters`): one row for each field of
+             a process that is behind `pruned` compares its items with the existing ones.
+fields       the metadata once more, indexed by value (`filters`): one row for each field of
              each item and each element of a list. `kind` tells 1, "1" and true apart.
-rebuilding   one row while the collection is brought over to another encoder: that encoder.
-rebuilt      the vectors it has made so far, by the item's number, and what it saw of the images.
+rebuilding   one row while the collection is moved to another encoder: that encoder.
+rebuilt      its vectors so far, by the item's number, and size and digest of their images.
 
-The function `crc32` is not SQLite's own; `ledger` gives it to each connection.
+The function `crc32` is not SQLite's own; `connection` defines it on each connection.
 """
 
 APPLICATION_ID = 0x4C4B4C44  # "LKLD"

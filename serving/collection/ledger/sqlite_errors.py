@@ -7,7 +7,7 @@ from pathlib import Path
 
 from base.errors import ArtifactError, LookalikeError
 from serving.collection.contract.errors import CollectionBusy
-from serving.collection.ledger.connecting import BUSY_SECONDS
+from serving.collection.ledger.connection import BUSY_SECONDS
 
 DISK_FAILURES = (
     "SQLITE_FULL",

@@ -14,6 +14,6 @@ Milvus is the truth and the index at once. The differences from a collection in 
 """
 
 from serving.collection.milvus.collection import MilvusCollection
-from serving.collection.milvus.making import create, open_in_milvus
+from serving.collection.milvus.creation import create, open_in_milvus
 
 __all__ = ["MilvusCollection", "create", "open_in_milvus"]

@@ -23,11 +23,11 @@ from serving.collection.contract.records import (
 )
 from serving.collection.contract.search_limits import check_bounds
 from serving.collection.milvus import schema
-from serving.collection.milvus.connecting import Connection
+from serving.collection.milvus.connection import Connection
 from serving.collection.milvus.expressions import EVERYTHING, among
-from serving.collection.milvus.judging import expression_of
+from serving.collection.milvus.local_filter import expression_of
+from serving.collection.milvus.ranking import Scored, nearest, nearest_of_all
 from serving.collection.milvus.schema import Binding
-from serving.collection.milvus.searching import Scored, nearest, nearest_of_all
 
 IDS = 1000  # in one expression
 PAGE = 1000  # entities read at a time

@@ -245,7 +245,7 @@ def _compared(low: str, high: str, sign: str, value: Any, *, positive: bool) -> 
 
 
 def _text_compared(sign: str, value: str) -> tuple[str, str]:
-    """Texts as long as a bound at most; a longer one is compared by what follows its beginning."""
+    """Return sign and literal for a text; one longer than a bound is compared by its beginning."""
     encoded = value.encode()
     if len(encoded) <= LONGEST_TEXT:
         return sign, f'"{encoded.hex()}"'

@@ -72,7 +72,7 @@ class Follower:
             self.index, self.measured = Index(self.index.flat, proposer), measured
             self.in_file = in_file
 
-    def moved(self, flat: FlatIndex) -> None:
+    def relocate(self, flat: FlatIndex) -> None:
         """Read the vectors of an earlier moment from another file or array from now on."""
         with self._lock:
             if self.index is not None:  # what came since is read from the ledger once more

@@ -135,7 +135,7 @@ def save(folder: Path, snapshot: Snapshot, generation: str) -> FlatIndex | None:
 
 
 def drop(folder: Path) -> None:
-    """Take a snapshot out of use: its ledger is about to become another one."""
+    """Invalidate a snapshot whose ledger is about to change its vectors."""
     (folder / FOLDER / MANIFEST).unlink(missing_ok=True)
 
 

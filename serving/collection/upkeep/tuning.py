@@ -56,7 +56,7 @@ class Recall:
         return self.low >= self.target
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it ready for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "target"}
 
     def __str__(self) -> str:

@@ -78,7 +78,7 @@ def test_numbers_between_two_floats_are_compared_exactly(milvus: str) -> None:
 
 
 def test_what_milvus_cannot_judge_has_a_bound(milvus: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.collection.milvus.judging.MOST_JUDGED", 20)
+    monkeypatch.setattr("serving.collection.milvus.local_filter.MOST_JUDGED", 20)
     with create_collection(milvus, DIGEST, 1) as collection:
         collection.add(
             Record(f"{number:02}", [1.0], "", metadata={"t": ["a", f"b{number}", "c"]})

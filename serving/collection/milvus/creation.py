@@ -7,7 +7,7 @@ from base.errors import LookalikeError, UsageError
 from serving.collection.contract.errors import CollectionMissing
 from serving.collection.contract.locations import MilvusLocation
 from serving.collection.milvus.collection import MilvusCollection
-from serving.collection.milvus.connecting import STRONG, Connection
+from serving.collection.milvus.connection import STRONG, Connection
 from serving.collection.milvus.schema import HNSW, PROPERTY, Binding, binding_of, fields
 
 

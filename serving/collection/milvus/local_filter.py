@@ -5,7 +5,7 @@ from typing import Any
 
 from serving.collection.contract.filters import unusable_filter
 from serving.collection.milvus import schema
-from serving.collection.milvus.connecting import Connection
+from serving.collection.milvus.connection import Connection
 from serving.collection.milvus.expressions import among, condition, facts_of
 
 MOST_JUDGED = 50_000  # items of one search
