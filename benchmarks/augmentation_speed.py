@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def contest(recipe: str, *, ours: int, theirs: int, rounds: int) -> Rates:
-    """Sample (images) per second of each way, with the recipe's sizes and augmentation."""
+    """Return images per second of each way in each round, with the recipe's augmentation."""
     loaded = load_recipe(recipe)
     augmentation, size = loaded.augmentation, loaded.data.image_size
     images = soft_images(max(ours, theirs), loaded.data.stored.size)
@@ -79,12 +79,12 @@ def contest(recipe: str, *, ours: int, theirs: int, rounds: int) -> Rates:
 
 
 def _stacked(views: list[Tensor]) -> int:
-    """Sample in the batch of all views."""
+    """Stack all views and return how many images they are of."""
     return len(torch.stack(views)) // 2
 
 
 def soft_images(count: int, side: int) -> Tensor:
-    """uint8 [count, side, side, 3] of color clouds."""
+    """Draw color clouds, uint8 [count, side, side, 3]."""
     generator = torch.Generator().manual_seed(0)
     clouds = torch.rand(count, 3, 6, 6, generator=generator)
     images = functional.interpolate(clouds, (side, side), mode="bilinear")
@@ -92,7 +92,7 @@ def soft_images(count: int, side: int) -> Tensor:
 
 
 def torchvision_transform(a: Augmentation, size: int) -> Callable[[Any], Tensor]:
-    """Return the same augmentation of torchvision's parts."""
+    """Return the same augmentation, put together from torchvision's transforms."""
     bicubic = InterpolationMode.BICUBIC
     crop = v2.RandomResizedCrop(size, a.crop_area, a.crop_aspect, bicubic, antialias=True)
     jitter = v2.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue)
@@ -134,9 +134,9 @@ def report(rates: dict[str, Rates], rounds: int) -> None:
     table = Table(title="Two views a picture, one core: pictures per second (median)")
     for column in ("pixels", "way", "pictures/s", "lookalike is faster by"):
         table.add_column(column, justify="left" if column == "way" else "right")
-    for size, found in rates.items():
-        for way, values in found.items():
-            faster = f"{ratio(found['lookalike'], values):.1f}"
+    for size, ways in rates.items():
+        for way, values in ways.items():
+            faster = f"{ratio(ways['lookalike'], values):.1f}"
             table.add_row(size, way, f"{statistics.median(values):,.0f}", faster)
     metrics = {
         "vs_torchvision_32": _against_torchvision(rates["32"]),
@@ -148,8 +148,8 @@ def report(rates: dict[str, Rates], rounds: int) -> None:
         "rounds": rounds,
         "recipes": {size: recipe for size, (recipe, *_) in CONTESTS.items()},
         "pictures_per_second": {
-            size: {way: round(statistics.median(values), 1) for way, values in found.items()}
-            for size, found in rates.items()
+            size: {way: round(statistics.median(values), 1) for way, values in ways.items()}
+            for size, ways in rates.items()
         },
     }
     if metrics["vs_lightly_32"] is None:
@@ -163,13 +163,13 @@ def report(rates: dict[str, Rates], rounds: int) -> None:
     )
 
 
-def _against(found: Rates, way: str) -> float | None:
-    return round(ratio(found["lookalike"], found[way]), 2) if way in found else None
+def _against(rates: Rates, way: str) -> float | None:
+    return round(ratio(rates["lookalike"], rates[way]), 2) if way in rates else None
 
 
-def _against_torchvision(found: Rates) -> float | None:
-    """Against the faster of its two ways."""
-    return _against(found, max(TORCHVISION, key=lambda way: statistics.median(found[way])))
+def _against_torchvision(rates: Rates) -> float | None:
+    """Compare with the faster of its two ways."""
+    return _against(rates, max(TORCHVISION, key=lambda way: statistics.median(rates[way])))
 
 
 if __name__ == "__main__":

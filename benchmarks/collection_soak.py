@@ -1,4 +1,4 @@
-"""Kills a collection's writer at random moments: is every acknowledged change there, and no other?
+"""Kill a collection's writer at random moments: is every acknowledged change there, and no other?
 
     python -m benchmarks.collection_soak --kills 200
     python -m benchmarks.collection_soak --short
@@ -11,7 +11,7 @@ the collection and compares it with a model, a dictionary that has followed what
 
 - every acknowledged change is there, whatever was removed or replaced is not back;
 - the change that was under way is there as a whole or not at all; a backup likewise;
-- `verify` finds nothing; no item is there or found twice;
+- `verify` finds nothing; no item is there twice, nor a hit;
 - exact searches, with and without filter, and those for everything give what brute force gives, in
   a new process' eyes and in those of a reader that was open all along; the others keep the
   promised recall.
@@ -40,22 +40,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from benchmarks.collection_truth import TOLERANCE, Model, Truth, content
 from benchmarks.collection_writer import (
     DIM,
     KINDS,
-    NUMBERS,
     backup_of,
     digest_of,
     records_of,
     table_of,
-    vectors_of,
 )
 from benchmarks.report import publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
     from serving.collection import Collection
 
@@ -63,9 +60,7 @@ ITEMS = 22_000  # at first: enough for a graph
 RECALL, QUERIES = 0.95, 8
 DEADLINE = 120.0  # seconds for the writer to come to a call
 LONGER = 1.3  # than usual may pass before it is killed
-TOLERANCE = 2e-6
 
-Model = dict[int, int]
 """The number of an item to its version, which no two writes have in common."""
 
 
@@ -86,7 +81,7 @@ class Ordeal:
         self.kills: Counter[str] = Counter()  # by what was under way
         self.whole: Counter[str] = Counter()  # not acknowledged, and there all the same
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.found = self.wanted = self.searches = self.strays = 0
+        self.hits = self.nearest = self.searches = self.strays = 0
         self.indexes: Counter[str] = Counter()
 
     def kill_one(self, kind: str) -> None:
@@ -112,7 +107,7 @@ class Ordeal:
         self.check_backups(backups)
 
     def lines_until_killed(self, kind: str) -> Iterator[dict[str, Any]]:
-        """Yield what a writer says; it is killed at a random moment of its first call of the kind."""
+        """Yield what a writer says; it is killed at a random moment of its first such call."""
         arguments = [self.folder, kind, self.version, self.rng.randrange(2**31)]
         command = [sys.executable, "-m", "benchmarks.collection_writer", *map(str, arguments)]
         lines: Queue[bytes] = Queue()
@@ -148,7 +143,7 @@ class Ordeal:
             yield json.loads(said)
 
     def after(self, call: dict[str, Any]) -> tuple[Model, int]:
-        """Model and encoder when the call is done."""
+        """Return model and encoder when the call is done."""
         model, encoder = dict(self.model), self.encoder
         if call["kind"] in ("add", "put"):
             model |= dict.fromkeys(call["numbers"], call["version"])
@@ -160,7 +155,7 @@ class Ordeal:
         return model, encoder
 
     def check(self, under_way: dict[str, Any] | None) -> None:
-        """Compare the collection with the model; takes over what was under way if it is there."""
+        """Compare the collection with the model; adopt what was under way if it is there."""
         from serving.collection import CollectionRebuilt, open_collection
         from serving.collection.verification import verify
 
@@ -184,8 +179,8 @@ class Ordeal:
             self.reader.close()
             self.reader = open_collection(self.folder)
         self.check_searches(self.reader, truth)
-        found = verify(self.folder)
-        assert (found.faults, found.items) == (0, len(self.model)), found.messages
+        report = verify(self.folder)
+        assert (report.faults, report.items) == (0, len(self.model)), report.messages
         self.strays += remove_strays(self.folder.parent)
 
     def check_searches(self, collection: Collection, truth: Truth) -> None:
@@ -203,8 +198,8 @@ class Ordeal:
         assert keys == [f"{number:06}" for number in sorted(truth.numbers)], "not each item once"
         for query, hits in zip(queries, collection.search(queries, 10), strict=True):
             nearest = truth.scores(query, False)[:10]
-            self.found += sum(hit.score >= nearest[-1] - TOLERANCE for hit in hits)
-            self.wanted += len(nearest)
+            self.hits += sum(hit.score >= nearest[-1] - TOLERANCE for hit in hits)
+            self.nearest += len(nearest)
         self.searches += 3 * QUERIES + 2
 
     def check_backups(self, backups: dict[int, Model]) -> None:
@@ -221,63 +216,8 @@ class Ordeal:
         assert not list(self.folder.parent.glob("backup-*")), "there is a backup of nobody"
 
 
-class Truth:
-    """Brute force over what the model says is there."""
-
-    def __init__(self, model: Model, table: NDArray[np.float32]) -> None:
-        self.numbers = np.fromiter(model, np.int64, len(model))
-        versions = np.fromiter(model.values(), np.int64, len(model))
-        vectors = vectors_of(table, self.numbers, versions).astype(np.float64)
-        self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        self.rows = {int(number): row for row, number in enumerate(self.numbers)}
-        self.passing = (self.numbers % 3 == 1) & np.isin(self.numbers % 7, (0, 3))
-
-    def check_vectors(self, collection: Collection) -> None:
-        """Check that each item has the vector of its version."""
-        for item in collection.items(limit=NUMBERS):
-            wanted = self.vectors[self.rows[int(item.key)]]
-            assert np.abs(np.asarray(item.vector) - wanted).max() < TOLERANCE, item.key
-
-    def scores(self, query: NDArray[np.float32], filtered: bool) -> NDArray[np.float64]:
-        """Of all, or of those that pass the filter, the best first."""
-        vectors = self.vectors[self.passing] if filtered else self.vectors
-        wide = query.astype(np.float64)
-        ranked: NDArray[np.float64] = np.sort(vectors @ (wide / np.linalg.norm(wide)))[::-1]
-        return ranked
-
-    def check_hits(
-        self,
-        query: NDArray[np.float32],
-        hits: Any,
-        filtered: bool,
-        k: int | None,
-        floor: float | None,
-    ) -> None:
-        """Check that these are the nearest: the right scores, each the item's own, none twice."""
-        scores = self.scores(query, filtered)[:k]
-        if floor is not None:
-            scores = scores[scores >= floor]
-        assert len(hits) == len(scores), f"{len(hits)} hits, {len(scores)} are right"
-        assert len({hit.key for hit in hits}) == len(hits), "an item is found twice"
-        assert np.abs(np.array([hit.score for hit in hits]) - scores).max(initial=0) < TOLERANCE
-        wide = query.astype(np.float64)
-        for hit in hits:
-            row = self.rows[int(hit.key)]
-            assert self.passing[row] or not filtered
-            own = self.vectors[row] @ (wide / np.linalg.norm(wide))
-            assert abs(own - hit.score) < TOLERANCE, f"{hit.key} has another one's score"
-
-
-def content(collection: Collection) -> Model:
-    """Return what is there."""
-    items = collection.items(limit=NUMBERS + 1)
-    model = {int(item.key): int(item.metadata["version"]) for item in items}
-    assert len(model) == len(items) == len(collection), "a key is there twice"
-    return model
-
-
 def remove_strays(folder: Path) -> int:
-    """Unfinished backups, which nobody takes for a collection; returns how many there were."""
+    """Remove unfinished backups, which are not collections; return how many there were."""
     strays = list(folder.glob(".backup-*.new"))
     for stray in strays:
         shutil.rmtree(stray)
@@ -293,7 +233,7 @@ def survive(folder: Path, kills: int, items: int, seed: int) -> None:
         print(f"\r{number + 1} kills", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     ordeal.reader.close()
-    recall = ordeal.found / ordeal.wanted
+    recall = ordeal.hits / ordeal.nearest
     assert recall >= RECALL, f"the recall was {recall:.4f}, promised were {RECALL}"
     table = Table("call", "acknowledged", "killed in it", "of these there as a whole")
     for kind in (*KINDS, "between calls"):

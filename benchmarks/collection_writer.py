@@ -27,7 +27,7 @@ DIM, TABLE_ROWS = 16, 100_003
 NUMBERS = 30_000  # keys there may be
 PUT, REMOVED = 200, 50  # the most of one call
 KINDS = ("add", "put", "remove", "save", "tune", "compact", "backup", "rebuild")
-FILLERS = ("add", "put", "remove", "save")  # what goes on around the call that is killed
+FILLERS = ("add", "put", "remove", "save")  # what is done around the call that is killed
 
 
 def table_of(encoder: int) -> NDArray[np.float32]:
@@ -38,8 +38,8 @@ def table_of(encoder: int) -> NDArray[np.float32]:
 def vectors_of(table: NDArray[np.float32], numbers: Any, versions: Any) -> NDArray[np.float32]:
     """Return the vectors [N, DIM] of items."""
     rows = np.asarray(numbers, np.int64) * 7919 + np.asarray(versions, np.int64) * 104_729
-    found: NDArray[np.float32] = table[rows % TABLE_ROWS]
-    return found
+    vectors: NDArray[np.float32] = table[rows % TABLE_ROWS]
+    return vectors
 
 
 def records_of(table: NDArray[np.float32], numbers: list[int], version: int) -> Iterator[Record]:
@@ -71,7 +71,7 @@ def write(folder: Path, kind: str, version: int, seed: int) -> None:
 
 
 def say(**what: object) -> None:
-    """One line to the parent, out of this process before this returns."""
+    """Send one line to the parent; it has left this process before this returns."""
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
@@ -87,7 +87,7 @@ class Writer:
         self.table = table_of(self.encoder)
 
     def do(self, kind: str) -> None:
-        """One call."""
+        """Do one call."""
         self.version += 1
         numbers: list[int] = []
         if kind in ("add", "put", "remove"):
@@ -110,7 +110,7 @@ class Writer:
         self.collection.add(records_of(self.table, numbers, self.version), "replace")
 
     def remove(self, numbers: list[int]) -> None:
-        """Items that are there, and some that are not."""
+        """Remove items that are there, and some that are not."""
         self.collection.remove([f"{number:06}" for number in numbers])
 
     def save(self, _: list[int]) -> None:
@@ -122,15 +122,15 @@ class Writer:
         self.collection.tune(threads=1)
 
     def compact(self, _: list[int]) -> None:
-        """Without removed items."""
+        """Compact, without removed items."""
         self.collection.compact(threads=1)
 
     def backup(self, _: list[int]) -> None:
-        """Beside the collection."""
+        """Back up beside the collection."""
         self.collection.back_up(backup_of(self.folder, self.version))
 
     def rebuild(self, _: list[int]) -> None:
-        """Bring it over to the next encoder, going on where an earlier run was killed."""
+        """Bring it over to the next encoder, resuming what an earlier run has left."""
         from serving.collection import Record, open_collection
         from serving.collection.upkeep.rebuilding import NewEncoder
 
@@ -160,7 +160,7 @@ class Writer:
 
 
 def backup_of(folder: Path, version: int) -> Path:
-    """Where a backup goes."""
+    """Return where a backup goes."""
     return folder.with_name(f"backup-{version}")
 
 

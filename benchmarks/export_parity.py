@@ -1,6 +1,6 @@
 """Is an exported encoder still the encoder? fp32 of four architectures, int8 of trained weights.
 
-    python -m benchmarks.export_parity [--short] [--run RUN] [--images SOURCE ...]
+    python -m benchmarks.export_parity [--short] [--run RUN] [--pictures SOURCE ...]
 
 fp32 is compared with torch for ResNet-18, ResNet-50, ConvNeXt-tiny and ViT-S at 224 px with random
 weights on drawn images (parity is a matter of arithmetic, not of what was learned), and for the
@@ -15,7 +15,7 @@ calibrated on a third of 384 images of each source and judged on the rest; --sho
 as many and tries EfficientNet-lite0 on the first source only.
 
 The sources are clothing-small and CIFAR-10-JPEG75 where they are at hand, else Fashion-MNIST from
-Debian's package; without any real, labeled images this ends and asks for --images.
+Debian's package; without any real, labeled images this ends and asks for --pictures.
 `int8_mean_cosine` and `int8_overlap10` are of held-out images; `int8_knn_drop` is in points of
 kNN accuracy (every fifth image asks the others), fp32 - int8. All are the worst of what was
 tried.
@@ -75,7 +75,7 @@ class Cost:
 
     report: QuantizationReport
     knn: tuple[float, float]  # accuracy in fp32, in int8
-    asked: int
+    images: int  # that the kNN accuracy is over
 
     @property
     def knn_drop(self) -> float:
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--pictures", action="append", help="labeled SOURCE; may be repeated")
     options = parser.parse_args()
     short = options.short
-    sources = {name: name for name in options.dataset or ()} or _default_sources()
+    sources = {name: name for name in options.pictures or ()} or _default_sources()
     first = next(iter(sources))
     fp32 = {
         name: fp32_parity(network, drawn, MEAN, STD)
@@ -113,8 +113,8 @@ def main() -> None:
             )
             count = CALIBRATION_IMAGES // 2 if short else CALIBRATION_IMAGES
             cost = int8[name, source] = int8_parity(draft_encoder(trained), dataset, count)
-            words = f"mean cosine {cost.report.mean_cosine:.4f}, kNN drop {cost.knn_drop:.2f}"
-            print(f"{name} on {source}: {words}", file=sys.stderr, flush=True)
+            summary = f"mean cosine {cost.report.mean_cosine:.4f}, kNN drop {cost.knn_drop:.2f}"
+            print(f"{name} on {source}: {summary}", file=sys.stderr, flush=True)
     report(fp32, int8)
 
 
@@ -190,10 +190,10 @@ def _efficientnet() -> TrainedEncoder:
 
 
 def int8_parity(draft: Draft, dataset: ImageDataset, count: int) -> Cost:
-    """Calibrates and judges on `count` of the images; kNN is over all of them."""
+    """Calibrate and judge on `count` of the images; kNN is over all of them."""
     images = np.ascontiguousarray(dataset.images)
-    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
-    int8, cost = quantize_draft(draft, images[chosen], allow_loss=True)
+    rows = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    int8, cost = quantize_draft(draft, images[rows], allow_loss=True)
     labeled = dataset.labels != NO_LABEL
     if not labeled.any():
         raise SystemExit("pictures without labels, which kNN needs: give other --pictures")
@@ -239,12 +239,12 @@ def report(fp32: dict[str, tuple[float, float]], int8: dict[tuple[str, str], Cos
         metrics={
             "fp32_max_relative_error": max(error for error, _ in fp32.values()),
             "fp32_min_cosine": min(cosine for _, cosine in fp32.values()),
-            "int8_mean_cosine": min(found.mean_cosine for found in reports),
-            "int8_overlap10": min(found.overlap for found in reports),
+            "int8_mean_cosine": min(quality.mean_cosine for quality in reports),
+            "int8_overlap10": min(quality.overlap for quality in reports),
             "int8_knn_drop": round(max(cost.knn_drop for cost in int8.values()), 3),
         },
         details={
-            "fp32": {name: list(found) for name, found in fp32.items()},
+            "fp32": {name: list(figures) for name, figures in fp32.items()},
             "int8": {f"{name} on {source}": _facts(cost) for (name, source), cost in int8.items()},
         },
         tables=[first, second],
@@ -262,7 +262,7 @@ def _facts(cost: Cost) -> dict[str, Any]:
         "in_float": in_float,
         "knn": list(cost.knn),
         "knn_drop": cost.knn_drop,
-        "knn_pictures": cost.asked,
+        "knn_pictures": cost.images,
     }
 
 

@@ -24,7 +24,7 @@ from torchvision import models
 from benchmarks.report import machine, publish
 from benchmarks.timing import in_turns, ratio
 from export.convert.onnx_graph import EncoderGraph, build_graph
-from export.encoder_file.encoder_file import EMBEDDINGS, INPUT
+from export.encoder_file.contract import EMBEDDINGS, INPUT
 from export.encoder_file.session import make_session
 from export.shrink.quantize_graph import measure_ranges, prepare, quantize, resolve_target, units_of
 from export.verify.generated_images import generated_images
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def ways_of(name: str) -> dict[str, Callable[[NDArray[np.uint8]], object]]:
-    """Each way takes uint8 [N,S,S,3] and computes embeddings."""
+    """Return the ways by name; each takes uint8 [N,S,S,3] and computes embeddings."""
     torch.manual_seed(0)
     network = getattr(models, name)()
     network.fc = nn.Identity()
@@ -83,8 +83,8 @@ def ways_of(name: str) -> dict[str, Callable[[NDArray[np.uint8]], object]]:
 
 
 def _has_bf16() -> bool:
-    found = machine()["instructions"]
-    return isinstance(found, list) and bool({"avx512_bf16", "amx_bf16"} & set(found))
+    instructions = machine()["instructions"]
+    return isinstance(instructions, list) and bool({"avx512_bf16", "amx_bf16"} & set(instructions))
 
 
 def _torch_way(module: nn.Module, *, bf16: bool = False) -> Callable[[NDArray[np.uint8]], object]:
@@ -137,9 +137,9 @@ def report(rates: dict[tuple[str, int], dict[str, list[float]]], rounds: int) ->
     table = Table(title=f"Pictures per second at {SIZE} px, {THREADS} threads (median)")
     for column in ("network", "batch", "way", "pictures/s", "of ORT fp32"):
         table.add_column(column, justify="left" if column in ("network", "way") else "right")
-    for (name, batch), found in rates.items():
-        for way, values in found.items():
-            against = f"{ratio(values, found['ORT fp32']):.2f}"
+    for (name, batch), values_by_way in rates.items():
+        for way, values in values_by_way.items():
+            against = f"{ratio(values, values_by_way['ORT fp32']):.2f}"
             table.add_row(name, str(batch), way, f"{statistics.median(values):.1f}", against)
     small, large = (rates[name, RATIO_BATCH] for name in NETWORKS)
     best = max(
@@ -153,9 +153,9 @@ def report(rates: dict[tuple[str, int], dict[str, list[float]]], rounds: int) ->
         "best_torch": best,
         "pictures_per_second": {
             f"{name} batch {batch}": {
-                way: round(statistics.median(values), 1) for way, values in found.items()
+                way: round(statistics.median(values), 1) for way, values in values_by_way.items()
             }
-            for (name, batch), found in rates.items()
+            for (name, batch), values_by_way in rates.items()
         },
     }
     if "torch bf16 channels_last" not in small:

@@ -5,9 +5,8 @@
 ResNet-18 and ResNet-50 at 224 px with random weights, exported by this project in fp32 and int8;
 real JPEG files, the same for all, in the page cache. What is compared, in turns:
 
-- ours: `serving.extraction.extract.extract` from a folder into a new folder, with listing, reading,
-hashing,
-  Parquet, fsync and manifest: from the call until it returns.
+- ours: `serving.extraction.extract.extract` from a folder into a new folder, with listing,
+  reading, hashing, Parquet, fsync and manifest: from the call until it returns.
 - the floor: decode, preprocess and encode on one pinned core while the other rests, nothing else,
   bytes in memory (`benchmarks.onecore`); `of_floor_*` is ours over cores / its seconds an image.
 - the same on both cores at once, by two processes that know nothing of each other: what is left
@@ -24,33 +23,28 @@ import argparse
 import contextlib
 import importlib.util
 import os
-import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.folders import fetched, forget, image_files, linked
+from benchmarks.extraction_ways import CORES, Ours, Way, alone, at_once, cold, rival_way
+from benchmarks.folders import image_files, linked
 from benchmarks.report import publish
 from benchmarks.sample_images import random_encoders
 from benchmarks.timing import in_turns, ratio
 from benchmarks.workers import Worker
-from export.encoder_file.encoder_file import Encoder, open_encoder
-from images.sources.sources import open_source
-from serving.extraction.extract import extract
+from export.encoder_file.encoder_file import open_encoder
 
 NETWORKS = ("resnet18", "resnet50")
 PRECISIONS = ("fp32", "int8")
 RIVALS = {"torchvision": "torchvision", "torchvision tuned": "torchvision", "timm": "timm"}
 COMPARED = {"vs_torch": "torchvision", "vs_torch_tuned": "torchvision tuned"}
-CORES = 2
 FULL = {("resnet18", "fp32"): 4000, ("resnet18", "int8"): 4000,
         ("resnet50", "fp32"): 4000, ("resnet50", "int8"): 4000}  # fmt: skip
 SHORT = {("resnet18", "fp32"): 600, ("resnet18", "int8"): 2500,
@@ -63,83 +57,6 @@ OURS, FLOOR, PAIR = "lookalike", "floor", "two processes"
 console = Console(stderr=True)
 
 Rates = dict[str, list[float]]
-Way = Callable[[], "int | tuple[int, float]"]
-
-
-@dataclass
-class Ours:
-    """An encoder of ours and the folder that it reads.
-
-    Attributes:
-        seconds: where they went in the last extraction, in ms a photo.
-    """
-
-    encoder: Encoder
-    folder: Path
-    count: int
-    out: Path
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self) -> tuple[int, float]:
-        """Extract everything into a new folder; returns images and seconds."""
-        start = time.perf_counter()
-        report = extract(self.encoder, open_source(str(self.folder)), self.out)
-        seconds = time.perf_counter() - start
-        assert report.rows == self.count, f"{report.refused} images were refused"
-        spent = asdict(report.seconds).items()
-        self.seconds = {name: round(1e3 * value / self.count, 3) for name, value in spent}
-        shutil.rmtree(self.out)
-        return self.count, seconds
-
-
-def cold(ours: Ours) -> dict[str, float]:
-    """Our rate with nothing in the page cache, and with all; and what came from the disk."""
-    files = sorted({file.resolve() for file in ours.folder.glob("*/*.jpg")})
-    forget(files)
-    before = fetched()
-    images, seconds = ours()
-    from_disk = fetched() - before
-    again, warm = ours()
-    total = sum(file.stat().st_size for file in files)
-    return {
-        "cold": round(images / seconds, 1),
-        "warm": round(again / warm, 1),
-        "mib_from_disk": round(from_disk / 2**20, 1),
-        "mib_of_files": round(total / 2**20, 1),
-    }
-
-
-def rival_way(worker: Worker, notes: dict[str, str], name: str) -> Way:
-    """Return a way that another process measures; what it says of its setting is noted."""
-
-    def way() -> tuple[int, float]:
-        answer = worker.ask()
-        notes[name] = answer["setting"]
-        return answer["images"], answer["seconds"]
-
-    return way
-
-
-def alone(worker: Worker) -> Way:
-    """Return the floor: as if each core did what one does while the others rest."""
-
-    def way() -> tuple[int, float]:
-        answer = worker.ask()
-        return CORES * answer["images"], answer["seconds"]
-
-    return way
-
-
-def at_once(workers: list[Worker]) -> Way:
-    """All cores at once, until the last is through."""
-
-    def way() -> tuple[int, float]:
-        for worker in workers:
-            worker.begin()
-        answers = [worker.answer() for worker in workers]
-        return sum(a["images"] for a in answers), max(a["seconds"] for a in answers)
-
-    return way
 
 
 @dataclass(frozen=True)
@@ -154,7 +71,7 @@ class Plan:
 
 
 @dataclass
-class Found:
+class Measurement:
     """What was measured with one network.
 
     Attributes:
@@ -192,22 +109,22 @@ class Contest:
     def __exit__(self, *_: object) -> None:
         self._processes.close()
 
-    def measure(self, *, page_cache: bool) -> Found:
+    def measure(self, *, page_cache: bool) -> Measurement:
         """All ways in turns; those that no metric needs only once where time is short."""
         ways: dict[str, Way] = {}
         for precision in self._paths:
             ways |= self._our_ways(precision)
-        wanted = {} if self._plan.alone else RIVALS
-        rivals = {r: self._rival(r) for r, p in wanted.items() if importlib.util.find_spec(p)}
+        installable = {} if self._plan.alone else RIVALS
+        rivals = {r: self._rival(r) for r, p in installable.items() if importlib.util.find_spec(p)}
         ways |= {r: rivals.pop(r) for r in COMPARED.values() if r in rivals}
         rates = in_turns(ways, self._plan.rounds, warm_up=False)
         rates |= in_turns(rivals, 1 if self._plan.short else self._plan.rounds, warm_up=False)
         spent = {precision: ours.seconds for precision, ours in self._ours.items()}
-        found = Found(rates, self._settings, spent)
+        measurement = Measurement(rates, self._settings, spent)
         if page_cache:
             fastest = self._ours.get("int8", self._ours["fp32"])  # it reads the most a second
-            found.page_cache = cold(fastest)
-        return found
+            measurement.page_cache = cold(fastest)
+        return measurement
 
     def _our_ways(self, precision: str) -> dict[str, Way]:
         path, photos = self._paths[precision], self._photos[precision]
@@ -255,7 +172,7 @@ def main() -> None:
     )
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     details: dict[str, Any] = {"rounds": plan.rounds}
-    found: dict[str, Found] = {}
+    measurements: dict[str, Measurement] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files, details["pictures"] = image_files(folder / "drawn")
@@ -266,24 +183,24 @@ def main() -> None:
             paths = {p: made[f"{network} {p}"] for p in PRECISIONS if f"{network} {p}" in made}
             console.print(f"measuring {network}")
             with Contest(network, paths, folder, files, plan) as fight:
-                found[network] = fight.measure(page_cache=network == options.networks[0])
+                measurements[network] = fight.measure(page_cache=network == options.networks[0])
     details["images_a_round"] = {" ".join(key): count for key, count in plan.counts.items()}
     assert "torch" not in sys.modules, "torch came into the process that measures ours"
-    report(found, details)
+    report(measurements, details)
 
 
-def report(found: dict[str, Found], details: dict[str, Any]) -> None:
+def report(measurements: dict[str, Measurement], details: dict[str, Any]) -> None:
     """Print the table and the JSON line."""
     table = Table(title=f"JPEG photos per second at 224 px, {CORES} cores (median)")
     for column in ("network", "way", "photos/s", "lookalike / it"):
         table.add_column(column, justify="right" if "/" in column else "left")
-    rates = {network: one.rates for network, one in found.items()}
+    rates = {network: one.rates for network, one in measurements.items()}
     for network, ways in rates.items():
         for way, values in ways.items():
             against = _against(ways, way)
-            words = "" if against is None else f"{against:.2f}"
-            table.add_row(network, way, f"{statistics.median(values):.1f}", words)
-    for network, one in found.items():
+            cell = "" if against is None else f"{against:.2f}"
+            table.add_row(network, way, f"{statistics.median(values):.1f}", cell)
+    for network, one in measurements.items():
         details[network] = {
             "photos_per_second": {w: [round(v, 1) for v in vs] for w, vs in one.rates.items()},
             "lookalike_over": _all_against(one.rates),
@@ -313,23 +230,25 @@ def _against(rates: Rates, way: str, precision: str | None = None) -> float | No
     A way that was measured less often is compared with our first rounds.
     """
     own = next((p for p in PRECISIONS if way.endswith(p)), None)
-    taken = precision or own or "fp32"
-    ours = rates.get(f"{OURS} {taken}")
-    if way.startswith(OURS) or ours is None or (own is not None and own != taken):
+    precision = precision or own or "fp32"
+    ours = rates.get(f"{OURS} {precision}")
+    if way.startswith(OURS) or ours is None or (own is not None and own != precision):
         return None
     return ratio(ours[: len(rates[way])], rates[way])
 
 
 def _all_against(rates: Rates) -> dict[str, float]:
     pairs = {f"{way}, {p}": _against(rates, way, p) for way in rates for p in PRECISIONS}
-    return {words: round(value, 3) for words, value in pairs.items() if value is not None}
+    return {label: round(value, 3) for label, value in pairs.items() if value is not None}
 
 
-def _least(found: dict[str, Rates], way: str, precision: str) -> float | None:
+def _least(networks: dict[str, Rates], way: str, precision: str) -> float | None:
     """Return the lower of the networks; None where one of them was not measured."""
-    ratios = [_against(rates, way, precision) if way in rates else None for rates in found.values()]
-    known = [value for value in ratios if value is not None]
-    return round(min(known), 3) if known and len(known) == len(ratios) else None
+    ratios = [
+        _against(rates, way, precision) if way in rates else None for rates in networks.values()
+    ]
+    measured = [value for value in ratios if value is not None]
+    return round(min(measured), 3) if measured and len(measured) == len(ratios) else None
 
 
 if __name__ == "__main__":

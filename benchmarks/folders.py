@@ -8,7 +8,7 @@ from benchmarks.sample_images import CLOTHING, photos
 
 
 def image_files(folder: Path) -> tuple[list[Path], str]:
-    """JPEG files to read, and what they are; they are drawn where there are none."""
+    """Return JPEG files to read, and what they are; they are drawn where there are none."""
     files = sorted(CLOTHING.glob("*/**/*.jpg"))
     if files:
         return files, "clothing-small"
@@ -20,15 +20,15 @@ def image_files(folder: Path) -> tuple[list[Path], str]:
 
 
 def linked(folder: Path, files: list[Path], count: int) -> Path:
-    """Return a folder of so many names, of files that may come again, in classes by tens of their number.
+    """Make a folder of so many links to files, which may come again, in ten classes.
 
     Every way can read it, and all read the same.
     """
     step = max(1, len(files) // count)
     for number, file in enumerate(islice(cycle(files[::step]), count)):
-        position = folder / f"class-{number % 10}"
-        position.mkdir(parents=True, exist_ok=True)
-        (position / f"{number:05}.jpg").symlink_to(file)
+        label = folder / f"class-{number % 10}"
+        label.mkdir(parents=True, exist_ok=True)
+        (label / f"{number:05}.jpg").symlink_to(file)
     return folder
 
 
@@ -44,6 +44,6 @@ def forget(files: list[Path]) -> None:
 
 
 def fetched() -> int:
-    """Bytes that this process has had fetched from a disk."""
+    """Return the bytes that this process has had read from a disk."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["read_bytes"])

@@ -46,7 +46,7 @@ def main() -> None:
         cpu_tuning.prepare()
         print(json.dumps(measure_steps(arguments.steps_of, arguments.steps)))
     elif arguments.gradients:
-        print(json.dumps(compare_gradients(dataset=1024, micro_batch=SMALL)))
+        print(json.dumps(compare_gradients(1024, micro_batch=SMALL)))
     else:
         steps = 1 if arguments.short else 3
         small = child("--steps-of", str(SMALL), "--steps", str(8 * steps))
@@ -58,11 +58,11 @@ def child(*arguments: str) -> dict[str, float]:
     """Return what a process of its own measures."""
     command = [sys.executable, "-m", "benchmarks.gradient_cache", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    values: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return values
 
 
-def make_trainer(dataset: int, micro_batch: int) -> Trainer:
+def make_trainer(images: int, micro_batch: int) -> Trainer:
     """Return a run whose batch is all of its images, which are noise."""
     import numpy as np
     import torch
@@ -72,15 +72,15 @@ def make_trainer(dataset: int, micro_batch: int) -> Trainer:
     from training.trainer import Trainer
 
     torch.set_num_threads(available_cpus())
-    images = np.random.default_rng(0).integers(0, 256, (dataset, 32, 32, 3), dtype=np.uint8)
-    labels = np.full(dataset, -1)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    labels = np.full(images, -1)
     noise = ImageDataset(
-        name="noise", images=images, labels=labels, classes=(), refused=(), digest=""
+        name="noise", images=pixels, labels=labels, classes=(), refused=(), digest=""
     )
-    return Trainer(recipe(dataset, micro_batch), noise, torch.device("cpu"))
+    return Trainer(recipe(images, micro_batch), noise, torch.device("cpu"))
 
 
-def recipe(dataset: int, micro_batch: int) -> Recipe:
+def recipe(images: int, micro_batch: int) -> Recipe:
     """ResNet-18's layout with 16 to 128 channels at 32 px, in fp32."""
     from training.recipes.recipe_files import load_recipe
 
@@ -92,15 +92,15 @@ def recipe(dataset: int, micro_batch: int) -> Recipe:
             "encoder.stem=small",
             "training.precision=fp32",
             "training.samples=1_000_000",
-            f"training.batch_size={dataset}",
+            f"training.batch_size={images}",
             f"training.micro_batch={micro_batch}",
         ],
     )
 
 
-def measure_steps(dataset: int, steps: int) -> dict[str, float]:
+def measure_steps(images: int, steps: int) -> dict[str, float]:
     """Peak memory of this process before and after some steps in MB, and seconds a step."""
-    trainer = make_trainer(dataset, SMALL)
+    trainer = make_trainer(images, SMALL)
     before = peak_mb()
     seconds = []
     for _ in range(steps):
@@ -117,29 +117,29 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def compare_gradients(dataset: int, micro_batch: int) -> dict[str, float]:
+def compare_gradients(images: int, micro_batch: int) -> dict[str, float]:
     """Relative errors of the cached gradient."""
     return {
-        "same_chunks": relative_error(dataset, micro_batch, frozen=False),
-        "frozen": relative_error(dataset, micro_batch, frozen=True),
-        "pictures": dataset,
+        "same_chunks": relative_error(images, micro_batch, frozen=False),
+        "frozen": relative_error(images, micro_batch, frozen=True),
+        "pictures": images,
         "micro_batch": micro_batch,
     }
 
 
-def relative_error(dataset: int, micro_batch: int, *, frozen: bool) -> float:
+def relative_error(images: int, micro_batch: int, *, frozen: bool) -> float:
     """Return the largest over all weights of |cached - whole| / |whole|."""
     import torch
 
     from training.optim.losses import contrastive_loss
 
-    cached, whole = make_trainer(dataset, micro_batch), make_trainer(dataset, micro_batch)
+    cached, whole = make_trainer(images, micro_batch), make_trainer(images, micro_batch)
     for trainer in (cached, whole):
         trainer.model.train(not frozen)
         trainer.fetch()
-    z = torch.cat([whole.project(chunk) for chunk in range(dataset // micro_batch)])
+    z = torch.cat([whole.project(chunk) for chunk in range(images // micro_batch)])
     rows = whole.shard.join(z[None])
-    contrastive_loss(rows, recipe(dataset, micro_batch).loss).backward()  # type: ignore[no-untyped-call]
+    contrastive_loss(rows, recipe(images, micro_batch).loss).backward()  # type: ignore[no-untyped-call]
     cached.advance()
     pairs = zip(gradients(cached), gradients(whole), strict=True)
     return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
@@ -155,10 +155,10 @@ def report(small: dict[str, float], large: dict[str, float], error: dict[str, fl
     table = Table(title="ResNet-18 of width 1/4 at 32 px, fp32, chunks of 256 pictures")
     for column in ("batch", "peak MB", "of it before the first step", "pictures/s"):
         table.add_column(column, justify="right")
-    for batch, found in ((SMALL, small), (LARGE, large)):
-        rate = batch / found["seconds"]
+    for batch, values in ((SMALL, small), (LARGE, large)):
+        rate = batch / values["seconds"]
         table.add_row(
-            str(batch), f"{found['peak_mb']:.0f}", f"{found['before_mb']:.0f}", f"{rate:.0f}"
+            str(batch), f"{values['peak_mb']:.0f}", f"{values['before_mb']:.0f}", f"{rate:.0f}"
         )
     metrics = {
         "peak_memory_4096_over_256": round(large["peak_mb"] / small["peak_mb"], 3),

@@ -1,6 +1,6 @@
 """SimCLR as lightly's documentation trains it, in a process of its own.
 
-    python -m benchmarks.lightly_simclr PICTURES.npy RECIPE SETTINGS...
+    python -m benchmarks.lightly_simclr IMAGES.npy RECIPE SETTINGS...
 
 Its SimCLRTransform on PIL images, a DataLoader, its NTXentLoss, one forward per view, SGD;
 float32 in PyTorch's default layout. The recipe gives the encoder, and the augmentation's strengths
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 
 class LightlyProcess:
-    """Starts the process and asks it for steps."""
+    """The process, started and asked for steps."""
 
     def __init__(self, images: NDArray[np.uint8], recipe: str, settings: Sequence[str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        file = Path(self._folder.name) / "pictures.npy"
+        file = Path(self._folder.name) / "images.npy"
         np.save(file, images)
         environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
         self._process = subprocess.Popen(
@@ -63,17 +63,17 @@ class LightlyProcess:
         self._folder.cleanup()
 
     def steps(self, workers: int, steps: int, batch: int) -> tuple[int, float]:
-        """Sample and seconds of so many steps."""
+        """Return samples and seconds of so many steps."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(workers, steps, file=self._process.stdin, flush=True)
         return steps * batch, float(self._process.stdout.readline())
 
 
-def main(pictures: str, recipe: str, *settings: str) -> None:
+def main(images: str, recipe: str, *settings: str) -> None:
     """Answer until standard input ends."""
     torch.set_num_threads(available_cpus())
-    contender = Lightly(np.load(pictures), load_recipe(recipe, settings))
+    contender = Lightly(np.load(images), load_recipe(recipe, settings))
     for line in sys.stdin:
         workers, steps = map(int, line.split())
         print(contender.seconds(workers, steps), flush=True)

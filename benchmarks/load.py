@@ -1,4 +1,4 @@
-"""Loads one HTTP server over loopback, as a process of its own.
+"""Load one HTTP server over loopback, as a process of its own.
 
     python -m benchmarks.load < order.json > result.json
 
@@ -125,7 +125,7 @@ class Load:
         self._end = self._begin + order.seconds
 
     async def run(self) -> Result:
-        """Put the load on and returns what came back."""
+        """Put the load on and return what came back."""
         await (self._closed() if self.order.clients else self._open())
         for connection in self._idle:
             if connection.transport is not None:
@@ -172,7 +172,7 @@ class Load:
 
 
 def _requests(order: Order) -> Iterator[tuple[bytes, bytes]]:
-    """Heads and bodies, over and over."""
+    """Yield heads and bodies, over and over."""
     requests = []
     for path in order.bodies:
         body = Path(path).read_bytes()
@@ -185,7 +185,7 @@ def _requests(order: Order) -> Iterator[tuple[bytes, bytes]]:
 
 
 def main() -> None:
-    """Read an order on standard input and prints the result."""
+    """Read an order from standard input and print the result."""
     order = Order(**json.load(sys.stdin))
     result = uvloop.run(Load(order).run())
     json.dump(asdict(result), sys.stdout)

@@ -26,7 +26,7 @@ TRIAL = 32
 
 
 def passed_over(encoder: Encoder, images: Sequence[bytes], size: int) -> float:
-    """Seconds that all images take, so many at a time."""
+    """Return the seconds that all images take, so many at a time."""
     start = time.perf_counter()
     for first in range(0, len(images), size):
         some = [load_image(data, encoder.preprocess)[0] for data in images[first : first + size]]

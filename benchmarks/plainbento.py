@@ -1,7 +1,6 @@
 """The plain BentoML service of its guides: a batchable API over PIL images.
 
-No `from __future__ import annotations` here: BentoML reads the annotations, and knows no parameters
-of ndarray.
+BentoML reads the annotations: none may be a string, and it knows no parameters of ndarray.
 """
 
 import os
@@ -13,7 +12,8 @@ import onnxruntime as ort
 from PIL.Image import Image
 
 from benchmarks.rivals import ENCODER, MAX_BATCH, prepared
-from export.encoder_file.encoder_file import EMBEDDINGS, INPUT, read_contract
+from export.encoder_file.contract import EMBEDDINGS, INPUT
+from export.encoder_file.encoder_file import read_contract
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 

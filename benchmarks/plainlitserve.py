@@ -1,6 +1,6 @@
 """A LitServe server with batching, as its documentation shows it: `benchmarks.plainlitserve PORT`.
 
-No `from __future__ import annotations` here: LitServe reads the annotations.
+LitServe reads the annotations: none may be a string.
 """
 
 import io
@@ -15,7 +15,8 @@ from PIL import Image
 from starlette.requests import Request
 
 from benchmarks.rivals import ENCODER, MAX_BATCH, prepared
-from export.encoder_file.encoder_file import EMBEDDINGS, INPUT, read_contract
+from export.encoder_file.contract import EMBEDDINGS, INPUT
+from export.encoder_file.encoder_file import read_contract
 
 BATCH_TIMEOUT = 0.01  # seconds a batch may wait to fill
 
@@ -30,7 +31,7 @@ class Embedder(litserve.LitAPI):  # type: ignore[misc]
         self.spec = read_contract(encoder).preprocess
 
     def decode_request(self, request: Request) -> Any:
-        """Return a form's file to the square that the encoder sees; LitServe hands over the form."""
+        """Return the square that the encoder sees, from the file in the form."""
         image: Any = request["image"]
         return prepared(Image.open(io.BytesIO(image.file.read())), self.spec)
 

@@ -57,11 +57,11 @@ def extract(
     batch, layout = setting
     module = module.to(memory_format=layout)
     start = time.perf_counter()
-    found = [
+    batches = [
         module(images.to(memory_format=layout)).numpy()
         for images, _ in DataLoader(data, batch_size=batch, num_workers=WORKERS)
     ]
-    features = np.concatenate(found)
+    features = np.concatenate(batches)
     np.save(out, features)
     return len(features), time.perf_counter() - start
 
@@ -86,8 +86,8 @@ def main() -> None:
             setting = min(settings, key=lambda setting: extract(module, some, setting, out)[1])
             return {}
         images, seconds = extract(module, data, setting, out)
-        words = f"batch {setting[0]}, {setting[1]}, {torch.get_num_threads()} threads"
-        return {"images": images, "seconds": seconds, "setting": words}
+        description = f"batch {setting[0]}, {setting[1]}, {torch.get_num_threads()} threads"
+        return {"images": images, "seconds": seconds, "setting": description}
 
     serve(work)
 

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
     # Draws so many vectors of length one by a seed, float32 [count, dim]. Another phase is another
-    # part of the distribution, for what drifts.
+    # section of the distribution, for what drifts.
     Source = Callable[[int, int, int], Vectors]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What is put in, what happens to it, and what is asked.
+    """What is put in, what happens to it, and what is promised.
 
     Attributes:
         name: of the distribution, for people.
         source: draws items and queries.
         dim: length of a vector.
         size: items at the end, before removals.
-        asked: recall@10.
+        recall: the recall@10 that is promised.
         grown: share of the items that is added after tuning, with the upkeep of a service.
-        drift: whether what is added is another part of the distribution.
+        drift: whether what is added is from another section of the distribution.
         removed: share that is removed at the end, "near": all that is nearest to some points.
         bytes_each: memory asked for, in bytes an item; None: no limit.
         index: as in `collection create --index`.
@@ -42,7 +42,7 @@ class DataSet:
     source: Source
     dim: int
     size: int
-    asked: float = 0.99
+    recall: float = 0.99
     grown: float = 0.0
     drift: bool = False
     removed: float = 0.0
@@ -79,9 +79,9 @@ def clusters(dim: int, count: int, spread: float, unequal: float = 0.0) -> Sourc
         centers = unit(np.random.default_rng(phase).standard_normal((count, dim)))
         random = np.random.default_rng(seed)
         weights = np.arange(1, count + 1.0) ** -unequal
-        chosen = random.choice(count, n, p=weights / weights.sum())
+        nearest_center = random.choice(count, n, p=weights / weights.sum())
         noise = random.standard_normal((n, dim)) * (spread / np.sqrt(dim))
-        return unit(centers[chosen] + noise)
+        return unit(centers[nearest_center] + noise)
 
     return draw
 
@@ -166,7 +166,7 @@ DATA_SETS = [
     DataSet(name="pictures", source=dataset(128), dim=128, size=40_000, removed=0.3),
     DataSet(name="pictures", source=dataset(128), dim=128, size=60_000, bytes_each=250),
     DataSet(name="pictures", source=dataset(128), dim=128, size=60_000, bytes_each=100),
-    DataSet(name="pictures", source=dataset(128), dim=128, size=60_000, bytes_each=1, asked=0.95),
+    DataSet(name="pictures", source=dataset(128), dim=128, size=60_000, bytes_each=1, recall=0.95),
     DataSet(name="clusters", source=AROUND_200, dim=64, size=50_000),
     DataSet(name="clusters, unequal", source=clusters(64, 500, 0.3, 1.0), dim=64, size=50_000),
     DataSet(
@@ -193,11 +193,11 @@ DATA_SETS = [
         **EMPTIED,
         bytes_each=80,
     ),
-    DataSet(name="nested clusters", source=nested(96), dim=96, size=40_000, asked=0.95),
+    DataSet(name="nested clusters", source=nested(96), dim=96, size=40_000, recall=0.95),
     DataSet(name="uniform", source=uniform(8), dim=8, size=50_000),
-    DataSet(name="uniform", source=uniform(24), dim=24, size=30_000, asked=0.9),
+    DataSet(name="uniform", source=uniform(24), dim=24, size=30_000, recall=0.9),
     DataSet(name="decaying spectrum", source=decaying(256, 1.0), dim=256, size=25_000),
-    DataSet(name="surface", source=surface(200, 6), dim=200, size=40_000, asked=0.998),
+    DataSet(name="surface", source=surface(200, 6), dim=200, size=40_000, recall=0.998),
     DataSet(name="exact copies", source=copies(64, 2000, 0.0), dim=64, size=40_000),
     DataSet(name="near copies", source=copies(64, 2000, 0.02), dim=64, size=40_000, bytes_each=100),
     DataSet(name="rectified", source=rectified(128), dim=128, size=30_000),

@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a fifth of the items")
     parser.add_argument("--only", help="numbers of data sets, from 0")
     arguments = parser.parse_args()
-    chosen = list(range(len(DATA_SETS)))
+    numbers = list(range(len(DATA_SETS)))
     if arguments.only:
-        chosen = [int(number) for number in arguments.only.split(",")]
+        numbers = [int(number) for number in arguments.only.split(",")]
     results = []
-    for number in chosen:
+    for number in numbers:
         start = time.perf_counter()
         result = {"number": number} | measure(DATA_SETS[number], 1 if arguments.short else FULL)
         result["seconds"] = time.perf_counter() - start
@@ -67,7 +67,7 @@ def measure(data: DataSet, times: int) -> dict[str, Any]:
             Path(folder) / "c",
             "0" * 64,
             data.dim,
-            recall=data.asked,
+            recall=data.recall,
             memory=limit,
             index=data.index,
         ) as collection,
@@ -88,14 +88,14 @@ def measure(data: DataSet, times: int) -> dict[str, Any]:
         "dim": data.dim,
         "items": items,
         "change": change(data),
-        "asked": data.asked,
+        "asked": data.recall,
         "kind": index["kind"],
         "in_file": index["in_file"],
         "tuned": index["measured"]["recall"],
         "recall": recall,
         "low": low,
         "high": high,
-        "kept": high >= data.asked,
+        "kept": high >= data.recall,
         "p50_ms": 1000 * statistics.median(seconds),
         "bytes_each": index["bytes"] / items,
         "memory_kept": index["kept"].get("memory"),
@@ -106,22 +106,22 @@ def measure(data: DataSet, times: int) -> dict[str, Any]:
 def fill(collection: Collection, data: DataSet, size: int) -> None:
     """Add the first items, tune, and add the others as a service would take them."""
     first = size - int(size * data.grown)
-    for part in batches(data.source(first, 0, 0), 0):
-        collection.add(part)
+    for records in batches(data.source(first, 0, 0), 0):
+        collection.add(records)
     collection.tune()
     if data.grown:
         phase = int(data.drift)
-        for part in batches(data.source(size - first, 2, phase), first):
-            collection.add(part)
+        for records in batches(data.source(size - first, 2, phase), first):
+            collection.add(records)
             while collection.maintain(threads=2):
                 pass
 
 
 def batches(vectors: Vectors, first: int) -> Iterator[list[Record]]:
-    """Record to be added together."""
+    """Yield the records that are added together."""
     for start in range(0, len(vectors), BATCH):
-        part = vectors[start : start + BATCH]
-        yield [Record(f"{first + start + n:08}", vector, "") for n, vector in enumerate(part)]
+        chunk = vectors[start : start + BATCH]
+        yield [Record(f"{first + start + n:08}", vector, "") for n, vector in enumerate(chunk)]
 
 
 def fresh_queries(data: DataSet) -> Vectors:
@@ -133,18 +133,18 @@ def fresh_queries(data: DataSet) -> Vectors:
 
 
 def doomed(collection: Collection, data: DataSet, queries: Vectors) -> list[str]:
-    """Keys of the items to be removed: by chance, or all around some queries."""
+    """Return the keys of the items to be removed: a random sample, or all around some queries."""
     count = int(len(collection) * data.removed)
     if not data.near:
         keys = collection.keys(limit=len(collection))
         return list(np.random.default_rng(5).choice(keys, count, replace=False))
-    found: dict[str, None] = {}
+    keys_of_hits: dict[str, None] = {}
     for query in queries:
         hits = collection.search(query[None], count // 10, exact=True)[0]
-        found |= dict.fromkeys(hit.key for hit in hits)
-        if len(found) >= count:
+        keys_of_hits |= dict.fromkeys(hit.key for hit in hits)
+        if len(keys_of_hits) >= count:
             break
-    return list(found)[:count]
+    return list(keys_of_hits)[:count]
 
 
 def answers(collection: Collection, queries: Vectors) -> tuple[list[float], list[float]]:
@@ -161,13 +161,13 @@ def answers(collection: Collection, queries: Vectors) -> tuple[list[float], list
 
 def change(data: DataSet) -> str:
     """Return what happened after tuning, in words."""
-    words = []
+    changes = []
     if data.grown:
         where = " elsewhere" if data.drift else ""
-        words.append(f"{data.grown:.0%} added{where}")
+        changes.append(f"{data.grown:.0%} added{where}")
     if data.removed:
-        words.append(f"{data.removed:.0%} removed{' in places' if data.near else ''}")
-    return ", ".join(words)
+        changes.append(f"{data.removed:.0%} removed{' in places' if data.near else ''}")
+    return ", ".join(changes)
 
 
 def report(results: list[dict[str, Any]]) -> None:

@@ -20,11 +20,11 @@ CLOTHING = Path(__file__).parents[2] / "shared/data/clothing-small"
 
 
 def photos(count: int) -> tuple[list[bytes], str]:
-    """JPEG files as bytes, and what they are: of clothing-small, else drawn (400 x 533 px)."""
+    """Return JPEG files and what they are: of clothing-small, else drawn (400 x 533 px)."""
     files = sorted(CLOTHING.glob("t*/**/*.jpg"))
     if files:
-        chosen = files[:: max(1, len(files) // count)][:count]
-        return [path.read_bytes() for path in chosen], "clothing-small"
+        selection = files[:: max(1, len(files) // count)][:count]
+        return [path.read_bytes() for path in selection], "clothing-small"
     rng = np.random.default_rng(0)
     return [_drawn(rng) for _ in range(count)], "drawn"
 
@@ -43,7 +43,7 @@ def random_resnet(path: Path, network: str = "resnet18") -> Path:
 
     Torch and its threads stay out of the process that measures.
     """
-    _apart("export_random", path, network)
+    _call_isolated("export_random", path, network)
     return path
 
 
@@ -68,7 +68,7 @@ def export_random(path: str, network: str) -> None:
 def quantize_random(
     images: list[bytes], folder: Path, path: Path, network: str = "resnet18"
 ) -> str | None:
-    """Write the int8 file of the same network with `lookalike export`; or says why there is none.
+    """Write the int8 file of the same network with `lookalike export`; or return why there is none.
 
     Args:
         images: to calibrate on.
@@ -80,7 +80,7 @@ def quantize_random(
     calibration.mkdir(exist_ok=True)
     for number, image in enumerate(images):
         (calibration / f"{number:04}.jpg").write_bytes(image)
-    _apart("save_random", weights, network)
+    _call_isolated("save_random", weights, network)
     options = ["--precision", "int8", "--calibrate", str(calibration), "--out", str(path)]
     command = [sys.executable, "-m", "lookalike", "export", str(weights), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -92,7 +92,7 @@ def quantize_random(
 def random_encoders(
     folder: Path, networks: Sequence[str], calibration: int, details: dict[str, Any]
 ) -> dict[str, Path]:
-    """Return the encoder files of several networks in fp32 and int8, by name; those there are are taken.
+    """Return encoder files of several networks in fp32 and int8, by name; existing ones are used.
 
     Args:
         folder: where they are, or are put.
@@ -129,7 +129,7 @@ def _drawn_network(network: str) -> EncoderModule:
     return build_encoder(network, zero_init_residual=False).eval()
 
 
-def _apart(function: str, *arguments: object) -> None:
+def _call_isolated(function: str, *arguments: object) -> None:
     """Call a function of this module in a process of its own."""
     program = (
         f"from benchmarks.sample_images import {function}; import sys; {function}(*sys.argv[1:])"

@@ -44,8 +44,8 @@ class Truth:
 
     def recall(self, way: Search) -> float:
         """Share of the ten nearest that are found; what ties with the tenth counts."""
-        found: NDArray[np.int64] = np.stack([way(query[None]) for query in self.queries])
-        scores = np.einsum("qkd,qd->qk", self.vectors[found], self.queries)
+        neighbors: NDArray[np.int64] = np.stack([way(query[None]) for query in self.queries])
+        scores = np.einsum("qkd,qd->qk", self.vectors[neighbors], self.queries)
         hits = (scores >= self.floors[:, None] - 1e-6).sum(1)
         return float(hits.clip(max=NEIGHBORS).mean()) / NEIGHBORS
 

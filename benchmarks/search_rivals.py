@@ -46,8 +46,8 @@ def flat(vectors: Vectors, _: Path) -> Callable[[int], Search]:
     index.add(vectors)
 
     def search(query: Vectors) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = index.search(query, NEIGHBORS)[1][0]
-        return found
+        neighbors: NDArray[np.int64] = index.search(query, NEIGHBORS)[1][0]
+        return neighbors
 
     return lambda _: search
 
@@ -62,8 +62,8 @@ def hnswlib(vectors: Vectors, _: Path) -> Callable[[int], Search]:
 
     def with_effort(effort: int) -> Search:
         def search(query: Vectors) -> NDArray[np.int64]:
-            found: NDArray[np.int64] = index.knn_query(query, NEIGHBORS, num_threads=1)[0][0]
-            return found.astype(np.int64)
+            neighbors: NDArray[np.int64] = index.knn_query(query, NEIGHBORS, num_threads=1)[0][0]
+            return neighbors.astype(np.int64)
 
         index.set_ef(effort)
         return search
@@ -82,8 +82,8 @@ def usearch(vectors: Vectors, _: Path) -> Callable[[int], Search]:
 
     def with_effort(effort: int) -> Search:
         def search(query: Vectors) -> NDArray[np.int64]:
-            found: NDArray[np.int64] = index.search(query[0], NEIGHBORS, threads=1).keys
-            return found.astype(np.int64)
+            neighbors: NDArray[np.int64] = index.search(query[0], NEIGHBORS, threads=1).keys
+            return neighbors.astype(np.int64)
 
         index.expansion_search = effort
         return search

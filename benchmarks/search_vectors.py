@@ -35,16 +35,16 @@ class Images:
             self.mean, self.projection = like.mean, like.projection
 
     def vectors(self, count: int, random: np.random.Generator) -> Vectors:
-        """Of length one, float32 [count, dim]."""
+        """Return vectors of length one, float32 [count, dim]."""
         result = np.empty((count, self.projection.shape[1]), np.float32)
         for start, size in portions(count, 20_000):
-            result[start : start + size] = self._part(size, random)
+            result[start : start + size] = self._draw(size, random)
         return result
 
-    def _part(self, count: int, random: np.random.Generator) -> Vectors:
-        chosen = self.images[random.integers(len(self.images), size=count)]
-        chosen = np.where(random.random((count, 1, 1)) < 0.5, chosen, chosen[:, :, ::-1])
-        padded = np.pad(chosen, ((0, 0), (3, 3), (3, 3)))
+    def _draw(self, count: int, random: np.random.Generator) -> Vectors:
+        drawn = self.images[random.integers(len(self.images), size=count)]
+        drawn = np.where(random.random((count, 1, 1)) < 0.5, drawn, drawn[:, :, ::-1])
+        padded = np.pad(drawn, ((0, 0), (3, 3), (3, 3)))
         top, left = random.integers(7, size=(2, count, 1))
         rows, columns = top + np.arange(28), left + np.arange(28)
         moved = padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -57,6 +57,6 @@ class Images:
 
 
 def portions(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """Beginnings and sizes of the parts of a count."""
+    """Yield start and size of the chunks of a count."""
     for start in range(0, count, size):
         yield start, min(size, count - start)

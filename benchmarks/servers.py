@@ -46,7 +46,7 @@ class Target:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Lets the server run while the block does; all others stand still."""
+        """Let the server run while the block does; all others are stopped."""
         _signal_tree(self.process.pid, signal.SIGCONT)
         try:
             yield
@@ -55,7 +55,7 @@ class Target:
 
 
 def _signal_tree(pid: int, number: signal.Signals) -> None:
-    """Signals a process and all below it: BentoML puts its workers into sessions of their own."""
+    """Signal a process and all below it: BentoML puts its workers into sessions of their own."""
     with suppress(FileNotFoundError, ProcessLookupError):  # it has ended by itself
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(pid, number)  # the parent first: one that stands starts no more children
@@ -65,9 +65,9 @@ def _signal_tree(pid: int, number: signal.Signals) -> None:
 
 @contextmanager
 def started(
-    name: str, encoder: Path, folder: Path, picture: bytes, collection: Path | None = None
+    name: str, encoder: Path, folder: Path, image: bytes, collection: Path | None = None
 ) -> Iterator[Target]:
-    """Start a server, waits until it is warm, and stops it in its tracks until `awake`.
+    """Start a server, wait until it is warm, and stop it until `awake`.
 
     Args:
         name: `lookalike` or a rival's.
@@ -102,7 +102,7 @@ def started(
         field=rivals.FIELDS.get(name, "images"),
     )
     try:
-        _wait(target, folder, picture, log)
+        _wait(target, folder, image, log)
         _signal_tree(process.pid, signal.SIGSTOP)
         yield target
     finally:
@@ -110,9 +110,9 @@ def started(
         process.wait()
 
 
-def _wait(target: Target, folder: Path, picture: bytes, log: Path) -> None:
+def _wait(target: Target, folder: Path, image: bytes, log: Path) -> None:
     bodies = [
-        str(body) for body in write_bodies(folder / f"{target.name}-first", [[picture]], target)
+        str(body) for body in write_bodies(folder / f"{target.name}-first", [[image]], target)
     ]
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and target.process.poll() is None:
@@ -134,18 +134,18 @@ def _warm(target: Target) -> bool:
 
 
 def write_bodies(folder: Path, requests: Sequence[Sequence[bytes]], target: Target) -> list[Path]:
-    """Forms of one or more images, as files."""
+    """Write forms of one or more images as files."""
     folder.mkdir(exist_ok=True)
     paths = []
     for number, images in enumerate(requests):
-        parts = [
+        sections = [
             f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{target.field}"; '
             f'filename="{position}.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'.encode()
-            + picture
-            for position, picture in enumerate(images)
+            + image
+            for position, image in enumerate(images)
         ]
         paths.append(folder / f"{number:04}")
-        paths[-1].write_bytes(b"\r\n".join([*parts, f"--{BOUNDARY}--\r\n".encode()]))
+        paths[-1].write_bytes(b"\r\n".join([*sections, f"--{BOUNDARY}--\r\n".encode()]))
     return paths
 
 

@@ -1,4 +1,4 @@
-"""The contests of training_speed: what takes a step in which way. Loads torch."""
+"""The contests of training_speed: the ways to take a training step. Imports torch."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ CUDA = {
 def run(
     contest: Contest, source: str | None, device: torch.device, rounds: int
 ) -> tuple[Rates, dict[str, object]]:
-    """Sample per second of each way in each round, and what they were measured on."""
+    """Return samples per second of each way in each round, and what they were measured on."""
     recipe = contest.load()
     batch, steps = recipe.training.batch_size, contest.steps
     spec = recipe.data.stored
@@ -147,7 +147,7 @@ class Limit:
         self._views = views.contiguous(memory_format=torch.channels_last)
 
     def advance(self) -> None:
-        """One step."""
+        """Take one step."""
         half = self._dtype is torch.bfloat16
         with torch.autocast(self._views.device.type, dtype=torch.bfloat16, enabled=half):
             z = self._model(self._views)

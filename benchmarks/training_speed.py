@@ -1,15 +1,15 @@
 """Training from the cache against its limit, and against lightly.
 
-    python -m benchmarks.training_speed [--short] [--device cuda] [--images SOURCE]
+    python -m benchmarks.training_speed [--short] [--device cuda] [--pictures SOURCE]
 
 Ours: steps of the training loop as `lookalike train` takes them, on images from its cache. The
 limit: the same model, precision, batch, loss and optimizer on random numbers that lie in memory,
 without augmentation. lightly: see lightly_simclr.py; without and with 2 loader workers, the faster
 counts. All take turns; `of_limit` and `vs_lightly` are medians of the ratios within a round.
 
---short has fewer rounds. --images takes the images of a SOURCE instead of generated ones at 32
+--short has fewer rounds. --pictures takes the images of a SOURCE instead of generated ones at 32
 px. --device cuda measures a ResNet-18 of width 1, and its memory, but not lightly. --minutes N then
-trains on --images for about so long and tells the kNN accuracy on --eval.
+trains on --pictures for about so long and prints the kNN accuracy on --eval.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def main() -> None:
 
     torch.set_num_threads(available_cpus())
     device = torch.device(options.device)
-    chosen = contests.CUDA if device.type == "cuda" else contests.CPU
+    contests_by_size = contests.CUDA if device.type == "cuda" else contests.CPU
     rounds = 5 if options.short else 15
     rates: dict[str, Rates] = {}
     details: dict[str, dict[str, object]] = {}
     if options.compile:
-        chosen = {size: contest.compiled() for size, contest in chosen.items()}
-    for size, contest in chosen.items():
+        contests_by_size = {size: contest.compiled() for size, contest in contests_by_size.items()}
+    for size, contest in contests_by_size.items():
         source = options.images if size == "32" else None
         rates[size], details[size] = contests.run(contest, source, device, rounds)
         details[size]["samples_per_second"] = {
@@ -56,7 +56,7 @@ def main() -> None:
     if options.minutes:
         samples = round(60 * options.minutes * statistics.median(rates["32"]["lookalike"]))
         accuracy = contests.accuracy(
-            chosen["32"], options.images, options.eval, options.device, samples
+            contests_by_size["32"], options.images, options.eval, options.device, samples
         )
     report(
         rates,
@@ -76,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="5 rounds instead of 15")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true", help="training.compile=true, both sides")
-    parser.add_argument("--pictures", help="SOURCE for the contest at 32 px")
+    parser.add_argument("--pictures", dest="images", help="SOURCE for the contest at 32 px")
     parser.add_argument("--minutes", type=float, default=0.0, help="train that long on --pictures")
     parser.add_argument("--eval", help="labeled SOURCE to measure that training with")
     options = parser.parse_args()
@@ -92,13 +92,13 @@ def report(
     table = Table(title=f"Training steps on {device}: samples per second (median)")
     for column in ("pixels", "way", "samples/s", "lookalike / way"):
         table.add_column(column, justify="left" if column == "way" else "right")
-    for size, found in rates.items():
-        for way, values in found.items():
-            against = f"{ratio(found['lookalike'], values):.3f}"
+    for size, ways in rates.items():
+        for way, values in ways.items():
+            against = f"{ratio(ways['lookalike'], values):.3f}"
             table.add_row(size, way, f"{statistics.median(values):,.1f}", against)
     metrics: dict[str, float | None] = {
-        f"of_limit_{size}": round(ratio(found["lookalike"], found["limit"]), 3)
-        for size, found in rates.items()
+        f"of_limit_{size}": round(ratio(ways["lookalike"], ways["limit"]), 3)
+        for size, ways in rates.items()
     }
     lightly = [way for way in rates["32"] if way.startswith("lightly")]
     best = max(lightly, key=lambda way: statistics.median(rates["32"][way]), default=None)

@@ -31,8 +31,8 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            words = " ".join(map(str, self._process.args))  # type: ignore[arg-type]
-            raise RuntimeError(f"{words} ended with {self._process.wait()}")
+            description = " ".join(map(str, self._process.args))  # type: ignore[arg-type]
+            raise RuntimeError(f"{description} ended with {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

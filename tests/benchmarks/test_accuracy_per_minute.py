@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks.accuracy_per_minute import (
-    LIGHTLY,
-    LIGHTLY_ADAMW,
-    OURS,
-    compete,
-    main,
-    rate_at,
-    report,
-)
+from benchmarks.accuracy_contestants import LIGHTLY, LIGHTLY_ADAMW, OURS, compete, rate_at
+from benchmarks.accuracy_per_minute import main, report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,12 +18,12 @@ if TYPE_CHECKING:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     random = np.random.default_rng(0)
-    for part, count in (("train", 300), ("test", 30)):
+    for split, count in (("train", 300), ("test", 30)):
         labels = np.arange(count) % 2
         images = random.integers(0, 120, (count, 32, 32, 3), dtype=np.uint8)
         images[labels == 1, :, :, 0] += 130
-        np.save(tmp_path / f"{part}.npy", images)
-        np.save(tmp_path / f"{part}-labels.npy", labels)
+        np.save(tmp_path / f"{split}.npy", images)
+        np.save(tmp_path / f"{split}-labels.npy", labels)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     return tmp_path
 
@@ -40,12 +33,12 @@ def test_a_contestant_trains_for_its_time_and_is_measured(name: str, folder: Pat
     if name != OURS:
         pytest.importorskip("lightly")
     seconds = 1.5 if name == OURS else 0.5  # a step or two
-    found = compete(name, seed=3, seconds=seconds, folder=folder)
-    assert found["seed"] == 3
-    assert found["cpu_s"] >= seconds
-    assert found["samples"] > 0
-    assert found["samples"] % 128 == 0
-    assert (90 if name == OURS else 0) <= found["knn"] <= 100  # ours: red against gray
+    result = compete(name, seed=3, seconds=seconds, folder=folder)
+    assert result["seed"] == 3
+    assert result["cpu_s"] >= seconds
+    assert result["samples"] > 0
+    assert result["samples"] % 128 == 0
+    assert (90 if name == OURS else 0) <= result["knn"] <= 100  # ours: red against gray
 
 
 def test_rates_follow_the_clock() -> None:

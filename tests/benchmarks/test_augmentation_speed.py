@@ -23,12 +23,12 @@ def test_a_contest_of_a_few_images() -> None:
 
 
 def test_the_report_takes_torchvisions_faster_way(capsys: pytest.CaptureFixture[str]) -> None:
-    found = {"lookalike": [80.0], "torchvision PIL": [5.0], "torchvision tensor": [8.0]}
-    report({"32": found | {"lightly": [20.0]}, "224": found}, rounds=1)
+    rates = {"lookalike": [80.0], "torchvision PIL": [5.0], "torchvision tensor": [8.0]}
+    report({"32": rates | {"lightly": [20.0]}, "224": rates}, rounds=1)
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     expected = {"vs_torchvision_32": 10.0, "vs_lightly_32": 4.0, "vs_torchvision_224": 10.0}
     assert document["metrics"] == expected
-    report({"32": found, "224": found}, rounds=1)
+    report({"32": rates, "224": rates}, rounds=1)
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["metrics"]["vs_lightly_32"] is None
     assert document["details"]["lightly"] == "not installed"
@@ -39,8 +39,8 @@ def test_torchvisions_transform_makes_views_like_ours(augmentation: Augmentation
     torch.manual_seed(0)
     transform = torchvision_transform(augmentation, 16)
     image = soft_images(1, 24)[0]
-    for given in (image.permute(2, 0, 1), Image.fromarray(image.numpy())):
-        view = transform(given)
+    for stored in (image.permute(2, 0, 1), Image.fromarray(image.numpy())):
+        view = transform(stored)
         assert view.shape == (3, 16, 16)
         assert view.dtype == torch.float32
         assert 0 <= view.min() < view.max() <= 1

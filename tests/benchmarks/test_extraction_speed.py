@@ -15,7 +15,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks import plainloader
-from benchmarks.extraction_speed import Found, Ours, cold, report
+from benchmarks.extraction_speed import Measurement, report
+from benchmarks.extraction_ways import Ours, cold
 from benchmarks.folders import linked
 from benchmarks.timing import in_turns
 from benchmarks.workers import Worker
@@ -35,10 +36,10 @@ def test_our_way_extracts_everything_each_time(
     tiny_encoder: Path, folder: Path, tmp_path: Path
 ) -> None:
     ours = Ours(open_encoder(tiny_encoder, threads=1), folder, 25, tmp_path / "out")
-    found = cold(ours)
-    assert found["cold"] > 0
-    assert found["warm"] > 0
-    assert found["mib_of_files"] >= 0
+    rates = cold(ours)
+    assert rates["cold"] > 0
+    assert rates["warm"] > 0
+    assert rates["mib_of_files"] >= 0
     assert ours.seconds["decode"] > 0
     assert not ours.out.exists()
 
@@ -52,7 +53,7 @@ def test_a_core_alone_passes_over_its_share(tiny_encoder: Path, folder: Path) ->
     assert answer["seconds"] > 0
 
 
-def test_a_process_that_ends_is_told() -> None:
+def test_a_process_that_ends_is_reported() -> None:
     with Worker("benchmarks.onecore") as worker, pytest.raises(RuntimeError, match="onecore"):
         worker.ask()
 
@@ -94,7 +95,7 @@ def test_the_report_takes_the_lower_of_the_networks(capsys: pytest.CaptureFixtur
         "timm": [15.0],
     }
     slower = {**rates, "lookalike int8": [80.0, 80.0]}
-    report({"a": Found(rates, {}, {}), "b": Found(slower, {}, {})}, {})
+    report({"a": Measurement(rates, {}, {}), "b": Measurement(slower, {}, {})}, {})
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["metrics"] == {
         "of_floor_fp32": 0.95,
@@ -106,6 +107,6 @@ def test_the_report_takes_the_lower_of_the_networks(capsys: pytest.CaptureFixtur
     }
     assert document["details"]["a"]["lookalike_over"]["timm, fp32"] == 3.0
     without = {way: values for way, values in rates.items() if way != "torchvision"}
-    report({"a": Found(without, {}, {}), "b": Found(rates, {}, {})}, {})
+    report({"a": Measurement(without, {}, {}), "b": Measurement(rates, {}, {})}, {})
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["metrics"]["vs_torch_fp32"] is None
