@@ -1,5 +1,6 @@
 """Ground floor: what is about no room in particular.
 
-Errors with exit codes, atomic files, locks, CPUs, progress and text helpers. Needs only the
-standard library, numpy and rich; imports no other room.
+The exception tree with its exit codes, atomic files, folder locks, progress of long commands, text
+of messages, and what the system says of CPUs, memory and control groups. Needs only the standard
+library, and rich where progress is shown; imports no other room.
 """

@@ -4,7 +4,7 @@
     ├── UsageError              2   unusable argument: wrong path, unknown name, bad value
     │   ├── SourceError         2   a SOURCE that cannot be listed
     │   └── ArtifactError       2   a file or folder that is not ours, is damaged, or another's
-    └── ImageRefused            3   one image that cannot be used; a batch notes it and goes on
+    └── ImageRefused            3   one image that cannot be used; a batch records it and continues
 
 A message names the input, the value and the remedy, on one line.
 """

@@ -1,6 +1,6 @@
 """Progress of long commands on stderr: a bar on a terminal, plain lines in a log.
 
-Two ways to hear of it, for two kinds of work:
+Two interfaces, for two kinds of work:
 
 - `OnProgress`: a function `(done, total)`, for work of one stage. The parameter is always called
   `on_progress`; commands get one from `progress_bar`.
@@ -30,7 +30,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class Progress(Protocol):
-    """Takes the news of a long job; one stage at a time."""
+    """Receives how far a long job is, one stage at a time."""
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         """Begin a stage of `total` units, of which `done` are done already."""

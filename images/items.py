@@ -1,4 +1,4 @@
-"""What a source is made of: items with a key, a uri, a label and a way to read them."""
+"""Items and sources: images with a key, a uri, a label and a way to read them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -85,7 +85,7 @@ class PreprocessSpec:
 
     @property
     def plain(self) -> bool:
-        """Whether images are made RGB with values as their files mean them."""
+        """Return whether images are made RGB with values as their files mean them."""
         return self.channels == RGB and self.range is None
 
     @property

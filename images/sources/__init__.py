@@ -1,5 +1,5 @@
-"""Any SOURCE in, a list of items with keys, labels and bytes out.
+"""Any SOURCE in, its items out: a key, a uri, a label and a way to read the content of each image.
 
-One file per format (folder, tar, zip, Parquet, npz, IDX, path list, named sets) and `open_source`,
-which tells them apart.
+`open_source` tells the formats apart, one file per format (folder, tar, zip, Parquet, npz, IDX,
+path list, named sets); `read_uri` finds one item again. Nothing is decoded here.
 """

@@ -1,4 +1,4 @@
-"""What tar and zip archives have in common: members with a name, an offset and a way to be read."""
+"""The source that tar and zip archives share: members with a name, an offset and a reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def counts(name: str) -> bool:
-    """Whether a member is an image by its name: hidden ones and what macOS adds are not."""
+    """Return whether a member is an image by its name: hidden ones and what macOS adds are not."""
     if suffix_of(name) not in SUFFIXES:
         return False
     if "." not in name[:1] and "/." not in name and "__MACOSX" not in name:
@@ -25,7 +25,7 @@ def counts(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether the name of a file or folder says that it is not for the user."""
+    """Return whether the name of a file or folder says that it is not for the user."""
     return name == "__MACOSX" or (name.startswith(".") and name not in {".", ".."})
 
 

@@ -103,7 +103,7 @@ class ArraySource:
 
 @dataclass(frozen=True, slots=True)
 class _ImageReader:
-    """Reads one image. To another process it travels without the array that all images are in."""
+    """The reader of one image. It is pickled without the array that all images are in."""
 
     contents: Contents
     open_file: Opener
@@ -120,7 +120,7 @@ class _ImageReader:
 
 @dataclass(frozen=True, slots=True)
 class _FileReader:
-    """Reads one image of a file that is opened for it; the last few files stay open."""
+    """The same in another process: it opens the file, of which the last few stay open."""
 
     open_file: Opener
     path: Path

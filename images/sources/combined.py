@@ -57,7 +57,7 @@ class SourceShard:
 
     @property
     def name(self) -> str:
-        """What the user called the source, and which shard of it this is."""
+        """The name of the source, and which shard of it this is."""
         return f"{self.source.name} [{self.number}/{self.count}]"
 
     @property

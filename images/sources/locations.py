@@ -1,4 +1,4 @@
-"""Where bytes lie: at a path, or behind a URL that fsspec opens (s3://, gs://, hf://, memory:// …).
+"""Locations of bytes: a path, or a URL that fsspec opens (s3://, gs://, hf://, memory:// …).
 
 A location is text: an absolute path, or such a URL. fsspec is an optional package; paths and file://
 URLs work without it.
@@ -25,7 +25,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9.+-]+(::[A-Za-z][A-Za-z0-9.+-]+)*://")
 
 
 def is_url(name: str) -> bool:
-    """Whether a SOURCE is written as a URL; a drive's single letter is not a scheme."""
+    """Return whether a SOURCE is written as a URL; a drive's single letter is not a scheme."""
     return _URL.match(name) is not None
 
 
@@ -57,7 +57,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def exists(location: str) -> bool:
-    """Whether something is there."""
+    """Return whether there is a file or folder at a location."""
     if not is_url(location):
         return is_there(Path(location))
     system, path = file_system(location)
@@ -68,7 +68,7 @@ def exists(location: str) -> bool:
 
 
 def is_folder(location: str) -> bool:
-    """Whether it is a folder."""
+    """Return whether a location is a folder."""
     if not is_url(location):
         return Path(location).is_dir()
     system, path = file_system(location)

@@ -75,7 +75,7 @@ def _contents(arrays: dict[str, NDArray[Any]], path: Path) -> Contents:
 
 
 def _are_channels(height: int, width: int, channels: int) -> bool:
-    """Whether the last length is one of channels, and not of an image's side."""
+    """Return whether the last length is one of channels, and not of an image's side."""
     return channels in _CHANNELS or (height not in _CHANNELS and channels <= max(height, width))
 
 

@@ -14,7 +14,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a SOURCE means several files."""
+    """Return whether a SOURCE means several files."""
     return bool(_BRACES.search(name)) or glob.has_magic(name)
 
 

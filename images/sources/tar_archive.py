@@ -28,14 +28,14 @@ LINK, SPARSE = -1, -2  # in place of a size
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file that starts like this is a tar archive, compressed or not."""
+    """Return whether a file that starts like this is a tar archive, compressed or not."""
     if packer_of(head):
         head = unpacked_head(head)
     return head[257:262] == b"ustar" or _is_old_header(head[:BLOCK])
 
 
 def _is_old_header(block: bytes) -> bool:
-    """Whether it is a header without the word ustar, as before 1988: its checksum fits."""
+    """Return whether it is a header without the word ustar, as before 1988: its checksum fits."""
     try:
         return block[0] > 0 and tarfile.TarInfo.frombuf(block, "utf-8", "replace").chksum > 0
     except (tarfile.TarError, IndexError, ValueError):

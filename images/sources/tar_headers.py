@@ -21,7 +21,7 @@ _EXTENDED, _LONG_NAME = b"x", b"L"
 
 
 class Kind(IntEnum):
-    """What a member is."""
+    """The kinds of members."""
 
     FILE = 0
     FOLDER = 1
@@ -51,8 +51,8 @@ def read_members(file: IO[bytes]) -> Iterator[Member]:
     """Yield the members of a plain tar archive, and make sure that it is whole.
 
     Raises:
-        tarfile.TarError, OSError, ValueError, OverflowError: it is damaged or truncated, or goes on
-            after its end.
+        tarfile.TarError, OSError, ValueError, OverflowError: it is damaged or truncated, or
+            continues after its end.
     """
     with tarfile.open(fileobj=file, mode="r:") as tar:
         info = tar.next()
@@ -148,7 +148,7 @@ def _text(field: bytes) -> str:
 
 
 def _is_header(block: bytes) -> bool:
-    """Whether it is whole, of a known format, and its checksum fits."""
+    """Return whether it is whole, of a known format, and its checksum fits."""
     if len(block) < BLOCK or block[257:262] != b"ustar":
         return False
     return _number(block[_CHECKSUM]) == sum(block) - sum(block[_CHECKSUM]) + 8 * 0x20
@@ -198,4 +198,4 @@ def _check_end(file: IO[bytes], offset: int) -> None:
         raise tarfile.ReadError(f"byte {offset:,} is not a header")
     while rest := file.read(2**20):
         if any(rest):
-            raise tarfile.ReadError("it goes on after its end, as archives that were put together")
+            raise tarfile.ReadError("it continues after its end, as archives that were put together")

@@ -32,7 +32,7 @@ _ENCRYPTED = 1
 
 
 class Member(NamedTuple):
-    """What the directory says of a member."""
+    """The entry of a member in the directory."""
 
     offset: int  # of its local header
     packed: int  # bytes in the archive

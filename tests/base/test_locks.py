@@ -1,4 +1,4 @@
-"""The folder lock: one holder, told by number, gone with its process."""
+"""The folder lock: one holder, named by its number, gone with its process."""
 
 import os
 import threading

@@ -16,7 +16,7 @@ from PIL import Image
 
 from base.errors import ImageRefused, RefusalReason, SourceError
 from images.sources.sources import open_source, read_uri
-from tests.images.sources.test_archives import FILES, NAMES, make_folder, make_tar, make_zip
+from tests.images.sources.archive_files import FILES, NAMES, make_folder, make_tar, make_zip
 
 
 @pytest.fixture(params=["memory", "local"])

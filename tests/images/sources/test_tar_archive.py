@@ -19,7 +19,7 @@ def test_a_tar_without_its_end_or_with_more_after_it(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="after 1 images: the mark of its end is missing"):
         open_source(path)
     path.write_bytes(whole + whole)
-    with pytest.raises(SourceError, match="it goes on after its end"):
+    with pytest.raises(SourceError, match="it continues after its end"):
         open_source(path)
     damaged = bytearray(make_tar(path, FILES).read_bytes())
     damaged[1024 + 100] ^= 255  # in the second header

@@ -1,4 +1,4 @@
-"""What is read of a tar archive's headers is what Python's tarfile reads."""
+"""The headers of a tar archive are read as Python's tarfile reads them."""
 
 import io
 import tarfile
