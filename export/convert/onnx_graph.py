@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 OPSET = 20  # ONNX 1.15, IR version 10: ONNX Runtime 1.18 and later
 MIN_OPSET, MAX_OPSET = 18, 23
 TINY_NORM = 1e-12
-NO_LICENSE = "no license was stated when this file was made"
+NO_LICENSE = "no licence was stated when this file was made"  # in files: do not respell
 
 
 class _Mean(nn.Module):

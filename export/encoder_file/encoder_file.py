@@ -272,10 +272,10 @@ def write_encoder_file(model: onnx.ModelProto, contract: EncoderContract, path: 
     del model.metadata_props[:]
     model.metadata_props.extend(others)
     model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
-    if not model.doc_string:
+    if not model.doc_string:  # spelled as ever: another text would be another SHA-256
         side, depth = contract.preprocess.size, contract.preprocess.channels
         model.doc_string = (
-            f"Image encoder: uint8 [N, {side}, {side}, {depth}] to features and L2-normalized "
+            f"Image encoder: uint8 [N, {side}, {side}, {depth}] to features and L2-normalised "
             f"embeddings of {contract.embedding_dim} numbers. "
             f"metadata_props['{METADATA_KEY}'] describes it."
         )
