@@ -1,10 +1,10 @@
-"""`lookalike demo`: the whole way through on real images, in minutes on two CPU cores.
+"""`lookalike demo`: from images to a served search, in minutes on two CPU cores.
 
 Trains an encoder on the 60,000 training images of Fashion-MNIST without looking at a label,
 exports and verifies it, puts 10,000 of the images into a collection, and measures what the
-encoder is worth: every test image looks for its own kind, once as it is and once as a user's
+encoder is worth: every test image is a query for its own kind, once as it is and once as a user's
 camera would have taken it. Each stage is the command a user would type, shown before it runs, in a
-process of its own. `report.json` keeps what is done: a second run goes on where the first ended.
+process of its own. `report.json` says what is done: a second run resumes where the first ended.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ TRAINING_OPTIONS = ("--recipe", "grey-cpu")
 COLLECTION_SIZE = 10_000
 VOTERS = 20  # of the kNN accuracy: the collection holds about 1,000 images of each kind
 PRECISION_AT = 10
+BATCH_SIZE = 500  # images embedded at once
 DRAWN = 6  # neighbors of a query in the image
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "raw pixels"
 
@@ -55,7 +56,7 @@ def demo(
     port: Annotated[int, typer.Option(help="Port the page is served on.")] = 3000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON too.")] = False,
 ) -> None:
-    """Do the whole way on real images: train, export, extract, collect, search, serve.
+    """Train, export, extract, collect, search and serve on real images.
 
     Example: lookalike demo --no-serve
     """
@@ -79,7 +80,7 @@ def demo(
 
 
 def stages(out: Path) -> dict[str, list[str]]:
-    """Name every stage and the command that does it, taking up work that was cut off."""
+    """Return the command of every stage by its name; interrupted work is resumed."""
     run, encoder, features = f"{out / 'run'}", f"{out / 'encoder.onnx'}", f"{out / 'features'}"
     collection, limit = f"{out / 'collection'}", ["--limit", str(COLLECTION_SIZE)]
     commands = {
@@ -122,7 +123,7 @@ def run_command(arguments: list[str]) -> None:
 
 @contextmanager
 def timed(report: Report, out: Path, name: str) -> Iterator[None]:
-    """Keep on disk that a stage is done, and how many seconds and how much memory it took."""
+    """Write to disk that a stage is done, and how many seconds and how much memory it took."""
     from base.files import write_json_atomic
 
     started = time.perf_counter()
@@ -170,14 +171,14 @@ def measure(out: Path) -> dict[str, dict[str, float]]:
     blocks: dict[str, Block] = {}
     quality: dict[str, dict[str, float]] = {}
     for name, embed in embedders(out).items():
-        known, quality[name] = embed(gallery), {}
+        gallery_vectors, quality[name] = embed(gallery), {}
         for kind, images in queries.items():
-            asked = embed(images)
-            sides = (asked, labels, known, gallery_labels)
+            vectors = embed(images)
+            sides = (vectors, labels, gallery_vectors, gallery_labels)
             quality[name][f"knn_{kind}"] = 100 * knn_accuracy(*sides, k=VOTERS)
             quality[name][f"precision_{kind}"] = 100 * precision_at_k(*sides, k=PRECISION_AT)
             if name == TRAINED:
-                nearest = (-asked[drawn] @ known.T).argsort(axis=1)[:, :DRAWN]
+                nearest = (-vectors[drawn] @ gallery_vectors.T).argsort(axis=1)[:, :DRAWN]
                 same = gallery_labels[nearest] == labels[drawn, None]
                 blocks[f"{kind} query"] = (images[drawn], gallery[nearest], same)
     draw_neighbors(out / "neighbours.png", classes, blocks)
@@ -185,9 +186,10 @@ def measure(out: Path) -> dict[str, dict[str, float]]:
 
 
 def embedders(out: Path) -> dict[str, Callable[[Pixels], Vectors]]:
-    """Name the ways to turn images into vectors of length 1 that are compared."""
+    """Return the ways to turn images into vectors of length 1, by name."""
     import torch
 
+    from export.encoder_file.batches import encode_in_batches
     from export.encoder_file.encoder_file import open_encoder
     from training.models.features import encode
     from training.recipes.build_model import build_model
@@ -198,18 +200,13 @@ def embedders(out: Path) -> dict[str, Callable[[Pixels], Vectors]]:
     untrained = build_model(recipe, torch.device("cpu")).encoder
     mean, std = recipe.data.mean, recipe.data.std
     return {
-        TRAINED: lambda images: in_batches(trained.encode, images),
+        TRAINED: lambda images: encode_in_batches(
+            lambda batch: (trained.encode(batch),), images, BATCH_SIZE
+        )[0],
         UNTRAINED: lambda images: unit(encode(untrained, images, mean=mean, std=std)),
-        # gray images: one channel says it all
+        # gray images: the channels are equal
         PIXELS: lambda images: unit(images[..., 0].reshape(len(images), -1)),
     }
-
-
-def in_batches(embed: Callable[[Pixels], Vectors], images: Pixels) -> Vectors:
-    """Embed batch by batch, which needs less memory than all at once."""
-    import numpy as np
-
-    return np.concatenate([embed(images[i : i + 500]) for i in range(0, len(images), 500)])
 
 
 def unit(vectors: NDArray[Any]) -> Vectors:
