@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, ValueInfoProto
 
-Rgb = tuple[float, float, float]
+    from training.weights.weight_layouts import Rgb
+
 Layout = Literal["nchw", "nhwc"]
 LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
 INPUT_TYPES: dict[int, str] = {

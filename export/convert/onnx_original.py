@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from export.convert.onnx_inspect import Layout, Rgb
+    from export.convert.onnx_inspect import Layout
+    from training.weights.weight_layouts import Rgb
 
 
 class Original:

@@ -28,7 +28,6 @@ from export.convert.onnx_inspect import (
     INPUT_TYPES,
     Layout,
     OnnxOptions,
-    Rgb,
     find_layout,
     find_norm,
     find_output,
@@ -47,6 +46,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, ValueInfoProto
+
+    from training.weights.weight_layouts import Rgb
 
 PREFIX = "wrapped/"
 IMAGES = 3  # compared with the original

@@ -8,6 +8,7 @@ test a fifth of SOURCE and learn from the rest.
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import os
 
     from base.progress import Progress
+    from export.evaluate.vector_scores import Outcome
     from images.items import RefusedImage
     from images.sources.sources import Source
 
@@ -72,10 +74,10 @@ def evaluate(
             check_labels(one, protocol)
     opened = open_subject(Path(subject), device)
     refused: list[RefusedImage] = []
-    learned = protocol == "finetune" or (protocol == "linear" and settings.solver == "sgd")
+    learns = protocol == "finetune" or (protocol == "linear" and settings.solver == "sgd")
     try:
-        if learned:
-            result = learn_and_test(
+        if learns:
+            outcome = learn_and_test(
                 opened,
                 source,
                 train,
@@ -86,22 +88,28 @@ def evaluate(
                 refused=refused,
             )
         else:
-            sides = [
-                vectors_of(opened, one, limit=limit, progress=progress, refused=refused)
-                for one in (source, train)
-                if one is not None
-            ]
-            gallery = sides[1] if train is not None else None
-            result = vector_scores(protocol, sides[0], gallery, settings, progress)
+            read = partial(vectors_of, opened, limit=limit, progress=progress, refused=refused)
+            tested, gallery = read(source), None if train is None else read(train)
+            outcome = vector_scores(protocol, tested, gallery, settings, progress)
     except ValueError as error:
         raise UsageError(f"{source.name} cannot be evaluated by {protocol}: {error}") from error
-    spaces, queries, gallery_size, details = result
-    used = USED[protocol] + (("epochs", "batch_size") if learned else ())
+    used = USED[protocol] + (("epochs", "batch_size") if learns else ())
+    return _evaluation(protocol, outcome, settings, used, refused)
+
+
+def _evaluation(
+    protocol: Protocol,
+    outcome: Outcome,
+    settings: Settings,
+    used: tuple[str, ...],
+    refused: list[RefusedImage],
+) -> Evaluation:
+    spaces, queries, gallery, details = outcome
     return Evaluation(
         protocol=protocol,
         spaces=spaces,
         queries=queries,
-        gallery=gallery_size,
+        gallery=gallery,
         refused=tuple(refused),
         settings={name: value for name, value in asdict(settings).items() if name in used},
         details=details,

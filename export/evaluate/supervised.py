@@ -17,7 +17,7 @@ from export.evaluate.evaluated_model import labels_of
 from export.evaluate.vector_scores import classifier_scores
 from training.data.cache import decode_source
 from training.models.features import encode
-from training.protocols.splits import query_split, balanced_split
+from training.protocols.splits import balanced_split, query_split
 from training.protocols.supervised import Lesson, learn_classifier
 from training.train import CACHE_IN_MEMORY
 

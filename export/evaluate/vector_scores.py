@@ -12,7 +12,7 @@ from training.protocols.intervals import around, wilson
 from training.protocols.knn import knn_accuracy
 from training.protocols.linear import GRID, linear_probe
 from training.protocols.retrieval import retrieval_scores
-from training.protocols.splits import query_split, balanced_split
+from training.protocols.splits import balanced_split, query_split
 from training.protocols.supervised import top_k
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ class Basis:
     mean: Wide
 
     def projection(self, width: int, *, whiten: bool) -> tuple[Wide, Wide]:
-        """Weights [D,width] and shift [width] such that y = unit weights + shift."""
+        """Return weights [D,width] and shift [width] such that y = unit weights + shift."""
         weights = self.directions[:, :width]
         if whiten:
             weights = weights / np.sqrt(self.variances[:width])
@@ -119,7 +119,7 @@ class ReductionReport:
     widths: tuple[WidthScore, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON and for the file's `quality`."""
+        """Return the report, ready for JSON and for the file's `quality`."""
         return asdict(self) | {"widths": [asdict(width) for width in self.widths]}
 
 
@@ -146,18 +146,8 @@ def reduce_draft(
         UsageError: E is not between 1 and D, too few images, or the draft is projected already.
     """
     count, full = features.shape
-    if not 1 <= embedding_dim <= full:
-        raise UsageError(
-            f"embedding_dim {embedding_dim} must lie between 1 and the {full} features"
-        )
-    if draft.contract.embedding_dim != draft.contract.feature_dim:
-        raise UsageError("the encoder's embeddings are projected already: start from its run")
     held_out = np.arange(count) % EVERY == 0
-    if (~held_out).sum() <= embedding_dim:
-        raise UsageError(
-            f"{count} pictures are too few to fit {embedding_dim} directions: give at least "
-            f"{EVERY * (embedding_dim + 1) // (EVERY - 1) + 1}"
-        )
+    _check(draft, embedding_dim, full, fitted=int((~held_out).sum()), count=count)
     covariance = Covariance(full)
     for rows in np.array_split(np.flatnonzero(~held_out), max(1, count // 4096)):
         covariance.add(unit_rows(features[rows]))
@@ -190,6 +180,21 @@ def reduce_draft(
         quality=draft.contract.quality | {"projection": report.to_dict()},
     )
     return Draft(model=append_projection(draft.model, weights, shift), contract=contract), report
+
+
+def _check(draft: Draft, embedding_dim: int, full: int, *, fitted: int, count: int) -> None:
+    """Raise UsageError where no projection to `embedding_dim` numbers can be fitted."""
+    if not 1 <= embedding_dim <= full:
+        raise UsageError(
+            f"embedding_dim {embedding_dim} must lie between 1 and the {full} features"
+        )
+    if draft.contract.embedding_dim != draft.contract.feature_dim:
+        raise UsageError("the encoder's embeddings are projected already: start from its run")
+    if fitted <= embedding_dim:
+        raise UsageError(
+            f"{count} pictures are too few to fit {embedding_dim} directions: give at least "
+            f"{EVERY * (embedding_dim + 1) // (EVERY - 1) + 1}"
+        )
 
 
 def unit_rows(features: NDArray[np.floating[Any]]) -> Wide:

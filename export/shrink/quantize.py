@@ -93,7 +93,7 @@ class QuantizationReport:
     layers: tuple[Layer, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON and for the file's `quality`."""
+        """Return the report, ready for JSON and for the file's `quality`."""
         return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
 
 
