@@ -27,6 +27,7 @@ test: $(READY) demo-packages test-packages ## run every test (ARGS="tests/images
 lint: $(READY) ## check style, types, import directions and dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/oxlint --config .ci/oxlint.json serving/http/web
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_structure.py
