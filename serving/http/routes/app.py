@@ -24,7 +24,10 @@ PAGE_FILES = {
     "index.html": "text/html",
     "style.css": "text/css",
     "icon.svg": "image/svg+xml",
-    **dict.fromkeys(("page.js", "api.js", "cards.js", "inputs.js", "words.js"), "text/javascript"),
+    **dict.fromkeys(
+        ("page.js", "api.js", "cards.js", "inputs.js", "kept_files.js", "messages.js"),
+        "text/javascript",
+    ),
 }
 
 Endpoint = Callable[[Engine, Request], Awaitable[Response]]

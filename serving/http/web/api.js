@@ -1,4 +1,4 @@
-// Talks to the service: the API key, and refusals in words.
+// Requests to the service: the API key, and refusals as errors.
 
 const KEY = "lookalike-api-key";
 let askForKey = async () => null;
@@ -45,7 +45,7 @@ async function refusalOf(response) {
   }
 }
 
-// One question at a time, whatever asks for it.
+// One dialog at a time, whichever request needs it.
 let asking = null;
 
 async function call(path, options = {}) {

@@ -1,15 +1,15 @@
-// The grid of pictures.
+// The grid of images.
 
 import { getBlob, hasKey } from "./api.js";
 
-// Below this size a picture is shown with sharp pixels: smoothed, it would be a blur.
+// Below this size an image is shown with sharp pixels: smoothed, it would be a blur.
 const SMALL = 72;
-// Beyond this size the picture fills its frame; smaller ones keep a margin.
+// Beyond this size the image fills its frame; smaller ones keep a margin.
 const LARGE = 120;
 // A long key is cut before its last characters, which tell items apart.
 const TAIL = 9;
 
-export function showPicture(image, path, { onMissing } = {}) {
+export function showImage(image, path, { onMissing } = {}) {
   image.addEventListener("load", () => {
     const side = Math.max(image.naturalWidth, image.naturalHeight);
     image.classList.toggle("pixels", side <= SMALL);
@@ -32,6 +32,10 @@ export function showBlob(image, blob) {
   image.src = url;
 }
 
+function topOf(element) {
+  return element.getBoundingClientRect().top;
+}
+
 function isSquarish(image) {
   const shape = image.naturalWidth / image.naturalHeight;
   return shape > 0.85 && shape < 1.18;
@@ -50,12 +54,12 @@ function card(item, onChoose) {
   button.type = "button";
   button.title = item.key;
 
-  const picture = make("span", "picture");
+  const frame = make("span", "picture");
   const image = make("img");
   image.alt = item.label ? `${item.label}, ${item.key}` : item.key;
   image.decoding = "async";
   image.loading = "lazy";
-  picture.append(image, make("span", "act", "Find similar"));
+  frame.append(image, make("span", "act", "Find similar"));
   const onMissing = () => image.replaceWith(make("span", "none", "no picture"));
 
   const text = make("span", "text");
@@ -72,7 +76,7 @@ function card(item, onChoose) {
   );
   text.append(key);
 
-  button.append(picture);
+  button.append(frame);
   if (item.score !== undefined) {
     const bar = make("span", "bar");
     bar.style.setProperty("--share", Math.min(1, Math.max(0, item.score)));
@@ -86,7 +90,7 @@ function card(item, onChoose) {
     Object.assign(link, { href: item.uri, target: "_blank", rel: "noreferrer noopener" });
     entry.append(link);
   }
-  showPicture(image, `${item.thumbnail}?size=192`, { onMissing });
+  showImage(image, `${item.thumbnail}?size=192`, { onMissing });
   return entry;
 }
 
@@ -94,14 +98,13 @@ export function fill(grid, items, onChoose) {
   grid.replaceChildren(...items.map((item) => card(item, onChoose)));
 }
 
-// The arrow keys move between the pictures, by rows and columns as they stand.
+// The arrow keys move between the images, by rows and columns as they are laid out.
 export function moveWithArrows(grid) {
   grid.addEventListener("keydown", (event) => {
     const buttons = [...grid.querySelectorAll(".card > button")];
     const here = buttons.indexOf(document.activeElement);
     if (here < 0) return;
-    const top = (button) => button.getBoundingClientRect().top;
-    const columns = buttons.filter((button) => top(button) === top(buttons[0])).length;
+    const columns = buttons.filter((button) => topOf(button) === topOf(buttons[0])).length;
     const steps = {
       ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns,
       Home: -here, End: buttons.length - 1 - here,

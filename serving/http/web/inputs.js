@@ -2,7 +2,13 @@
 
 const $ = (id) => document.getElementById(id);
 
-// `onFile(file)` gets an image; `onLink()` is told of a drop that holds only a link.
+const DROPPED = ["Files", "text/uri-list"];
+
+function carries(event) {
+  return DROPPED.some((type) => event.dataTransfer.types.includes(type));
+}
+
+// `onFile(file)` receives an image; `onLink()` is called for a drop that holds only a link.
 export function listenForImages(onFile, onLink) {
   $("choose").addEventListener("click", () => $("file").click());
   $("drop").addEventListener("click", () => { if ($("preview").hidden) $("file").click(); });
@@ -18,7 +24,6 @@ export function listenForImages(onFile, onLink) {
   });
 
   let inside = 0;
-  const carries = (event) => [...event.dataTransfer.types].some((type) => type === "Files" || type === "text/uri-list");
   addEventListener("dragenter", (event) => {
     if (!carries(event)) return;
     event.preventDefault();

@@ -1,34 +1,36 @@
-// The page: one query at a time (an image or an item), its neighbours in a grid.
+// The page: one query at a time (an image or an item), its neighbors in a grid.
 // The address holds what can be shared: ?key=…&k=…&min=…
 
-import { getJSON, hasKey, onKeyNeeded, postImage } from "./api.js";
-import { fill, moveWithArrows, showBlob, showPicture } from "./cards.js";
+import { getJSON, onKeyNeeded, postImage } from "./api.js";
+import { fill, moveWithArrows, showBlob, showImage } from "./cards.js";
 import { listenForImages } from "./inputs.js";
-import { buttonRow, code, copied, heading, plural, say, sentence, tell } from "./words.js";
+import { keepFile, keptFile } from "./kept_files.js";
+import {
+  buttonRow, code, copyText, plural, sentence, showHeading, showMessage, showNote,
+} from "./messages.js";
 
 const $ = (id) => document.getElementById(id);
 const SAMPLE = 24;
 const FIRST_NUMBERS = 6;
 
-let service = null;          // what /status said
+let service = null;          // the answer of /status
 let query = null;            // {key, item?} or {file}
 let running = null;          // AbortController of the search that runs
-const images = new Map();    // images of this visit by number, so that Back finds them again
 
 // Runs one thing at a time; whatever ran before is given up.
-async function busily(what, work) {
+async function runExclusively(note, work) {
   running?.abort();
   const mine = running = new AbortController();
   $("grid").setAttribute("aria-busy", "true");
-  say(what);
+  showNote(note);
   try {
     await work(mine.signal);
   } catch (error) {
     if (error.name === "AbortError" || mine !== running) return;
-    say("");
+    showNote("");
     $("grid").replaceChildren();
-    heading("That did not work");
-    tell("problem", sentence(error.message), buttonRow("Start over", goHome));
+    showHeading("That did not work");
+    showMessage("problem", sentence(error.message), buttonRow("Start over", goHome));
     if (error.status === undefined) console.error(error);
   } finally {
     if (mine === running) $("grid").setAttribute("aria-busy", "false");
@@ -51,7 +53,7 @@ function showQuery() {
   $("preview").replaceChildren(image);
   if (query.key) {
     const path = `/items/${encodeURIComponent(query.key)}/thumbnail?size=384`;
-    showPicture(image, path, { onMissing: () => $("preview").replaceChildren("no picture") });
+    showImage(image, path, { onMissing: () => $("preview").replaceChildren("no picture") });
     caption(query.item?.label ?? "", query.key);
   } else {
     image.addEventListener("load", () => {
@@ -82,12 +84,12 @@ function showMinimum() {
 // Searching
 
 function run() {
-  tell();
+  showMessage();
   $("others").hidden = true;
   showQuery();
   if (query === null) return start();
   if (!service.collection) return embedOnly();
-  return busily("Searching…", async (signal) => {
+  return runExclusively("Searching…", async (signal) => {
     const fields = options();
     const began = performance.now();
     const answer = query.key
@@ -95,75 +97,75 @@ function run() {
       : await postImage("/search", query.file, fields, signal);
     const seconds = (performance.now() - began) / 1000;
     if (query.key && !query.item) describeItem(query, signal);
-    showNeighbours(answer.neighbours, fields, seconds);
+    showNeighbors(answer.neighbours, fields, seconds);
   });
 }
 
-function showNeighbours(neighbours, fields, seconds) {
-  fill($("grid"), neighbours, choose);
-  const count = neighbours.length;
-  heading(count ? plural(count, "look-alike", "look-alikes") : "No look-alikes");
-  say(`the most similar first · ${seconds.toFixed(2)} s`);
+function showNeighbors(neighbors, fields, seconds) {
+  fill($("grid"), neighbors, choose);
+  const count = neighbors.length;
+  showHeading(count ? plural(count, "look-alike", "look-alikes") : "No look-alikes");
+  showNote(`the most similar first · ${seconds.toFixed(2)} s`);
   if (count > 0) return;
-  say("");
-  if (service.collection.items === 0) return tellEmpty();
+  showNote("");
+  if (service.collection.items === 0) return showEmpty();
   if (fields.min_score) {
-    tell("", `Nothing in the collection reaches a score of ${Number(fields.min_score).toFixed(2)}.`,
+    showMessage("", `Nothing in the collection reaches a score of ${Number(fields.min_score).toFixed(2)}.`,
       "Lower the minimum score to see the nearest items.");
   } else {
-    tell("", "There is nothing else in the collection.");
+    showMessage("", "There is nothing else in the collection.");
   }
 }
 
-async function describeItem(asked, signal) {
+async function describeItem(described, signal) {
   try {
-    asked.item = await getJSON(`/items/${encodeURIComponent(asked.key)}`, { signal });
-    if (asked === query) caption(asked.item.label ?? "", asked.key);
+    described.item = await getJSON(`/items/${encodeURIComponent(described.key)}`, { signal });
+    if (described === query) caption(described.item.label ?? "", described.key);
   } catch {
     // The search itself says what is wrong.
   }
 }
 
 function embedOnly() {
-  return busily("Embedding…", async (signal) => {
+  return runExclusively("Embedding…", async (signal) => {
     const answer = await postImage("/embed", query.file, {}, signal);
     const [vector] = answer.embeddings;
-    heading("Embedded");
-    say(plural(answer.dimensions, "number", "numbers"));
+    showHeading("Embedded");
+    showNote(plural(answer.dimensions, "number", "numbers"));
     const first = vector.slice(0, FIRST_NUMBERS).map((number) => number.toFixed(4)).join(", ");
-    tell("", "This service has no collection to search; it turned your image into an embedding:",
+    showMessage("", "This service has no collection to search; it turned your image into an embedding:",
       code(`[${first}, …]`),
-      buttonRow("Copy as JSON", (button) => copied(button, JSON.stringify(vector))));
+      buttonRow("Copy as JSON", (button) => copyText(button, JSON.stringify(vector))));
   });
 }
 
 function start() {
   $("grid").replaceChildren();
-  heading("Lookalike");
+  showHeading("Lookalike");
   if (!service.collection) {
-    say("");
+    showNote("");
     $("grid").setAttribute("aria-busy", "false");
-    tell("", "This service turns images into embeddings. It has no collection to search: start it with one to find look-alikes here.");
+    showMessage("", "This service turns images into embeddings. It has no collection to search: start it with one to find look-alikes here.");
     return undefined;
   }
-  return busily("Loading…", async (signal) => {
+  return runExclusively("Loading…", async (signal) => {
     const { count, items } = await getJSON(`/items?sample=${SAMPLE}`, { signal });
     service.collection.items = count;
     showFacts();
     if (count === 0) {
-      say("");
-      return tellEmpty();
+      showNote("");
+      return showEmpty();
     }
-    heading("Start with one of these");
-    say("or with an image of your own");
+    showHeading("Start with one of these");
+    showNote("or with an image of your own");
     $("others").hidden = count <= items.length;
     fill($("grid"), items, choose);
   });
 }
 
-function tellEmpty() {
-  heading("The collection is empty");
-  tell("", "Add images to it, and their look-alikes will be found here. In a terminal:",
+function showEmpty() {
+  showHeading("The collection is empty");
+  showMessage("", "Add images to it, and their look-alikes will be found here. In a terminal:",
     code("lookalike collection add COLLECTION PICTURES"),
     "or over HTTP:",
     code(`curl -F image=@picture.jpg ${location.origin}/items`));
@@ -191,17 +193,15 @@ function chooseFile(file) {
   if (!file) return;
   const limit = service?.limits.image_bytes ?? Infinity;
   if (file.type && !file.type.startsWith("image/")) {
-    tell("problem", `${file.name} is not an image, it is ${file.type}.`);
+    showMessage("problem", `${file.name} is not an image, it is ${file.type}.`);
     return;
   }
   if (file.size > limit) {
-    tell("problem", `${file.name} has ${megabytes(file.size)} MB; this service takes ${megabytes(limit)} MB.`);
+    showMessage("problem", `${file.name} has ${megabytes(file.size)} MB; this service takes ${megabytes(limit)} MB.`);
     return;
   }
   query = { file };
-  const number = images.size + 1;
-  images.set(number, file);
-  history.pushState({ image: number }, "", address());
+  history.pushState({ image: keepFile(file) }, "", address());
   scrollTo({ top: 0 });
   run();
 }
@@ -221,7 +221,7 @@ function restore() {
   $("k").value = [...$("k").options].some((option) => option.value === k) ? k : "24";
   $("minimum").value = parameters.get("min") ?? "0";
   showMinimum();
-  const file = images.get(history.state?.image);
+  const file = keptFile(history.state?.image);
   if (parameters.get("key")) query = { key: parameters.get("key") };
   else query = file ? { file } : null;
   run();
@@ -242,7 +242,7 @@ $("minimum").addEventListener("input", () => {
   pause = setTimeout(changed, 250);
 });
 $("others").addEventListener("click", () => start());
-$("share").addEventListener("click", (event) => copied(event.target, location.href));
+$("share").addEventListener("click", (event) => copyText(event.target, location.href));
 $("home").addEventListener("click", (event) => {
   event.preventDefault();
   goHome();
@@ -251,17 +251,16 @@ $("home").addEventListener("click", (event) => {
 // The key
 
 onKeyNeeded((why) => new Promise((resolve) => {
-  const dialog = $("key-dialog");
   if (why) $("key-why").textContent = why;
   $("key-input").value = "";
-  dialog.addEventListener("cancel", (event) => event.preventDefault());
-  $("key-form").onsubmit = (event) => {
+  $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    dialog.close();
+    $("key-dialog").close();
     resolve($("key-input").value.trim());
-  };
-  dialog.showModal();
+  }, { once: true });
+  $("key-dialog").showModal();
 }));
+$("key-dialog").addEventListener("cancel", (event) => event.preventDefault());
 
 // The beginning
 
@@ -281,14 +280,14 @@ async function begin() {
   try {
     service = await getJSON("/status");
   } catch (error) {
-    heading("Lookalike");
-    tell("problem", sentence(error.message), buttonRow("Try again", () => location.reload()));
+    showHeading("Lookalike");
+    showMessage("problem", sentence(error.message), buttonRow("Try again", () => location.reload()));
     return;
   }
   showFacts();
   moveWithArrows($("grid"));
   listenForImages(chooseFile, () => {
-    tell("problem", "That was a link to an image. Save the image first, then drop the file.");
+    showMessage("problem", "That was a link to an image. Save the image first, then drop the file.");
   });
   addEventListener("popstate", restore);
   restore();

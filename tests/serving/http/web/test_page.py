@@ -1,8 +1,6 @@
 """The web page in a real browser: drop and choose images, see scores, go from item to item."""
 
-import shutil
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,8 @@ import pytest
 from serving.collection import create_collection
 from serving.http.policy.settings import Settings
 from tests.serving.http.conftest import Running, started
+from tests.serving.http.web.conftest import CHROMIUM, eventually, wait_for_images
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
@@ -38,43 +36,6 @@ PASTE = """
 """
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """An empty page; a fault in its scripts or a request to elsewhere fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(15_000)
-    opened = context.new_page()
-    faults: list[str] = []
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith(("http://127.0.0.1:", "blob:", "data:"))
-            else faults.append(f"asked elsewhere: {request.url}")
-        ),
-    )
-    opened.on(
-        "console",
-        lambda said: faults.append(said.text) if "Content Security" in said.text else None,
-    )
-    yield opened
-    context.close()
-    assert faults == []
-
-
 def scores(page: Any) -> list[float]:
     return [float(text) for text in page.locator(".score").all_inner_texts()]
 
@@ -82,24 +43,6 @@ def scores(page: Any) -> list[float]:
 def keys(page: Any) -> list[str]:
     titles = page.locator(".card > button").evaluate_all("buttons => buttons.map(b => b.title)")
     return [str(title) for title in titles]
-
-
-def eventually(page: Any, script: str, argument: object = None) -> None:
-    """Waits for a script to be true. Playwright's own way needs `eval`, which the page forbids."""
-    for _ in range(600):
-        if page.evaluate(script, argument):
-            return
-        page.wait_for_timeout(25)
-    raise AssertionError(f"never true: {script}")
-
-
-def wait_for_images(page: Any) -> None:
-    """Every image is there; those further down are asked for when one scrolls to them."""
-    page.locator(".card").last.scroll_into_view_if_needed()
-    eventually(
-        page,
-        "[...document.querySelectorAll('.card img')].every(i => i.complete && i.naturalWidth > 0)",
-    )
 
 
 TITLES = "[...document.querySelectorAll('.card > button')].map(button => button.title)"
@@ -112,10 +55,10 @@ def test_a_newcomer_can_click_at_once(page: Any, service: Running) -> None:
     assert page.locator(".card").count() == 24
     wait_for_images(page)
     assert "40 items" in page.locator("#facts").inner_text()
-    chosen = keys(page)[5]
+    title = keys(page)[5]
     page.locator(".card > button").nth(5).click()
     page.get_by_role("heading", name="24 look-alikes").wait_for()
-    assert chosen not in keys(page)
+    assert title not in keys(page)
     page.get_by_role("link", name="Lookalike").click()
     page.get_by_role("heading", name="Start with one of these").wait_for()
     before = keys(page)
@@ -233,23 +176,25 @@ def test_an_empty_collection(page: Any, tiny_encoder: Path, tmp_path: Path) -> N
         page.get_by_role("heading", name="The collection is empty").wait_for()
 
 
-def test_with_a_key(page: Any, tiny_encoder: Path, collection_folder: Path) -> None:
-    settings = Settings(encoder=tiny_encoder, collection=collection_folder, read_key="open-sesame")
-    with started(settings) as running:
-        page.goto(running.url)
-        page.get_by_role("dialog").wait_for()
-        page.get_by_role("textbox", name="API key").fill("wrong-wrong")
-        page.keyboard.press("Enter")
-        page.get_by_text("That key is not known").wait_for()
-        page.get_by_role("textbox", name="API key").fill("open-sesame")
-        page.keyboard.press("Enter")
-        page.locator(".card").first.wait_for()
-        wait_for_images(page)
-        assert page.evaluate("sessionStorage.getItem('lookalike-api-key')") == "open-sesame"
-        assert page.evaluate("localStorage.length") == 0
-        page.locator(".card > button").first.click()
-        page.locator(".score").first.wait_for()
-        wait_for_images(page)
+WATCH_KEPT_FILES = """
+const set = Map.prototype.set;
+Map.prototype.set = function (key, value) {
+  if (value instanceof File) window.keptFiles = this;
+  return set.call(this, key, value);
+};
+"""
+
+
+def test_only_the_last_images_are_kept(page: Any, service: Running, image_folder: Path) -> None:
+    page.add_init_script(WATCH_KEPT_FILES)
+    page.goto(service.url)
+    page.locator(".card").first.wait_for()
+    paths = sorted(image_folder.rglob("*.*"))[:20]
+    for path in paths:
+        page.set_input_files("#file", path)
+        eventually(page, "name => document.getElementById('caption').innerText === name", path.name)
+    assert page.evaluate("window.keptFiles.size") == 16
+    assert page.evaluate("[...window.keptFiles.values()].at(-1).name") == paths[-1].name
 
 
 def test_nothing_overflows_on_a_phone(browser: Any, service: Running) -> None:

@@ -1,12 +1,12 @@
-// What is said around the grid: heading, note, messages.
+// The texts around the grid: heading, note, messages.
 
 const $ = (id) => document.getElementById(id);
 
-export function say(text) {
+export function showNote(text) {
   $("note").textContent = text;
 }
 
-export function tell(kind, ...paragraphs) {
+export function showMessage(kind, ...paragraphs) {
   const box = $("message");
   box.className = kind ? `message ${kind}` : "message";
   box.hidden = paragraphs.length === 0;
@@ -37,7 +37,7 @@ export function buttonRow(text, onClick) {
   return row;
 }
 
-export function heading(text) {
+export function showHeading(text) {
   $("heading").textContent = text;
   document.title = text === "Lookalike" ? text : `${text} · Lookalike`;
 }
@@ -46,7 +46,7 @@ export function plural(count, one, many) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
-export async function copied(button, text) {
+export async function copyText(button, text) {
   const before = button.textContent;
   try {
     await navigator.clipboard.writeText(text);
