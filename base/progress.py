@@ -116,20 +116,20 @@ class Lines:
         self._console = console
         self._stage, self._total, self._start = "", 0, 0
         self._done, self._figures = 0, ""
-        self._began = self._last = 0.0
+        self._began = self._last = self._rate_began = 0.0
         self._pending = False  # an update came since the last line
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         """Note the time."""
         self._stage, self._total, self._start, self._done = stage, total, done, done
-        self._began = self._last = time.monotonic()
+        self._began = self._last = self._rate_began = time.monotonic()
         self._figures, self._pending = "", False
 
     def update(self, done: int, figures: str = "") -> None:
         """Print a line if the last one is long enough ago."""
         now = time.monotonic()
         if done < self._done:  # the stage began anew
-            self._start, self._began = done, now
+            self._start, self._rate_began = done, now
         self._done, self._figures, self._pending = done, figures or self._figures, True
         if now - self._last >= SECONDS_BETWEEN_LINES and done < self._total:
             rate = self._rate(now)
@@ -147,7 +147,7 @@ class Lines:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _rate(self, now: float) -> float:
-        elapsed = now - self._began
+        elapsed = now - self._rate_began
         return (self._done - self._start) / elapsed if elapsed > 0 else 0.0
 
     def _print(self, now: float, duration: str) -> None:

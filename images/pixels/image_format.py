@@ -104,7 +104,7 @@ def _bmp_is_cut(data: bytes) -> bool:
 
 
 def _tiff_is_cut(data: bytes) -> bool:
-    """Return whether the first directory (TIFF 6.0, section 2) lies past the end: writers put it last."""
+    """Return whether the first directory (TIFF 6.0, section 2), written last, lies past the end."""
     order = "<" if data.startswith(b"II") else ">"
     if data[2:3] == b"+" or data[3:4] == b"+":  # BigTIFF
         return False

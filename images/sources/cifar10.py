@@ -50,7 +50,7 @@ def open_cifar10(split: str, name: str) -> ArraySource:
 
 
 def is_cifar10(path: Path) -> bool:
-    """Return whether a path is an official archive or its unpacked folder, by its name and content."""
+    """Return whether a path is an official archive, by its name, or its unpacked folder."""
     if path.name in ARCHIVES:
         return True
     return any((path / f"test_batch{suffix}").is_file() for suffix in ("", ".bin"))

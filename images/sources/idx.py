@@ -105,7 +105,7 @@ def _check_length(path: Path, length: int, shape: tuple[int, ...]) -> None:
         message = f"{path} is truncated: {length:,} of the {promised:,} bytes of {shape} are there"
         raise SourceError(message)
     if length > promised:
-        raise SourceError(f"{path} is damaged: it continues after the {promised:,} bytes of {shape}")
+        raise SourceError(f"{path} is damaged: it continues after {promised:,} bytes of {shape}")
 
 
 def _labels_beside(path: Path) -> Path | None:

@@ -49,7 +49,7 @@ def uri_to_path(uri: str) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a path exists and may be seen; Path.exists raises on forbidden or overlong ones."""
+    """Return whether a path exists; Path.exists raises on forbidden or overlong ones."""
     return os.path.exists(path)  # noqa: PTH110
 
 

@@ -198,4 +198,4 @@ def _check_end(file: IO[bytes], offset: int) -> None:
         raise tarfile.ReadError(f"byte {offset:,} is not a header")
     while rest := file.read(2**20):
         if any(rest):
-            raise tarfile.ReadError("it continues after its end, as archives that were put together")
+            raise tarfile.ReadError("it continues after its end, as concatenated archives do")

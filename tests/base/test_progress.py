@@ -54,11 +54,13 @@ def test_lines_of_a_stage_that_begins_anew_count_from_there(
     out = io.StringIO()
     lines = Lines(Console(file=out))
     lines.begin("building", total=9000)
-    for now, done in ((29.0, 9000), (31.0, 1000), (61.0, 4000)):  # noqa: B007
+    for now, done in ((29.0, 9000), (31.0, 1000), (61.0, 4000), (81.0, 9000)):  # noqa: B007
         lines.update(done)
+    lines.end()
     assert out.getvalue().splitlines() == [
         "building 1000/9000",
         "building 4000/9000  100/s  0:00:50 left",
+        "building 9000/9000  160/s  in 0:01:21",
     ]
 
 

@@ -88,7 +88,7 @@ def test_color(tmp_path: Path) -> None:
         (lambda data: data[:10], "truncated: it ends within its header"),
         (lambda data: data[:2], "not an IDX file of bytes"),
         (lambda _: b"", "not an IDX file of bytes"),
-        (lambda data: data + b"x", "continues after the 455 bytes"),
+        (lambda data: data + b"x", "continues after 455 bytes"),
         (lambda data: b"\0\0\x0d" + data[3:], "starts with 00 00 0d 03, not 00 00 08"),
         (lambda data: data[:4] + b"\xff" * 12 + data[16:], "truncated"),
         (lambda data: data[:4] + bytes(4) + data[8:16], "holds no images"),
