@@ -54,7 +54,7 @@ def export(
         Path | None,
         typer.Argument(
             metavar="RUN|WEIGHTS",
-            help="Run folder of lookalike train, or somebody's checkpoint: .pt, .pth, .ckpt, "
+            help="Run folder of lookalike train, or another library's checkpoint: .pt, .pth, .ckpt, "
             ".safetensors, .npz.",
         ),
     ] = None,
