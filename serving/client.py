@@ -8,8 +8,8 @@
             print(hit.score, hit.key)
 
 `AsyncClient` has the same methods, to be awaited. Images travel as they are, embeddings as base64.
-A service that is overloaded (429), not ready (503) or restarting is asked again, after the time it
-names or a growing one of its own.
+Where the service is overloaded (429), not ready (503) or restarting, the request is repeated after
+the time that the service names, or after growing pauses.
 """
 
 import asyncio
@@ -55,9 +55,9 @@ class _Base:
 
         Args:
             url: of the service, `http://127.0.0.1:3000` for example.
-            api_key: sent with every request, if the service asks for one.
+            api_key: sent with every request, if the service needs one.
             timeout: seconds for one try.
-            retries: how often a service that is busy is asked again.
+            retries: how often a request is repeated while the service is busy.
         """
         self._options: dict[str, Any] = {
             "base_url": url,

@@ -76,10 +76,10 @@ class Pauses:
         """Return the next pause; None if it was the last try."""
         if (number := next(self._remaining, None)) is None:
             return None
-        return min(LONGEST_PAUSE, FIRST_PAUSE * 2**number) * random.uniform(0.5, 1.5)  # noqa: S311
+        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**number) * random.uniform(0.5, 1.5)  # noqa: S311
 
     def after(self, answer: httpx.Response) -> float | None:
-        """Return the next pause, at least what the answer asks for; None if the answer counts."""
+        """Return the next pause, at least that of Retry-After; None if the answer counts."""
         if answer.status_code not in BUSY:
             return None
         pause = self.after_no_connection()
@@ -147,7 +147,7 @@ def content_of(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _retry_after(answer: httpx.Response) -> float:
-    """Return the seconds of Retry-After; a date there, or nothing, asks for none."""
+    """Return the seconds of Retry-After; 0 for a date, or without it."""
     seconds = answer.headers.get("retry-after", "")
     return min(LONGEST_PAUSE, float(seconds)) if seconds.isdecimal() else 0.0
 

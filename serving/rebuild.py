@@ -56,8 +56,8 @@ def rebuild(
     Args:
         path: the collection's folder.
         encoder: the new one.
-        drop_unreadable: remove the items whose image cannot be used; else nothing is switched
-            over while there are some, and what was embedded is kept for the next call.
+        drop_unreadable: remove the items whose image cannot be used; else the collection is not
+            switched over while there are some, and what was embedded is kept for the next call.
         on_progress: called with the items done and all items.
 
     Raises:

@@ -33,7 +33,7 @@ IndexKind = Annotated[
     typer.Option(
         "--index",
         metavar="auto|flat|FACTORY",
-        help="auto: whatever keeps the promise; flat: exact; else FAISS's words, IVF1024,SQ8.",
+        help="auto: whatever keeps the promise; flat: exact; else as FAISS names it, IVF1024,SQ8.",
     ),
 ]
 OwnEncoder = Annotated[

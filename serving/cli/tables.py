@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:  # these bring the encoder and Parquet along
+if TYPE_CHECKING:  # these import the encoder and Parquet
     from collections.abc import Mapping, Sequence
 
     from images.items import RefusedImage

@@ -105,7 +105,7 @@ def embed(
         batches: any number of lists; they are taken from the iterator as they are needed.
         threads: cores that encode, or threads that decode; None takes the CPUs this process may
             use.
-        seconds: is added to as the work goes on.
+        seconds: grows meanwhile.
         load: decodes one image; is called in the threads.
 
     Yields:

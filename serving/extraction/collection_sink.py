@@ -77,7 +77,7 @@ class CollectionSink:
         self._write_note()
 
     def finish(self, manifest: Manifest) -> None:
-        """Add what earlier runs have left, and forget the shards that are no more."""
+        """Add what earlier runs have left, and forget the shards that no longer exist."""
         assert self._added is not None
         named = {shard.file for shard in manifest.shards}
         self._added = {file: digest for file, digest in self._added.items() if file in named}

@@ -22,7 +22,7 @@ class ExtractionEngine(Protocol):
     def embed(
         self, encoder: Encoder, batches: Iterable[list[Item]], *, seconds: Seconds
     ) -> Generator[list[Outcome]]:
-        """Yield for each batch the outcomes of its items, in order; add to `seconds` meanwhile."""
+        """Yield for each batch the outcomes of its items, in order; `seconds` grows meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)

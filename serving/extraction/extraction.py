@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from images.items import RefusedImage
 from serving.embedding.embed import in_batches
 from serving.embedding.per_item import Seconds
-from serving.embedding.results import Outcome
 from serving.extraction.report import FIRST_REFUSED, ExtractReport, TooManyRefused
 from serving.extraction.resume_plan import ResumePlan
 from serving.extraction.tracked_item import ItemTracker, Thumbnailer
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from base.progress import OnProgress
     from export.encoder_file.encoder_file import Encoder
     from images.items import Item, Source
+    from serving.embedding.results import Outcome
     from serving.extraction.collection_sink import CollectionSink
     from serving.extraction.engine import ExtractionEngine
     from serving.extraction.tasks import Plan, ShardTask

@@ -12,18 +12,18 @@ from serving.features.shards import remove_leftovers
 def prepare_folder(
     folder: Path, fresh: Manifest, dtype: str | None, *, resume: bool, update: bool
 ) -> Manifest:
-    """Return the manifest to start from: a new one, or what is left of an earlier run's.
+    """Return the manifest to start from: a new one, or an earlier run's with its intact shards.
 
     Args:
         folder: the feature folder, locked.
         fresh: the manifest that a new folder gets.
-        dtype: as the user asked for; None takes the folder's.
+        dtype: as the user chose; None takes the folder's.
         resume: continue an earlier run.
         update: the same, and the source may have changed.
 
     Raises:
-        UsageError: the folder is not empty and neither was asked for, or it cannot be continued
-            with these options.
+        UsageError: the folder is not empty and it is neither `resume` nor `update`, or it cannot
+            be continued with these options.
         ArtifactError: it is of another encoder or source, or not a feature folder.
     """
     if not any(not entry.name.startswith(".") for entry in folder.iterdir()):
@@ -40,7 +40,7 @@ def prepare_folder(
     whole = tuple(shard for shard in earlier.shards if features.is_whole(shard))
     manifest = replace(earlier, shards=whole)
     if not (whole or earlier.updates):
-        # Where nothing is left that could be compared with the source, its note is made anew.
+        # With nothing left to compare the source with, the source is noted as it is now.
         manifest = replace(
             fresh,
             shard_items=earlier.shard_items,

@@ -64,7 +64,7 @@ class RayEngine:
         Args:
             encoder: its file is sent to the actors.
             batches: lists of items; taken all before the work begins.
-            seconds: is added to as the work goes on, times of all actors.
+            seconds: grows meanwhile, by the times of all actors.
 
         Yields:
             for each batch the outcomes of its items, in the same order.

@@ -33,7 +33,7 @@ class ResumePlan:
         """Yield the shards to be made; the items of the others are only compared.
 
         Raises:
-            LookalikeError: the source has fewer items than it said.
+            LookalikeError: the source has fewer items than its length.
             ArtifactError: it lists other items than a finished shard holds.
         """
         finished = {shard.first_item: shard for shard in self.manifest.shards}

@@ -3,9 +3,9 @@
 Every item is compared with what the folder has under its key. First without reading it: if uri and
 stamp (length and time of its file) are the same, so is the image. Where they are not, it is read,
 and if its content (SHA-256) is the same, its embedding stays. So a copied folder or an archive that
-was packed anew is read but not embedded again.
+was repacked is read but not embedded again.
 
-Shards in which something has changed are written anew, under new names, one by one; new images fill
+Shards in which something has changed are rewritten, under new names, one by one; new images fill
 up the last shard and then shards of their own. The folder is consistent after each of them: an
 update that was killed is continued by the same command, which has less to do.
 """

@@ -1,4 +1,4 @@
-"""The tasks of an update: a shard written anew, or new items at the end."""
+"""The tasks of an update: a shard rewritten, or new items at the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,7 +90,7 @@ class AppendItems:
     items: Sequence[TrackedItem]
 
     def write(self, manifest: Manifest, outcomes: Sequence[Outcome]) -> WrittenShard:
-        """Write the last shard anew, or one more."""
+        """Rewrite the last shard, or write one more."""
         entries = [item.entry(out) for item, out in zip(self.items, outcomes, strict=True)]
         last = manifest.shards[-1] if manifest.shards else None
         if last is not None and last.items + len(entries) <= manifest.shard_items:

@@ -121,7 +121,7 @@ class Manifest:
         return replace(self, shards=tuple(shards))
 
     def with_replacement(self, file: str, shard: ShardEntry) -> Self:
-        """Return the manifest with `shard` instead of the one of this file; items counted anew."""
+        """Return the manifest with `shard` instead of the one of this file, items recounted."""
         shards, first = [], 0
         for other in self.shards:
             shards.append(replace(shard if other.file == file else other, first_item=first))

@@ -48,7 +48,7 @@ class Features:
 
     Attributes:
         path: the folder.
-        manifest: what it says about itself.
+        manifest: the folder's.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:

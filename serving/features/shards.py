@@ -14,9 +14,9 @@ and MAY hold
 
 and files whose names begin with a dot, which mean nothing. An item of the source is in exactly one
 shard or errors table, once. As long as `updates` is 0, shard n and errors table n cover the items
-n·`shard_items` up to (n+1)·`shard_items`, in the order of the source. An update writes the
-tables it changes anew as `00000-1`, `00000-2` and so on, and appends new images at the end. A
-file that `manifest.json` does not name MUST be ignored.
+n·`shard_items` up to (n+1)·`shard_items`, in the order of the source. An update rewrites
+tables as `00000-1`, `00000-2` and so on, and appends new images at the end. A file that
+`manifest.json` does not name MUST be ignored.
 
 Columns of a shard, in this order; "null" says that the value may be missing:
 
@@ -73,8 +73,8 @@ Version 1 has no stamps, and of these fields not dtype (float32), thumbnails, up
 arrays and deleted. It is read, and continued as it is; an update makes it version 2.
 
 Writing a shard is, in this order: its other tables (temporary file, fsync, rename, fsync of the
-folder), shard (the same), manifest (the same), removal of the files it took the place of. A crash
-at any moment leaves the manifest before or after: what it does not name is made again by
+folder), shard (the same), manifest (the same), removal of the files it replaces. A crash at any
+moment leaves the manifest before or after: what it does not name is written again by
 `extract --resume` or `--update`.
 
 Pandas, Polars and DuckDB read `shards/*.parquet` as they are.

@@ -20,7 +20,7 @@ def encoder(tiny_encoder: Path) -> Encoder:
 
 @pytest.fixture
 def mixed_folder(image_folder: Path, tmp_path: Path) -> Path:
-    """40 images and three files that are none, at the beginning, in the middle and at the end."""
+    """40 images and three files that are not, at the beginning, in the middle and at the end."""
     folder = tmp_path / "mixed"
     shutil.copytree(image_folder, folder)
     whole = (folder / "squares/00.jpg").read_bytes()

@@ -14,7 +14,7 @@ def run(*arguments: object) -> Result:
 
 
 def answer(*arguments: object, code: int = 0) -> dict[str, Any]:
-    """The JSON object a command prints as the last line of stdout."""
+    """Return the JSON object that a command prints as the last line of stdout."""
     result = run(*arguments, "--json")
     assert result.exit_code == code, result.output
     content: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
@@ -22,7 +22,7 @@ def answer(*arguments: object, code: int = 0) -> dict[str, Any]:
 
 
 def refusal(*arguments: object) -> Exception:
-    """What a command raises for the front door to tell; nothing else is on stderr."""
+    """Return what a command raises for `lookalike.py` to print; nothing else is on stderr."""
     result = run(*arguments)
     assert isinstance(result.exception, UsageError), result.output
     assert result.output == ""

@@ -99,7 +99,7 @@ def test_two_services_share_a_collection(
     with started(settings) as one, started(settings) as two:
 
         def add_and_find(number: int) -> None:
-            """What one service has taken is found by the other at once, and gone at once."""
+            """What one service adds or removes, the other sees at once."""
             content = images[number].read_bytes()
             writer, reader = (one, two) if number % 2 else (two, one)
             path = f"/items/{number}"

@@ -1,4 +1,4 @@
-"""The commands that search a collection and say how: in process, what they print and refuse."""
+"""The commands that search a collection, in process: what they print and refuse."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -49,7 +49,7 @@ def check_same(features: Features, unbroken: Features) -> None:
 
 
 def check_is_as_new(encoder: Encoder, source: Path, out: Path, fresh: Path) -> Features:
-    """Check that the folder holds what a new extraction would: each key once, in one of the tables."""
+    """Check that the folder holds what a new extraction would: each key in one of the tables."""
     shutil.rmtree(fresh, ignore_errors=True)
     update(encoder, source, fresh)
     features, new = open_features(out), open_features(fresh)

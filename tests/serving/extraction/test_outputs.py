@@ -154,7 +154,7 @@ def test_a_collection_shows_the_thumbnails_of_features_that_are_added(
         nowhere.of(item, 384)
 
 
-def test_what_a_collection_has_already_or_cannot_take_is_told_before_any_work(
+def test_what_a_collection_has_already_or_cannot_take_is_refused_before_any_work(
     encoder: Encoder, mixed_folder: Path, tmp_path: Path, shop: Collection
 ) -> None:
     run(encoder, mixed_folder, tmp_path / "one", collection=shop)

@@ -55,7 +55,7 @@ extract.extract(open_encoder(encoder), open_source(source), out,
 
 
 @pytest.mark.slow
-def test_killed_at_any_file_it_is_consistent_and_goes_on(
+def test_killed_at_any_file_it_is_consistent_and_can_be_continued(
     encoder: Encoder, mixed_folder: Path, done: Path, tmp_path: Path
 ) -> None:
     """Before every rename and every removal; each time readable, in the end as if never killed."""

@@ -107,7 +107,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"3"])
-def test_a_manifest_that_is_no_object_is_refused(folder: Path, content: bytes) -> None:
+def test_a_manifest_that_is_not_an_object_is_refused(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"manifest\.json"):
         open_features(folder)
