@@ -60,8 +60,8 @@ class FrontDoor(TyperGroup):
 app = typer.Typer(cls=FrontDoor, add_completion=True, no_args_is_help=True)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"lookalike {version('lookalike')}")
@@ -97,16 +97,16 @@ def info(
         bool, typer.Option("--check", help="Features: compare every file with its SHA-256.")
     ] = False,
 ) -> None:
-    """Say what any artifact of Lookalike is, in words or as JSON.
+    """Describe any artifact of Lookalike, in a table or as JSON.
 
     Example: lookalike info encoder.onnx
     """
     facts = find_describer(path)(path)
     is_encoder = facts.get("kind") == "encoder"
     if (card or speed) and not is_encoder:
-        raise UsageError(f"{path} is no encoder file: --card and --speed are for those")
+        raise UsageError(f"{path} is not an encoder file: --card and --speed are for those")
     if check and facts.get("kind") != "features":
-        raise UsageError(f"{path} is no feature folder: --check is for those")
+        raise UsageError(f"{path} is not a feature folder: --check is for those")
     if check:
         facts["checked"] = importlib.import_module("serving.features.reader").check_files(path)
     if speed:
@@ -135,7 +135,7 @@ def _show(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def _flat(facts: dict[str, object], outer: str = "") -> Iterator[tuple[str, str]]:
-    """Lay nested facts out as (name, words) in the order they stand; absent ones are left out."""
+    """Yield nested facts as (name, text) in their order, without absent ones."""
     for name, value in facts.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{outer}{name}: ")
@@ -147,7 +147,7 @@ def find_describer(path: Path) -> Callable[[Path], dict[str, object]]:
     """Return the function that describes the artifact at `path`; a file in it marks its kind.
 
     Raises:
-        ArtifactError: nothing is there, or it is none of the four artifacts.
+        ArtifactError: nothing is there, or it is not one of the four artifacts.
     """
     marks = {
         "checkpoint.pt": "training.run_folder.checkpoint",
@@ -178,7 +178,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code; every failure is told in one line on stderr."""
+    """Run one command and return its exit code; every failure is one line on stderr."""
     try:
         code = app(args=arguments, prog_name="lookalike", standalone_mode=False)
     except LookalikeError as error:
@@ -190,7 +190,7 @@ def run(arguments: list[str]) -> int:
         return _fail(*_explain_missing(error))
     except OSError as error:
         return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 3)
-    except Exception:  # noqa: BLE001 - the last resort: a fault of ours, told as one
+    except Exception:  # noqa: BLE001 - the last resort: a fault of ours, reported as one
         traceback.print_exc()
         return _fail("this is a fault in lookalike itself; please report the lines above", 3)
     return code if isinstance(code, int) else 0

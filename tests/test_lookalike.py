@@ -56,7 +56,7 @@ def test_every_command_has_help_with_an_example(
 
 
 @pytest.mark.parametrize(
-    ("failure", "code", "told"),
+    ("failure", "code", "message"),
     [
         (UsageError("x.toml: no such recipe"), 2, "error: x.toml: no such recipe"),
         (LookalikeError("the run failed"), 3, "error: the run failed"),
@@ -75,7 +75,7 @@ def test_every_command_has_help_with_an_example(
 def test_what_went_wrong_decides_the_exit_code(
     failure: BaseException,
     code: int,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -84,9 +84,9 @@ def test_what_went_wrong_decides_the_exit_code(
 
     monkeypatch.setattr(lookalike, "find_describer", fail)
     assert lookalike.run(["info", "x"]) == code
-    told_on_stderr = capsys.readouterr().err
-    assert told in told_on_stderr
-    assert ("Traceback" in told_on_stderr) == isinstance(failure, ValueError)
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert ("Traceback" in stderr) == isinstance(failure, ValueError)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_bad_input_costs_one_clear_line(
     (tmp_path / "texts" / "notes.txt").write_text("not a picture")
     (tmp_path / "foreign.onnx").write_bytes(b"\x08\x07something else")
     assert lookalike.run(arguments) in {2, 3}
-    told = capsys.readouterr().err.strip()
-    assert "Traceback" not in told
-    assert told.splitlines()[-1].lower().startswith("error: ")
-    assert [line.lower().startswith("error: ") for line in told.splitlines()].count(True) == 1
+    stderr = capsys.readouterr().err.strip()
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].lower().startswith("error: ")
+    assert [line.lower().startswith("error: ") for line in stderr.splitlines()].count(True) == 1
 
 
 def test_the_installed_command_answers() -> None:
@@ -151,14 +151,14 @@ def test_info_says_what_an_encoder_is(
 
 def test_the_card_of_an_encoder(tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lookalike.run(["info", str(tiny_encoder), "--speed"]) == 0
-    words = capsys.readouterr().out
-    for part in (
+    card = capsys.readouterr().out
+    for text in (
         "32 x 32 px to 24 numbers",
         "knn accuracy 50.0 %",
         "made by the tests",
         "/s in",
     ):
-        assert part in " ".join(words.split())
+        assert text in " ".join(card.split())
     assert lookalike.run(["info", str(tiny_encoder), "--card"]) == 0
     page = capsys.readouterr().out
     assert page.startswith("# encoder.onnx\n")
@@ -168,6 +168,10 @@ def test_the_card_of_an_encoder(tiny_encoder: Path, capsys: pytest.CaptureFixtur
     assert min(speed["images_per_second"].values()) > 0
 
 
-def test_cards_are_for_encoders(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_encoders_have_cards_and_only_features_are_checked(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert lookalike.run(["info", str(tiny_run), "--card"]) == 2
-    assert "is no encoder file" in capsys.readouterr().err
+    assert "is not an encoder file" in capsys.readouterr().err
+    assert lookalike.run(["info", str(tiny_run), "--check"]) == 2
+    assert "is not a feature folder" in capsys.readouterr().err

@@ -54,9 +54,9 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "plates"
-    sets = [word for setting in SETTINGS for word in ("--set", setting)]
-    words = ["train", str(plates), "--recipe", "small-cpu", "--out", str(out), *sets]
-    done = CliRunner().invoke(app, words)
+    sets = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    arguments = ["train", str(plates), "--recipe", "small-cpu", "--out", str(out), *sets]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "pictures of 5 channels: saturation, hue and grayscale are for RGB" in done.stderr
     assert "become 0 to 255 (data.range)" in done.stderr

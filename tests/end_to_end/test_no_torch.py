@@ -28,7 +28,7 @@ assert not loaded, loaded
 
 
 def modules_of(package: str) -> list[str]:
-    """A room and every module in it, found on disk."""
+    """Return the names of a room and of every module in it."""
     paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py")]
     return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
 

@@ -37,7 +37,7 @@ def draw_folder(folder: Path, each: int) -> None:
 
 def test_the_whole_way_on_200_images(tmp_path: Path) -> None:
     draw_folder(tmp_path / "photos", 50)
-    (tmp_path / "photos" / "discs" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    (tmp_path / "photos" / "discs" / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
     settings = ("training.samples=256", "training.batch_size=64", "data.image_size=32")
     sets = [word for setting in settings for word in ("--set", setting)]
 
@@ -52,8 +52,8 @@ def test_the_whole_way_on_200_images(tmp_path: Path) -> None:
 
     query = tmp_path / "query.jpg"
     shutil.copy(tmp_path / "photos" / "squares" / "007.jpg", query)
-    found = lookalike(tmp_path, "search", "shop", "query.jpg", "-k", "5")
-    best, *others = found["queries"][0]["neighbours"]
+    answer = lookalike(tmp_path, "search", "shop", "query.jpg", "-k", "5")
+    best, *others = answer["queries"][0]["neighbours"]
     assert best["key"] == "squares/007.jpg"
     assert best["score"] > 0.9999
     assert len(others) == 4
@@ -62,16 +62,15 @@ def test_the_whole_way_on_200_images(tmp_path: Path) -> None:
         assert lookalike(tmp_path, "info", artifact)
 
 
-def test_a_stranger_is_refused_at_every_join(tmp_path: Path, tiny_encoder: Path) -> None:
-    """Features and queries of one encoder do not enter the collection of another."""
+def test_another_encoders_features_are_refused(tmp_path: Path, tiny_encoder: Path) -> None:
     draw_folder(tmp_path / "photos", 3)
     shutil.copy(tiny_encoder, tmp_path / "ours.onnx")
-    stranger = tmp_path / "stranger.onnx"
-    stranger.write_bytes(
-        tiny_encoder.read_bytes().replace(b"made by the tests", b"made by stranger!")
-    )
+    note = b"made by the tests"
+    another = tiny_encoder.read_bytes().replace(note, b"made by somebody!")
+    assert another != tiny_encoder.read_bytes()
+    (tmp_path / "another.onnx").write_bytes(another)
     lookalike(tmp_path, "collection", "create", "shop", "--encoder", "ours.onnx")
-    lookalike(tmp_path, "extract", "stranger.onnx", "photos", "--out", "f")
+    lookalike(tmp_path, "extract", "another.onnx", "photos", "--out", "f")
     done = subprocess.run(
         [sys.executable, "-m", "lookalike", "collection", "add", "shop", "f"],
         cwd=tmp_path,
