@@ -63,7 +63,7 @@ class Loop:
         self._measured: Measurement | None = None
 
     def work(self) -> None:
-        """Trains; a checkpoint stands at the end, wherever that is.
+        """Train; a checkpoint stands at the end, wherever that is.
 
         Raises:
             OtherProcessError: another process failed between two steps; the last step that all
@@ -88,7 +88,7 @@ class Loop:
         return Metrics(self._run, self._trainer.step) if self._leader else None
 
     def _between_steps(self, work: Callable[[], None], stop: StopOnSignal) -> bool:
-        """Do what is due, brings the next batch and returns whether there is a next step."""
+        """Do what is due, read the next batch and return whether there is a next step."""
         trainer = self._trainer
 
         def all_of_it() -> None:
@@ -139,16 +139,16 @@ class Loop:
             elapsed_s=round(self._tick(), 3),
         )
         figures = f"loss {loss:.3f}  lr {rate:.2e}  {speed:.0f} samples/s"
-        self._progress.update(trainer.step, figures + self._watched_words())
+        self._progress.update(trainer.step, figures + self._quality_summary())
         self._restart_window()
 
-    def _watched_words(self) -> str:
-        """Return the last measurement for the progress line: kNN accuracy, or what needs no label."""
-        found = self.quality
-        if knn := found.get("knn_accuracy"):
-            return f"  kNN {knn:.1%}  rank {found.get('rankme', 0):.0f}"
-        if "rankme" in found:
-            return f"  rank {found['rankme']:.0f}  uniformity {found['uniformity']:.2f}"
+    def _quality_summary(self) -> str:
+        """Return the last measurement for the progress line: kNN accuracy, else without labels."""
+        quality = self.quality
+        if knn := quality.get("knn_accuracy"):
+            return f"  kNN {knn:.1%}  rank {quality.get('rankme', 0):.0f}"
+        if "rankme" in quality:
+            return f"  rank {quality['rankme']:.0f}  uniformity {quality['uniformity']:.2f}"
         return ""
 
     def _due_steps(self) -> set[int]:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from base.cpus import available_cpus
-from base.errors import ArtifactError, UsageError
+from base.errors import UsageError
 from base.files import write_bytes_atomic
 from base.progress import Progress, Silent
 from training.compute import choose_device
 from training.data.cache import decode_source
-from training.data.training_data import open_training_data
+from training.data.training_data import check_enough, open_training_data
 from training.data.value_range import describe_values, resolve_range
 from training.loop import Leader, Loop
 from training.parallel.launch import launch_of
 from training.parallel.ranks import device_of, joined
-from training.recipes.recipe import Recipe
 from training.recipes.recipe_files import save_recipe
 from training.report.monitor import QUERIES, Monitor
-from training.run_folder.checkpoint import Checkpoint, has_run, load_checkpoint, remove_leftovers
+from training.run_folder.checkpoint import Checkpoint, remove_leftovers
+from training.run_folder.previous_run import check_images, describe_dataset, open_run
 from training.trainer import Trainer
 from training.weights.start_weights import load_start_weights, pinned, read_start_weights
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from training.data.dataset import ImageDataset
     from training.data.training_data import TrainingData
     from training.parallel.ranks import Ranks
+    from training.recipes.recipe import Recipe
 
 CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded images; more than that are a memory-mapped file
 
@@ -183,13 +184,17 @@ def _prepare(
         against = decode_source(
             evaluation, recipe.data.evaluation, limit=QUERIES, progress=progress
         )
-    _check_images(run, recipe, dataset, against, previous)
+    check_enough(dataset, recipe.training.batch_size)
+    check_images(run, previous, dataset, against)
     monitor = _monitor(recipe, dataset, against, progress)
     if previous is not None:
         remove_leftovers(run)
     else:
         _start_run(run, recipe, dataset)
-    about = {"source": _about(dataset), "evaluation": _about(against) if against else None}
+    about = {
+        "source": describe_dataset(dataset),
+        "evaluation": describe_dataset(against) if against else None,
+    }
     return Leader(monitor, about)
 
 
@@ -198,71 +203,10 @@ def _begin(
 ) -> tuple[Recipe, Checkpoint | None]:
     """Return the recipe, with its range and start weights settled, and the state to resume from."""
     recipe = replace(recipe, data=resolve_range(recipe.data, source))
-    previous = _open_run(run, recipe, resume=resume)
+    previous = open_run(run, recipe, resume=resume)
     if recipe.encoder.weights is not None and recipe.encoder.weights_sha256 is None:
         recipe = pinned(recipe, read_start_weights(recipe))
     return recipe, previous
-
-
-def _open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
-    """Return the state to resume from; refuse to touch a folder that is something else."""
-    if not resume:
-        if has_run(run):
-            raise UsageError(f"{run} already holds a run: add --resume to go on, or another --out")
-        if run.exists() and (not run.is_dir() or (any(run.iterdir()) and not _begun(run))):
-            raise UsageError(f"{run} exists and is no run folder: give another --out")
-        return None
-    if not has_run(run):
-        raise UsageError(f"{run} holds no run to resume: drop --resume to start one")
-    previous = load_checkpoint(run)
-    # by value: a run of an older version lacks keys that came since and so has another digest
-    started = Recipe.from_dict(previous.recipe).digest
-    if started != recipe.digest:
-        raise ArtifactError(
-            f"{run} was started with another recipe ({started[:12]}, this one is "
-            f"{recipe.digest[:12]}): resume without --recipe and --set, or give another --out"
-        )
-    return previous
-
-
-def _begun(run: Path) -> bool:
-    """Whether the folder is ours, from a run that was killed before its first checkpoint."""
-    return (run / "recipe.toml").exists() or (run / "cache").is_dir()
-
-
-def check_enough(dataset: TrainingData, recipe: Recipe) -> None:
-    """Refuses fewer images than a batch.
-
-    Raises:
-        UsageError: they do not make a batch.
-    """
-    if len(dataset) < recipe.training.batch_size:
-        raise UsageError(
-            f"{dataset.name} has {len(dataset)} usable pictures, less than one batch of "
-            f"{recipe.training.batch_size}: add pictures or --batch-size "
-            f"{max(2, len(dataset) // 2)}"
-        )
-
-
-def _check_images(
-    run: Path,
-    recipe: Recipe,
-    dataset: TrainingData,
-    evaluation: ImageDataset | None,
-    previous: Checkpoint | None,
-) -> None:
-    check_enough(dataset, recipe)
-    if previous is None:
-        return
-    pairs = ((previous.source, dataset, "SOURCE"), (previous.evaluation, evaluation, "--eval"))
-    for before, now, argument in pairs:
-        if (before and before["digest"]) != (now and now.digest):
-            had = f"{before['pictures']} of {before['name']}" if before else "none"
-            has = f"{len(now)} of {now.name}" if now else "none"
-            raise ArtifactError(
-                f"{run} was started with other pictures as {argument} ({had}, now {has}): give the "
-                "same ones and the same --limit, or another --out"
-            )
 
 
 def _monitor(
@@ -296,13 +240,3 @@ def _list_refused(run: Path, refused: Iterable[RefusedImage]) -> None:
     lines += [json.dumps(entry, ensure_ascii=False) for entry in entries]
     if lines:
         write_bytes_atomic(file, ("\n".join(dict.fromkeys(lines)) + "\n").encode())
-
-
-def _about(dataset: TrainingData) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "pictures": len(dataset),
-        "refused": len(dataset.refused),
-        "classes": list(dataset.classes),
-        "digest": dataset.digest,
-    }

@@ -29,15 +29,25 @@ class Interrupt(Silent):
             os.kill(os.getpid(), self.number)
 
 
+class Notes(Silent):
+    """Keeps the lines that were said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def figures(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(run)]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
     a, b = load_checkpoint(one), load_checkpoint(other)
-    for part in ("encoder", "head"):
-        for key, value in getattr(a, part).items():
-            assert torch.equal(value, getattr(b, part)[key]), key
+    for network in ("encoder", "head"):
+        for key, value in getattr(a, network).items():
+            assert torch.equal(value, getattr(b, network)[key]), key
     states = a.optimizer["state"], b.optimizer["state"]
     for number, state in states[0].items():
         for key, value in state.items():

@@ -5,11 +5,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from base.errors import ArtifactError, UsageError
-from base.progress import Silent
-from tests.training.runs import TIMES, Interrupt, assert_same_run
+from tests.training.runs import TIMES, Interrupt, Notes, assert_same_run
 from training.errors import TrainingDivergedError
 from training.recipes.recipe_files import load_recipe
 from training.run_folder.checkpoint import describe, load_checkpoint, load_encoder, save_checkpoint
@@ -21,16 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from training.recipes.recipe import Recipe
-
-
-class Notes(Silent):
-    """Keeps the lines that were said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def test_a_run_leaves_its_artifacts(
@@ -68,7 +56,7 @@ def test_a_run_leaves_its_artifacts(
     assert "16 px, 40 steps of 8, float32 on cpu" in notes.lines[0]
 
 
-def test_training_brings_the_views_of_a_image_together(
+def test_training_brings_the_views_of_an_image_together(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     """Against a run that sees the same views and does not move."""
@@ -94,7 +82,7 @@ def test_a_finished_run_is_left_as_it_is(
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-def test_a_run_of_a_version_with_fewer_recipe_keys_goes_on(
+def test_a_run_of_a_version_with_fewer_recipe_keys_resumes(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     run, source, recipe = tmp_path / "run", make_source(), make_recipe()
@@ -108,7 +96,7 @@ def test_a_run_of_a_version_with_fewer_recipe_keys_goes_on(
     assert load_checkpoint(run).recipe_digest == recipe.digest
 
 
-def test_a_run_is_not_overwritten_nor_joined_to_strangers(
+def test_a_run_is_not_overwritten_nor_resumed_with_other_images(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     run, source, recipe = tmp_path / "run", make_source(), make_recipe()
@@ -124,12 +112,12 @@ def test_a_run_is_not_overwritten_nor_joined_to_strangers(
         ArtifactError, match=r"another recipe \([0-9a-f]{12}, this one is [0-9a-f]{12}\)"
     ):
         train(source, other, run, resume=True)
-    strangers: tuple[tuple[Any, dict[str, Any], str], ...] = (
+    changes: tuple[tuple[Any, dict[str, Any], str], ...] = (
         (make_source(seed=1), {}, r"as SOURCE \(40 of arrays, now 40 of arrays\)"),
         (source, {"limit": 20}, r"as SOURCE \(40 of arrays, now 20 of arrays\)"),
         (source, {"evaluation": make_source(10, 5)}, r"as --eval \(none, now 10 of arrays\)"),
     )
-    for images, options, message in strangers:
+    for images, options, message in changes:
         with pytest.raises(ArtifactError, match=message):
             train(images, recipe, run, resume=True, **options)
     assert (run / "checkpoint.pt").read_bytes() == kept
@@ -207,8 +195,8 @@ def test_an_evaluation_set_asks_the_training_images(
     train(make_source(), recipe, tmp_path / "run", evaluation=make_source(12, seed=9))
     assert describe(tmp_path / "run")["evaluation"]["pictures"] == 12
     assert load_checkpoint(tmp_path / "run").quality["knn_accuracy"] > 0.5
-    stranger = dataclasses.replace(make_source(4), labels=["cat", "dog"] * 2)
-    for evaluation in (stranger, make_source(4, labeled=False)):
+    unrelated = dataclasses.replace(make_source(4), labels=["cat", "dog"] * 2)
+    for evaluation in (unrelated, make_source(4, labeled=False)):
         with pytest.raises(UsageError, match="have no two labels in common"):
             train(make_source(), recipe, tmp_path / "other", evaluation=evaluation)
 
@@ -259,59 +247,3 @@ def test_images_of_different_shapes_train_whole(
     train(source, squares, tmp_path / "squares")
     digests = {load_checkpoint(tmp_path / run).source["digest"] for run in ("memory", "squares")}
     assert len(digests) == 2
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("settings", [(), ("data.cache=stream",), ("training.micro_batch=4",)])
-def test_a_compiled_cuda_run_is_nearly_the_same(
-    settings: tuple[str, ...],
-    make_source: Callable[..., Any],
-    make_recipe: Callable[..., Recipe],
-    tmp_path: Path,
-) -> None:
-    losses = []
-    for compiled in ("false", "true"):
-        recipe = make_recipe(f"training.compile={compiled}", "training.precision=fp32", *settings)
-        result = train(make_source(), recipe, tmp_path / compiled, device="cuda")
-        losses.append(result.quality["loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)
-
-
-def test_a_compiled_network_is_the_same_network(
-    make_source: Callable[..., Any],
-    make_recipe: Callable[..., Recipe],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Through a compiler that writes no code: the real one takes a minute."""
-    made = []
-
-    def without_code(network: torch.nn.Module, **_: Any) -> Any:
-        made.append(network)
-        return compile_(network, backend="aot_eager", dynamic=False)
-
-    compile_ = torch.compile
-    monkeypatch.setattr("torch.compile", without_code)
-    for compiled in ("false", "true"):
-        recipe = make_recipe(f"training.compile={compiled}", "training.samples=32")
-        train(make_source(), recipe, tmp_path / compiled)
-    assert len(made) == 1
-    one, other = (load_checkpoint(tmp_path / compiled) for compiled in ("false", "true"))
-    assert one.encoder.keys() == other.encoder.keys()
-    for key, value in one.encoder.items():
-        torch.testing.assert_close(other.encoder[key], value, rtol=1e-3, atol=1e-4)
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(UsageError, match="needs a C\\+\\+ compiler"):
-        train(make_source(), make_recipe("training.compile=true"), tmp_path / "none")
-
-
-def test_bf16_trains_where_it_is_asked_for(
-    make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
-) -> None:
-    recipe = make_recipe("training.precision=bf16", "training.samples=16")
-    notes = Notes()
-    train(make_source(16), recipe, tmp_path, progress=notes)
-    assert "bfloat16 on cpu" in notes.lines[0]
-    weights = load_checkpoint(tmp_path).encoder.values()
-    assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}

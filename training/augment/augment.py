@@ -15,7 +15,7 @@ from torch import Tensor
 from base.errors import UsageError
 from training.augment import color, per_image, resample
 from training.augment.color import Jitter
-from training.augment.per_image import PerImage, chosen
+from training.augment.per_image import PerImage, selected_indices
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
@@ -111,6 +111,8 @@ def draw(
     numbers of its own: switching one off changes nothing in the others.
     """
     a = augmentation
+    # Rows 15 and 16 are not read any more: without them every other number, and so every view of a
+    # recipe and seed, would change, while the recipe's digest stayed the same.
     u = torch.rand(2 * CROP_TRIES + 17, count, generator=generator, device=generator.device)
     sigma = torch.where(u[4] < a.blur, _uniform(u[5], *a.blur_sigma), 0.0) if a.blur else None
     return Parameters(
@@ -166,13 +168,13 @@ def _draw_crop(a: Augmentation, u: Tensor, corner: Tensor, height: Tensor, width
     widths = (areas * aspects).sqrt_().round_()
     heights = (areas / aspects).sqrt_().round_()
     fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
-    found, first = fits.byte().max(0)  # the first of equal values
-    found, first = found.bool(), first[None]
+    any_fits, first = fits.byte().max(0)  # the first of equal values
+    any_fits, first = any_fits.bool(), first[None]
     middle_height, middle_width = _whole_or_middle(a.crop_aspect, height, width)
-    h = torch.where(found, heights.gather(0, first)[0], middle_height)
-    w = torch.where(found, widths.gather(0, first)[0], middle_width)
-    top = torch.where(found, corner[0] * (height - h + 1), (height - h) / 2).floor()
-    left = torch.where(found, corner[1] * (width - w + 1), (width - w) / 2).floor()
+    h = torch.where(any_fits, heights.gather(0, first)[0], middle_height)
+    w = torch.where(any_fits, widths.gather(0, first)[0], middle_width)
+    top = torch.where(any_fits, corner[0] * (height - h + 1), (height - h) / 2).floor()
+    left = torch.where(any_fits, corner[1] * (width - w + 1), (width - w) / 2).floor()
     # float32 may round a corner just below the limit up to it
     top, left = torch.minimum(top, height - h), torch.minimum(left, width - w)
     return torch.stack([top, left, h, w], 1).long()
@@ -221,8 +223,8 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
         blocks = max(1, math.ceil(count * values / CPU_BLOCK))
     step = max(1, math.ceil(count / blocks))
     for start in range(0, count, step):
-        part = slice(start, start + step)
-        _make(images, image[part], p[part], views[part])
+        block = slice(start, start + step)
+        _make(images, image[block], p[block], views[block])
     return views.permute(0, 3, 1, 2)
 
 
@@ -235,10 +237,10 @@ def _make(images: Tensor, image: Tensor, p: Parameters, out: Tensor) -> None:
     p = p[order]
     image = image[order]
     if per_image.host_can_look(images) and images[0].numel() >= LARGE:
-        pictures, crop = _cut_out(images, image, p.crop)
+        sources, crop = _cut_out(images, image, p.crop)
     else:
-        pictures, crop = images.index_select(0, image), p.crop
-    planes = resample.crop_resize(pictures, crop, p.flip, size)
+        sources, crop = images.index_select(0, image), p.crop
+    planes = resample.crop_resize(sources, crop, p.flip, size)
     if p.jitter is not None:
         color.jitter_(planes.flatten(2), p.jitter)
     if p.grayscale is not None:
@@ -247,7 +249,7 @@ def _make(images: Tensor, image: Tensor, p: Parameters, out: Tensor) -> None:
     if p.blur_sigma is None:
         _interleave(planes.index_select(1, back).transpose(2, 3), out)
         return
-    blurred = chosen(p.blur_sigma > 0)
+    blurred = selected_indices(p.blur_sigma > 0)
     kernel = int(size * p.blur_kernel) // 2 * 2 + 1
     soft = resample.gaussian_blur(planes, blurred, p.blur_sigma, kernel)
     both = out.new_empty(n + len(blurred), *out.shape[1:])  # all views sharp, then the blurred
@@ -284,8 +286,8 @@ def _are_gray(images: Tensor) -> bool:
         return False
     red, green, blue = images.unbind(3)
     return all(
-        torch.equal(red[part], other[part])
-        for part in (slice(1), slice(None))
+        torch.equal(red[block], other[block])
+        for block in (slice(1), slice(None))
         for other in (green, blue)
     )
 

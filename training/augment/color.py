@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.augment import per_image
-from training.augment.per_image import PerImage, chosen
+from training.augment.per_image import PerImage, selected_indices
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as torchvision numbers them
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in gray
@@ -100,10 +100,10 @@ def _spans(hue_before: Tensor, steps: int) -> list[slice]:
 
 def to_gray_(planes: Tensor, mask: Tensor) -> None:
     """Make the images of planes [3, N, P] gray where mask [N] is set, in place."""
-    index = chosen(mask)
-    part = planes.index_select(1, index)
-    part.lerp_(gray(part), mask[index, None].float())
-    planes.index_copy_(1, index, part)
+    index = selected_indices(mask)
+    selection = planes.index_select(1, index)
+    selection.lerp_(gray(selection), mask[index, None].float())
+    planes.index_copy_(1, index, selection)
 
 
 def blend_(planes: Tensor, scale: Tensor, to_mean: Tensor | None, to_gray: Tensor | None) -> None:

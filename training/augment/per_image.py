@@ -13,8 +13,8 @@ class PerImage:
 
     def __getitem__(self, index: Tensor | slice) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        found = {k: v[index] for k, v in values.items() if isinstance(v, Tensor | PerImage)}
-        return replace(self, **found)
+        indexed = {k: v[index] for k, v in values.items() if isinstance(v, Tensor | PerImage)}
+        return replace(self, **indexed)
 
 
 def host_can_look(tensor: Tensor) -> bool:
@@ -22,7 +22,7 @@ def host_can_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def chosen(mask: Tensor) -> Tensor:
+def selected_indices(mask: Tensor) -> Tensor:
     """Return indices where mask [N] is set; all of them where the host would have to wait to know.
 
     So what is done to the chosen ones must change nothing where the mask is not set.

@@ -81,7 +81,7 @@ def new_recipe(
     device: str,
     progress: Progress,
 ) -> Recipe:
-    """Return the recipe of a new run, with what depends on images and machine decided and written down.
+    """Return the recipe of a new run, in which what depends on images and machine is settled.
 
     Args:
         name: of a recipe, or its file.

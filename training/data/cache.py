@@ -61,7 +61,7 @@ class PixelStore(Protocol):
     """Takes images one after another."""
 
     def put(self, entry: str, image: NDArray[np.uint8] | None) -> None:
-        """Add the next image, or none where it was refused, and its entry, from `CacheIndex.add`."""
+        """Add the next image, or None where it was refused, and its entry of `CacheIndex.add`."""
 
 
 class MemoryStore:

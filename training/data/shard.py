@@ -47,7 +47,7 @@ class BatchShard:
         return torch.cat([self.images, self.images + self.batch_size], 1)
 
     def join(self, shares: Tensor) -> Tensor:
-        """Return the projections of all processes [W, 2B/W, E], each in its own order, as [2B,E]."""
+        """Return the projections [W, 2B/W, E] of all processes, each in its order, as [2B,E]."""
         rows = shares.view(self.world, self.chunks, 2, -1, shares.shape[-1])
         return rows.permute(2, 1, 0, 3, 4).reshape(2 * self.batch_size, -1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from base.errors import UsageError
 from training.data.cache import (
     Form,
     decode_source,
@@ -108,3 +109,17 @@ def open_training_data(
     if settings.cache == "memory":
         return decode_to_memory(source, items, form, progress)
     return decode_to_file(source, items, form, folder, progress)
+
+
+def check_enough(dataset: TrainingData, batch_size: int) -> None:
+    """Refuses fewer images than a batch.
+
+    Raises:
+        UsageError: they do not make a batch.
+    """
+    if len(dataset) < batch_size:
+        raise UsageError(
+            f"{dataset.name} has {len(dataset)} usable pictures, less than one batch of "
+            f"{batch_size}: add pictures or --batch-size "
+            f"{max(2, len(dataset) // 2)}"
+        )

@@ -175,7 +175,7 @@ def check_encoder(name: str, *, width: float, stem: Stem, selective_kernels: boo
 
     Raises:
         RecipeError: unknown name or stem, a width that gives a broken channel count, selective
-            kernels on a ResNet without bottlenecks, or any of these on an encoder that is not a ResNet.
+            kernels on a ResNet without bottlenecks, or any of these without a ResNet.
     """
     if name not in RESNETS:
         check_name(name)
@@ -200,7 +200,7 @@ def check_encoder(name: str, *, width: float, stem: Stem, selective_kernels: boo
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """The table [encoder] of a recipe, f(.); see `build_encoder`, all but the name is for ResNets."""
+    """The table [encoder] of a recipe, f(.); all but name and weights is for ResNets."""
 
     name: str = "resnet18"
     width: float = 1.0

@@ -90,7 +90,7 @@ def pooled_shortcut(in_planes: int, out: int, stride: int) -> nn.Sequential:
 
 
 def deep_stem(in_channels: int, channels: int) -> nn.Sequential:
-    """Return the first convolution of ResNet-D: three of 3x3 for one of 7x7, with the same stride."""
+    """Return the first convolution of ResNet-D: three of 3x3 for one of 7x7, same stride."""
     half = channels // 2
     return nn.Sequential(
         conv3x3(in_channels, half, 2),

@@ -74,16 +74,16 @@ def contrastive_loss(z: Tensor, loss: LossSettings) -> Tensor:
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
-    """Return the paper's loss (equation 1) of z [2N,E]; ln(2N - 1) where all similarities are equal."""
+    """Return the paper's loss (equation 1) of z [2N,E]; ln(2N - 1) at equal similarities."""
     return contrastive_loss(z, LossSettings(temperature=temperature))
 
 
 def loss_and_gradient(
     z: Tensor, loss: LossSettings, *, share: int = 0, shares: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of a batch and its gradient dL/dz, in memory that does not grow with N squared.
+    """Return the loss of a batch and its gradient dL/dz, in memory that is linear in N.
 
-    With several shares it is the part of the anchors share, share + 1 of `shares` equal parts: the
+    With several `shares` only the anchors of one share are summed, the anchors cut equally: the
     losses and the gradients of all shares add up to those of the batch.
 
     Args:
@@ -107,9 +107,9 @@ def loss_and_gradient(
         candidates = unit.detach().requires_grad_()  # gathers the gradient of all blocks
         total = torch.zeros((), device=z.device)
         for anchors in _blocks(len(z), share, shares):
-            part = _rows(candidates, loss, anchors) / len(z)
-            part.backward()  # type: ignore[no-untyped-call]
-            total += part.detach()
+            block_loss = _rows(candidates, loss, anchors) / len(z)
+            block_loss.backward()  # type: ignore[no-untyped-call]
+            total += block_loss.detach()
         (gradient,) = torch.autograd.grad(unit, z, candidates.grad)
     return total, gradient
 
@@ -163,7 +163,7 @@ def _nt_xent(logits: Tensor, own: Tensor, positive: Tensor) -> Tensor:
 
 
 def _hardest_below(s: Tensor, to_positive: Tensor) -> Tensor:
-    """Return the largest similarity below the positive's, [R,1]; -inf, no term, where there is none."""
+    """Return the largest similarity below the positive's, [R,1]; -inf (no term) without one."""
     return torch.where(s < to_positive, s, -torch.inf).amax(1, keepdim=True)
 
 

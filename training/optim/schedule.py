@@ -22,7 +22,7 @@ SCALINGS: tuple[Scaling, ...] = ("linear", "sqrt", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """The table [schedule] of a recipe: warm-up, of which one length is given at most, and cosine."""
+    """The table [schedule] of a recipe: warm-up (give at most one length of it) and cosine."""
 
     learning_rate: float
     scaling: Scaling = "linear"

@@ -80,9 +80,9 @@ class _Normalize(Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         own = torch.stack(torch.var_mean(x.float(), _not_channels(x), correction=0))  # [2,C]
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own)
-        variances, means = torch.stack(parts).unbind(1)  # [W,C]
+        gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, own)
+        variances, means = torch.stack(gathered).unbind(1)  # [W,C]
         mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
         ctx.mark_non_differentiable(mean, variance)

@@ -44,14 +44,14 @@ class Ranks:
         self.launch, self._control = launch, control
         self.rank, self.world, self.leads = launch.rank, launch.world, launch.leads
 
-    def gather(self, part: Tensor) -> Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         """Return the tensors [...] of all processes as [W, ...], in the order of their ranks."""
         if self.world == 1:
-            return part[None]
-        part = part.contiguous()
-        parts = [torch.empty_like(part) for _ in range(self.world)]
-        dist.all_gather(parts, part)
-        return torch.stack(parts)
+            return tensor[None]
+        tensor = tensor.contiguous()
+        gathered = [torch.empty_like(tensor) for _ in range(self.world)]
+        dist.all_gather(gathered, tensor)
+        return torch.stack(gathered)
 
     def sum_(self, tensor: Tensor) -> None:
         """Replace a tensor by the sum over all processes."""
@@ -82,10 +82,10 @@ class Ranks:
             raise OtherProcessError("another process of this run failed; see its message")
         return result, verdict == _STOP
 
-    def _agree(self, word: int) -> int:
-        words = torch.tensor(word)
-        dist.all_reduce(words, dist.ReduceOp.MAX, self._control)
-        return int(words)
+    def _agree(self, status: int) -> int:
+        worst = torch.tensor(status)
+        dist.all_reduce(worst, dist.ReduceOp.MAX, self._control)
+        return int(worst)
 
     def from_leader(self, work: Callable[[], T]) -> T:
         """Return what the first process makes of `work`, in all of them; it must be picklable.

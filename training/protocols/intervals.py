@@ -1,4 +1,4 @@
-"""How far a measured share or mean may be off by chance: 95 % confidence intervals."""
+"""How far a measured share or mean may be from the true one: 95 % confidence intervals."""
 
 import math
 

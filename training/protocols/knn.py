@@ -64,13 +64,15 @@ def knn_predict(
     """
     labels = as_labels(gallery_labels)
     labeled = labels >= 0
-    known, labels = as_rows(gallery)[labeled], labels[labeled]
+    gallery_rows, labels = as_rows(gallery)[labeled], labels[labeled]
     if not len(labels):
         raise ValueError("kNN needs a labeled gallery, and no gallery picture has a label")
     classes = int(labels.max()) + 1
     answers = []
-    for chunk in torch.split(as_rows(queries), chunk_of(len(known))):
-        similarity, neighbor = (chunk @ known.T).topk(min(k, len(known)), dim=1)  # [q,k]
+    for chunk in torch.split(as_rows(queries), chunk_of(len(gallery_rows))):
+        similarity, neighbor = (chunk @ gallery_rows.T).topk(
+            min(k, len(gallery_rows)), dim=1
+        )  # [q,k]
         weight = ((similarity - 1) / temperature).exp()  # the 1 cancels out and avoids overflow
         votes = torch.zeros(len(chunk), classes).scatter_add_(1, labels[neighbor], weight)
         answers.append(votes.argmax(1))

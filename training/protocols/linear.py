@@ -5,7 +5,7 @@ The transfer protocol of Chen et al. 2020 (appendix B.8, after Kornblith et al. 
 
     minimize over W, b   sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||^2
 
-on a part of the training images; keep the strength that is best on the others; solve once more on
+on a split of the training images; keep the strength that is best on the others; solve once more on
 all of them. Features are centered, which the free b makes up for, and divided by one number.
 """
 
@@ -40,7 +40,7 @@ class Probe:
     center: Tensor  # [D]
     scale: float
     l2: float
-    validation_accuracy: float  # of l2 on the part held back, in [0,1]
+    validation_accuracy: float  # of l2 on the images held back, in [0,1]
 
     def logits(self, features: ArrayLike | Tensor) -> Tensor:
         """[N,D] -> [N,C]."""
@@ -56,7 +56,7 @@ def linear_probe(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Probe:
-    """Chooses the strength and solves the probe.
+    """Choose the strength and solves the probe.
 
     Args:
         features: h [N,D]; solved in its precision and on its device.
@@ -79,18 +79,18 @@ def linear_probe(
     scale = max(float((x - center).square().mean().sqrt()), 1e-12)
     x = (x - center) / scale
     y = torch.from_numpy(labels).to(x.device)
-    fitting, checking = (torch.from_numpy(part).to(x.device) for part in (~held, held))
+    fitting, checking = (torch.from_numpy(mask).to(x.device) for mask in (~held, held))
     solution = x.new_zeros(x.shape[1] + 1, classes)
-    best, chosen = (-1.0, grid[0]), solution
+    best, best_solution = (-1.0, grid[0]), solution
     for done, l2 in enumerate(grid, start=1):
         solution = solve(x[fitting], y[fitting], l2, solution)
         guessed = (x[checking] @ solution[:-1] + solution[-1]).argmax(1)
         accuracy = float((guessed == y[checking]).double().mean())
         if accuracy > best[0]:
-            best, chosen = (accuracy, l2), solution
+            best, best_solution = (accuracy, l2), solution
         if on_progress is not None:
             on_progress(done, len(grid))
-    final = solve(x, y, best[1], chosen)
+    final = solve(x, y, best[1], best_solution)
     return Probe(
         weight=final[:-1],
         bias=final[-1],
@@ -132,11 +132,11 @@ def objective(point: Tensor, x: Tensor, y: Tensor, l2: float) -> tuple[Tensor, T
     value = x.new_zeros(())
     step = max(1, ROWS // point.shape[1])
     for start in range(0, len(x), step):
-        part, truth = x[start : start + step], y[start : start + step, None]
-        logs = torch.log_softmax(part @ weight + point[-1], 1)
+        rows, truth = x[start : start + step], y[start : start + step, None]
+        logs = torch.log_softmax(rows @ weight + point[-1], 1)
         value -= logs.gather(1, truth).sum()
         wrong = logs.exp_().scatter_add_(1, truth, logs.new_full(truth.shape, -1))  # p - onehot
-        gradient[:-1] += part.T @ wrong
+        gradient[:-1] += rows.T @ wrong
         gradient[-1] += wrong.sum(0)
     value += l2 / 2 * weight.square().sum()
     gradient[:-1] += l2 * weight

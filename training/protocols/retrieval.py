@@ -58,19 +58,19 @@ def retrieval_scores(
         ValueError: a k below 1 or beyond the gallery, or no query that could find anything.
     """
     alone = gallery is None
-    asked, wanted = _labeled(queries, query_labels)
-    known, kinds = (asked, wanted)
+    query_rows, query_kinds = _labeled(queries, query_labels)
+    gallery_rows, kinds = (query_rows, query_kinds)
     if gallery is not None and gallery_labels is not None:
-        known, kinds = _labeled(gallery, gallery_labels)
-    reach = len(known) - alone
+        gallery_rows, kinds = _labeled(gallery, gallery_labels)
+    reach = len(gallery_rows) - alone
     if not ks or min(ks) < 1 or max(ks) > reach:
         raise ValueError(f"k must lie between 1 and the {reach} pictures to search, got {ks}")
     totals = torch.zeros(2, 2 * len(ks) + 2, dtype=torch.float64)  # of values and their squares
     counted = 0
-    step = chunk_of(len(known))
-    for start in range(0, len(asked), step):
-        similarity = asked[start : start + step] @ known.T  # [q,G]
-        relevant = wanted[start : start + step, None] == kinds  # [q,G]
+    step = chunk_of(len(gallery_rows))
+    for start in range(0, len(query_rows), step):
+        similarity = query_rows[start : start + step] @ gallery_rows.T  # [q,G]
+        relevant = query_kinds[start : start + step, None] == kinds  # [q,G]
         if alone:
             rows = torch.arange(len(similarity))
             similarity[rows, start + rows] = -torch.inf
@@ -103,13 +103,13 @@ def _sums(similarity: Tensor, relevant: Tensor, ks: tuple[int, ...]) -> Tensor:
     depth = max(*ks, int(total.max()) if len(total) else 0)
     order = similarity.topk(min(depth, similarity.shape[1]), dim=1).indices
     hit = relevant.gather(1, order).double()  # [q,depth]
-    found = hit.cumsum(1)
-    recall = [(found[:, k - 1] > 0).double() for k in ks]
-    precision = [found[:, k - 1] / k for k in ks]
+    hits = hit.cumsum(1)
+    recall = [(hits[:, k - 1] > 0).double() for k in ks]
+    precision = [hits[:, k - 1] / k for k in ks]
     rank = torch.arange(1, hit.shape[1] + 1)
     within = rank <= total[:, None]
     r_precision = (hit * within).sum(1) / total
-    map_at_r = (found / rank * hit * within).sum(1) / total
+    map_at_r = (hits / rank * hit * within).sum(1) / total
     values = torch.stack([*recall, *precision, r_precision, map_at_r])
     return torch.stack([values.sum(1), values.square().sum(1)])
 

@@ -46,9 +46,9 @@ class Lesson:
     batch_size: int = 256
     seed: int = 0
 
-    def rates(self, steps_per_epoch: int, pictures: int) -> NDArray[np.float64]:
+    def rates(self, steps_per_epoch: int, images: int) -> NDArray[np.float64]:
         """Return the learning rate of each step; the batch is no larger than the set."""
-        peak = peak_learning_rate(self.learning_rate, "linear", min(self.batch_size, pictures))
+        peak = peak_learning_rate(self.learning_rate, "linear", min(self.batch_size, images))
         return warmup_cosine(peak, self.epochs * steps_per_epoch, warmup_steps=0)
 
     @classmethod
@@ -117,12 +117,12 @@ def learn_classifier(
     progress = progress or Silent()
     progress.begin(f"learning from {len(positions)} labels", len(rates))
     for step, rate in enumerate(rates):
-        chosen = order(step)
-        pixels = torch.from_numpy(np.array(images[positions[chosen]])).to(device)  # [B,T,T,3]
+        batch = order(step)
+        pixels = torch.from_numpy(np.array(images[positions[batch]])).to(device)  # [B,T,T,3]
         height, width_px = pixels.shape[1:3]
-        drawn = draw(CROP_AND_FLIP, len(chosen), height, width_px, generator)
+        drawn = draw(CROP_AND_FLIP, len(batch), height, width_px, generator)
         logits = classifier(network(normalize(apply(pixels, drawn, size), mean, std)))
-        loss = functional.cross_entropy(logits, torch.from_numpy(labels[chosen]).to(device))
+        loss = functional.cross_entropy(logits, torch.from_numpy(labels[batch]).to(device))
         set_learning_rate(optimizer, float(rate))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

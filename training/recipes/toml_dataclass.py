@@ -57,8 +57,8 @@ def _checked(value: object, hint: Any, where: str) -> object:
     origin = get_origin(hint)
     if origin in {Union, types.UnionType}:
         kinds = get_args(hint)  # TOML has no null: `X | None` reads X
-        words = next((kind for kind in kinds if get_origin(kind) is Literal), kinds[0])
-        return _checked(value, words if isinstance(value, str) else kinds[0], where)
+        of_strings = next((kind for kind in kinds if get_origin(kind) is Literal), kinds[0])
+        return _checked(value, of_strings if isinstance(value, str) else kinds[0], where)
     if origin is Literal:
         choices = [str(choice) for choice in get_args(hint)]
         if value not in choices:

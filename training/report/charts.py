@@ -47,7 +47,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def words(value: float, *, percent: bool = False) -> str:
+def format_number(value: float, *, percent: bool = False) -> str:
     """Return a number as an axis shows it: 12.5 %, 40k, 2e-4."""
     if percent:
         return f"{100 * value:.3g} %"
@@ -67,8 +67,8 @@ def thinned(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     x, y = np.asarray(curve.x, np.float64), np.asarray(curve.y, np.float64)
     if len(x) <= POINTS:
         return x, y
-    parts = np.array_split(np.arange(len(x)), POINTS)
-    return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
+    stretches = np.array_split(np.arange(len(x)), POINTS)
+    return np.array([x[p].mean() for p in stretches]), np.array([y[p].mean() for p in stretches])
 
 
 def line_chart(curve: Curve) -> str:
@@ -80,32 +80,32 @@ def line_chart(curve: Curve) -> str:
     across = (0.0, max(float(x.max()), 1.0))
     h = LEFT + (x - across[0]) / (across[1] - across[0]) * (WIDTH - LEFT - RIGHT)
     v = HEIGHT - BOTTOM - (y - bounds[0]) / (bounds[1] - bounds[0]) * (HEIGHT - TOP - BOTTOM)
-    parts = []
+    elements = []
     for tick in ticks(*bounds):
         at = (
             HEIGHT - BOTTOM - (tick - bounds[0]) / (bounds[1] - bounds[0]) * (HEIGHT - TOP - BOTTOM)
         )
-        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
-        label = words(tick, percent=curve.percent)
-        parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
+        elements.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
+        label = format_number(tick, percent=curve.percent)
+        elements.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
     for tick in ticks(*across):
         at = LEFT + tick / across[1] * (WIDTH - LEFT - RIGHT)
-        parts.append(
-            f'<text x="{at:.1f}" y="{HEIGHT - 9}" text-anchor="middle">{words(tick)}</text>'
+        elements.append(
+            f'<text x="{at:.1f}" y="{HEIGHT - 9}" text-anchor="middle">{format_number(tick)}</text>'
         )
     path = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(h, v, strict=True))
-    parts.append(f'<path class="line" d="M{path}"/>')
+    elements.append(f'<path class="line" d="M{path}"/>')
     dots = "dots" if len(x) <= 30 else "dots far"
     circles = "".join(
-        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3"><title>{words(p)} samples: '
-        f"{words(q, percent=curve.percent)}</title></circle>"
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3"><title>{format_number(p)} samples: '
+        f"{format_number(q, percent=curve.percent)}</title></circle>"
         for a, b, p, q in zip(h, v, x, y, strict=True)
     )
-    last = words(float(curve.y[-1]), percent=curve.percent)
+    last = format_number(float(curve.y[-1]), percent=curve.percent)
     return (
         f"<figure class=chart><figcaption><b>{escape(curve.name)}</b> <span>{last}</span>"
         f'<small>{escape(curve.hint)}</small></figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="img" aria-label="{escape(curve.name)}">{"".join(parts)}<g class="{dots}">'
+        f'role="img" aria-label="{escape(curve.name)}">{"".join(elements)}<g class="{dots}">'
         f"{circles}</g></svg></figure>"
     )
 
@@ -115,10 +115,10 @@ def plane(features: NDArray[np.float32]) -> NDArray[np.float64]:
     rows = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     centered = rows.astype(np.float64) - rows.mean(0)
     _, _, axes = np.linalg.svd(centered, full_matrices=False)
-    found = np.zeros((len(rows), 2))
-    found[:, : min(2, len(axes))] = centered @ axes[:2].T
-    span = np.maximum(np.ptp(found, axis=0), 1e-12)
-    return np.asarray((found - found.min(0)) / span)
+    coordinates = np.zeros((len(rows), 2))
+    coordinates[:, : min(2, len(axes))] = centered @ axes[:2].T
+    span = np.maximum(np.ptp(coordinates, axis=0), 1e-12)
+    return np.asarray((coordinates - coordinates.min(0)) / span)
 
 
 def embedding_map(features: NDArray[np.float32], watched: Watched) -> str:
@@ -135,14 +135,15 @@ def embedding_map(features: NDArray[np.float32], watched: Watched) -> str:
         )
     shown = {tuple(cell): n for n, cell in reversed(list(enumerate(position // (MAP / CELLS))))}
     half = THUMBNAIL / 2
-    pictures = "".join(
-        f'<image x="{position[n, 0] - half:.0f}" y="{position[n, 1] - half:.0f}" width="{THUMBNAIL}" '
-        f'height="{THUMBNAIL}" href="{data_uri(watched.images[n], THUMBNAIL * 2)}"/>'
+    thumbnails = "".join(
+        f'<image x="{position[n, 0] - half:.0f}" y="{position[n, 1] - half:.0f}" '
+        f'width="{THUMBNAIL}" height="{THUMBNAIL}" '
+        f'href="{data_uri(watched.images[n], THUMBNAIL * 2)}"/>'
         for n in shown.values()
     )
     return (
         f'<svg class=map viewBox="0 0 {MAP} {MAP}" role="img" aria-label="embedding map">'
-        f"<g class=thumbs>{pictures}</g><g>{''.join(dots)}</g></svg>"
+        f"<g class=thumbs>{thumbnails}</g><g>{''.join(dots)}</g></svg>"
     )
 
 

@@ -24,10 +24,10 @@ PAIRS, QUERIES, NEIGHBORS = 12, 8, 7
 def data_uri(image: NDArray[np.uint8], side: int = SIDE) -> str:
     """Return an image uint8 [H,W,C] as a JPEG inside the page; of more channels the first three."""
     pixels = np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., :3]
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+    thumb = Image.fromarray(np.ascontiguousarray(pixels))
+    thumb.thumbnail((side, side), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
+    thumb.save(file, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
@@ -52,7 +52,7 @@ def view_sheet(watched: Watched) -> str:
 def nearest(
     features: NDArray[np.float32], queries: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the k nearest other rows of some rows of features [N,D] and their cosines, [Q,k] each."""
+    """Return the k nearest other rows of some features [N,D] and their cosines, [Q,k] each."""
     rows = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     cosine = rows[queries] @ rows.T
     cosine[np.arange(len(queries)), queries] = -np.inf
@@ -61,12 +61,12 @@ def nearest(
 
 
 def neighbor_sheet(features: NDArray[np.float32], watched: Watched) -> str:
-    """Return some images, and their nearest among those watched; framed by whether the label agrees."""
+    """Return some images and their nearest watched ones, framed by whether the label agrees."""
     queries = spread(len(features), QUERIES)
-    found, cosine = nearest(features, queries, NEIGHBORS)
+    neighbors, cosine = nearest(features, queries, NEIGHBORS)
     lines = []
-    for query, row, near in zip(queries, found, cosine, strict=True):
-        asked = _img(watched.images[query], _name(watched, int(query)), "query")
+    for query, row, near in zip(queries, neighbors, cosine, strict=True):
+        query_image = _img(watched.images[query], _name(watched, int(query)), "query")
         answers = "".join(
             _img(
                 watched.images[n],
@@ -75,7 +75,7 @@ def neighbor_sheet(features: NDArray[np.float32], watched: Watched) -> str:
             )
             for n, c in zip(row, near, strict=True)
         )
-        lines.append(f"<div class=row>{asked}{answers}</div>")
+        lines.append(f"<div class=row>{query_image}{answers}</div>")
     return f"<div class=rows>{''.join(lines)}</div>"
 
 

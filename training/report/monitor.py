@@ -71,10 +71,10 @@ class Monitor:
         self, recipe: Recipe, dataset: TrainingData, evaluation: ImageDataset | None
     ) -> None:
         self._recipe, self._data = recipe, recipe.data
-        watched, asked = affordable(recipe, len(dataset))
+        watched, searched = affordable(recipe, len(dataset))
         fits = BYTES // (3 * self._data.image_size**2)
         self.watched = self._watch(dataset, min(watched, fits // 6))
-        fits = min(asked, fits)
+        fits = min(searched, fits)
         gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
         labeled = np.flatnonzero(dataset.labels != NO_LABEL)
         if evaluation is None:
@@ -87,9 +87,9 @@ class Monitor:
             number = {name: i for i, name in enumerate(dataset.classes)}
             renamed = [number.get(name, NO_LABEL) for name in evaluation.classes]
             labels = np.array([*renamed, NO_LABEL], np.int64)[evaluation.labels]
-            known = np.flatnonzero(labels != NO_LABEL)
-            self._queries, _ = self._take(evaluation, known, query_count)
-            self._query_labels = labels[_at_most(known, query_count)]
+            matching = np.flatnonzero(labels != NO_LABEL)
+            self._queries, _ = self._take(evaluation, matching, query_count)
+            self._query_labels = labels[_at_most(matching, query_count)]
         self._gallery, self._gallery_labels = self._take(dataset, gallery, gallery_size)
 
     @property
@@ -137,19 +137,19 @@ class Monitor:
         return encode(model, self.watched.views)  # the model normalizes by itself
 
     def _watch(self, dataset: TrainingData, count: int) -> Watched:
-        chosen = spread(len(dataset), count)
+        sample = spread(len(dataset), count)
         return Watched(
-            images=dataset.squares(chosen, self._data.evaluation),
-            views=draw_views(dataset.squares(chosen, self._data.stored), self._recipe),
-            labels=dataset.labels[chosen],
+            images=dataset.squares(sample, self._data.evaluation),
+            views=draw_views(dataset.squares(sample, self._data.stored), self._recipe),
+            labels=dataset.labels[sample],
             classes=dataset.classes,
         )
 
     def _take(
         self, dataset: TrainingData, positions: NDArray[np.int64], count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        chosen = _at_most(positions, count)
-        return dataset.squares(chosen, self._data.evaluation), dataset.labels[chosen]
+        sample = _at_most(positions, count)
+        return dataset.squares(sample, self._data.evaluation), dataset.labels[sample]
 
 
 def affordable(recipe: Recipe, dataset: int) -> tuple[int, int]:
@@ -169,8 +169,8 @@ def draw_views(stored: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
     size, generator = recipe.data.image_size, torch.Generator().manual_seed(0)
     halves: list[list[NDArray[np.uint8]]] = [[], []]
     for start in range(0, len(stored), CHUNK):
-        part = torch.from_numpy(np.array(stored[start : start + CHUNK]))
-        views = two_views(part, recipe.augmentation, size, generator)
+        batch = torch.from_numpy(np.array(stored[start : start + CHUNK]))
+        views = two_views(batch, recipe.augmentation, size, generator)
         pixels = (views * 255).round_().byte().permute(0, 2, 3, 1).numpy()
         for half, made in zip(halves, np.split(pixels, 2), strict=True):
             half.append(made)

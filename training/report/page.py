@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.files import write_bytes_atomic
-from training.report.charts import Curve, embedding_map, legend, line_chart, words
+from training.report.charts import Curve, embedding_map, format_number, legend, line_chart
 from training.report.image_strips import neighbor_sheet, view_sheet
 from training.run_folder.metrics import read_metrics
 
@@ -78,7 +78,7 @@ def write_report(
         ),
     ]
     if measured is not None:
-        body += _found(measured, watched)
+        body += _results(measured, watched)
     body += [_recipe(recipe), _environment(state), _refused(run)]
     title = escape(run.resolve().name)
     page = (
@@ -113,7 +113,7 @@ def _header(
         value = _last(lines, key)
         if value is not None:
             label, _, percent = CURVES[key]
-            tiles[label] = words(float(f"{value:.3g}"), percent=percent)
+            tiles[label] = format_number(float(f"{value:.3g}"), percent=percent)
     tiles["training time"] = _duration(state.elapsed_s)
     shown = "".join(
         f"<div class=tile><b>{escape(v)}</b><span>{k}</span></div>" for k, v in tiles.items()
@@ -142,15 +142,15 @@ def _alarm(measured: Measurement | None) -> str:
 def _curves(lines: list[dict[str, float]]) -> str:
     charts = []
     for key, (name, hint, percent) in CURVES.items():
-        known = [(line["samples"], line[key]) for line in lines if key in line]
-        if known:
-            x, y = zip(*known, strict=True)
+        points = [(line["samples"], line[key]) for line in lines if key in line]
+        if points:
+            x, y = zip(*points, strict=True)
             charts.append(line_chart(Curve(name=name, hint=hint, x=x, y=y, percent=percent)))
     saying = "Over the pictures seen. Point at a curve for its numbers."
     return _section("Curves", saying, f"<div class=charts>{''.join(charts)}</div>")
 
 
-def _found(measured: Measurement, watched: Watched) -> Iterable[str]:
+def _results(measured: Measurement, watched: Watched) -> Iterable[str]:
     labeled = bool((watched.labels >= 0).any())
     framed = " Green frames share the first one's label, red ones do not." if labeled else ""
     yield _section(
@@ -178,7 +178,7 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(_value(part) for part in value)
+        return ", ".join(_value(item) for item in value)
     return str(value)
 
 

@@ -73,9 +73,9 @@ def auto_batch_size(recipe: Recipe, device: torch.device, dataset: int, progress
         peak, seconds = _measure(recipe, device, batch, base)
         tried[batch] = peak
         fits = peak is not None and peak <= budget
-        taken = "no memory left" if peak is None else f"{peak / 2**30:.2f} GB"
+        used = "no memory left" if peak is None else f"{peak / 2**30:.2f} GB"
         progress.message(
-            f"batch of {batch}: {taken} of {budget / 2**30:.1f} GB, {seconds:.2f} s a step"
+            f"batch of {batch}: {used} of {budget / 2**30:.1f} GB, {seconds:.2f} s a step"
         )
         best = max(best, batch if fits else 0)
         if best == 0:
@@ -113,10 +113,10 @@ def _next(tried: dict[int, int | None], best: int, budget: float, cap: int) -> i
 
 def _expected(tried: dict[int, int | None], size: int) -> float | None:
     """Bytes on the line through the two largest sizes that fitted; None where there is one."""
-    known = sorted((batch, peak) for batch, peak in tried.items() if peak is not None)[-2:]
-    if len(known) < 2:
+    fitted = sorted((batch, peak) for batch, peak in tried.items() if peak is not None)[-2:]
+    if len(fitted) < 2:
         return None
-    (b0, p0), (b1, p1) = known
+    (b0, p0), (b1, p1) = fitted
     return p1 + (size - b1) * (p1 - p0) / (b1 - b0)
 
 

@@ -20,12 +20,12 @@ from base.cpus import available_cpus
 from base.errors import UsageError
 from base.progress import Progress, Silent
 from training.compute import choose_device
-from training.data.training_data import open_training_data
+from training.data.training_data import check_enough, open_training_data
 from training.data.value_range import resolve_range
 from training.errors import TrainingDivergedError
 from training.optim.schedule import peak_learning_rate
 from training.parallel.launch import launch_of
-from training.train import CACHE_IN_MEMORY, check_enough
+from training.train import CACHE_IN_MEMORY
 from training.trainer import Trainer
 from training.weights.start_weights import load_start_weights
 
@@ -160,7 +160,7 @@ def find_learning_rate(
             memory_limit=CACHE_IN_MEMORY,
             progress=progress,
         )
-        check_enough(images, recipe)
+        check_enough(images, recipe.training.batch_size)
         batch = recipe.training.batch_size
         length = replace(recipe.training, epochs=None, samples=steps * batch, progressive=None)
         trainer = Trainer(replace(recipe, training=length), images, target)
@@ -168,12 +168,12 @@ def find_learning_rate(
             load_start_weights(trainer.model.encoder, recipe)
         progress.begin("learning rates", steps)
         try:
-            found = sweep(
+            result = sweep(
                 _stepper(trainer, progress), np.geomspace(*RANGES[recipe.optimizer.name], steps)
             )
         finally:
             progress.end()
-    return _finding(recipe, found)
+    return _finding(recipe, result)
 
 
 def _stepper(trainer: Trainer, progress: Progress) -> Callable[[float], float]:
@@ -187,10 +187,10 @@ def _stepper(trainer: Trainer, progress: Progress) -> Callable[[float], float]:
     return step
 
 
-def _finding(recipe: Recipe, found: Sweep) -> Finding:
-    if found.steepest is None:
+def _finding(recipe: Recipe, result: Sweep) -> Finding:
+    if result.steepest is None:
         raise UsageError(
-            f"the loss fell at no rate from {found.rates[0]:.1e} to {found.rates[-1]:.1e}: the "
+            f"the loss fell at no rate from {result.rates[0]:.1e} to {result.rates[-1]:.1e}: the "
             "batch is too small for a sweep, or the views are too hard"
         )
     schedule, batch = recipe.schedule, recipe.training.batch_size
@@ -199,8 +199,8 @@ def _finding(recipe: Recipe, found: Sweep) -> Finding:
         recipe=recipe.name,
         batch_size=batch,
         scaling=schedule.scaling,
-        suggested=found.steepest,
-        learning_rate=found.steepest / factor,
-        minimum_tenth=found.minimum / 10,
-        sweep=found,
+        suggested=result.steepest,
+        learning_rate=result.steepest / factor,
+        minimum_tenth=result.minimum / 10,
+        sweep=result,
     )

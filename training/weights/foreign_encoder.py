@@ -91,7 +91,7 @@ class ForeignWeights:
         }
 
     def build(self) -> EncoderModule:
-        """Return the encoder with these weights, in evaluation mode, on the CPU: [N,3,S,S] -> [N,D]."""
+        """Return the encoder with these weights, evaluating, on the CPU: [N,3,S,S] -> [N,D]."""
         with torch.random.fork_rng(devices=[]):
             module = build_encoder(
                 self.encoder,

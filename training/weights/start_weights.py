@@ -70,7 +70,8 @@ def read_start_weights(recipe: Recipe) -> StartWeights:
         UsageError: neither a file nor a name, or weights of torchvision that are not on this
             machine; nothing is downloaded.
         ArtifactError: a damaged file, another one than `encoder.weights_sha256`, or one that does
-            not fit the recipe's encoder; the message names what is missing, has another shape or holds NaN.
+            not fit the recipe's encoder; the message names what is missing, has another shape or
+            holds NaN.
     """
     named = recipe.encoder.weights
     assert named is not None

@@ -68,8 +68,8 @@ def read_tensorflow(path: Path, tensors: Mapping[str, Tensor]) -> TensorflowResN
                 return _named(prefix, encoder, kernels, norms, selective=selective)
     choices = ", ".join(name for name, (block, _) in RESNETS.items() if block.expansion == 4)
     raise ArtifactError(
-        f"{path} holds {len(kernels)} convolutions under '{prefix}', which is not one of {choices}, "
-        f"with or without selective kernels"
+        f"{path} holds {len(kernels)} convolutions under '{prefix}', which is not one of "
+        f"{choices}, with or without selective kernels"
     )
 
 

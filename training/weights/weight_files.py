@@ -5,7 +5,7 @@
     .npz                       NumPy arrays; names may hold "/" (variables of TensorFlow)
 
 The content is recognized by its first bytes, not by its name. Nested dictionaries become one table
-with dotted names ("state_dict.backbone.conv1.weight"); whatever is not a tensor is left out, and so is
+with dotted names ("state_dict.backbone.conv1.weight"); anything but tensors is left out, and so is
 the state of optimizers.
 """
 

@@ -160,10 +160,12 @@ def test_without_a_fitting_try_the_middle_is_taken(height: int, width: int) -> N
 
 
 def test_views_and_operations_are_independent() -> None:
-    found = tensors(drawn(Augmentation(jitter_probability=1, blur=1), 2 * MANY))
-    del found["jittered"]  # always true here
-    crop, position = found.pop("crop").float(), found.pop("position").float()
-    operations = torch.stack([crop[:, 2], position[:, 0], *(v.float() for v in found.values())])
+    tensors_of = tensors(drawn(Augmentation(jitter_probability=1, blur=1), 2 * MANY))
+    del tensors_of["jittered"]  # always true here
+    crop, position = tensors_of.pop("crop").float(), tensors_of.pop("position").float()
+    operations = torch.stack(
+        [crop[:, 2], position[:, 0], *(v.float() for v in tensors_of.values())]
+    )
     limit = 5 / math.sqrt(MANY)
     assert torch.corrcoef(operations).fill_diagonal_(0).abs().max() < limit
     everything = torch.cat([operations, crop.T, position.T])
@@ -227,10 +229,10 @@ def test_a_value_out_of_range_is_refused_by_name(
 
 def test_indexing_takes_the_jitter_along() -> None:
     p = drawn(count=10)
-    part = p[torch.tensor([3, 1])]
-    assert isinstance(part.jitter, Jitter)
-    assert part.blur_kernel == p.blur_kernel
-    for name, value in tensors(part).items():
+    selection = p[torch.tensor([3, 1])]
+    assert isinstance(selection.jitter, Jitter)
+    assert selection.blur_kernel == p.blur_kernel
+    for name, value in tensors(selection).items():
         assert torch.equal(value, tensors(p)[name][[3, 1]]), name
 
 

@@ -82,8 +82,8 @@ def test_a_small_source_gets_small_batches_unless_asked(workspace: Path) -> None
     assert halved.exit_code == 0, halved.output
     assert "batches of 4 instead of 64: there are 12 pictures" in halved.stderr
     assert load_recipe(workspace / "small" / "recipe.toml").training.batch_size == 4
-    asked = call("photos", *few, "asked", "--set", "training.batch_size=16")
-    assert isinstance(asked.exception, UsageError)
+    requested = call("photos", *few, "asked", "--set", "training.batch_size=16")
+    assert isinstance(requested.exception, UsageError)
 
 
 def test_a_stopped_run_says_how_to_go_on(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ from training.data.sampling import spread
 
 @pytest.mark.parametrize(("total", "count"), [(10, 3), (1000, 999), (7, 7), (5, 9), (3, 0), (0, 4)])
 def test_positions_are_ascending_and_as_many_as_asked(total: int, count: int) -> None:
-    found = spread(total, count)
-    assert len(found) == min(total, count)
-    assert (np.diff(found) > 0).all()
-    assert set(found.tolist()) <= set(range(total))
-    assert found.tolist() == spread(total, count).tolist()
+    positions = spread(total, count)
+    assert len(positions) == min(total, count)
+    assert (np.diff(positions) > 0).all()
+    assert set(positions.tolist()) <= set(range(total))
+    assert positions.tolist() == spread(total, count).tolist()
 
 
 def test_a_sorted_list_is_covered_evenly() -> None:

@@ -48,7 +48,7 @@ def test_streamed_and_cached_images_train_the_same(
     assert_same_run(tmp_path / "cached", tmp_path / "streamed")
 
 
-def test_a_bad_image_is_listed_and_the_next_one_takes_its_place(
+def test_a_bad_image_is_listed_and_the_next_one_stands_in(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     source = make_source()

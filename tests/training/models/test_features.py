@@ -27,14 +27,14 @@ def test_features_are_those_of_one_forward_in_evaluation_mode(
     images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
     state = {key: value.clone() for key, value in encoder.state_dict().items()}
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-    found = encode(encoder, images, mean=mean, std=std, batch_size=3)
+    result = encode(encoder, images, mean=mean, std=std, batch_size=3)
     assert encoder.training
     assert all(torch.equal(state[key], value) for key, value in encoder.state_dict().items())
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         expected = encoder.eval()(normalize(x, mean, std))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected.numpy(), rtol=1e-4, atol=1e-5)
     assert encode(encoder, images[:0]).shape == (0, 0)
     assert not encoder.training
 
@@ -63,8 +63,8 @@ def test_bf16_only_where_the_cpu_has_it(
     flags: str, expected: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}")
-    found = cpu_flags(tmp_path / "cpuinfo")
-    monkeypatch.setattr("training.compute.cpu_flags", lambda: found)
+    result = cpu_flags(tmp_path / "cpuinfo")
+    monkeypatch.setattr("training.compute.cpu_flags", lambda: result)
     cpu = torch.device("cpu")
     assert choose_precision("auto", cpu) is expected
     assert choose_precision("fp32", cpu) is torch.float32

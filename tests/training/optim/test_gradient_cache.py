@@ -40,16 +40,16 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 def chunked(model: nn.Module, x: Tensor, chunks: int) -> Tensor:
     """Chunk c holds the views 4c..4c+3 as the loss sees them."""
-    parts = x.chunk(chunks)
+    pieces = x.chunk(chunks)
     return backward(
-        lambda chunk: model(parts[chunk]), chunks, lambda z: loss_and_gradient(z, LOSS), model
+        lambda chunk: model(pieces[chunk]), chunks, lambda z: loss_and_gradient(z, LOSS), model
     )
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 6])
 def test_the_gradient_is_that_of_the_full_graph_with_the_same_chunks(chunks: int) -> None:
     x, model, other = views(), network(), network()
-    whole = contrastive_loss(torch.cat([other(part) for part in x.chunk(chunks)]), LOSS)
+    whole = contrastive_loss(torch.cat([other(piece) for piece in x.chunk(chunks)]), LOSS)
     whole.backward()  # type: ignore[no-untyped-call]
     loss = chunked(model, x, chunks)
     torch.testing.assert_close(loss, whole.detach())
@@ -76,8 +76,8 @@ def test_each_view_meets_the_negatives_of_the_whole_batch() -> None:
     """Adding up the gradients of small batches is something else."""
     x, model, other = views(), network(), network()
     chunked(model, x, 6)
-    for part in x.chunk(6):
-        (contrastive_loss(other(part), LOSS) / 6).backward()  # type: ignore[no-untyped-call]
+    for piece in x.chunk(6):
+        (contrastive_loss(other(piece), LOSS) / 6).backward()  # type: ignore[no-untyped-call]
     ours, theirs = torch.cat([g.flatten() for g in gradients(model)]), gradients(other)
     difference = ours - torch.cat([g.flatten() for g in theirs])
     assert difference.norm() > 0.3 * ours.norm()
@@ -96,12 +96,12 @@ def test_running_statistics_rest_even_if_something_fails() -> None:
 def test_random_layers_draw_the_same_again_and_leave_the_global_state() -> None:
     x, layer = torch.ones(1000), nn.Dropout()
     state = torch.get_rng_state()
-    found = []
+    results = []
     for seed in (1, 1, 2):
         with seeded_rng(seed, x):
-            found.append(layer(x))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+            results.append(layer(x))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -109,13 +109,13 @@ def test_a_trainer_in_chunks_sees_the_views_of_the_whole_batch(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe]
 ) -> None:
     """With the batch norms frozen the chunks must not matter."""
-    found = []
+    results = []
     for setting in ("training.seed=0", "training.micro_batch=4", "training.micro_batch=2"):
         trainer = frozen_step(make_recipe(setting, "training.samples=16"), make_source())
-        found.append((trainer.take_loss(), gradients(trainer.model)))
-    for loss, gradient in found[1:]:
-        assert loss == pytest.approx(found[0][0], rel=1e-6)
-        for ours, theirs in zip(gradient, found[0][1], strict=True):
+        results.append((trainer.take_loss(), gradients(trainer.model)))
+    for loss, gradient in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-6)
+        for ours, theirs in zip(gradient, results[0][1], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 

@@ -91,9 +91,9 @@ def test_blocks_and_shares_add_up_to_autograd_of_the_whole(
     whole = contrastive_loss(z, loss)
     whole.backward()  # type: ignore[no-untyped-call]
     monkeypatch.setattr(losses, "BLOCK", 48 * 5)
-    parts = [loss_and_gradient(z, loss, share=i, shares=3) for i in range(3)]
-    torch.testing.assert_close(sum(part[0] for part in parts), whole.detach())
-    torch.testing.assert_close(sum(part[1] for part in parts), z.grad, rtol=1e-4, atol=1e-7)
+    results = [loss_and_gradient(z, loss, share=i, shares=3) for i in range(3)]
+    torch.testing.assert_close(sum(own[0] for own in results), whole.detach())
+    torch.testing.assert_close(sum(own[1] for own in results), z.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_views_that_are_all_alike_cost_the_logarithm_of_the_candidates() -> None:

@@ -16,10 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from base.errors import UsageError
 from images.sources.sources import open_source
 from training.data.cache import decode_source
-from training.parallel.launch import Launch, launch_of
 from training.recipes.recipe_files import load_recipe, save_recipe
 from training.run_folder.checkpoint import load_checkpoint
 from training.run_folder.metrics import read_metrics
@@ -237,11 +235,11 @@ def test_global_batch_norm_is_that_of_the_whole_batch(out: Path) -> None:
 
 
 def test_all_processes_end_when_one_fails_between_two_steps(out: Path) -> None:
-    told = [(out / f"told-{rank}").read_text().splitlines()[:2] for rank in range(2)]
+    reports = [(out / f"told-{rank}").read_text().splitlines()[:2] for rank in range(2)]
     other = "OtherProcessError another process of this run failed; see its message"
     gone = "LookalikeError the disk is gone"
-    assert told[0] == [f"leader fails {gone}", f"other fails {other}"]
-    assert told[1] == [f"leader fails {other}", f"other fails {gone}"]
+    assert reports[0] == [f"leader fails {gone}", f"other fails {other}"]
+    assert reports[1] == [f"leader fails {other}", f"other fails {gone}"]
     # the leader saves the last finished step, unless it is the one that failed
     assert load_checkpoint(out / "leader fails").step == 0
     assert load_checkpoint(out / "other fails").step == 2
@@ -298,13 +296,3 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
-
-
-def test_the_environment_says_which_process_this_is() -> None:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    found = launch_of(dict(zip(names, "5824", strict=True)))
-    assert found == Launch(rank=5, world=8, local_rank=2, local_world=4)
-    assert not found.leads
-    assert launch_of({"WORLD_SIZE": "2"}) == Launch()
-    with pytest.raises(UsageError, match="RANK=1 but not a number for each of WORLD_SIZE"):
-        launch_of({"RANK": "1", "WORLD_SIZE": "2"})

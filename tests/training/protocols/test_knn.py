@@ -36,8 +36,8 @@ def test_the_vote_is_the_slow_one(
     query_labels = rng.integers(0, 4, 37)
     queries = rng.normal(size=(37, 5)) + query_labels[:, None]
     expected = slow_predict(queries, gallery, labels, k, temperature)
-    found = knn_predict(queries, gallery, labels, k=k, temperature=temperature)
-    assert found.tolist() == expected
+    predicted = knn_predict(queries, gallery, labels, k=k, temperature=temperature)
+    assert predicted.tolist() == expected
     accuracy = knn_accuracy(queries, query_labels, gallery, labels, k=k, temperature=temperature)
     assert accuracy == pytest.approx(np.mean(np.array(expected) == query_labels))
 

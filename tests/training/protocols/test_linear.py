@@ -43,13 +43,13 @@ def newton(x: Rows, y: NDArray[np.int64], l2: float) -> Rows:
 @pytest.mark.parametrize("l2", [100.0, 1.0, 1e-3])
 def test_the_solution_is_the_optimum(l2: float) -> None:
     x, y = torch.from_numpy(FEATURES), torch.from_numpy(LABELS)
-    found = solve(x, y, l2, x.new_zeros(5, 3), iterations=500)
-    _, gradient = objective(found, x, y, l2)
+    solution = solve(x, y, l2, x.new_zeros(5, 3), iterations=500)
+    _, gradient = objective(solution, x, y, l2)
     assert gradient.abs().max() < 1e-7
     exact = newton(FEATURES, LABELS, l2)
-    np.testing.assert_allclose(found[:-1], exact[:-1], atol=1e-5)
+    np.testing.assert_allclose(solution[:-1], exact[:-1], atol=1e-5)
     np.testing.assert_allclose(  # the biases are free up to one number
-        found[-1] - found[-1].mean(), exact[-1] - exact[-1].mean(), atol=1e-5
+        solution[-1] - solution[-1].mean(), exact[-1] - exact[-1].mean(), atol=1e-5
     )
 
 
@@ -76,7 +76,7 @@ def test_the_strength_is_chosen_on_images_held_back() -> None:
     probe = linear_probe(x, y, grid=grid)
     held = validation_split(y, 0.2, 0)
     accuracies = [linear_probe(x[~held], y[~held], grid=(l2,)).logits(x[held]) for l2 in grid]
-    shares = [float(np.mean(found.argmax(1).numpy() == y[held])) for found in accuracies]
+    shares = [float(np.mean(solution.argmax(1).numpy() == y[held])) for solution in accuracies]
     assert probe.validation_accuracy == pytest.approx(max(shares))
     assert probe.l2 == grid[int(np.argmax(shares))]  # the strongest of equals
 

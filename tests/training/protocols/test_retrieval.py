@@ -16,10 +16,10 @@ def slow_scores(
 ) -> dict[str, float]:
     """The definitions, one query after the other."""
     rows = []
-    for i, (q, wanted) in enumerate(zip(queries, query_labels, strict=True)):
+    for i, (q, label) in enumerate(zip(queries, query_labels, strict=True)):
         cosine = gallery @ q / np.linalg.norm(gallery, axis=1)
         order = [int(j) for j in np.argsort(-cosine) if not (alone and j == i)]
-        hit = [bool(gallery_labels[j] == wanted) and bool(wanted >= 0) for j in order]
+        hit = [bool(gallery_labels[j] == label) and bool(label >= 0) for j in order]
         total = sum(hit)
         if not total:
             continue

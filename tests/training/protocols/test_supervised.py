@@ -56,5 +56,5 @@ def test_top_k_against_a_loop() -> None:
     labels = RANDOM.integers(-1, 7, 30)
     for k in (1, 5):
         order = [sorted(range(7), key=row.__neg__().__getitem__)[:k] for row in logits]
-        hits = [label in found for found, label in zip(order, labels, strict=True)]
+        hits = [label in nearest for nearest, label in zip(order, labels, strict=True)]
         assert top_k(logits, labels, k) == np.mean(hits)

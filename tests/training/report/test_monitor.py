@@ -47,9 +47,9 @@ def test_without_an_evaluation_set_a_fifth_of_the_images_asks_the_others(
     expected = knn_accuracy(
         features[asks], dataset.labels[asks], features[~asks], dataset.labels[~asks]
     )
-    found = Monitor(recipe, dataset, None)
-    assert found.labeled
-    assert found.accuracy(model) == expected
+    result = Monitor(recipe, dataset, None)
+    assert result.labeled
+    assert result.accuracy(model) == expected
 
 
 def test_an_evaluation_set_is_matched_by_the_names_of_its_classes(
@@ -63,21 +63,21 @@ def test_an_evaluation_set_is_matched_by_the_names_of_its_classes(
     classes = ("amber", "blue", "green", "red")
     evaluation = dataclasses.replace(dataset, images=seen, labels=labels, classes=classes)
     model = build_model(recipe, CPU)
-    known = dataset.labels[21:]
+    expected_labels = dataset.labels[21:]
     queries = encode(model.encoder, seen[1:], mean=recipe.data.mean)
     stored = [preprocess(image, recipe.data.evaluation) for image in half.images]
     gallery = encode(model.encoder, np.stack(stored), mean=recipe.data.mean)
-    expected = knn_accuracy(queries, known, gallery, half.labels)
+    expected = knn_accuracy(queries, expected_labels, gallery, half.labels)
     assert Monitor(recipe, half, evaluation).accuracy(model) == expected
 
 
 def test_knn_needs_two_labels(recipe: Recipe, dataset: ImageDataset) -> None:
     none = dataclasses.replace(dataset, labels=np.full(40, -1))
     one = dataclasses.replace(dataset, labels=np.zeros(40, np.int64))
-    strangers = dataclasses.replace(dataset, classes=("cat", "dog"))
+    unrelated = dataclasses.replace(dataset, classes=("cat", "dog"))
     assert not Monitor(recipe, none, None).labeled
     assert not Monitor(recipe, one, None).labeled
-    assert not Monitor(recipe, dataset, strangers).labeled
+    assert not Monitor(recipe, dataset, unrelated).labeled
     assert not Monitor(recipe, dataset, none).labeled
 
 
@@ -106,18 +106,18 @@ def test_large_sets_are_thinned_evenly(
 def test_figures_of_images_without_labels(recipe: Recipe, dataset: ImageDataset) -> None:
     model = build_model(recipe, CPU)
     none = dataclasses.replace(dataset, labels=np.full(40, -1), classes=())
-    found = Monitor(recipe, none, None).measure(model)
-    assert set(found.figures) == {"alignment", "uniformity", "rankme", "feature_std"}
+    result = Monitor(recipe, none, None).measure(model)
+    assert set(result.figures) == {"alignment", "uniformity", "rankme", "feature_std"}
     seen = np.stack([preprocess(image, recipe.data.evaluation) for image in dataset.images])
     features = encode(model.encoder, seen, mean=recipe.data.mean)
-    np.testing.assert_allclose(found.features, features, atol=1e-6)
-    assert found.figures["rankme"] == effective_rank(features)
+    np.testing.assert_allclose(result.features, features, atol=1e-6)
+    assert result.figures["rankme"] == effective_rank(features)
     with torch.inference_mode():
         views = torch.from_numpy(draw_views(dataset.images, recipe)).permute(0, 3, 1, 2) / 255
         z = functional.normalize(model.eval()(views))
     expected = float((z[:40] - z[40:]).square().sum(1).mean())
-    assert found.figures["alignment"] == pytest.approx(expected, rel=1e-4)
-    assert found.alarm is None
+    assert result.figures["alignment"] == pytest.approx(expected, rel=1e-4)
+    assert result.alarm is None
 
 
 def test_the_views_are_the_recipes_and_always_the_same(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from training.recipes.recipe_files import load_recipe
 from training.report import State, write_report
-from training.report.charts import Curve, line_chart, plane, thinned, ticks, words
+from training.report.charts import Curve, format_number, line_chart, plane, thinned, ticks
 from training.report.image_strips import data_uri, nearest
 from training.report.monitor import Measurement, Watched
 
@@ -159,9 +159,9 @@ def test_nearest_against_a_loop() -> None:
 
 def test_the_map_keeps_the_largest_variance() -> None:
     line = np.outer(np.linspace(-1, 1, 9), [3.0, 1.0, 0.0, 0.0]) + np.array([0, 0, 0, 4])
-    found = plane(line.astype(np.float32))
-    assert found.shape == (9, 2)
-    assert np.all(np.diff(found[:, 0]) > 0) or np.all(np.diff(found[:, 0]) < 0)
+    result = plane(line.astype(np.float32))
+    assert result.shape == (9, 2)
+    assert np.all(np.diff(result[:, 0]) > 0) or np.all(np.diff(result[:, 0]) < 0)
     assert plane(np.ones((4, 1), np.float32)).tolist() == [[0, 0]] * 4
 
 
@@ -169,8 +169,8 @@ def test_the_map_keeps_the_largest_variance() -> None:
 def test_images_of_any_number_of_channels(channels: int) -> None:
     image = RANDOM.integers(0, 255, (200, 200, channels), dtype=np.uint8)
     content = base64.b64decode(data_uri(image).partition(",")[2])
-    with Image.open(io.BytesIO(content)) as picture:
-        assert (picture.format, picture.size, picture.mode) == ("JPEG", (96, 96), "RGB")
+    with Image.open(io.BytesIO(content)) as decoded:
+        assert (decoded.format, decoded.size, decoded.mode) == ("JPEG", (96, 96), "RGB")
 
 
 # --- charts --------------------------------------------------------------------------------------
@@ -178,19 +178,19 @@ def test_images_of_any_number_of_channels(channels: int) -> None:
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_few_round_and_within(low: float, span: float) -> None:
-    found = ticks(low, low + span)
-    assert len(found) <= 6
+    result = ticks(low, low + span)
+    assert len(result) <= 6
     slack = 1e-6 * (abs(low) + span)
-    assert all(low - slack <= tick <= low + span + slack for tick in found)
+    assert all(low - slack <= tick <= low + span + slack for tick in result)
 
 
 def test_ticks_and_words_by_hand() -> None:
     assert ticks(0, 100) == [0, 50, 100]
     assert ticks(0.11, 0.42) == [0.2, 0.3, 0.4]
     assert ticks(3, 3) == [3]
-    shown = [words(v) for v in (0, 0.5, 2e-4, 12000, 3.4e6, -7.25)]
+    shown = [format_number(v) for v in (0, 0.5, 2e-4, 12000, 3.4e6, -7.25)]
     assert shown == ["0", "0.5", "2e-4", "12k", "3.4M", "-7.25"]
-    assert words(0.4567, percent=True) == "45.7 %"
+    assert format_number(0.4567, percent=True) == "45.7 %"
 
 
 def test_a_long_curve_is_thinned_to_its_means() -> None:

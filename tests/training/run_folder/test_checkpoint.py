@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(checkpoint: Checkpoint, tmp_path
         ({"format": 1, "step": 3}, "is damaged: it lacks elapsed_s, encoder"),
     ],
 )
-def test_a_stranger_is_named(content: Any, message: str, tmp_path: Path) -> None:
+def test_an_unknown_file_is_named(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / CHECKPOINT)
     with pytest.raises(ArtifactError, match=message):
         load_checkpoint(tmp_path)

@@ -55,7 +55,7 @@ def test_the_largest_batch_that_fits_is_found(
     assert fit.batch_size == expected
     assert list(fit.tried) == tried
     assert fit.reason == ("memory" if expected < 4096 else "the paper's largest is 4096")
-    # a line through two sizes foretells the third, so that nothing beyond memory is tried
+    # a line through two sizes estimates the third, so that nothing beyond memory is tried
     assert max(tried) <= room or len(tried) <= 3
 
 

@@ -36,17 +36,17 @@ class Parabola:
 
 @pytest.mark.parametrize("curvature", [0.1, 1.0, 50.0])
 def test_the_suggestion_lies_where_descent_is_known_to_work(curvature: float) -> None:
-    found = sweep(Parabola(curvature).step, RATES)
-    assert found.steepest is not None
-    assert 0.003 / curvature < found.steepest < 2 / curvature
-    assert found.steepest <= found.minimum
-    assert len(found.rates) == len(found.losses) == len(found.smoothed) < len(RATES)
+    result = sweep(Parabola(curvature).step, RATES)
+    assert result.steepest is not None
+    assert 0.003 / curvature < result.steepest < 2 / curvature
+    assert result.steepest <= result.minimum
+    assert len(result.rates) == len(result.losses) == len(result.smoothed) < len(RATES)
 
 
 def test_the_running_mean_is_not_drawn_to_its_start_at_zero() -> None:
-    found = sweep(lambda _rate: 3.0, RATES)
-    assert found.smoothed == pytest.approx([3.0] * len(RATES))
-    assert found.steepest is None
+    result = sweep(lambda _rate: 3.0, RATES)
+    assert result.smoothed == pytest.approx([3.0] * len(RATES))
+    assert result.steepest is None
 
 
 @pytest.mark.parametrize("end", ["nan", "error", "rise"])
@@ -58,10 +58,10 @@ def test_a_sweep_ends_where_the_loss_runs_away(end: str) -> None:
             raise TrainingDivergedError("the loss became nan")
         return float("nan") if end == "nan" else 500.0
 
-    found = sweep(step, RATES)
-    assert found.losses[:3] == [5.0] * 3
-    assert all(np.isfinite(found.losses))
-    assert 70 < len(found.rates) < 80
+    result = sweep(step, RATES)
+    assert result.losses[:3] == [5.0] * 3
+    assert all(np.isfinite(result.losses))
+    assert 70 < len(result.rates) < 80
 
 
 def test_a_recipe_gets_a_rate_before_its_scaling(
@@ -89,16 +89,16 @@ def test_too_few_images_are_named(
 
 @pytest.fixture
 def finding() -> Finding:
-    found = sweep(Parabola(1.0).step, RATES)
-    assert found.steepest is not None
+    result = sweep(Parabola(1.0).step, RATES)
+    assert result.steepest is not None
     return Finding(
         recipe="toy",
         batch_size=8,
         scaling="none",
-        suggested=found.steepest,
-        learning_rate=found.steepest,
-        minimum_tenth=found.minimum / 10,
-        sweep=found,
+        suggested=result.steepest,
+        learning_rate=result.steepest,
+        minimum_tenth=result.minimum / 10,
+        sweep=result,
     )
 
 

@@ -45,9 +45,13 @@ class _Thin(torchvision.models.ResNet):  # type: ignore[misc]  # torchvision has
 
 def lived(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(5)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            for tensor, low in ((part.weight, 0.5), (part.running_var, 0.5), (part.bias, -0.3)):
+    for submodule in model.modules():
+        if isinstance(submodule, nn.BatchNorm2d):
+            for tensor, low in (
+                (submodule.weight, 0.5),
+                (submodule.running_var, 0.5),
+                (submodule.bias, -0.3),
+            ):
                 assert tensor is not None
                 tensor.data = low + torch.rand(tensor.shape, generator=generator)
     return model.eval()
@@ -63,13 +67,13 @@ def mlp(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 16))
 
 
-class Parts(nn.Module):
-    """A module made of named parts: names decide a checkpoint's layout."""
+class Modules(nn.Module):
+    """A module made of named ones: names decide a checkpoint's layout."""
 
-    def __init__(self, **parts: nn.Module) -> None:
+    def __init__(self, **children_by_name: nn.Module) -> None:
         super().__init__()
-        for name, part in parts.items():
-            self.add_module(name, part)
+        for name, child in children_by_name.items():
+            self.add_module(name, child)
 
 
 def width_of(model: nn.Module) -> int:
@@ -98,13 +102,13 @@ def torchvision_bottlenecks() -> Case:
 
 def ddp_resnet34() -> Case:
     model = resnet("resnet34")
-    return {"state_dict": Parts(module=model).state_dict(), "epoch": 3}, features(model)
+    return {"state_dict": Modules(module=model).state_dict(), "epoch": 3}, features(model)
 
 
 def lightly_numbered() -> Case:
     model = resnet()
     backbone = nn.Sequential(*list(model.children())[:-1])
-    whole = Parts(backbone=backbone, projection_head=SimCLRProjectionHead(64, 64, 16))
+    whole = Modules(backbone=backbone, projection_head=SimCLRProjectionHead(64, 64, 16))
     return {"state_dict": whole.state_dict(), "pytorch-lightning_version": "2"}, features(model)
 
 
@@ -112,28 +116,28 @@ def lightly_generator() -> Case:
     model = lived(ResNetGenerator("resnet-18", width=0.125))
     # as in lightly's tutorials; the ReLU that its `forward` calls is lost on the way
     backbone = nn.Sequential(*list(model.children())[:-1], nn.AdaptiveAvgPool2d(1))
-    whole = Parts(backbone=backbone, projection_head=SimCLRProjectionHead(64, 64, 16))
+    whole = Modules(backbone=backbone, projection_head=SimCLRProjectionHead(64, 64, 16))
     return {"state_dict": whole.state_dict()}, lambda x: backbone(x).flatten(1)
 
 
 def lightly_train() -> Case:
     model = resnet()
-    wrapped = Parts(_features=Parts(**dict(list(model.named_children())[:-2])))
-    whole = Parts(embedding_model=Parts(wrapped_model=wrapped), projection_head=mlp(64))
+    wrapped = Modules(_features=Modules(**dict(list(model.named_children())[:-2])))
+    whole = Modules(embedding_model=Modules(wrapped_model=wrapped), projection_head=mlp(64))
     return {"state_dict": whole.state_dict()}, features(model)
 
 
 def solo_learn_cifar() -> Case:
     model = resnet(small=True, padding=2)
     compute = features(model)
-    whole = Parts(backbone=headless(model), projector=mlp(64), classifier=nn.Linear(64, 10))
+    whole = Modules(backbone=headless(model), projector=mlp(64), classifier=nn.Linear(64, 10))
     return {"state_dict": whole.state_dict(), "callbacks": {}, "optimizer_states": []}, compute
 
 
 def solo_learn_momentum() -> Case:
     model, other = resnet(small=True, padding=2), resnet(small=True)
     compute = features(model)
-    whole = Parts(momentum_backbone=headless(other), backbone=headless(model), projector=mlp(64))
+    whole = Modules(momentum_backbone=headless(other), backbone=headless(model), projector=mlp(64))
     return {"state_dict": whole.state_dict()}, compute
 
 
@@ -141,14 +145,14 @@ def sthalles() -> Case:
     model = resnet()
     compute = features(model)
     model.fc = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
-    saved = {"epoch": 9, "arch": "resnet18", "state_dict": Parts(backbone=model).state_dict()}
+    saved = {"epoch": 9, "arch": "resnet18", "state_dict": Modules(backbone=model).state_dict()}
     return saved, compute
 
 
 def spijkervet() -> Case:
     model = resnet()
     compute = features(model)
-    return Parts(encoder=headless(model), projector=mlp(64)).state_dict(), compute
+    return Modules(encoder=headless(model), projector=mlp(64)).state_dict(), compute
 
 
 def andrew_atanov() -> Case:
@@ -156,7 +160,7 @@ def andrew_atanov() -> Case:
     compute = features(model)
     projection = nn.Sequential()
     projection.add_module("fc1", nn.Linear(64, 16, bias=False))
-    whole = Parts(model=Parts(convnet=headless(model), projection=projection))
+    whole = Modules(model=Modules(convnet=headless(model), projection=projection))
     return {"state_dict": whole.state_dict(), "hparams": argparse.Namespace(arch="x")}, compute
 
 
@@ -164,14 +168,14 @@ def supcontrast() -> Case:
     model = lived(ResNetGenerator("resnet-18", width=0.125))
     stem, stages = list(model.children())[:2], list(model.children())[2:-1]
     body = nn.Sequential(*stem, nn.ReLU(), *stages, nn.AdaptiveAvgPool2d(1))
-    whole = Parts(encoder=model, head=mlp(64))
+    whole = Modules(encoder=model, head=mlp(64))
     saved = {"opt": argparse.Namespace(), "model": whole.state_dict(), "epoch": 1}
     return saved, lambda x: body(x).flatten(1)
 
 
 def moco() -> Case:
     model, other = resnet(), resnet()
-    whole = Parts(module=Parts(encoder_q=model, encoder_k=other))
+    whole = Modules(module=Modules(encoder_q=model, encoder_k=other))
     state = whole.state_dict() | {"module.queue": torch.zeros(16, 4)}
     return {"state_dict": state, "optimizer": {"state": {}}, "arch": "resnet18"}, features(model)
 
@@ -180,8 +184,8 @@ def dino() -> Case:
     model, other = resnet(), resnet()
     compute = features(model)
     saved = {
-        "student": Parts(module=Parts(backbone=headless(other), head=mlp(64))).state_dict(),
-        "teacher": Parts(backbone=headless(model), head=mlp(64)).state_dict(),
+        "student": Modules(module=Modules(backbone=headless(other), head=mlp(64))).state_dict(),
+        "teacher": Modules(backbone=headless(model), head=mlp(64)).state_dict(),
         "args": argparse.Namespace(arch="resnet18"),
     }
     return saved, compute
@@ -190,14 +194,14 @@ def dino() -> Case:
 def byol() -> Case:
     model, other = resnet(), resnet()
     compute = features(model)
-    whole = Parts(target_backbone=headless(other), online_backbone=headless(model))
+    whole = Modules(target_backbone=headless(other), online_backbone=headless(model))
     return whole.state_dict(), compute
 
 
 def vissl() -> Case:
     model = resnet()
     compute = features(model)
-    trunk = Parts(_feature_blocks=headless(model)).state_dict()
+    trunk = Modules(_feature_blocks=headless(model)).state_dict()
     model_state = {f"trunk.{name}": value for name, value in trunk.items()}
     return {"classy_state_dict": {"base_model": {"model": model_state}}}, compute
 

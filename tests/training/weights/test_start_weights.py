@@ -140,8 +140,8 @@ def test_weights_of_torchvision_come_from_the_cache_alone(
     weights = models.ResNet18_Weights.DEFAULT
     monkeypatch.setattr(type(weights), "url", f"https://example.org/{honest.name}", raising=False)
     for named in ("torchvision", "torchvision:IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"):
-        found = read_start_weights(starting_from(named, *WIDE))
-        assert found.norm == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        start = read_start_weights(starting_from(named, *WIDE))
+        assert start.norm == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Layers = list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]
 
 
-def parts(block: Any) -> Layers:
+def bottleneck_layers(block: Any) -> Layers:
     """The layers of a bottleneck in the order of resnet.py: shortcut first."""
     layers: Layers = []
     if block.downsample is not None:
@@ -46,24 +46,24 @@ def variables(encoder: ResNetEncoder) -> dict[str, np.ndarray[Any, Any]]:
         layers = [(stem[0], stem[1]), (stem[3], stem[4]), (stem[6], encoder.bn1)]  # type: ignore[list-item]
     for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
         for block in stage:
-            layers += parts(block)
-    found: dict[str, Any] = {"global_step": np.array(7)}
+            layers += bottleneck_layers(block)
+    state_dict: dict[str, Any] = {"global_step": np.array(7)}
     norms = 0
     for number, (conv, norm) in enumerate(layers):
         name = f"base_model/conv2d{f'_{number}' if number else ''}/kernel"
-        found[name] = conv.weight.detach().permute(2, 3, 1, 0).numpy()
-        found[f"{name}/Momentum"] = np.zeros(1)
+        state_dict[name] = conv.weight.detach().permute(2, 3, 1, 0).numpy()
+        state_dict[f"{name}/Momentum"] = np.zeros(1)
         if norm is not None:
             base = f"base_model/batch_normalization{f'_{norms}' if norms else ''}/"
-            found |= {
+            state_dict |= {
                 base + "gamma": norm.weight.detach().numpy(),
                 base + "beta": norm.bias.detach().numpy(),
                 base + "moving_mean": norm.running_mean.numpy(),  # type: ignore[union-attr]
                 base + "moving_variance": norm.running_var.numpy(),  # type: ignore[union-attr]
             }
             norms += 1
-    found["head_contrastive/nl_0/dense/kernel"] = np.zeros((4, 4))
-    return found
+    state_dict["head_contrastive/nl_0/dense/kernel"] = np.zeros((4, 4))
+    return state_dict
 
 
 def save(path: Path, arrays: dict[str, Any]) -> None:
@@ -89,18 +89,18 @@ def test_the_variables_give_the_same_features(selective: bool, tmp_path: Path) -
     assert isinstance(encoder.layer1[0], SelectiveBottleneck) == selective
     path = tmp_path / "simclr.npz"
     save(path, variables(encoder))
-    found = read_foreign_weights(path)
-    assert (found.layout, found.encoder, found.width) == (
+    state_dict = read_foreign_weights(path)
+    assert (state_dict.layout, state_dict.encoder, state_dict.width) == (
         "google-research/simclr",
         "resnet50",
         0.125,
     )
-    assert found.selective_kernels == selective
-    assert found.mean == (0.0, 0.0, 0.0)
+    assert state_dict.selective_kernels == selective
+    assert state_dict.mean == (0.0, 0.0, 0.0)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         expected = pooled_as_tensorflow(encoder, images)
-        torch.testing.assert_close(found.build()(images), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(state_dict.build()(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_other_tables_of_variables_are_refused(tmp_path: Path) -> None:
