@@ -54,8 +54,8 @@ def export(
         Path | None,
         typer.Argument(
             metavar="RUN|WEIGHTS",
-            help="Run folder of lookalike train, or another library's checkpoint: .pt, .pth, .ckpt, "
-            ".safetensors, .npz.",
+            help="Run folder of lookalike train, or another library's checkpoint: .pt, .pth, "
+            ".ckpt, .safetensors, .npz.",
         ),
     ] = None,
     *,
