@@ -1,7 +1,6 @@
 """Copies between folders and Milvus: everything, once, and nothing else."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from base.errors import ArtifactError, LookalikeError, UsageError
+from base.progress import OnProgress
 from serving.collection import AnyCollection, Record, create_collection, open_collection
 from serving.collection.contract.locations import Location
 from serving.collection.thumbnails import kept_path
@@ -52,7 +52,7 @@ def everything(collection: AnyCollection) -> list[tuple[Any, ...]]:
 
 
 def run(
-    original: Location, target: Location, on_progress: Callable[[int, int], None] | None = None
+    original: Location, target: Location, on_progress: OnProgress | None = None
 ) -> Any:
     with (
         open_collection(original) as opened,

@@ -22,6 +22,7 @@ def test_extract_reports_and_exits_with_one_if_images_were_refused(
     result = run("extract", tiny_encoder, mixed_folder, "--out", out)
     assert result.exit_code == 1
     assert result.stdout == ""
+    assert result.stderr.startswith("extracting 43/43  ")  # stderr is not a terminal
     output = " ".join(result.stderr.replace("│", " ").split())
     for text in ("40 of 43 images", "refused: 3", "ramps/05-empty.png", "decode", "empty"):
         assert text in output
@@ -107,6 +108,7 @@ def test_removing_names_what_was_not_there(features: Path, shop: Path) -> None:
 
 def test_results_for_people_are_tables(features: Path, shop: Path, image_folder: Path) -> None:
     result = run("collection", "add", shop, features)
+    assert "adding 40/40  " in result.stderr
     assert "40 added" in result.stderr
     assert result.stdout == ""
     result = run("search", shop, image_folder / "discs/00.jpg", "-k", 2)
