@@ -1,1 +1,4 @@
-"""What is allowed: settings, API keys, origins and URLs. Imports nothing of the service."""
+"""What is allowed: settings, API keys, origins and URLs.
+
+From the environment to checked `Settings`. Imports nothing else of the service.
+"""

@@ -1,8 +1,8 @@
-"""Other web sites' scripts: which may call the service (CORS, the Fetch standard).
+"""Which other web sites' scripts may call the service (CORS, the Fetch standard).
 
-None, unless origins are named. A named one may do what its key allows, as if it were the service's
-own page. `*` lets every site read from a service that is open to everyone anyway, without keys; to
-write, a site must be named. Cookies play no part: there are none.
+None of them, unless origins are named. A named one may do what its key allows, as if it were the
+service's own page. `*` lets every site read from a service that is open to everyone anyway, without
+keys; to write, a site must be named. Cookies do not matter: there are none.
 """
 
 import re
@@ -34,7 +34,7 @@ class Origins:
     any_may_read: bool = False
 
     @property
-    def none(self) -> bool:
+    def empty(self) -> bool:
         """Whether no other site may do anything."""
         return not self.named and not self.any_may_read
 
@@ -48,7 +48,7 @@ class Origins:
 
     def headers(self, origin: str | None) -> dict[str, str]:
         """Return what to add to an answer, so that the browser shows it to the site."""
-        if self.none:
+        if self.empty:
             return {}
         if not self.may_read(origin):
             return {"Vary": "Origin"}  # a cache must not give this answer to another site
@@ -61,8 +61,8 @@ class Origins:
 
     def preflight(self, method: str, headers: Headers) -> Response | None:
         """Return the answer to a browser that asks before it sends; None to any other request."""
-        asked = "access-control-request-method" in headers
-        if method != "OPTIONS" or not asked or not self.may_read(headers.get("origin")):
+        requested = "access-control-request-method" in headers
+        if method != "OPTIONS" or not requested or not self.may_read(headers.get("origin")):
             return None
         allowed = {
             "Access-Control-Allow-Methods": METHODS,
@@ -76,7 +76,7 @@ def read_origins(text: str) -> Origins:
     """Return the origins of a setting, separated by commas.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: one of them is not an origin.
     """
     origins = {entry.strip().lower() for entry in text.split(",") if entry.strip()}
     for origin in origins - {ANY}:
@@ -90,6 +90,6 @@ def read_origins(text: str) -> Origins:
 
 
 def _without_default_port(origin: str) -> str:
-    """As browsers write it."""
+    """Return an origin as browsers write it."""
     scheme = origin.partition(":")[0]
     return origin.removesuffix({"http": ":80", "https": ":443"}[scheme])

@@ -1,7 +1,7 @@
-"""API keys, and files that hold them: one key a line, blank lines and those with # passed over.
+"""API keys, and files that hold them: one key a line; blank lines and those with # are skipped.
 
-A file is looked at again whenever keys are asked for, which costs a microsecond: a changed one
-counts from the next request on, without a restart. One that cannot be used by then leaves the keys
+A file is checked for changes whenever keys are needed, which costs a microsecond: a changed one
+counts from the next request on, without a restart. One that has become unusable leaves the keys
 as they were, and the log says why.
 """
 
@@ -24,14 +24,14 @@ def split_keys(text: str) -> tuple[str, ...]:
 
 
 def check_key(key: str, where: str = "") -> None:
-    """Refuses a key that is easily guessed or that no header can carry.
+    """Refuse a key that is easily guessed or that no header can carry.
 
     Args:
         key: it is never shown.
         where: what to say before the message.
 
     Raises:
-        UsageError: saying what is wrong.
+        UsageError: the message says what is wrong.
     """
     if len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
         raise UsageError(
@@ -65,12 +65,12 @@ class KeyFile:
             try:
                 self._keys = _read(self.path)
             except UsageError as error:
-                logger.error("%s; the keys of before still count", error)  # noqa: TRY400 - no fault
+                logger.error("%s; the keys of before still count", error)  # noqa: TRY400 - not a fault of ours
         return self._keys
 
 
 def _signature(path: Path) -> Signature:
-    """Another one for another content; empty where there is no file."""
+    """Return what changes with the content; empty where there is no file."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,8 +1,8 @@
-"""Which URLs and which addresses may be asked for images.
+"""Which URLs and which addresses images may be fetched from.
 
-A URL is taken apart once, strictly, and put together again from its parts, so that nothing later
+A URL is parsed once, strictly, and put together again from its components, so that nothing later
 reads it in another way. A prefix covers a URL of the same scheme, host and port whose path is the
-prefix's or goes on behind a slash. Paths are compared after what needs no percent-encoding is
+prefix's or continues behind a slash. Paths are compared after what needs no percent-encoding is
 decoded; one that could lead upwards, however often it is encoded, is refused.
 """
 
@@ -35,7 +35,7 @@ NOT_PUBLIC = (  # what `is_global` of some Python versions lets pass
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A URL in its parts.
+    """A URL, split into its components.
 
     Attributes:
         scheme: http or https.
@@ -56,7 +56,7 @@ class Link:
 
     @property
     def authority(self) -> str:
-        """As a Host header has it."""
+        """Host and port as in a Host header."""
         return self._with_port(self.host)
 
     def at(self, address: Address) -> str:
@@ -64,7 +64,7 @@ class Link:
         return f"{self.scheme}://{self._with_port(str(address))}{self.path}{self.query}"
 
     def covers(self, other: "Link") -> bool:
-        """Whether this is a prefix of the other: in whole parts of its path."""
+        """Whether this is a prefix of the other: in whole segments of its path."""
         path = self.path.rstrip("/")
         same = (self.scheme, self.host, self.port) == (other.scheme, other.host, other.port)
         return same and (other.path == path or other.path.startswith(f"{path}/"))
@@ -75,29 +75,29 @@ class Link:
 
 
 def read_link(url: str) -> Link | None:
-    """Return a URL's parts; None for anything that could be read in two ways, or is no http(s) URL."""
+    """Parse a URL; None if it could be read in two ways, or is not an http(s) URL."""
     if len(url) > MOST_CHARACTERS or not PLAIN.fullmatch(url):
         return None
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        split = urlsplit(url)
+        host, port = split.hostname, split.port
     except ValueError:
         return None
-    if parts.scheme not in SCHEMES or not host or "@" in parts.netloc or port == 0:
+    if split.scheme not in SCHEMES or not host or "@" in split.netloc or port == 0:
         return None
-    host, path = host.lower().removesuffix("."), parts.path or "/"
-    is_host = _is_address(host) if "[" in parts.netloc else HOST.fullmatch(host)
+    host, path = host.lower().removesuffix("."), split.path or "/"
+    is_host = _is_address(host) if "[" in split.netloc else HOST.fullmatch(host)
     if not is_host or _leads_upwards(path):
         return None
-    query = f"?{parts.query}" if parts.query else ""
-    return Link(parts.scheme, host, port or SCHEMES[parts.scheme], _normalized(path), query)
+    query = f"?{split.query}" if split.query else ""
+    return Link(split.scheme, host, port or SCHEMES[split.scheme], _normalized(path), query)
 
 
 def read_prefixes(text: str) -> tuple[Link, ...]:
     """Return the prefixes of a setting, separated by commas.
 
     Raises:
-        UsageError: one of them is no prefix.
+        UsageError: one of them is not a prefix.
     """
     links = []
     for prefix in filter(None, map(str.strip, text.split(","))):
@@ -112,7 +112,7 @@ def read_prefixes(text: str) -> tuple[Link, ...]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public internet, and no detour to another one."""
+    """Whether an address belongs to the public internet, and is not a detour to another one."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if inner is None and address in NAT64:
@@ -140,10 +140,10 @@ def _is_address(host: str) -> bool:
 
 
 def _leads_upwards(path: str) -> bool:
-    """Whether `.` or `..` is a part of it, as it stands or decoded, also with `;` behind it."""
+    """Whether `.` or `..` is a segment of it, as it stands or decoded, also with `;` behind it."""
     for _ in range(MOST_DECODINGS):
-        parts = re.split(r"[/\\]", path)
-        if any(part.partition(";")[0] in (".", "..") for part in parts):
+        segments = re.split(r"[/\\]", path)
+        if any(segment.partition(";")[0] in (".", "..") for segment in segments):
             return True
         decoded = unquote(path, errors="replace")
         if decoded == path:

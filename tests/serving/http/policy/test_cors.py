@@ -96,7 +96,7 @@ def test_programs_are_not_touched(open_to_site: Running) -> None:
     assert open_to_site.error(options)[:2] == (405, "method-not-allowed")
 
 
-def test_by_default_no_site_is_told_anything(service: Running) -> None:
+def test_by_default_no_site_gets_anything(service: Running) -> None:
     for answer in (
         service.client.options("/embed", headers=asking(SITE)),
         service.client.get("/items", headers=from_site(SITE)),
@@ -127,7 +127,7 @@ def test_not_from_a_service_that_is_not(settings: dict[str, object]) -> None:
         *("ftp://a.com", "https://a.com:0", "https://u@a.com", "https://a.com/x", "https://"),
     ],
 )
-def test_what_is_no_origin(origin: str) -> None:
+def test_what_is_not_an_origin(origin: str) -> None:
     with pytest.raises(UsageError, match="without a path, such as"):
         Settings(cors_origins=origin)
 
@@ -135,4 +135,4 @@ def test_what_is_no_origin(origin: str) -> None:
 def test_origins_as_browsers_write_them() -> None:
     origins = read_origins("HTTPS://A.com:443, http://[::1]:80,http://b.com:8080")
     assert origins.named == {"https://a.com", "http://[::1]", "http://b.com:8080"}
-    assert read_origins(" ").none
+    assert read_origins(" ").empty

@@ -68,8 +68,8 @@ def test_the_option_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = tmp_path / "keys"
     file.write_text(NEW)
     monkeypatch.setenv("LOOKALIKE_API_KEY", "from-the-environment")
-    given = settings_for("e.onnx", None, api_key=None, api_key_file=file, insecure=False)
-    assert given.write_keys == ("from-the-environment", NEW)
+    settings = settings_for("e.onnx", None, api_key=None, api_key_file=file, insecure=False)
+    assert settings.write_keys == ("from-the-environment", NEW)
 
 
 def test_a_changed_file_counts_without_a_restart(
@@ -80,8 +80,8 @@ def test_a_changed_file_counts_without_a_restart(
     with started(Settings(encoder=tiny_encoder, read_key_file=KeyFile(file))) as running:
 
         def statuses() -> list[int]:
-            given = [{"X-API-Key": key} for key in (OLD, NEW)]
-            return [running.client.get("/status", headers=one).status_code for one in given]
+            headers = [{"X-API-Key": key} for key in (OLD, NEW)]
+            return [running.client.get("/status", headers=one).status_code for one in headers]
 
         assert statuses() == [200, 401]
         replace(file, f"{OLD}\n{NEW}")

@@ -1,4 +1,4 @@
-"""Settings from the environment: kinds, limits, keys, and words for what is wrong."""
+"""Settings from the environment: kinds, limits, keys, and messages about what is wrong."""
 
 from pathlib import Path
 
