@@ -1,9 +1,9 @@
-"""What one of several workers knows of itself."""
+"""One of several workers: its slot, its share of the CPUs, its metrics."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.http.telemetry.metric_store import SharedFigures
+from serving.http.telemetry.metric_store import SharedMetricStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,15 +11,15 @@ class Worker:
     """One of several processes that share a listening socket.
 
     Attributes:
-        slot: its number, from 0; whoever replaces it has the same.
+        slot: its number, from 0; a worker that replaces it has the same.
         cpus: its share of the machine's.
-        folder: where all of them keep their figures.
+        folder: where all of them keep their metrics.
     """
 
     slot: int
     cpus: int
     folder: Path
 
-    def figures(self) -> SharedFigures:
-        """Its figures, added up with those of the others."""
-        return SharedFigures(self.folder, self.slot)
+    def metric_store(self) -> SharedMetricStore:
+        """Return where its metrics are kept, to be added up with those of the others."""
+        return SharedMetricStore(self.folder, self.slot)

@@ -1,4 +1,4 @@
-"""Keeps what the C library holds beyond what is in use small, however long a service runs.
+"""Keep small what the C library holds beyond the memory in use, however long a service runs.
 
 Bodies, images and answers are freed by other threads than those that allocate next, in whatever
 order they end. glibc makes arenas for threads, up to eight a CPU, and keeps in each what is free
@@ -18,7 +18,7 @@ _ARENA_MAX = -8  # glibc's malloc.h
 
 
 def limit_arenas() -> None:
-    """One arena for each CPU: more threads never run at once. For the process, from now on.
+    """Limit arenas to one for each CPU: more threads never run at once. For the whole process.
 
     Does nothing where the environment says how many, nor with another C library than glibc.
     """

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from base.memory import resident_memory
-from serving.http.telemetry.metric_store import Figures, Key, Labels
+from serving.http.telemetry.metric_store import Key, Labels, MetricStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -48,18 +48,18 @@ def method_of(method: str) -> str:
 
 
 class Counter:
-    """A number that grows, for each combination of labels."""
+    """A value that grows, for each combination of labels."""
 
     kind = "counter"
 
-    def __init__(self, figures: Figures, name: str, help_text: str) -> None:
+    def __init__(self, store: MetricStore, name: str, help_text: str) -> None:
         self.name = name
         self.help_text = help_text
-        self._figures = figures
+        self._store = store
 
     def add(self, amount: float = 1, **labels: str) -> None:
-        """Add to the number under these labels."""
-        self._figures.add((self.name, tuple(labels.items())), amount)
+        """Add to the value under these labels."""
+        self._store.add((self.name, tuple(labels.items())), amount)
 
     def lines(self, values: Mapping[Key, float]) -> list[str]:
         """Return the samples."""
@@ -68,13 +68,13 @@ class Counter:
 
 
 class Gauge(Counter):
-    """A number that goes up and down."""
+    """A value that goes up and down."""
 
     kind = "gauge"
 
-    def put(self, value: float) -> None:
-        """Set the number of this process."""
-        self._figures.put((self.name, ()), value)
+    def set(self, value: float) -> None:
+        """Set the value of this process."""
+        self._store.set((self.name, ()), value)
 
 
 class Histogram:
@@ -83,20 +83,20 @@ class Histogram:
     kind = "histogram"
 
     def __init__(
-        self, figures: Figures, name: str, help_text: str, bounds: Sequence[float]
+        self, store: MetricStore, name: str, help_text: str, bounds: Sequence[float]
     ) -> None:
         self.name = name
         self.help_text = help_text
         self._bounds = tuple(bounds)
         self._names = (*map(str, self._bounds), "+Inf")
-        self._figures = figures
+        self._store = store
 
     def observe(self, value: float, **labels: str) -> None:
         """Note one value."""
         key = tuple(labels.items())
         bound = self._names[bisect.bisect_left(self._bounds, value)]
-        self._figures.add((f"{self.name}_bucket", (*key, ("le", bound))), 1)
-        self._figures.add((f"{self.name}_sum", key), value)
+        self._store.add((f"{self.name}_bucket", (*key, ("le", bound))), 1)
+        self._store.add((f"{self.name}_sum", key), value)
 
     def lines(self, values: Mapping[Key, float]) -> list[str]:
         """Return the samples: cumulative buckets, sum and count."""
@@ -114,16 +114,16 @@ class Histogram:
 
 
 class Metrics:
-    """All figures of one service. `note_…` is called on the event loop only.
+    """All metrics of one service. `note_…` is called on the event loop only.
 
     Args:
-        figures: where they are kept.
+        store: where they are kept.
     """
 
-    def __init__(self, figures: Figures) -> None:
-        self._figures = figures
-        counter, histogram = partial(Counter, figures), partial(Histogram, figures)
-        gauge = partial(Gauge, figures)
+    def __init__(self, store: MetricStore) -> None:
+        self._store = store
+        counter, histogram = partial(Counter, store), partial(Histogram, store)
+        gauge = partial(Gauge, store)
         self.requests = counter("lookalike_requests_total", "Requests by route and answer.")
         self.seconds = histogram(
             "lookalike_request_seconds", "Seconds from a request's head to its answer.", SECONDS
@@ -149,7 +149,7 @@ class Metrics:
             "Memory that all workers hold, half a minute old at most.",
         )
         for one in (self.admitted, self.body_bytes):
-            one.put(0)  # whatever a worker before this one was at
+            one.set(0)  # whatever a worker before this one left
 
     def note_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Note an answered request."""
@@ -169,14 +169,14 @@ class Metrics:
         self.images.add(len(outcomes) - refused, outcome="embedded")
 
     def note_memory(self) -> None:
-        """Note the memory of this process, where the system tells it."""
-        found = resident_memory()
-        if found is not None:
-            self.resident_bytes.put(found)
+        """Note the memory of this process, where the system shows it."""
+        resident = resident_memory()
+        if resident is not None:
+            self.resident_bytes.set(resident)
 
     def text(self, items: int | None) -> str:
-        """All figures as Prometheus reads them; `items` of the collection, None without one."""
-        values = self._figures.all()
+        """Return all metrics in the text format; `items` of the collection, None without one."""
+        values = self._store.collect()
         lines: list[str] = []
         for metric in (
             *(self.requests, self.seconds, self.refused, self.images),

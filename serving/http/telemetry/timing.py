@@ -22,7 +22,7 @@ def begin() -> dict[str, float]:
 
 
 def note(stage: str, seconds: float) -> None:
-    """Note what one image took; outside of a request (warming up) nobody asks."""
+    """Note what one image took; outside of a request (warming up) nothing is kept."""
     account = _seconds.get({})
     account[stage] = max(account.get(stage, 0.0), seconds)
 

@@ -54,13 +54,13 @@ def test_no_lines_unless_asked_for(service: Running, kept: Kept) -> None:
 
 
 def test_server_timing_and_the_encoder(service: Running, image_bytes: bytes) -> None:
-    found = service.client.post("/search", files={"image": image_bytes})
-    stages = re.findall(r"(\w+);dur=[\d.]+", found.headers["Server-Timing"])
+    searched = service.client.post("/search", files={"image": image_bytes})
+    stages = re.findall(r"(\w+);dur=[\d.]+", searched.headers["Server-Timing"])
     assert stages == ["queue", "decode", "inference", "search"]
     listed = service.client.get("/items")
     assert "Server-Timing" not in listed.headers
-    for answer in (found, listed, service.client.get("/nowhere")):
-        assert answer.headers["Lookalike-Encoder"] == service.engine.encoder.digest
+    for answer in (searched, listed, service.client.get("/nowhere")):
+        assert answer.headers["Lookalike-Encoder"] == service.runtime.encoder.digest
 
 
 def test_the_useful_batch() -> None:

@@ -48,14 +48,14 @@ from starlette.testclient import TestClient
 from bentoml._internal.configuration.containers import BentoMLContainer
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from serving.http.engine.engine import Engine
+from serving.http.engine.lifecycle import Lifecycle
 from serving.http.routes.service import make_service
 from serving.http.policy.settings import Settings
 
 kept = InMemorySpanExporter()
 BentoMLContainer.tracer_provider.get().add_span_processor(SimpleSpanProcessor(kept))
 settings = Settings(encoder=Path(sys.argv[1]), insecure=True)
-with TestClient(make_service(Engine(lambda: settings)).to_asgi()) as client:
+with TestClient(make_service(Lifecycle(lambda: settings)).to_asgi()) as client:
     for path in sys.argv[3:]:
         client.get(path, headers={"traceparent": sys.argv[2]})
 for span in kept.get_finished_spans():
