@@ -1,1 +1,5 @@
-"""What one service runs on: the encoder behind its batcher, decode threads, the collection."""
+"""What one service runs on.
+
+`Lifecycle` opens, starts and stops a `Runtime`, which is what routes get: an `Embedder` (decoding
+threads, and the encoder behind its batcher), a `CollectionAccess`, settings, metrics.
+"""

@@ -1,21 +1,21 @@
-"""Groups the images of concurrent requests into batches for one encoder.
+"""Group the images of concurrent requests into batches for one encoder.
 
 BentoML's own batching waits up to a latency it guesses, runs cancelled requests and fails a whole
 batch for one image. This one:
 
-- never waits: whatever has come when a thread is free is the next batch;
+- never waits: whatever has arrived when a thread is free is the next batch;
 - runs several batches at once, each on a core of its own, and deals the images out evenly: cores
-  that share one batch wait for each other. Where nothing else is to be done, and fewer images wait
-  than there are cores, all cores do share them;
+  that share one batch wait for each other. Where there is no other work, and fewer images wait than
+  there are cores, all cores do share them;
 - takes its turn in a pool of threads that may do other work too, such as decoding: no more threads
   than cores run, and while a batch waits for its turn it grows;
-- makes batches no larger than pays: `useful_batch` finds out where more at once is no faster;
+- makes batches no larger than pays: `useful_batch` finds the size beyond which no image is faster;
 - takes one image of each request in turn, so that a large request does not hold up small ones;
 - admits a bounded number of images and refuses the rest at once, before any work;
 - drops images whose request has gone;
 - repeats a failed batch one by one, so that only the image at fault fails.
 
-What waits is taken in the pool's threads, under a lock. All else happens on the event loop.
+Waiting images are taken in the pool's threads, under a lock. All else happens on the event loop.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ LONGEST_RETRY = 60  # seconds
 
 
 class Overloaded(Exception):  # noqa: N818 - an answer to the caller, not a failure
-    """No place for that many images now.
+    """There is no room for that many images now.
 
     Attributes:
         retry_after: whole seconds after which the queue is likely to have emptied.
@@ -86,7 +86,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One batch that was taken and embedded; begun and ended as `time.perf_counter` says."""
+    """One embedded batch; begun and ended by `time.perf_counter`."""
 
     batch: list[Waiting]
     outcomes: "list[Vector | Exception]"
@@ -102,8 +102,8 @@ class Batcher:
         max_batch: the most images of one call.
         max_admitted: the most images admitted at once.
         streams: the most calls at a time.
-        alone: the same, faster for a call that is the only one; None: there is no such thing.
-        pool: whose threads call it; it stays open. None: threads of its own.
+        alone: the same, faster for a call that is the only one; None: `encode` takes those too.
+        pool: its threads make the calls; it stays open. None: threads of its own.
         deals: in how many rounds what waits is dealt out to the streams; more than one where short
             batches are as fast: newcomers have less to wait for.
     """
@@ -144,12 +144,12 @@ class Batcher:
         return self._loop is not None
 
     def start(self) -> None:
-        """Begins to work; images may have been queued before."""
+        """Begin to work; images may have been queued before."""
         self._loop = asyncio.get_running_loop()
         self._offer()
 
     async def stop(self) -> None:
-        """Finishes the running batches and stops; images still waiting are cancelled."""
+        """Finish the running batches and stop; images still waiting are cancelled."""
         self._loop = None
         with self._lock:
             for lane in self._lanes:
@@ -162,10 +162,10 @@ class Batcher:
 
     @contextlib.contextmanager
     def admit(self, images: int) -> Iterator[Lane]:
-        """Reserves places for one request, from before its images are decoded until it is done.
+        """Reserve room for one request, from before its images are decoded until it is done.
 
         Raises:
-            Overloaded: there are not that many places now.
+            Overloaded: there is not that much room now.
         """
         if self.admitted + images > self.max_admitted:
             raise Overloaded(self._retry_after())
@@ -178,7 +178,7 @@ class Batcher:
             self.on_admitted(self.admitted)
 
     def enter(self, one: Waiting) -> None:
-        """Lets an image wait, and its lane take part in the round."""
+        """Queue an image, and its lane in the round."""
         with self._lock:
             one.lane.waiting.append(one)
             if len(one.lane.waiting) == 1:
@@ -189,10 +189,10 @@ class Batcher:
         return min(LONGEST_RETRY, max(1, math.ceil(self.admitted * self._seconds_per_image)))
 
     def _offer(self) -> None:
-        """Asks the pool for a turn, where one would be used and none is asked for."""
+        """Ask the pool for a turn, where one would be used and none is pending."""
         with self._lock:
-            wanted = bool(self._lanes) and not self._offered and self._running < self._streams
-            if self._loop is None or not wanted:
+            useful = bool(self._lanes) and not self._offered and self._running < self._streams
+            if self._loop is None or not useful:
                 return
             self._offered = True
         self._loop.call_soon(self._ask)  # not now: more may come in this round of the loop
@@ -204,7 +204,7 @@ class Batcher:
             turn.add_done_callback(self._end)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> Done:
-        """Take a batch and embeds it, in one of the pool's threads."""
+        """Take a batch and embed it, in one of the pool's threads."""
         with self._lock:
             self._offered = False
             waiting = sum(len(lane.waiting) for lane in self._lanes)
@@ -226,7 +226,7 @@ class Batcher:
         return Done(batch, outcomes, begun, time.perf_counter())
 
     def _take(self, most: int) -> list[Waiting]:
-        """Return the next batch: one image of each lane in turn, skipping those given up."""
+        """Return the next batch: one image of each lane in turn, without those given up."""
         batch: list[Waiting] = []
         while self._lanes and len(batch) < most:
             lane = self._lanes.popleft()
@@ -238,7 +238,7 @@ class Batcher:
         return batch
 
     def _end(self, turn: "asyncio.Future[Done]") -> None:
-        """Goes on, and answers a batch; a fault of our own ends it all, which `alive` tells."""
+        """Offer the next turn and settle a batch; a fault of our own ends it all: see `alive`."""
         self._turns.discard(turn)
         self._offer()
         try:
@@ -252,8 +252,8 @@ class Batcher:
             return
         seconds = done.ended - done.begun
         newest = seconds / len(done.batch) / (self._running + 1)
-        known = self._seconds_per_image or newest
-        self._seconds_per_image = (1 - SMOOTHING) * known + SMOOTHING * newest
+        average = self._seconds_per_image or newest
+        self._seconds_per_image = (1 - SMOOTHING) * average + SMOOTHING * newest
         self.on_batch(len(done.batch), seconds)
         for one, outcome in zip(done.batch, done.outcomes, strict=True):
             one.lane.queued = max(one.lane.queued, done.begun - one.since)
@@ -267,12 +267,12 @@ class Batcher:
 
 
 def _outcomes(encode: Encode, images: list[Image]) -> "list[Vector | Exception]":
-    """Return what became of each image; those of a batch that failed are tried one by one."""
+    """Return the outcome of each image; those of a batch that failed are tried one by one."""
     if not images:
         return []
     try:
         return list(_encoded(encode, images))
-    except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to these requests
+    except Exception as error:  # noqa: BLE001 - any error belongs to these requests
         if len(images) == 1:
             return [error]
         return [outcome for image in images for outcome in _outcomes(encode, [image])]

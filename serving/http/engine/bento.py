@@ -1,7 +1,7 @@
 """The encoder's way into a bento: BentoML's model store.
 
     python -m serving.http.engine.bento encoder.onnx    keeps the encoder in the model store
-    bentoml build                                puts the newest one kept into a bento
+    bentoml build                                       puts the newest one kept into a bento
 
 `bentofile.yaml` names the model; in a bento, `stored_encoder` finds the one it was built with.
 """
@@ -59,7 +59,7 @@ def stored_encoder() -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Keep the encoder files named on the command line and prints their tags."""
+    """Keep the encoder files named on the command line and print their tags."""
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     if not arguments or arguments[0].startswith("-"):
         print(__doc__)

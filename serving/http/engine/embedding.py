@@ -1,9 +1,9 @@
-"""From images as they were sent to embeddings: decoded in threads, embedded by the batcher."""
+"""From images as clients send them to embeddings: decoded in threads, embedded in batches."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,15 @@ from export.encoder_file.encoder_file import Encoder
 from images.items import Pixels
 from images.pixels.preprocess import load_image
 from serving.http.engine.batcher import Batcher, Lane
+from serving.http.engine.cores import Cores
+from serving.http.engine.warm_up import warm_up
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import HttpError, of_image
 from serving.http.request.request_body import Upload
 from serving.http.telemetry import timing
 from serving.http.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 STREAMS = 2  # batches at once on a GPU: while one is copied, the other is computed
 # On CPUs. ResNet-18 at 70 % of two cores' capacity: 95 % of answers in 60 ms, and in 110 ms with 1.
@@ -41,15 +45,18 @@ class EmbeddedUpload:
 
 
 class Embedder:
-    """What embeds for one service. Use it on one event loop, and `start` the batcher first.
+    """What embeds for one service, on one event loop, from `start` on.
+
+    Attributes:
+        batcher: the queue in front of the encoder.
+        warm: whether `warm_up` is done.
 
     Args:
         encoder: takes a batch that is the only one.
         single: the same for several batches at once, each on a core; None: `encoder` takes those.
         cores: threads that decode and, where the encoder is on the CPU too, embed.
-        cpus: how many there are.
         settings: of the service.
-        metrics: are told what is done.
+        metrics: count what is done.
     """
 
     def __init__(
@@ -57,14 +64,14 @@ class Embedder:
         encoder: Encoder,
         single: Encoder | None,
         *,
-        cores: ThreadPoolExecutor,
-        cpus: int,
+        cores: Cores,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
+        self._encoder = encoder
+        self._single = single
         self._spec = encoder.preprocess
         self._cores = cores
-        self._cpus = cpus
         self._settings = settings
         self._metrics = metrics
         on_cpu = encoder.provider == "cpu"
@@ -74,27 +81,52 @@ class Embedder:
             max_admitted=settings.max_queue,
             streams=encoder.threads if on_cpu else STREAMS,
             alone=None if single is None else encoder.encode,
-            pool=cores if on_cpu else None,
+            pool=cores.pool if on_cpu else None,
             deals=DEALS if on_cpu else 1,
         )
         self.batcher.on_batch = metrics.note_batch
-        self.batcher.on_admitted = metrics.admitted.put
+        self.batcher.on_admitted = metrics.admitted.set
+        self.warm = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether images are being embedded."""
+        return self.batcher.alive
+
+    def start(self) -> None:
+        """Begin to embed."""
+        self.batcher.start()
+
+    async def warm_up(self) -> None:
+        """Run batches of every size, so that the first requests are as fast as later ones."""
+        largest = min(self._settings.max_batch, self._settings.max_queue)
+        try:
+            self.batcher.max_batch = await warm_up(self._encoder, self._single, largest)
+        except Exception:
+            logger.exception("warming up failed: the service stays unready")
+            return
+        self.warm = True
+
+    async def stop(self) -> None:
+        """Finish the running batches and stop; images still waiting are cancelled."""
+        self.warm = False
+        await self.batcher.stop()
 
     def check_room(self) -> None:
         """Raise Overloaded where not even one image would be admitted now.
 
-        Asked before a body is read and parsed: under overload that would cost more than refusing.
+        Called before a body is read and parsed: under overload that would cost more than refusing.
         """
         with self.batcher.admit(1):
             pass
 
     async def embed(self, uploads: Sequence[Upload]) -> list[EmbeddedUpload | HttpError]:
-        """Embeds images; a refused one has its refusal in its place, the others are not touched.
+        """Embed images; a refused one yields its refusal, the others are not touched.
 
         Raises:
-            Overloaded: there is no place for them now; nothing was done.
+            Overloaded: there is no room for them now; nothing was done.
         """
-        turns = asyncio.Semaphore(self._cpus + 1)  # one waits, so that no decoder does
+        turns = asyncio.Semaphore(self._cores.count + 1)  # one waits, so that no decoder does
         with self.batcher.admit(len(uploads)) as lane:
             work = [self._embed_one(lane, turns, one) for one in uploads]
             # One needs no task of its own, which would cost it two rounds of the loop.
@@ -104,7 +136,7 @@ class Embedder:
         return outcomes
 
     async def embed_pixels(self, images: Pixels) -> list[EmbeddedUpload]:
-        """Embeds uint8 [N, S, S, C] that is preprocessed already; raises Overloaded as `embed`."""
+        """Embed uint8 [N, S, S, C] that is preprocessed already; raises Overloaded as `embed`."""
         side = self._spec.size
         with self.batcher.admit(len(images)) as lane:
             vectors = await asyncio.gather(*(lane.encode(image) for image in images))
@@ -123,10 +155,9 @@ class Embedder:
     ) -> EmbeddedUpload | HttpError:
         if isinstance(upload.content, HttpError):
             return upload.content
-        loop = asyncio.get_running_loop()
         try:
             async with turns:
-                decoded = await loop.run_in_executor(self._cores, self._decode, upload.content)
+                decoded = await self._cores.run(self._decode, upload.content)
         except ImageRefused as refused:
             return of_image(refused, upload.param)
         pixels, (width, height), seconds = decoded

@@ -2,9 +2,9 @@
 
 An item that came from a file or an archive is opened again through its uri, unless its thumbnail is
 kept in the collection's folder (`serving.collection.thumbnails`): `extract --thumbnails` made it
-then. An item that was sent over HTTP has no file: its thumbnail is kept when it is added. What a
-client gave as the uri of an item is never opened (`CLIENT_SCHEMES`): it would let a client read any
-image that the service can.
+then. An item that was sent over HTTP has no file: its thumbnail is kept when it is added. A uri
+that a client has sent is never opened (`CLIENT_SCHEMES`): it would let a client read any image that
+the service can.
 """
 
 import threading
@@ -47,15 +47,15 @@ class Thumbnails:
             HttpError: there is no image of this item (any more).
         """
         size = min(SIZES, key=lambda offered: abs(offered - size))
-        known = (item.key, item.sha256, item.uri, size)
+        cached = (item.key, item.sha256, item.uri, size)
         with self._lock:
-            if known in self._made:
-                self._made.move_to_end(known)
-                return self._made[known]
+            if cached in self._made:
+                self._made.move_to_end(cached)
+                return self._made[cached]
         image = self._make(item, size)
         with self._lock:
-            self._drop(known)  # another thread may have made it meanwhile
-            self._made[known] = image
+            self._drop(cached)  # another thread may have made it meanwhile
+            self._made[cached] = image
             self._remembered += len(image)
             while self._remembered > REMEMBERED:
                 self._drop(next(iter(self._made)))
@@ -83,8 +83,8 @@ class Thumbnails:
             for size in SIZES:
                 self._drop((item.key, item.sha256, item.uri, size))
 
-    def _drop(self, known: tuple[str, str | None, str, int]) -> None:
-        self._remembered -= len(self._made.pop(known, b""))
+    def _drop(self, cached: tuple[str, str | None, str, int]) -> None:
+        self._remembered -= len(self._made.pop(cached, b""))
 
     def _make(self, item: Record, size: int) -> bytes:
         try:

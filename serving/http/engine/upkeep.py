@@ -2,7 +2,7 @@
 
 Each worker follows the ledger by itself, so that its searches find what any of them has added.
 Renewing the index costs minutes of a processor, so one of them does it for all and saves it; the
-others see that there is a newer one and open the collection again with it.
+others notice the newer one and open the collection again with it.
 """
 
 import logging
@@ -24,9 +24,9 @@ class Upkeep:
     Args:
         collection: opened with `maintain_index=False`.
         encoder_digest: of the service's encoder.
-        maintains: renew the index; else take over one that another worker has renewed.
-        on_newer: is told of the collection that takes the place of the one before.
-        grace: seconds that begun searches have before the one before is closed.
+        maintains: renew the index; else adopt the one that another worker has renewed.
+        on_newer: called with the collection that replaces the one before.
+        grace: seconds for searches that have begun, until the collection before is closed.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Upkeep:
         self._thread = threading.Thread(target=self._work, name="index upkeep", daemon=True)
 
     def start(self) -> None:
-        """Begins to look."""
+        """Begin to look."""
         self._thread.start()
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Upkeep:
         """Do what is due; returns whether anything was.
 
         Raises:
-            LookalikeError: it cannot be done; searches go on with the index there is.
+            LookalikeError: it cannot be done; searches continue with the existing index.
         """
         if self._maintains:
             return self._collection.maintain()
@@ -76,7 +76,7 @@ class Upkeep:
         return True
 
     def _saved(self) -> tuple[int, int]:
-        """Another pair for another saved index."""
+        """Return what changes with the saved index."""
         try:
             stat = self._manifest.stat()
         except OSError:
@@ -91,4 +91,4 @@ class Upkeep:
                 logger.info("the renewed index is not saved yet: %s", busy)
             except LookalikeError:
                 if not self._closed.is_set():
-                    logger.exception("the index could not be renewed; searches go on as before")
+                    logger.exception("the index could not be renewed; searches continue as before")

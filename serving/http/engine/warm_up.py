@@ -19,7 +19,7 @@ ROUNDS, SECONDS = 2, 10.0
 
 
 async def warm_up(encoder: Encoder, single: Encoder | None, largest: int) -> int:
-    """Has the encoder make its buffers and kernels, and returns the size of batch that pays.
+    """Let the encoder make its buffers and kernels, and return the size of batch that pays.
 
     Args:
         encoder: takes a batch that is the only one.
@@ -29,12 +29,12 @@ async def warm_up(encoder: Encoder, single: Encoder | None, largest: int) -> int
     spec = encoder.preprocess
     blank = np.zeros((1, spec.size, spec.size, spec.channels), np.uint8)
     sizes = [*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest]
-    if single is not None:  # what fewer images than cores will meet
+    if single is not None:  # for fewer images than cores
         await _timed(encoder, blank, sizes[:2])
     useful = useful_batch(await _timed(single or encoder, blank, sizes))
     logger.info("batches of up to %d images", useful)
     gc.collect()
-    gc.freeze()  # modules and encoder stay: looking through them again would hold requests up
+    gc.freeze()  # modules and encoder stay: collecting over them again would hold requests up
     return useful
 
 

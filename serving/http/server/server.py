@@ -1,29 +1,21 @@
-"""Starts the service in this process: uvloop and httptools, an orderly end.
+"""What `lookalike serve` runs: the service in this process, or in several (`workers`).
 
-This is what `lookalike serve` runs; of several workers each does (`workers`). `bentoml serve` runs
-the same service from a bento, in a worker process that BentoML watches over.
+`bentoml serve` runs the same service from a bento, in a worker process that BentoML watches over.
 """
 
-import errno
 import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import uvicorn
-
 from base.errors import LookalikeError, UsageError
 from serving.collection.contract.locations import Location
-from serving.http.engine.engine import Engine
+from serving.http.engine.lifecycle import Lifecycle
 from serving.http.gate.auth import is_loopback
 from serving.http.policy.keys import KeyFile
 from serving.http.policy.settings import Settings, from_environment
-from serving.http.routes.service import make_service
-
-BACKLOG = 2048
-DRAIN_SECONDS = 30  # how long begun requests may take after Ctrl-C or SIGTERM
+from serving.http.server.listener import announce, listen
+from serving.http.server.uvicorn_server import make_server
+from serving.http.server.workers import serve_with_workers
 
 
 def serve(
@@ -70,13 +62,11 @@ def serve(
     listener = listen(host, port)
     try:
         if settings.workers > 1:
-            from serving.http.server.workers import serve_with_workers
-
             serve_with_workers(settings, listener)
             return
-        engine = Engine(lambda: settings)
-        engine.open()
-        server = make_server(engine, on_started=lambda: say_listening(listener))
+        lifecycle = Lifecycle(lambda: settings)
+        lifecycle.open()
+        server = make_server(lifecycle, on_started=lambda: announce(listener))
         server.run(sockets=[listener])
     finally:
         listener.close()
@@ -109,7 +99,7 @@ def settings_for(
 
 
 def check_exposure(host: str, settings: Settings) -> None:
-    """Refuses an address that others can reach, unless there is a key or it is meant.
+    """Refuse an address that others can reach, unless there is a key or it is meant.
 
     Raises:
         UsageError: with the remedy.
@@ -120,72 +110,3 @@ def check_exposure(host: str, settings: Settings) -> None:
         f"{host} can be reached from other machines: set a key with --api-key-file "
         "or LOOKALIKE_API_KEY, listen on 127.0.0.1, or give --insecure if everyone may use it"
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, so that a port in use is known before the encoder is loaded.
-
-    Raises:
-        UsageError: the address or the port cannot be had.
-    """
-    if not 0 <= port <= 65535:
-        raise UsageError(f"port {port}: give a number from 0 (any free one) to 65535")
-    try:
-        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return socket.create_server(address[0][4][:2], family=address[0][0], backlog=BACKLOG)
-    except OSError as error:
-        reasons = {
-            errno.EADDRINUSE: f"port {port} on {host} is in use: choose another with --port",
-            errno.EACCES: f"port {port} needs root's rights: choose one above 1023 with --port",
-            errno.EADDRNOTAVAIL: f"{host} is not an address of this machine: choose another --host",
-        }
-        message = reasons.get(error.errno or 0, f"cannot listen on {host}: {error.strerror}")
-        raise UsageError(message) from error
-
-
-def make_server(engine: Engine, on_started: Callable[[], None]) -> "Server":
-    """Return a server for an engine; `on_started` is called when it listens."""
-    config = uvicorn.Config(
-        make_service(engine).to_asgi(),
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
-    return Server(config, on_started)
-
-
-def say_listening(listener: socket.socket, how: str = "") -> None:
-    """Says on standard output where the service is."""
-    print(f"Lookalike listens on {url_of(listener)}{how} (Ctrl-C stops it)", flush=True)
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the address of a listening socket, as one types it into a browser."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
-        host = "localhost"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-class Server(uvicorn.Server):
-    """Tells when it listens, and takes Ctrl-C and SIGTERM as an orderly end, not as a failure."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen and tells so."""
-        await super().startup(sockets)
-        if self.started:
-            self._on_started()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Uvicorn raises the signals again at its end, which would make each stop an error."""
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()

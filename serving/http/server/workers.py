@@ -1,9 +1,9 @@
-"""Several processes that share one listening socket, and the one that watches over them.
+"""Several processes that share one listening socket, and the parent that watches over them.
 
-The parent starts the workers, replaces one that ends, and says when all listen. Each worker's event
-loop tells it every second that it turns; one that is silent for a minute hangs, and is killed and
-replaced too. SIGTERM or Ctrl-C to the parent ends all in order: the socket is closed, what has
-begun is answered, and the exit code is one. Workers do not hear Ctrl-C, which a terminal sends to
+The parent starts the workers, replaces one that ends, and announces when all listen. Each worker's
+event loop sends it a heartbeat every second; one that misses a minute of them hangs, and is killed
+and replaced too. SIGTERM or Ctrl-C to the parent ends all in order: the socket is closed, what has
+begun is answered, and the parent's exit code is 0. Workers ignore Ctrl-C, which a terminal sends to
 all processes, and end if the parent is gone.
 
 Uvicorn's own supervisor is not used: it kills a worker that takes more than some seconds to import
@@ -29,38 +29,39 @@ from pathlib import Path
 
 from base.cpus import available_cpus
 from base.errors import LookalikeError, UsageError
-from serving.http.engine.engine import Engine
+from serving.http.engine.lifecycle import Lifecycle
 from serving.http.engine.worker import Worker
 from serving.http.policy.settings import Settings
-from serving.http.server.server import DRAIN_SECONDS, make_server, say_listening
+from serving.http.server.listener import announce
+from serving.http.server.uvicorn_server import DRAIN_SECONDS, make_server
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT = 30.0  # seconds, before a worker that cannot start is tried again
-MARGIN = 5.0  # seconds over those for draining, before a worker is killed
-BEAT_SECONDS = 1.0  # between two signs of life
+MAX_BACKOFF = 30.0  # seconds, before a worker that cannot start is tried again
+KILL_MARGIN = 5.0  # seconds over those for draining, before a worker is killed
+BEAT_SECONDS = 1.0  # between two heartbeats
 HUNG_SECONDS = 60.0  # without one
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A worker's place, and who has it.
+    """One of the workers, and the process that runs it now.
 
     Attributes:
-        said: where it tells that it listens, and then that it lives.
-        silent: looks in a row at which it had not told. Looks and not seconds: nobody hangs while
-            all of them, the parent too, are suspended.
-        failures: workers in a row that ended before they listened.
-        again_at: when to start another one, by the monotonic clock.
+        heartbeats: receives the first one when the process listens, then one every second.
+        missed: checks in a row without one. Checks and not seconds: no worker hangs while all
+            processes, the parent too, are suspended.
+        failures: processes in a row that ended before they listened.
+        restart_at: when to start the next one, by the monotonic clock.
     """
 
     worker: Worker
     process: SpawnProcess | None = None
-    said: Connection | None = None
+    heartbeats: Connection | None = None
     listens: bool = False
-    silent: int = 0
+    missed: int = 0
     failures: int = 0
-    again_at: float = 0.0
+    restart_at: float = 0.0
 
 
 def serve_with_workers(settings: Settings, listener: socket.socket) -> None:
@@ -73,7 +74,7 @@ def serve_with_workers(settings: Settings, listener: socket.socket) -> None:
     """
     if sys.platform == "win32":
         raise UsageError(f"workers is {settings.workers}: on Windows there is one")
-    Engine(lambda: settings).check()
+    Lifecycle(lambda: settings).check()
     share = max(1, available_cpus() // settings.workers)
     settings = replace(settings, threads=settings.threads or share)
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
@@ -89,129 +90,134 @@ class Supervisor:
         self._listener = listener
         self._slots = slots
         self._announced = False
-        self._look_at = 0.0  # by the monotonic clock
+        self._next_check = 0.0  # by the monotonic clock
 
     def run(self) -> None:
-        """Until a signal; raises LookalikeError where no worker can start."""
-        with _signals() as signaled:
+        """Supervise until a signal comes; raise LookalikeError where no worker can start."""
+        with _signal_pipe() as signaled:
             try:
-                while not self._watch(signaled):
+                while not self._wait(signaled):
                     pass
             finally:
                 self._listener.close()
-                self._end(signaled)
+                self._stop(signaled)
 
-    def _watch(self, signaled: int) -> bool:
-        """Wait for what happens next and does what is due; returns whether a signal came."""
+    def _wait(self, signaled: int) -> bool:
+        """Wait for the next event and handle it; return whether it was a signal."""
         now = time.monotonic()
         for slot in self._slots:
-            if slot.process is None and slot.again_at <= now:
+            if slot.process is None and slot.restart_at <= now:
                 self._start(slot)
-        later = [slot.again_at for slot in self._slots if slot.process is None]
-        said = [slot.said for slot in self._slots if slot.said is not None]
+        restarts = [slot.restart_at for slot in self._slots if slot.process is None]
+        heartbeats = [slot.heartbeats for slot in self._slots if slot.heartbeats is not None]
         running = [slot for slot in self._slots if slot.process is not None]
-        ends = [slot.process.sentinel for slot in running if slot.process is not None]
-        due = min([self._look_at, *later])
-        happened = wait([signaled, *said, *ends], max(0.0, due - now))
-        if signaled in happened:
+        sentinels = [slot.process.sentinel for slot in running if slot.process is not None]
+        due = min([self._next_check, *restarts])
+        ready = wait([signaled, *heartbeats, *sentinels], max(0.0, due - now))
+        if signaled in ready:
             return True
         for slot in running:
-            if slot.said in happened:
-                self._hear(slot)
-            if slot.process is not None and slot.process.sentinel in happened:
-                self._ended(slot)
-        if time.monotonic() >= self._look_at:
-            self._look()
+            if slot.heartbeats in ready:
+                self._receive(slot)
+            if slot.process is not None and slot.process.sentinel in ready:
+                self._clean_up(slot)
+        if time.monotonic() >= self._next_check:
+            self._check_heartbeats()
         return False
 
-    def _look(self) -> None:
-        """Kills workers that hang."""
-        self._look_at = time.monotonic() + BEAT_SECONDS
+    def _check_heartbeats(self) -> None:
+        """Kill workers that hang."""
+        self._next_check = time.monotonic() + BEAT_SECONDS
         for slot in self._slots:
             if slot.process is None or not slot.listens:
                 continue
-            slot.silent += 1
-            if slot.silent * BEAT_SECONDS > HUNG_SECONDS:
+            slot.missed += 1
+            if slot.missed * BEAT_SECONDS > HUNG_SECONDS:
                 logger.warning("worker %s hangs and is killed", slot.process.pid)
                 slot.process.kill()
-                slot.silent = 0
+                slot.missed = 0
 
     def _start(self, slot: Slot) -> None:
-        said, say = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        arguments = (self._settings, self._listener, slot.worker, say)
-        process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
-        # A blocked signal stays blocked in the new process: Ctrl-C is the parent's to hear.
+        spawn = multiprocessing.get_context("spawn")
+        receiver, sender = spawn.Pipe(duplex=False)
+        arguments = (self._settings, self._listener, slot.worker, sender)
+        process = spawn.Process(target=run_worker, args=arguments)
+        # A blocked signal stays blocked in the new process: Ctrl-C is for the parent alone.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        say.close()
-        slot.process, slot.said, slot.listens = process, said, False
+        sender.close()
+        slot.process, slot.heartbeats, slot.listens = process, receiver, False
 
-    def _hear(self, slot: Slot) -> None:
-        assert slot.said is not None
+    def _receive(self, slot: Slot) -> None:
+        """Take a heartbeat; the first one means that the worker listens."""
+        assert slot.heartbeats is not None
         try:
-            slot.said.recv_bytes()
+            slot.heartbeats.recv_bytes()
         except EOFError:  # it ends
-            slot.said.close()
-            slot.said = None
+            slot.heartbeats.close()
+            slot.heartbeats = None
             return
-        slot.silent = 0
+        slot.missed = 0
         if slot.listens:
             return
         slot.listens, slot.failures = True, 0
         if not self._announced and all(one.listens for one in self._slots):
             self._announced = True
-            say_listening(self._listener, f" with {len(self._slots)} workers")
+            announce(self._listener, f" with {len(self._slots)} workers")
 
-    def _ended(self, slot: Slot) -> None:
+    def _clean_up(self, slot: Slot) -> None:
+        """Join a process that has ended and schedule the next one."""
         assert slot.process is not None
         process, slot.process = slot.process, None
         process.join()
-        while slot.said is not None and slot.said.poll():  # to its end
-            self._hear(slot)
-        how = _how_it_ended(process.exitcode)
+        while slot.heartbeats is not None and slot.heartbeats.poll():  # to the end of the pipe
+            self._receive(slot)
+        how = _describe_exit(process.exitcode)
         slot.failures = 0 if slot.listens else slot.failures + 1
         slot.listens = False
         if slot.failures and not (self._announced and any(one.process for one in self._slots)):
             raise LookalikeError(f"a worker {how} before it listened; the lines above say why")
-        wait_seconds = min(2.0**slot.failures, LONGEST_WAIT) if slot.failures else 0.0
-        slot.again_at = time.monotonic() + wait_seconds
+        backoff = min(2.0**slot.failures, MAX_BACKOFF) if slot.failures else 0.0
+        slot.restart_at = time.monotonic() + backoff
         logger.warning("worker %s %s: another one is started", process.pid, how)
 
-    def _end(self, signaled: int) -> None:
-        """Asks all to end, and kills those that do not in time or at a second signal."""
+    def _stop(self, signaled: int) -> None:
+        """Ask all to end, and kill those that do not in time or at a second signal."""
         running = [slot.process for slot in self._slots if slot.process is not None]
         for process in running:
             process.terminate()
-        end = time.monotonic() + DRAIN_SECONDS + MARGIN
+        deadline = time.monotonic() + DRAIN_SECONDS + KILL_MARGIN
         os.set_blocking(signaled, False)
-        _emptied(signaled)
+        _drain(signaled)
         while alive := [process for process in running if process.is_alive()]:
             sentinels = [process.sentinel for process in alive]
-            happened = wait([signaled, *sentinels], max(0.0, end - time.monotonic()))
-            if not happened or signaled in happened:
+            ready = wait([signaled, *sentinels], max(0.0, deadline - time.monotonic()))
+            if not ready or signaled in ready:
                 for process in alive:
                     process.kill()
         for process in running:
             process.join()
 
 
-def work(settings: Settings, listener: socket.socket, worker: Worker, say: Connection) -> None:
-    """Serve until told to end: what a worker does."""
-    engine = Engine(lambda: settings, worker)
+def run_worker(
+    settings: Settings, listener: socket.socket, worker: Worker, heartbeats: Connection
+) -> None:
+    """Serve in a worker process until told to end."""
+    lifecycle = Lifecycle(lambda: settings, worker)
     try:
-        engine.open()
+        lifecycle.open()
     except LookalikeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    beating: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()  # referenced, or they would be collected
 
-    def begin_to_beat() -> None:
-        beating.add(asyncio.get_running_loop().create_task(_beat(say)))
+    def start_heartbeats() -> None:
+        tasks.add(asyncio.get_running_loop().create_task(_send_heartbeats(heartbeats)))
 
-    server = make_server(engine, on_started=begin_to_beat)
+    server = make_server(lifecycle, on_started=start_heartbeats)
 
     def end_with_the_parent() -> None:
         parent = multiprocessing.parent_process()
@@ -224,17 +230,17 @@ def work(settings: Settings, listener: socket.socket, worker: Worker, say: Conne
     sys.exit(0 if server.started else LookalikeError.exit_code)
 
 
-async def _beat(say: Connection) -> None:
-    """Tells the parent that this event loop turns."""
-    os.set_blocking(say.fileno(), False)
+async def _send_heartbeats(heartbeats: Connection) -> None:
+    """Let the parent know that this event loop turns."""
+    os.set_blocking(heartbeats.fileno(), False)
     while True:
-        with contextlib.suppress(OSError):  # it does not listen, for now or for good
-            say.send_bytes(b"")
+        with contextlib.suppress(OSError):  # the parent does not read, for now or for good
+            heartbeats.send_bytes(b"")
         await asyncio.sleep(BEAT_SECONDS)
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[int]:
+def _signal_pipe() -> Iterator[int]:
     """Yield a file descriptor that can be read once SIGTERM or SIGINT has come."""
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -253,12 +259,12 @@ def _signals() -> Iterator[int]:
         os.close(write)
 
 
-def _emptied(descriptor: int) -> None:
+def _drain(descriptor: int) -> None:
     with contextlib.suppress(BlockingIOError):
         os.read(descriptor, 1024)
 
 
-def _how_it_ended(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is not None and code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"

@@ -27,19 +27,20 @@ from serving.collection import Record, create_collection
 with warnings.catch_warnings():
     # BentoML and what it imports use deprecated things of their own; ours are still errors.
     warnings.simplefilter("ignore")
-    from serving.http.engine.engine import Engine
+    from serving.http.engine.lifecycle import Lifecycle
+    from serving.http.engine.runtime import Runtime
     from serving.http.policy.settings import Settings
     from serving.http.routes.service import make_service
-    from serving.http.server.server import listen, url_of
+    from serving.http.server.listener import listen, url_of
 from tests.serving.http.request.elsewhere import Elsewhere, listening_elsewhere
 
 
 @dataclass
 class Running:
-    """A service that answers at `url`; `engine` is its inside."""
+    """A service that answers at `url`; `runtime` is its inside."""
 
     url: str
-    engine: Engine
+    runtime: Runtime
     client: httpx.Client
 
     def error(self, response: httpx.Response) -> tuple[int, str, str | None]:
@@ -54,7 +55,7 @@ class Running:
 
 
 class QuietServer(uvicorn.Server):
-    """Runs in a thread until it is told to stop."""
+    """Runs in a thread until `should_exit` is set."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -68,13 +69,15 @@ class QuietServer(uvicorn.Server):
 @contextlib.contextmanager
 def started(settings: Settings, *, warm: bool = True) -> Iterator[Running]:
     """A service with these settings, ready when it is given out; `warm=False` never warms up."""
-    engine = Engine(lambda: settings)
+    lifecycle = Lifecycle(lambda: settings)
+    lifecycle.open()
+    runtime = lifecycle.runtime
     if not warm:
-        engine._warm_up = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        runtime.embedder.warm_up = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
     listener = listen("127.0.0.1", 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        app = make_service(engine).to_asgi()
+        app = make_service(lifecycle).to_asgi()
     server = QuietServer(uvicorn.Config(app, lifespan="on", log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -82,9 +85,9 @@ def started(settings: Settings, *, warm: bool = True) -> Iterator[Running]:
     try:
         assert server.ready.wait(30), "the service did not start"
         with httpx.Client(base_url=url, timeout=20) as client:
-            while warm and not engine.warm:
+            while warm and not lifecycle.warm:
                 assert client.get("/readyz").status_code in (200, 503)
-            yield Running(url, engine, client)
+            yield Running(url, runtime, client)
     finally:
         server.should_exit = True
         thread.join(30)

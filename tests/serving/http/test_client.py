@@ -29,9 +29,9 @@ def test_embeds_in_batches_and_in_order(
             return await client.embed(contents, batch=3)
 
     with Client(service.url) as client:
-        for found in (client.embed(contents, batch=3), asyncio.run(with_asyncio())):
-            assert found.dtype == np.float32
-            np.testing.assert_allclose(found, expected, atol=1e-5)
+        for vectors in (client.embed(contents, batch=3), asyncio.run(with_asyncio())):
+            assert vectors.dtype == np.float32
+            np.testing.assert_allclose(vectors, expected, atol=1e-5)
         assert client.embed([]).shape == (0, 0)
         with pytest.raises(UsageError, match="batch is 0"):
             client.embed(contents, batch=0)
@@ -67,14 +67,14 @@ def test_searches_with_several_examples(
 
     async def with_asyncio() -> list[str]:
         async with AsyncClient(service.url) as client:
-            found = await client.search(positive=[liked, "discs/01.png"], negative=[encode(unlike)])
-            return [hit.key for hit in found]
+            hits = await client.search(positive=[liked, "discs/01.png"], negative=[encode(unlike)])
+            return [hit.key for hit in hits]
 
     with Client(service.url) as client:
-        found = client.search(positive=[encode(liked), "discs/01.png"], negative=[unlike])
+        hits = client.search(positive=[encode(liked), "discs/01.png"], negative=[unlike])
         expected = [hit.key for hit in client.search(vector=mixture, k=11)]
-    assert [hit.key for hit in found] == [key for key in expected if key != "discs/01.png"][:10]
-    assert asyncio.run(with_asyncio()) == [hit.key for hit in found]
+    assert [hit.key for hit in hits] == [key for key in expected if key != "discs/01.png"][:10]
+    assert asyncio.run(with_asyncio()) == [hit.key for hit in hits]
 
 
 def test_says_what_was_refused(service: Running, image_bytes: bytes) -> None:

@@ -204,8 +204,9 @@ def test_an_encoder_that_loses_rows_is_an_error_and_not_a_hang() -> None:
 
 def test_a_fault_of_its_own_is_seen_from_outside() -> None:
     async def main() -> None:
-        told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, what: told.set_result(what))
+        loop = asyncio.get_running_loop()
+        context: asyncio.Future[dict[str, Any]] = loop.create_future()
+        loop.set_exception_handler(lambda _loop, fault: context.set_result(fault))
 
         def fail(_images: int, _seconds: float) -> None:
             raise RuntimeError("no room for metrics")
@@ -214,7 +215,7 @@ def test_a_fault_of_its_own_is_seen_from_outside() -> None:
         batcher.on_batch = fail
         batcher.start()
         waiting = asyncio.create_task(request(batcher, 1))
-        assert "no room for metrics" in str((await told)["exception"])
+        assert "no room for metrics" in str((await context)["exception"])
         assert not batcher.alive
         waiting.cancel()
         await batcher.stop()

@@ -12,28 +12,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.http.engine.engine import Engine
+from serving.http.engine.batcher import Batcher
 from serving.http.policy.settings import Settings
 from tests.serving.http.conftest import Running, started
 
 
 @contextlib.contextmanager
-def held(engine: Engine) -> Iterator[threading.Event]:
+def held(batcher: Batcher) -> Iterator[threading.Event]:
     """The encoder stands still until the block ends; the event tells that a batch has begun."""
     gate, entered = threading.Event(), threading.Event()
-    real, alone = engine.batcher._encode, engine.batcher._alone
+    real, alone = batcher._encode, batcher._alone
 
     def wait(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         entered.set()
         assert gate.wait(20)
         return real(images)
 
-    engine.batcher._encode = engine.batcher._alone = wait
+    batcher._encode = batcher._alone = wait
     try:
         yield entered
     finally:
         gate.set()
-        engine.batcher._encode, engine.batcher._alone = real, alone
+        batcher._encode, batcher._alone = real, alone
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_overload_is_answered_at_once(small: Running, images: dict[str, bytes]) 
 
     async def main() -> None:
         async with httpx.AsyncClient(base_url=small.url, timeout=20) as client:
-            with held(small.engine) as entered:
+            with held(small.runtime.embedder.batcher) as entered:
                 files = [("image", ("x", content))] * 3
                 first = asyncio.create_task(client.post("/embed", files=files))
                 await asyncio.to_thread(entered.wait, 10)
@@ -62,13 +62,13 @@ def test_overload_is_answered_at_once(small: Running, images: dict[str, bytes]) 
             assert (await client.post("/embed", files={"image": content})).status_code == 200
 
     asyncio.run(main())
-    assert small.engine.batcher.admitted == 0
+    assert small.runtime.embedder.batcher.admitted == 0
 
 
 def test_a_request_that_takes_too_long_is_given_up(
     small: Running, images: dict[str, bytes]
 ) -> None:
-    with held(small.engine):
+    with held(small.runtime.embedder.batcher):
         answer = small.client.post("/embed", files={"image": images["discs/00.jpg"]})
         assert small.error(answer) == (503, "timeout", None)
         assert answer.headers["retry-after"]
@@ -98,7 +98,7 @@ def test_a_client_that_goes_while_sending_leaves_nothing_behind(small: Running) 
     with connect(small) as connection:
         connection.sendall(HEAD + b"half")
     assert small.client.get("/livez").is_success
-    assert small.engine.batcher.admitted == 0
+    assert small.runtime.embedder.batcher.admitted == 0
 
 
 def test_the_work_of_a_client_that_has_gone_is_dropped(
@@ -110,13 +110,13 @@ def test_the_work_of_a_client_that_has_gone_is_dropped(
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     with started(Settings(encoder=tiny_encoder)) as running:
-        with held(running.engine) as entered:
+        with held(running.runtime.embedder.batcher) as entered:
             connection = connect(running)
             connection.sendall(head.encode() + content)
             assert entered.wait(10)
-            assert running.engine.batcher.admitted == 1
+            assert running.runtime.embedder.batcher.admitted == 1
             connection.close()
-            wait_until(lambda: running.engine.batcher.admitted == 0)
+            wait_until(lambda: running.runtime.embedder.batcher.admitted == 0)
         assert 'status="499"' in running.client.get("/metrics").text
 
 

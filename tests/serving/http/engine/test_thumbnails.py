@@ -29,7 +29,7 @@ def test_a_thumbnail_whose_file_is_gone(fresh: Running, tmp_path: Path) -> None:
     from serving.collection import Record
 
     lost = tmp_path / "lost.png"
-    fresh.engine.collection.add([Record(key="lost", vector=[1.0] * 24, uri=str(lost))])
+    fresh.runtime.collection.current.add([Record(key="lost", vector=[1.0] * 24, uri=str(lost))])
     answer = fresh.client.get("/items/lost/thumbnail")
     assert fresh.error(answer) == (404, "no-thumbnail", "key")
     assert str(lost) not in answer.text
@@ -46,10 +46,10 @@ def test_thumbnails_are_remembered_up_to_a_limit(
     monkeypatch.setattr("serving.http.engine.thumbnails.REMEMBERED", 2 * len(first))
     for key in keys[1:]:
         assert fresh.client.get(f"/items/{key}/thumbnail").content == first
-    for kept in (Path(fresh.engine.collection.location) / "thumbnails").rglob("*.webp"):
+    for kept in (Path(fresh.runtime.collection.current.location) / "thumbnails").rglob("*.webp"):
         kept.unlink()
-    found = [fresh.client.get(f"/items/{key}/thumbnail").status_code for key in keys]
-    assert found == [404, 200, 200]
+    statuses = [fresh.client.get(f"/items/{key}/thumbnail").status_code for key in keys]
+    assert statuses == [404, 200, 200]
 
 
 def test_a_backup_has_the_thumbnails_that_are_kept(
@@ -57,7 +57,7 @@ def test_a_backup_has_the_thumbnails_that_are_kept(
 ) -> None:
     files = {"image": images["discs/00.jpg"]}
     assert fresh.client.post("/items", files=files, data={"key": "sent"}).status_code == 201
-    location = Path(fresh.engine.collection.location)
+    location = Path(fresh.runtime.collection.current.location)
     with open_collection(location, load_index=False) as collection:
         collection.back_up(tmp_path / "backup")
     (kept,) = (location / "thumbnails").rglob("*.webp")
@@ -111,7 +111,7 @@ def test_kept_thumbnails_have_names_made_of_digits(
 ) -> None:
     row = {"key": "../../../up", "image": base64.b64encode(images["discs/00.jpg"]).decode()}
     assert fresh.client.post("/items", json={"items": [row]}).status_code == 201
-    folder = Path(fresh.engine.collection.location) / "thumbnails"
+    folder = Path(fresh.runtime.collection.current.location) / "thumbnails"
     (kept,) = [path for path in folder.rglob("*") if path.is_file()]
     name = kept.relative_to(folder).as_posix()
     assert set(name.removesuffix(".webp")) <= set("0123456789abcdef/")

@@ -30,7 +30,9 @@ def upkeep(collection: Collection, newer: list[Collection], *, maintains: bool) 
     return Upkeep(collection, DIGEST, maintains=maintains, on_newer=newer.append, grace=0.0)
 
 
-def test_the_one_that_tends_tends(opened: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_maintains_the_index(
+    opened: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
 
     def maintain() -> bool:
@@ -52,10 +54,10 @@ def test_the_others_take_over_what_was_saved(
     newer: list[Collection] = []
     other = upkeep(opened, newer, maintains=False)
     assert not other.look()
-    with open_collection(folder) as tending:
-        tending.add([Record("20", [1.0] * DIM, "/")])
+    with open_collection(folder) as other_worker:
+        other_worker.add([Record("20", [1.0] * DIM, "/")])
         assert not other.look()  # what is added, a search finds by itself
-        tending.save()
+        other_worker.save()
     assert other.look()
     (collection,) = newer
     with collection:

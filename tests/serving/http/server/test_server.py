@@ -1,4 +1,4 @@
-"""Starting and stopping: addresses, keys, ports, signals, and words for what is wrong."""
+"""Starting and stopping: addresses, keys, ports, signals, and messages about what is wrong."""
 
 import io
 import queue
@@ -20,11 +20,12 @@ from starlette.types import ASGIApp
 
 from base.errors import ArtifactError, UsageError
 from serving.collection import create_collection
-from serving.http.engine.engine import Engine
+from serving.http.engine.lifecycle import Lifecycle
 from serving.http.gate.gate import Gate
 from serving.http.policy.settings import Settings
 from serving.http.routes.service import TIMER, TRACER, make_service
-from serving.http.server.server import check_exposure, listen, serve, settings_for, url_of
+from serving.http.server.listener import listen, url_of
+from serving.http.server.server import check_exposure, serve, settings_for
 from tests.serving.http.conftest import started
 
 PROGRAM = """
@@ -94,8 +95,8 @@ def test_what_was_accepted_is_answered_before_the_end(tiny_encoder: Path) -> Non
 
 
 def test_a_port_in_use(tiny_encoder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} on 127.0.0.1 is in use: .* --port"):
             serve(tiny_encoder, port=port)
 
@@ -131,9 +132,9 @@ def test_arguments_lie_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LOOKALIKE_ENCODER", "other.onnx")
     monkeypatch.setenv("LOOKALIKE_API_KEY", "from-environment")
     monkeypatch.setenv("LOOKALIKE_MAX_IMAGES", "5")
-    given = settings_for("mine.onnx", None, api_key="from-arguments", insecure=False)
-    assert (given.encoder, given.write_keys) == (Path("mine.onnx"), ("from-arguments",))
-    assert given.max_images == 5
+    settings = settings_for("mine.onnx", None, api_key="from-arguments", insecure=False)
+    assert (settings.encoder, settings.write_keys) == (Path("mine.onnx"), ("from-arguments",))
+    assert settings.max_images == 5
     kept = settings_for("mine.onnx", None, api_key=None, insecure=False)
     assert kept.write_keys == ("from-environment",)
 
@@ -160,7 +161,7 @@ def test_the_url_can_be_typed() -> None:
 
 
 def test_bentoml_puts_neither_timer_nor_spans_around_a_request() -> None:
-    service = make_service(Engine(Settings))
+    service = make_service(Lifecycle(Settings))
     names = {one.cls.__name__ for one in service.to_asgi().user_middleware}
     untouched = {one.cls.__name__ for one in bentoml.Service.to_asgi(service).user_middleware}
     assert untouched - names == {TIMER, TRACER}
@@ -174,8 +175,8 @@ def test_bentomls_own_way_to_the_routes_answers_like_the_gate(
     with started(Settings(encoder=tiny_encoder)) as quick:
         quick_answer = quick.client.post("/embed", files={"images": image_bytes})
 
-    def without_posts(gate: Gate, app: ASGIApp, engine: Engine, **_: object) -> None:
-        make(gate, app, engine)
+    def without_posts(gate: Gate, app: ASGIApp, lifecycle: Lifecycle, **_: object) -> None:
+        make(gate, app, lifecycle)
 
     monkeypatch.setattr(Gate, "__init__", without_posts)
     with started(Settings(encoder=tiny_encoder)) as running:

@@ -1,4 +1,4 @@
-"""Several worker processes: one socket, one collection, one set of figures; kills and ends."""
+"""Several worker processes: one socket, one collection, one set of metrics; kills and ends."""
 
 import contextlib
 import io
@@ -44,20 +44,20 @@ class Workers:
     process: Popen[str]
     url: str
     line: str
-    said: list[str]
+    messages: list[str]
 
     def pids(self) -> set[int]:
         """Of the workers, not of the helpers that Python starts beside them."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        found = set()
+        pids = set()
         for pid in children.read_text().split():
             with contextlib.suppress(OSError):  # it has ended since
                 if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
-                    found.add(int(pid))
-        return found
+                    pids.add(int(pid))
+        return pids
 
     def on_each(self, ask: Callable[[httpx.Client], httpx.Response]) -> list[httpx.Response]:
-        """Answers over so many new connections that every worker has given some."""
+        """Answers over so many new connections that each worker sends some."""
         answers = []
         for _ in range(24):
             with httpx.Client(base_url=self.url, timeout=30) as client:
@@ -72,7 +72,7 @@ class Workers:
 def serving(
     encoder: Path, collection: Path, count: int = COUNT, **environ: str
 ) -> Iterator[Workers]:
-    """A service, ended with Ctrl-C; what it says on standard error is in `said` at the end."""
+    """A service, ended with Ctrl-C; what it says on standard error is in `messages` at the end."""
     process = Popen(
         [executable, "-W", "ignore", "-c", PROGRAM, str(encoder), str(collection), str(count)],
         env={**os.environ, **environ},
@@ -82,14 +82,14 @@ def serving(
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    said: list[str] = []
+    messages: list[str] = []
     err = process.stderr
-    reader = threading.Thread(target=lambda: said.extend(err), daemon=True)
+    reader = threading.Thread(target=lambda: messages.extend(err), daemon=True)
     reader.start()
     try:
         line = process.stdout.readline()
-        assert line, "".join(said)
-        yield Workers(process, line.split()[3], line, said)
+        assert line, "".join(messages)
+        yield Workers(process, line.split()[3], line, messages)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -118,8 +118,8 @@ def workers(
 
 
 def figure(text: str, name: str) -> float:
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 def test_one_line_says_that_all_listen(workers: Workers) -> None:
@@ -139,10 +139,10 @@ def test_what_any_worker_adds_all_find(workers: Workers, images: dict[str, bytes
     with ThreadPoolExecutor(4) as clients:
         assert set(clients.map(add, range(8))) == {201}
 
-    def found(client: httpx.Client) -> httpx.Response:
+    def search(client: httpx.Client) -> httpx.Response:
         return client.post("/search", files={"image": image}, data={"k": 20})
 
-    for answer in workers.on_each(found):
+    for answer in workers.on_each(search):
         keys = {neighbor["key"] for neighbor in answer.json()["neighbours"]}
         assert {f"new/{number}" for number in range(8)} <= keys
 
@@ -168,8 +168,8 @@ def test_a_killed_worker_is_replaced_and_the_service_goes_on(workers: Workers) -
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
     deadline = time.monotonic() + 60
-    said = f"worker {victim} was ended by SIGKILL: another one is started\n"
-    while len(workers.pids() - {victim}) < COUNT or said not in workers.said:
+    message = f"worker {victim} was ended by SIGKILL: another one is started\n"
+    while len(workers.pids() - {victim}) < COUNT or message not in workers.messages:
         assert workers.get("/items?limit=1").status_code == 200
         assert time.monotonic() < deadline
     assert workers.process.poll() is None
@@ -185,9 +185,9 @@ def test_a_worker_that_hangs_is_replaced(tiny_encoder: Path, collection_folder: 
         while len(running.pids() - {victim}) < COUNT:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        said = f"worker {victim} hangs and is killed\n"
+        hangs = f"worker {victim} hangs and is killed\n"
         ended = f"worker {victim} was ended by SIGKILL: another one is started\n"
-        assert [line for line in running.said if str(victim) in line] == [said, ended]
+        assert [line for line in running.messages if str(victim) in line] == [hangs, ended]
         assert running.pids() >= before - {victim}
 
 
@@ -224,7 +224,7 @@ def test_under_load_every_request_that_was_begun_is_answered(
         assert running.process.wait(60) == 0
         for one in sent:
             one.result(30)
-    log = [json.loads(line) for line in running.said]
+    log = [json.loads(line) for line in running.messages]
     assert {(line["route"], line["status"]) for line in log} == {("/embed", 200)}
     assert len(log) == sum(map(len, answers)) >= 16
     assert {images for answered in answers for images in answered} == {4}
