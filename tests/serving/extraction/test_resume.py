@@ -10,7 +10,7 @@ import pytest
 from base.errors import LookalikeError
 from export.encoder_file.encoder_file import Encoder
 from serving.features.reader import Features, open_features
-from tests.serving.extraction.runs import DIE_IN, SHARD, check_same, run
+from tests.serving.extraction.runs import DIE_IN, SHARD, check_same, interrupt_in_third_shard, run
 from tests.serving.full_disk import largest_file
 
 
@@ -137,13 +137,9 @@ def test_resuming_what_never_began_begins(
 def test_a_resumed_run_keeps_the_size_of_the_shards(
     encoder: Encoder, mixed_folder: Path, tmp_path: Path, unbroken: Features
 ) -> None:
-    def interrupt(done: int, _total: int) -> None:
-        if done > 2 * SHARD:
-            raise KeyboardInterrupt
-
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(encoder, mixed_folder, out, on_progress=interrupt)
+        run(encoder, mixed_folder, out, on_progress=interrupt_in_third_shard)
     run(encoder, mixed_folder, out, resume=True, shard_items=1000)
     check_same(open_features(out), unbroken)
 

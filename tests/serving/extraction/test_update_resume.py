@@ -8,22 +8,25 @@ import pytest
 
 from export.encoder_file.encoder_file import Encoder
 from serving.features.reader import open_features
-from tests.serving.extraction.runs import DIE_IN, SHARD, change, check_is_as_new, update, vectors
+from tests.serving.extraction.runs import (
+    DIE_IN,
+    change,
+    check_is_as_new,
+    interrupt_in_third_shard,
+    update,
+    vectors,
+)
 
 
 def test_an_update_begins_and_continues_what_is_unfinished(
     encoder: Encoder, mixed_folder: Path, tmp_path: Path
 ) -> None:
-    def interrupt(done: int, _total: int) -> None:
-        if done > 2 * SHARD:
-            raise KeyboardInterrupt
-
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        update(encoder, mixed_folder, out, on_progress=interrupt)
+        update(encoder, mixed_folder, out, on_progress=interrupt_in_third_shard)
     change(mixed_folder)
     with pytest.raises(KeyboardInterrupt):
-        update(encoder, mixed_folder, out, on_progress=interrupt)
+        update(encoder, mixed_folder, out, on_progress=interrupt_in_third_shard)
     update(encoder, mixed_folder, out)
     check_is_as_new(encoder, mixed_folder, out, tmp_path / "fresh")
 
