@@ -16,12 +16,12 @@ _NEVER_TRIM = 2**31 - 1  # bytes; parameters are a C int
 
 def prepare() -> None:
     """Set both; call it before torch is loaded."""
-    wait_briefly()
+    shorten_spin_wait()
     keep_freed_memory()
 
 
-def wait_briefly() -> None:
-    """Threads of torch that wait for work fall asleep soon, unless the user's environment says so.
+def shorten_spin_wait() -> None:
+    """Let torch's threads wait awake only briefly, unless the user's environment decides.
 
     Measured on 2 cores, a step at 32 px: with the machine to itself 0.37 s, as with the default,
     while threads that sleep at once need 0.45 s; beside a busy process 0.83 s, the default 1.1 s.
@@ -32,7 +32,7 @@ def wait_briefly() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Has glibc keep what is freed for the next allocation; returns whether it could be told.
+    """Let glibc keep what is freed for the next allocation; return whether it agreed.
 
     A step allocates the same large activations as the step before. glibc returns them to the system
     between steps, which hands them out again page by page, zeroed: measured 80,000 to 160,000 page

@@ -1,4 +1,4 @@
-"""Errors of this room and the words that help out of them."""
+"""Errors of this room."""
 
 from base.errors import LookalikeError, UsageError
 
@@ -12,7 +12,7 @@ class TrainingDivergedError(LookalikeError):
 
 
 def require(condition: bool, message: str) -> None:
-    """Refuses a value of a recipe unless the condition holds.
+    """Refuse a value of a recipe unless the condition holds.
 
     Raises:
         RecipeError: it does not.

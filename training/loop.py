@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.parallel.ranks import OtherProcessError
-from training.report import State, write_report
+from training.report.page import State, write_report
 from training.run_folder.checkpoint import Checkpoint, save_checkpoint
 from training.run_folder.metrics import Metrics
 from training.stopping import StopOnSignal
@@ -37,7 +37,7 @@ class Loop:
 
     At each step, in this order: update, metrics line, measurement, checkpoint. So a checkpoint of
     step s has all lines of `metrics.jsonl` up to s before it. Of several processes the first one
-    alone measures and writes; between any two steps they agree to go on, or all stop there.
+    alone measures and writes; between any two steps they agree to continue, or all stop there.
     """
 
     def __init__(

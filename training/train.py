@@ -18,7 +18,7 @@ from training.data.training_data import check_enough, open_training_data
 from training.data.value_range import describe_values, resolve_range
 from training.loop import Leader, Loop
 from training.parallel.launch import launch_of
-from training.parallel.ranks import device_of, joined
+from training.parallel.ranks import device_of, process_group
 from training.recipes.recipe_files import save_recipe
 from training.report.monitor import QUERIES, Monitor
 from training.run_folder.checkpoint import Checkpoint, remove_leftovers
@@ -100,7 +100,7 @@ def train(
     progress = (progress if launch.leads else None) or Silent()
     target = device_of(choose_device(device), launch)
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
-    with joined(target) as ranks:
+    with process_group(target) as ranks:
         recipe, previous = ranks.from_leader(lambda: _begin(run, recipe, source, resume=resume))
         for line in describe_values(recipe.data, recipe.augmentation):
             progress.message(line)
@@ -130,7 +130,9 @@ def train(
             progress.message(f"{len(dataset)} pictures, {trainer.describe()}")
             loop.work()
         # of a stream each process meets others
-        refused = tuple({r: None for share in ranks.everyones(dataset.refusals()) for r in share})
+        refused = tuple(
+            {r: None for share in ranks.gather_objects(dataset.refusals()) for r in share}
+        )
         if ranks.leads:
             _list_refused(run, refused)
     return TrainResult(

@@ -17,7 +17,7 @@ from training.errors import TrainingDivergedError
 from training.optim import gradient_cache
 from training.optim.losses import loss_and_gradient
 from training.optim.optimizers import build_optimizer, set_learning_rate
-from training.parallel.ranks import ALONE, Ranks, network_of
+from training.parallel.ranks import SINGLE_PROCESS, Ranks, network_of
 from training.recipes.build_model import build_model
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: TrainingData, device: torch.device, ranks: Ranks = ALONE
+        self,
+        recipe: Recipe,
+        dataset: TrainingData,
+        device: torch.device,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from training.cpu_tuning import SPINS, wait_briefly
+from training.cpu_tuning import SPINS, shorten_spin_wait
 
 FAULTS = """
 import resource, sys
@@ -25,13 +25,13 @@ print(faults())
 def test_the_users_own_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    wait_briefly()
+    shorten_spin_wait()
     assert "GOMP_SPINCOUNT" not in os.environ
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    wait_briefly()
+    shorten_spin_wait()
     assert os.environ["GOMP_SPINCOUNT"] == SPINS
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    wait_briefly()
+    shorten_spin_wait()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 

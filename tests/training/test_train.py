@@ -130,7 +130,7 @@ def test_a_folder_that_is_something_else_is_not_written_to(
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"x")
     for out in ("photos", "file"):
-        with pytest.raises(UsageError, match="exists and is no run folder: give another --out"):
+        with pytest.raises(UsageError, match="exists and is not a run folder: give another --out"):
             train(make_source(), make_recipe(), tmp_path / out)
     with pytest.raises(UsageError, match="cannot make the run folder"):
         train(make_source(), make_recipe(), tmp_path / "file" / "run")

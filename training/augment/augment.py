@@ -204,7 +204,7 @@ def apply(images: Tensor, parameters: Parameters, size: int) -> Tensor:
         float32 [V, C, size, size] in [0, 1], channels_last; C is 3 for gray images.
 
     Raises:
-        ValueError: images of another shape, or V is no multiple of N.
+        ValueError: images of another shape, or V is not a multiple of N.
     """
     images = _channels_last(images)
     p, count = parameters, len(parameters.crop)

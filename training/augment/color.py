@@ -35,7 +35,7 @@ class Jitter(PerImage):
 
     @property
     def steps(self) -> dict[int, Tensor]:
-        """The factors of the operations that are steps of the formula, by their place's column."""
+        """Factors of the operations that are steps of the formula, by column of `position`."""
         factors = {
             BRIGHTNESS: self.brightness,
             CONTRAST: self.contrast,

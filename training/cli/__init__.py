@@ -1,1 +1,4 @@
-"""The `train` command: its options, the plan of a run and what it prints."""
+"""The command `lookalike train`.
+
+In: its options. Out: the plan of a run (recipe, folder, batch), and what is printed at the end.
+"""

@@ -1,4 +1,4 @@
-"""A part of a long list that looks like the whole."""
+"""A sample of a long list that looks like the whole."""
 
 from __future__ import annotations
 

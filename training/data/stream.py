@@ -149,10 +149,10 @@ class StreamedBatches:
         self._next = step + 1
         pixels, sizes, refused = next(self._decoded)
         self._dataset.note(refused)
-        # the sizes of what other processes work on are theirs to know
-        everyones = torch.ones(2, self._order.batch_size)
-        everyones[:, torch.from_numpy(self._order.own)] = sizes
-        height, width = everyones.to(self._device, non_blocking=True)
+        # the sizes of other processes' images are not needed here
+        all_sizes = torch.ones(2, self._order.batch_size)
+        all_sizes[:, torch.from_numpy(self._order.own)] = sizes
+        height, width = all_sizes.to(self._device, non_blocking=True)
         return ImageBatch(pixels.to(self._device, non_blocking=True), height, width)
 
     def _from(self, step: int) -> Iterator[DecodedBatch]:

@@ -112,7 +112,7 @@ def open_training_data(
 
 
 def check_enough(dataset: TrainingData, batch_size: int) -> None:
-    """Refuses fewer images than a batch.
+    """Refuse fewer images than a batch.
 
     Raises:
         UsageError: they do not make a batch.

@@ -1,7 +1,7 @@
 """Encoders that others wrote: torchvision's classification networks and timm's, without classifier.
 
 The network is built for a number of classes that nothing else in it has, so that its classifier is
-the one layer with so many outputs; an identity takes its place and h is what went into it. Names of
+the one layer with so many outputs; an identity replaces it and h is what went into it. Names of
 parameters stay theirs, so that their weights fit.
 
 Dropout and stochastic depth are switched off: SimCLR regularizes by augmentation, and a step must
@@ -19,7 +19,7 @@ from base.text import did_you_mean, first_line, nearest
 from training.errors import RecipeError
 from training.models.encoder_module import EncoderModule
 
-CLASSES = 1009  # a prime that is no width of any layer
+CLASSES = 1009  # a prime that is not the width of any layer
 TIMM = ("timm:", "timm/")
 # Networks whose layers are made for one size of image, and what they call it.
 SIZED = {"vit_": "image_size", "maxvit_": "input_size"}
@@ -38,7 +38,7 @@ def timm_name(name: str) -> str | None:
 
 
 def check_name(name: str) -> None:
-    """Refuses what is surely no backbone; timm's own names are looked up when one is built.
+    """Refuse what is certainly not a backbone; timm's own names are looked up when one is built.
 
     Raises:
         RecipeError: not a name of torchvision's; the message has the nearest one.

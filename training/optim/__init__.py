@@ -1,1 +1,5 @@
-"""From projections to an update: contrastive losses, gradient caching, optimizers, schedule."""
+"""From projections z to an update of the weights.
+
+Contrastive losses, gradient caching, optimizers and schedule, with the tables [loss], [optimizer]
+and [schedule] of a recipe.
+"""

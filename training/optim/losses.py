@@ -155,8 +155,8 @@ def _rows(unit: Tensor, loss: LossSettings, anchors: slice) -> Tensor:
 def _nt_xent(logits: Tensor, own: Tensor, positive: Tensor) -> Tensor:
     """[R] of logits [R,2N].
 
-    A view is no candidate for itself: -inf leaves the softmax. Cutting it out with a boolean mask
-    would wait for the accelerator and break a compiled graph.
+    A view is not a candidate for itself: -inf leaves the softmax. Cutting it out with a boolean
+    mask would wait for the accelerator and break a compiled graph.
     """
     logits = logits.scatter(1, own[:, None], -torch.inf)
     return functional.cross_entropy(logits, positive, reduction="none")

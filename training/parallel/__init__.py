@@ -1,1 +1,5 @@
-"""Several processes as one run: ranks, sharding, launch and batch norm over the global batch."""
+"""Several processes as one run.
+
+In: torchrun's environment. Out: ranks that exchange tensors and agree between steps, and batch norm
+over the views of all of them.
+"""

@@ -72,7 +72,7 @@ class _Normalize(Function):
 
         dL/dx = weight / sqrt(variance + eps) * (dy - mean(dy) - x^ mean(dy x^))
 
-    dL/dweight and dL/dbias are this process's parts; parameters' gradients are added up later.
+    dL/dweight and dL/dbias are this process's shares; parameters' gradients are added up later.
     """
 
     @staticmethod

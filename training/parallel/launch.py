@@ -31,7 +31,7 @@ def launch_of(environment: Mapping[str, str] = os.environ) -> Launch:
     """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; a process alone where they lack.
 
     Raises:
-        UsageError: only some of them are there, or one is no number.
+        UsageError: only some of them are there, or one is not a number.
     """
     if "RANK" not in environment:
         return Launch()

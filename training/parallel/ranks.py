@@ -2,8 +2,8 @@
 
 Two groups. The one of the training device (NCCL or Gloo) carries projections, gradients and batch
 statistics, and is entered by all processes in the same order inside a step. The other (Gloo, on the
-host, without waiting for a device) is where they agree between steps to go on, to stop or that one
-of them failed. There the others also wait while the first one decodes, measures or saves.
+host, without waiting for a device) is where they agree between steps to continue, to stop or that
+one of them failed. There the others also wait while the first one decodes, measures or saves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Decoding a large source takes hours, and the others wait; a process that dies is seen at once.
 PATIENCE = timedelta(days=2)
 
-_GO_ON, _STOP, _FAILED = 0, 1, 2
+_CONTINUE, _STOP, _FAILED = 0, 1, 2
 
 
 class OtherProcessError(LookalikeError):
@@ -61,10 +61,10 @@ class Ranks:
     def attempt(
         self, work: Callable[[], T], *, stop: Callable[[], bool] = lambda: False
     ) -> tuple[T, bool]:
-        """Do this process's part between two steps and hears how the others fared.
+        """Do this process's work between two steps and learn how the others fared.
 
         Returns:
-            What `work` returned, and whether any process wanted to stop after its part.
+            What `work` returned, and whether any process wanted to stop after its work.
 
         Raises:
             OtherProcessError: the work of another process failed; what fails here passes through
@@ -77,7 +77,7 @@ class Ranks:
         except BaseException:
             self._agree(_FAILED)
             raise
-        verdict = self._agree(_STOP if stop() else _GO_ON)
+        verdict = self._agree(_STOP if stop() else _CONTINUE)
         if verdict == _FAILED:
             raise OtherProcessError("another process of this run failed; see its message")
         return result, verdict == _STOP
@@ -112,7 +112,7 @@ class Ranks:
             self.attempt(lambda mine=turn == first: results.append(work()) if mine else None)  # type: ignore[misc]
         return results[0]
 
-    def everyones(self, value: T) -> list[T]:
+    def gather_objects(self, value: T) -> list[T]:
         """Return the values of all processes, picklable ones, in the order of their ranks."""
         if self._control is None:
             return [value]
@@ -126,7 +126,7 @@ class Ranks:
         Raises:
             UsageError: they have not.
         """
-        values = self.everyones(value)
+        values = self.gather_objects(value)
         if len(set(values)) > 1:
             where = next(rank for rank, other in enumerate(values) if other != values[0])
             raise UsageError(
@@ -134,7 +134,7 @@ class Ranks:
             )
 
 
-ALONE = Ranks(Launch())
+SINGLE_PROCESS = Ranks(Launch())
 
 
 def network_of(
@@ -156,7 +156,7 @@ def network_of(
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that torchrun started; alone without it.
 
     Raises:

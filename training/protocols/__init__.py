@@ -1,1 +1,4 @@
-"""Evaluation protocols: functions over arrays of features and labels."""
+"""Evaluation protocols: arrays of features and labels in, scores out.
+
+kNN, linear probe, fine-tuning, retrieval and what needs no labels; none of them knows files.
+"""

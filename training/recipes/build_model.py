@@ -48,7 +48,7 @@ def build_model(recipe: Recipe, device: torch.device) -> SimCLR:
 
 
 def _check_sizes(encoder: EncoderModule, recipe: Recipe) -> None:
-    """Refuses progressive sizes that the encoder was not built for, before the run gets there."""
+    """Refuse progressive sizes that the encoder was not built for, before the run gets there."""
     for _, size in recipe.training.progressive or ():
         if size == recipe.data.image_size:
             continue

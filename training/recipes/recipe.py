@@ -49,7 +49,7 @@ TABLES: dict[
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All tables of a recipe file; `name` is a label and no part of the digest."""
+    """All tables of a recipe file; `name` is a label and not in the digest."""
 
     name: str
     data: DataSettings

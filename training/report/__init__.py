@@ -1,5 +1,4 @@
-"""`report.html` in the run folder: one page that needs no other file and no network."""
+"""`report.html` in the run folder: one page that needs no other file and no network.
 
-from training.report.page import State, write_report
-
-__all__ = ["State", "write_report"]
+In: the metrics of a run and what `monitor.py` measured. Out: the page (`page.py`).
+"""

@@ -94,7 +94,7 @@ class Monitor:
 
     @property
     def labeled(self) -> bool:
-        """Whether there are queries, and two classes to tell apart: kNN is measured."""
+        """Whether there are queries, and two classes to distinguish: kNN is measured."""
         return len(self._query_labels) > 0 and len(np.unique(self._gallery_labels)) > 1
 
     def measure(self, model: SimCLR) -> Measurement:

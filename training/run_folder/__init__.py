@@ -1,1 +1,4 @@
-"""What a run writes and a later run reads: checkpoints and metrics."""
+"""What a run writes and a later run, or `export`, reads: checkpoints and metrics.
+
+`checkpoint.py` specifies the folder.
+"""

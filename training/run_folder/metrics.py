@@ -34,7 +34,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 class Metrics:
     """Appends to a run's figures; opening drops what lies beyond `step`.
 
-    So a run that was killed after its last checkpoint and goes on from there has no step twice.
+    So a run that was killed after its last checkpoint and is resumed there has no step twice.
     """
 
     def __init__(self, run: Path, step: int) -> None:

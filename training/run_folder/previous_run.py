@@ -27,7 +27,7 @@ def open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
         if has_run(run):
             raise UsageError(f"{run} already holds a run: add --resume to go on, or another --out")
         if run.exists() and (not run.is_dir() or (any(run.iterdir()) and not _begun(run))):
-            raise UsageError(f"{run} exists and is no run folder: give another --out")
+            raise UsageError(f"{run} exists and is not a run folder: give another --out")
         return None
     if not has_run(run):
         raise UsageError(f"{run} holds no run to resume: drop --resume to start one")

@@ -1,1 +1,1 @@
-"""Found by measuring before a run: batch size, learning rate, memory."""
+"""Measured before a run: a recipe and a device in, batch size and learning rate out."""

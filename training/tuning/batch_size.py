@@ -50,7 +50,7 @@ class Fit:
 
 
 def auto_batch_size(recipe: Recipe, device: torch.device, dataset: int, progress: Progress) -> Fit:
-    """Chooses the batch size for a recipe on a device.
+    """Choose the batch size for a recipe on a device.
 
     Args:
         recipe: its own batch size is not looked at.

@@ -132,7 +132,7 @@ def find_learning_rate(
     steps: int = STEPS,
     progress: Progress | None = None,
 ) -> Finding:
-    """Sweeps the rates of a recipe's optimizer on the images of a source.
+    """Sweep the rates of a recipe's optimizer on the images of a source.
 
     Args:
         source: the images.

@@ -76,7 +76,7 @@ import training.train
 from base.errors import LookalikeError
 from images.sources.sources import open_source
 from training.data.cache import decode_source
-from training.parallel.ranks import joined
+from training.parallel.ranks import process_group
 from training.parallel.global_batch_norm import globalize
 from training.recipes.recipe_files import load_recipe
 from training.train import TrainResult, train
@@ -133,7 +133,7 @@ def run(name, rank, step, event):
         print(name, type(error).__name__, error)
     Trainer.advance, Trainer.fetch = advance, fetch
 
-with joined(cpu) as ranks:
+with process_group(cpu) as ranks:
     kept = {name: steps(ranks, name) for name in sys.argv[2:]}
     kept |= {name: norm(ranks, name, x) for name, x in torch.load(out / "norms.pt").items()}
     if ranks.leads:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.recipes.recipe_files import load_recipe
-from training.report import State, write_report
 from training.report.charts import Curve, format_number, line_chart, plane, thinned, ticks
 from training.report.image_strips import data_uri, nearest
 from training.report.monitor import Measurement, Watched
+from training.report.page import State, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
