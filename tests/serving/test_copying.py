@@ -51,9 +51,7 @@ def everything(collection: AnyCollection) -> list[tuple[Any, ...]]:
     ]
 
 
-def run(
-    original: Location, target: Location, on_progress: OnProgress | None = None
-) -> Any:
+def run(original: Location, target: Location, on_progress: OnProgress | None = None) -> Any:
     with (
         open_collection(original) as opened,
         open_target(opened, target, None) as copied,
