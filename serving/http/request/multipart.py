@@ -16,12 +16,12 @@ MAX_FIELDS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a form.
+class FormEntry:
+    """One field or file of a form.
 
     Attributes:
         name: of the field.
-        filename: as the client named it; None: a field that is no file.
+        filename: as the client named it; None: a field that is not a file.
         content: its bytes.
     """
 
@@ -31,7 +31,7 @@ class Part:
 
     @property
     def text(self) -> str:
-        """The content of a field that is no file."""
+        """The content of a field that is not a file."""
         return _text(self.content)
 
 
@@ -39,18 +39,18 @@ class TooManyFiles(Exception):  # noqa: N818 - the caller says what it means
     """More files than may be sent."""
 
 
-async def read_parts(
+async def read_form(
     content_type: str, chunks: AsyncIterable[bytes], *, max_files: int
-) -> list[Part]:
-    """Return the parts of a form in their order.
+) -> list[FormEntry]:
+    """Return the fields and files of a form in their order.
 
     Args:
         content_type: the request's header, with the boundary.
         chunks: the body.
-        max_files: the most parts with a filename.
+        max_files: the most files.
 
     Raises:
-        HttpError: no multipart form, or one that ends before its closing boundary.
+        HttpError: not a multipart form, or one that ends before its closing boundary.
         TooManyFiles: more than max_files.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -64,14 +64,14 @@ async def read_parts(
         raise _unreadable(str(error)) from error
     if not reader.complete:
         raise malformed("multipart", "the form ends before its closing boundary")
-    return reader.parts
+    return reader.entries
 
 
 class _Reader:
-    """Gathers what the parser calls out."""
+    """Collects the entries that the parser reports."""
 
     def __init__(self, boundary: bytes, max_files: int) -> None:
-        self.parts: list[Part] = []
+        self.entries: list[FormEntry] = []
         self.complete = False
         self._max_files = max_files
         self._files = 0
@@ -110,7 +110,7 @@ class _Reader:
         self._header = self._value = b""
 
     def _open(self) -> None:
-        """Refuses a part before its content is read."""
+        """Refuse an entry before its content is read."""
         options = parse_options_header(self._disposition)[1]
         if b"name" not in options:
             raise _unreadable("a part has no name in its Content-Disposition")
@@ -120,14 +120,14 @@ class _Reader:
         self._files += filename is not None
         if self._files > self._max_files:
             raise TooManyFiles
-        if len(self.parts) - self._files >= MAX_FIELDS:
+        if len(self.entries) - self._files >= MAX_FIELDS:
             raise _unreadable(f"it has more than {MAX_FIELDS} fields")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self._pieces.append(data[start:end])
 
     def _end(self) -> None:
-        self.parts.append(Part(self._name, self._filename, b"".join(self._pieces)))
+        self.entries.append(FormEntry(self._name, self._filename, b"".join(self._pieces)))
 
     def _finish(self) -> None:
         self.complete = True

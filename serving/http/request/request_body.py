@@ -1,8 +1,8 @@
 """A request's body as uploads and fields, whatever form it came in.
 
-Taken: multipart forms (every file part is an image), a raw image, and JSON with base64 text or
+Accepted: multipart forms (every file is an image), a raw image, and JSON with base64 text or
 data URIs. BentoML's own parsing answers 500 to a corrupt upload, opens URLs that a client names,
-writes parts over 1 MB to disk on the event loop and knows no limit; this reads at most
+writes files over 1 MB to disk on the event loop and knows no limit; this reads at most
 `max_body_bytes`, in memory, and refuses the rest with a 4xx.
 """
 
@@ -21,10 +21,10 @@ from starlette.requests import ClientDisconnect, Request
 from serving.http.json_text import parse_json, show
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import CLIENT_GONE, HttpError, invalid, malformed
-from serving.http.request.form_fields import Text
+from serving.http.request.fields import Text
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.in_flight import Share
-from serving.http.request.multipart import MAX_FIELDS, TooManyFiles, read_parts
+from serving.http.request.multipart import MAX_FIELDS, TooManyFiles, read_form
 
 LARGE_JSON = 2**18  # bytes: about a millisecond
 FORM = "application/x-www-form-urlencoded"
@@ -41,7 +41,7 @@ class Upload:
     """One image as it was sent.
 
     Attributes:
-        content: the encoded image, or why there is none.
+        content: the encoded image, or its refusal.
         param: what to call it in a refusal.
         filename: as the client named it; never used as a path.
         url: where the image is, if it was not sent; `fetching` may put it in.
@@ -62,7 +62,7 @@ class Body:
 
 
 async def read_body(request: Request, settings: Settings) -> Body:
-    """Read and parses the body, and the query's fields with it.
+    """Read and parse the body, and the query's fields with it.
 
     Raises:
         HttpError: too large, too slow, too many images, another media type, or malformed.
@@ -85,7 +85,7 @@ async def read_raw(request: Request, settings: Settings) -> bytes:
 
 @contextlib.asynccontextmanager
 async def _in_time(request: Request, settings: Settings) -> AsyncGenerator[None, None]:
-    """Refuses a body that is compressed, comes too slowly or ends with its connection."""
+    """Refuse a body that is compressed, comes too slowly or ends with its connection."""
     _check_encoding(request.headers.get("content-encoding", "identity"))
     try:
         async with asyncio.timeout(settings.body_seconds):
@@ -126,7 +126,7 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """Yield the body's chunks; a client that announced too much is refused before anything is read."""
+    """Yield the body's chunks; one announced as too large is refused unread."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise body_too_large(limit)
@@ -146,15 +146,17 @@ async def _read_multipart(
 ) -> Body:
     content_type = request.headers["content-type"]
     try:
-        parts = await read_parts(content_type, stream, max_files=settings.max_images)
+        entries = await read_form(content_type, stream, max_files=settings.max_images)
     except TooManyFiles as error:
         raise too_many_images(settings.max_images + 1, settings) from error
     body = Body([], {})
-    for part in parts:
-        if part.filename is None:
-            _set(body.fields, part.name, Text(part.text))
-        elif part.content or part.filename:  # a browser sends an empty part for no file
-            body.uploads.append(Upload(part.content, f"images[{len(body.uploads)}]", part.filename))
+    for entry in entries:
+        if entry.filename is None:
+            _set(body.fields, entry.name, Text(entry.text))
+        elif entry.content or entry.filename:  # a browser sends an empty one for no file
+            body.uploads.append(
+                Upload(entry.content, f"images[{len(body.uploads)}]", entry.filename)
+            )
     _move_text_images(body)
     return body
 
@@ -205,7 +207,7 @@ def _move_text_images(body: Body) -> None:
 
 
 def decode_upload(text: object, param: str) -> Upload:
-    """Return an image from base64 text or a data URI; the upload holds the refusal if it is neither."""
+    """Return an image from base64 text or a data URI, or its refusal if it is neither."""
     if not isinstance(text, str):
         message = f"{param} is {show(text)}: base64 text or a data URI is needed"
         return Upload(invalid(param, message), param)

@@ -1,4 +1,4 @@
-"""What a good request is answered with: embeddings in three encodings, neighbors, items."""
+"""The answers to good requests: embeddings in three encodings, neighbors, items."""
 
 import base64
 import io
@@ -16,13 +16,11 @@ from serving.collection import Hit, Record, Suggestion
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.json_text import json_response, show
 from serving.http.request.errors import HttpError
-from serving.http.request.form_fields import Fields
+from serving.http.routes.fields import Encoding, VectorDtype
 
 NPY = "application/x-npy"
-ENCODINGS = ("float", "base64", "npy")
-DTYPES = ("float32", "float16", "int8", "binary")
 # What a client may ask for in Accept, and the encoding it means.
-ACCEPTED = {
+ACCEPTED: dict[str, Encoding] = {
     "*/*": "float",
     "application/*": "float",
     "application/json": "float",
@@ -31,15 +29,12 @@ ACCEPTED = {
 }
 
 
-def chosen_encoding(headers: Headers, fields: Fields) -> str:
-    """Return the encoding a request asks for: `encoding_format` if it is given, else by `Accept`.
+def accepted_encoding(headers: Headers) -> Encoding:
+    """Return the encoding that a request's `Accept` prefers.
 
     Raises:
         HttpError: 406, none of what it accepts can be sent.
     """
-    named = fields.choice("encoding_format", ENCODINGS)
-    if named is not None:
-        return named
     accept = headers.get("accept") or "*/*"
     wishes = [_wish(entry) for entry in accept.split(",")]
     for quality, media_type in sorted(wishes, key=lambda wish: -wish[0]):
@@ -54,8 +49,8 @@ def chosen_encoding(headers: Headers, fields: Fields) -> str:
 
 
 def _wish(entry: str) -> tuple[float, str]:
-    """How much a client wants a media type, from an entry of its Accept header."""
-    media_type, *options = (part.strip().lower() for part in entry.split(";"))
+    """Return how much a client wants a media type, from an entry of its Accept header."""
+    media_type, *options = (field.strip().lower() for field in entry.split(";"))
     for option in options:
         if option.startswith("q="):
             try:
@@ -66,9 +61,12 @@ def _wish(entry: str) -> tuple[float, str]:
 
 
 def embeddings_answer(
-    outcomes: Sequence[EmbeddedUpload | HttpError], encoding: str, dtype: str, encoder_digest: str
+    outcomes: Sequence[EmbeddedUpload | HttpError],
+    encoding: Encoding,
+    dtype: VectorDtype,
+    encoder_digest: str,
 ) -> Response:
-    """Return the answer to /embed, in one of `ENCODINGS` and `DTYPES`.
+    """Return the answer to /embed.
 
     JSON holds one entry an image, in the order sent; where an image was refused the entry is null
     and `errors` says why. A .npy file cannot say that, so there one refused image refuses all.
@@ -98,8 +96,8 @@ def embeddings_answer(
     return json_response(content)
 
 
-def in_dtype(vector: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Return an embedding in fewer bytes, of which the similarity can still be told.
+def in_dtype(vector: NDArray[np.float32], dtype: VectorDtype) -> NDArray[Any]:
+    """Return an embedding in fewer bytes that still tell similarities.
 
     Args:
         vector: [E].
@@ -120,7 +118,7 @@ def in_dtype(vector: NDArray[np.float32], dtype: str) -> NDArray[Any]:
             return vector
 
 
-def encoded_vector(vector: NDArray[Any], encoding: str) -> NDArray[Any] | str:
+def encoded_vector(vector: NDArray[Any], encoding: Encoding) -> NDArray[Any] | str:
     """One embedding for JSON: numbers, or base64 of their little-endian bytes."""
     if encoding == "base64":
         little = vector.astype(vector.dtype.newbyteorder("<"), copy=False)
@@ -129,7 +127,7 @@ def encoded_vector(vector: NDArray[Any], encoding: str) -> NDArray[Any] | str:
 
 
 def refused_items(outcomes: Iterable[object]) -> list[dict[str, Any]]:
-    """Return the refused images of a batch with their places, for `errors`."""
+    """Return the refused images of a batch with their positions, for `errors`."""
     return [
         {"index": index, "type": one.type, "message": one.message, "param": one.param}
         for index, one in enumerate(outcomes)
@@ -150,7 +148,7 @@ def whole_refusal(outcomes: Sequence[object]) -> HttpError:
 
 
 def item_path(key: str) -> str:
-    """Return the path of an item; every sign of the key that could be taken for another is encoded."""
+    """Return the path of an item, with every ambiguous sign of its key encoded."""
     return f"/items/{quote(key, safe='')}"
 
 
@@ -165,7 +163,7 @@ def neighbors_answer(
     query: Mapping[str, Any],
     suggestion: Suggestion | None = None,
 ) -> Response:
-    """Return the answer to a search, the most similar first, with the labels they vote for if asked."""
+    """Return the answer to a search: the most similar first, and any suggested labels."""
     neighbors = [
         {
             "key": hit.key,

@@ -1,7 +1,6 @@
 """The routes beside BentoML's own: items, the page, metrics and the OpenAPI description."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -10,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from serving.http.engine.engine import Engine
-from serving.http.gate.gate import ANY_ITEM, answering
+from serving.http.engine.lifecycle import Lifecycle
+from serving.http.engine.runtime import Runtime
+from serving.http.gate.gate import ANY_ITEM, Handler, answering
 from serving.http.json_text import json_response
 from serving.http.request.errors import HttpError
 from serving.http.routes import kserve, openai
@@ -30,22 +30,27 @@ PAGE_FILES = {
     ),
 }
 
-Endpoint = Callable[[Engine, Request], Awaitable[Response]]
+Endpoint = Callable[[Runtime, Request], Awaitable[Response]]
 
 
-def make_app(engine: Engine, describe: Callable[[], dict[str, Any]]) -> Starlette:
+def bound(endpoint: Endpoint, lifecycle: Lifecycle) -> Handler:
+    """Return the endpoint as a handler of requests; it works with what is open by then."""
+    return lambda request: endpoint(lifecycle.runtime, request)
+
+
+def make_app(lifecycle: Lifecycle, describe: Callable[[], dict[str, Any]]) -> Starlette:
     """Return the Starlette app that BentoML mounts at `/`.
 
     Args:
-        engine: the service's.
+        lifecycle: the service's.
         describe: makes the OpenAPI description.
     """
 
-    async def docs(_engine: Engine, _request: Request) -> Response:
+    async def docs(_runtime: Runtime, _request: Request) -> Response:
         return json_response(describe())
 
     def route(path: str, endpoint: Endpoint, methods: list[str]) -> Route:
-        return Route(path, answering(partial(endpoint, engine)), methods=methods)
+        return Route(path, answering(bound(endpoint, lifecycle)), methods=methods)
 
     return Starlette(
         routes=[
@@ -75,13 +80,13 @@ def _kserve_routes() -> Iterator[tuple[str, Endpoint, list[str]]]:
         yield f"{model}/infer", kserve.infer, ["POST"]
 
 
-async def items(engine: Engine, request: Request) -> Response:
-    """List items or adds some."""
+async def items(runtime: Runtime, request: Request) -> Response:
+    """List items, or add some."""
     handler = add_items if request.method == "POST" else list_items
-    return await handler(engine, request)
+    return await handler(runtime, request)
 
 
-async def page(_engine: Engine, request: Request) -> Response:
+async def page(_runtime: Runtime, request: Request) -> Response:
     """Return the web page and its files."""
     default = "icon.svg" if request.url.path == "/favicon.ico" else "index.html"
     name = request.path_params.get("file", default)
@@ -91,18 +96,18 @@ async def page(_engine: Engine, request: Request) -> Response:
     return Response((PAGE / name).read_bytes(), headers=headers, media_type=PAGE_FILES[name])
 
 
-async def status(engine: Engine, _request: Request) -> Response:
+async def status(runtime: Runtime, _request: Request) -> Response:
     """Return what the service is: its encoder, its collection, its limits."""
-    encoder, settings = engine.encoder, engine.settings
+    encoder, settings = runtime.encoder, runtime.settings
     content = {
-        "ready": engine.warm,
+        "ready": runtime.embedder.warm,
         "encoder": {
             "sha256": encoder.digest,
             "dimensions": encoder.embedding_dim,
             "image_size": encoder.preprocess.size,
             "provider": encoder.provider,
         },
-        "collection": {"items": await engine.count_items()} if engine.has_collection else None,
+        "collection": {"items": await runtime.count_items()} if runtime.access else None,
         "limits": {
             "body_bytes": settings.max_body_bytes,
             "image_bytes": settings.max_image_bytes,
@@ -114,8 +119,8 @@ async def status(engine: Engine, _request: Request) -> Response:
     return json_response(content)
 
 
-async def show_metrics(engine: Engine, _request: Request) -> Response:
-    """Figures for Prometheus."""
-    engine.metrics.note_memory()
-    text = engine.metrics.text(await engine.count_items())
+async def show_metrics(runtime: Runtime, _request: Request) -> Response:
+    """Return the metrics for Prometheus."""
+    runtime.metrics.note_memory()
+    text = runtime.metrics.text(await runtime.count_items())
     return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)

@@ -24,7 +24,6 @@ from starlette.responses import Response
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.json_text import json_bytes, json_response, parse_json, show
 from serving.http.request.errors import HttpError, invalid, malformed
-from serving.http.request.form_fields import Fields
 from serving.http.request.request_body import (
     LARGE_JSON,
     LINKS,
@@ -34,6 +33,7 @@ from serving.http.request.request_body import (
     too_many_images,
 )
 from serving.http.routes.answers import whole_refusal
+from serving.http.routes.fields import InferFields
 from serving.http.routes.openai import MODEL, check_model
 from serving.http.routes.queries import fetched, while_connected
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
-    from serving.http.engine.engine import Engine
+    from serving.http.engine.runtime import Runtime
 
 VERSION = "1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -51,28 +51,28 @@ OUTPUT = "embeddings"
 BINARY_SIZE = "binary_data_size"
 
 
-async def server(_engine: Engine, _request: Request) -> Response:
+async def server(_runtime: Runtime, _request: Request) -> Response:
     """GET /v2."""
     content = {"name": "lookalike", "version": VERSION, "extensions": ["binary_tensor_data"]}
     return json_response(content)
 
 
-async def live(engine: Engine, _request: Request) -> Response:
+async def live(runtime: Runtime, _request: Request) -> Response:
     """GET /v2/health/live."""
-    return Response(status_code=200 if engine.alive else 503)
+    return Response(status_code=200 if runtime.embedder.alive else 503)
 
 
-async def ready(engine: Engine, request: Request) -> Response:
+async def ready(runtime: Runtime, request: Request) -> Response:
     """GET /v2/health/ready and /v2/models/{model}/ready."""
     if "model" in request.path_params:
-        _check(engine, request)
-    return Response(status_code=200 if engine.warm else 503)
+        _check(runtime, request)
+    return Response(status_code=200 if runtime.embedder.warm else 503)
 
 
-async def metadata(engine: Engine, request: Request) -> Response:
+async def metadata(runtime: Runtime, request: Request) -> Response:
     """GET /v2/models/{model}."""
-    _check(engine, request)
-    spec = engine.encoder.preprocess
+    _check(runtime, request)
+    spec = runtime.encoder.preprocess
     content = {
         "name": MODEL,
         "versions": [VERSION],
@@ -86,39 +86,39 @@ async def metadata(engine: Engine, request: Request) -> Response:
             {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
         ],
         "outputs": [
-            {"name": OUTPUT, "datatype": "FP32", "shape": [-1, engine.encoder.embedding_dim]}
+            {"name": OUTPUT, "datatype": "FP32", "shape": [-1, runtime.encoder.embedding_dim]}
         ],
-        "parameters": {"encoder": engine.encoder.digest},
+        "parameters": {"encoder": runtime.encoder.digest},
     }
     return json_response(content)
 
 
-async def infer(engine: Engine, request: Request) -> Response:
+async def infer(runtime: Runtime, request: Request) -> Response:
     """POST /v2/models/{model}/infer."""
-    _check(engine, request)
-    content = await read_raw(request, engine.settings)
+    _check(runtime, request)
+    content = await read_raw(request, runtime.settings)
     at = _header_length(request, len(content))
     if at > LARGE_JSON:
         head = await asyncio.to_thread(_parse_head, content[:at])
     else:
         head = _parse_head(content[:at])
-    fields = Fields(head, ("id", "parameters", "inputs", "outputs"))
-    binary = _wants_binary(fields, head.get("outputs"))
-    tensor = await asyncio.to_thread(_tensor, head.get("inputs"), content[at:], engine)
+    fields = InferFields.read(head)
+    binary = _wants_binary(fields.parameters, fields.outputs)
+    tensor = await asyncio.to_thread(_tensor, fields.inputs, content[at:], runtime)
     outcomes: Sequence[EmbeddedUpload | HttpError]
     if isinstance(tensor, list):
-        uploads = await fetched(engine, request, tensor)
-        outcomes = await while_connected(request, engine.embedder.embed(uploads))
+        uploads = await fetched(runtime, request, tensor)
+        outcomes = await while_connected(request, runtime.embedder.embed(uploads))
     else:
-        outcomes = await while_connected(request, engine.embedder.embed_pixels(tensor))
+        outcomes = await while_connected(request, runtime.embedder.embed_pixels(tensor))
     if any(isinstance(outcome, HttpError) for outcome in outcomes):
         raise whole_refusal(outcomes)
     vectors = np.stack([one.vector for one in outcomes if isinstance(one, EmbeddedUpload)])
-    return _answer(engine, vectors, fields.text("id"), binary=binary)
+    return _answer(vectors, fields.id, binary=binary)
 
 
-def _check(engine: Engine, request: Request) -> None:
-    check_model(engine, request.path_params["model"])
+def _check(runtime: Runtime, request: Request) -> None:
+    check_model(runtime, request.path_params["model"])
     version = request.path_params.get("version", VERSION)
     if version != VERSION:
         message = f"there is no version {show(version)} of {MODEL} here: its version is {VERSION}"
@@ -126,13 +126,13 @@ def _check(engine: Engine, request: Request) -> None:
 
 
 def _header_length(request: Request, length: int) -> int:
-    given = request.headers.get(HEADER_LENGTH)
-    if given is None:
+    sent = request.headers.get(HEADER_LENGTH)
+    if sent is None:
         return length
-    if not given.isdecimal() or int(given[:12]) > length:
-        message = f"{HEADER_LENGTH} is {show(given)}: give the bytes of JSON, at most {length}"
+    if not sent.isdecimal() or int(sent[:12]) > length:
+        message = f"{HEADER_LENGTH} is {show(sent)}: give the bytes of JSON, at most {length}"
         raise invalid(HEADER_LENGTH, message)
-    return int(given)
+    return int(sent)
 
 
 def _parse_head(content: bytes) -> dict[str, Any]:
@@ -145,9 +145,8 @@ def _parse_head(content: bytes) -> dict[str, Any]:
     return head
 
 
-def _wants_binary(fields: Fields, outputs: object) -> bool:
-    """Whether the output shall be binary; refuses outputs there are not."""
-    parameters = fields.json_object("parameters") or {}
+def _wants_binary(parameters: dict[str, Any], outputs: object) -> bool:
+    """Return whether the output shall be binary; refuse unknown outputs."""
     binary = parameters.get("binary_data_output", False)
     if outputs is not None:
         if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in outputs):
@@ -160,12 +159,12 @@ def _wants_binary(fields: Fields, outputs: object) -> bool:
     return binary is True
 
 
-def _tensor(inputs: object, binary: bytes, engine: Engine) -> list[Upload] | NDArray[np.uint8]:
+def _tensor(inputs: object, binary: bytes, runtime: Runtime) -> list[Upload] | NDArray[np.uint8]:
     """Return the one input: image files, or uint8 [N, S, S, C]."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise invalid("inputs", "send one input: images (UINT8) or encoded (BYTES)")
     tensor = inputs[0]
-    spec = engine.encoder.preprocess
+    spec = runtime.encoder.preprocess
     kinds: dict[str, tuple[str, list[int]]] = {
         "images": ("UINT8", [spec.size, spec.size, spec.channels]),
         "encoded": ("BYTES", []),
@@ -174,7 +173,7 @@ def _tensor(inputs: object, binary: bytes, engine: Engine) -> list[Upload] | NDA
     if not isinstance(name, str) or name not in kinds:
         raise invalid("inputs", f"there is no input {show(name)}: send images or encoded")
     datatype, rest = kinds[name]
-    count = _count(tensor, (name, datatype, rest), engine)
+    count = _count(tensor, (name, datatype, rest), runtime)
     size = _parameters(tensor).get(BINARY_SIZE)
     if size is not None and (type(size) is not int or size != len(binary)):
         message = f"{BINARY_SIZE} is {show(size)}, but {len(binary)} bytes follow the JSON"
@@ -190,12 +189,12 @@ def _tensor(inputs: object, binary: bytes, engine: Engine) -> list[Upload] | NDA
     return [_upload(content, f"{name}[{at}]") for at, content in enumerate(elements)]
 
 
-def _count(tensor: dict[str, Any], wanted: tuple[str, str, list[int]], engine: Engine) -> int:
-    """N of a tensor, whose datatype and whose shape behind N must be those wanted."""
-    name, datatype, rest = wanted
+def _count(tensor: dict[str, Any], expected: tuple[str, str, list[int]], runtime: Runtime) -> int:
+    """Return N of a tensor whose datatype, and whose shape behind N, must be the expected ones."""
+    name, datatype, rest = expected
     if tensor.get("datatype") != datatype:
-        given = show(tensor.get("datatype"))
-        raise invalid(name, f"{name} has the datatype {given}: {datatype} is needed")
+        shown = show(tensor.get("datatype"))
+        raise invalid(name, f"{name} has the datatype {shown}: {datatype} is needed")
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise invalid(name, f"{name} has the shape {show(shape)}: a list of numbers is needed")
@@ -203,8 +202,8 @@ def _count(tensor: dict[str, Any], wanted: tuple[str, str, list[int]], engine: E
         form = ", ".join(map(str, ["N", *rest]))
         raise invalid(name, f"{name} has the shape {show(shape)}: [{form}] is needed, N above 0")
     count: int = shape[0]
-    if count > engine.settings.max_images:
-        raise too_many_images(count, engine.settings)
+    if count > runtime.settings.max_images:
+        raise too_many_images(count, runtime.settings)
     return count
 
 
@@ -262,15 +261,13 @@ def _from_base64(data: object) -> list[bytes | str]:
 
 
 def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
-    found = entry.get("parameters", {})
-    if not isinstance(found, dict):
-        raise invalid("parameters", f"parameters is {show(found)}: an object is needed")
-    return found
+    parameters = entry.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise invalid("parameters", f"parameters is {show(parameters)}: an object is needed")
+    return parameters
 
 
-def _answer(
-    engine: Engine, vectors: NDArray[np.float32], request_id: str | None, *, binary: bool
-) -> Response:
+def _answer(vectors: NDArray[np.float32], request_id: str | None, *, binary: bool) -> Response:
     values = vectors.astype("<f4", copy=False)
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(values.shape)}
     if binary:

@@ -1,8 +1,8 @@
-"""/v1/embeddings and /v1/models: what OpenAI's clients send, for images.
+"""/v1/embeddings and /v1/models: the interface of OpenAI's clients, for images.
 
 `input` is an image or a list of images: data URIs, base64 text or URLs, or
 `{"image_url": {"url": …}}` as in OpenAI's messages. `dimensions` keeps the first numbers of each
-embedding and brings it back to length one. An answer has no place for refused images, so one
+embedding and brings it back to length one. An answer has no room for refused images, so one
 refuses all.
 """
 
@@ -14,38 +14,32 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.http.engine.embedding import EmbeddedUpload
-from serving.http.engine.engine import Engine
+from serving.http.engine.runtime import Runtime
 from serving.http.json_text import json_response, show
 from serving.http.request.errors import HttpError, invalid
-from serving.http.request.form_fields import Fields
 from serving.http.request.request_body import Upload, decode_upload, read_body, too_many_images
 from serving.http.routes.answers import encoded_vector, whole_refusal
+from serving.http.routes.fields import OpenAIFields, limits_of
 from serving.http.routes.queries import fetched, while_connected
 
 MODEL = "lookalike"
-FIELDS = ("input", "model", "encoding_format", "dimensions", "user")
-ENCODINGS = ("float", "base64")
 
 
-async def embeddings(engine: Engine, request: Request) -> Response:
+async def embeddings(runtime: Runtime, request: Request) -> Response:
     """POST /v1/embeddings."""
-    body = await read_body(request, engine.settings)
-    values = dict(body.fields)
-    given = values.pop("input", None)
-    fields = Fields(values, FIELDS)
-    check_model(engine, fields.text("model") or MODEL)
-    encoding = fields.choice("encoding_format", ENCODINGS) or "float"
-    full = engine.encoder.embedding_dim
-    dimensions = fields.integer("dimensions", full, 1, full)
-    uploads = await fetched(engine, request, _uploads(given, engine))
-    outcomes = await while_connected(request, engine.embedder.embed(uploads))
+    body = await read_body(request, runtime.settings)
+    fields = OpenAIFields.read(body.fields, limits_of(runtime))
+    check_model(runtime, fields.model or MODEL)
+    dimensions = fields.dimensions or runtime.encoder.embedding_dim
+    uploads = await fetched(runtime, request, _uploads(fields.input, runtime))
+    outcomes = await while_connected(request, runtime.embedder.embed(uploads))
     if any(isinstance(outcome, HttpError) for outcome in outcomes):
         raise whole_refusal(outcomes)
     data = [
         {
             "object": "embedding",
             "index": index,
-            "embedding": encoded_vector(_shortened(outcome, dimensions), encoding),
+            "embedding": encoded_vector(_shortened(outcome, dimensions), fields.encoding_format),
         }
         for index, outcome in enumerate(outcomes)
         if isinstance(outcome, EmbeddedUpload)
@@ -59,44 +53,44 @@ async def embeddings(engine: Engine, request: Request) -> Response:
     return json_response(content)
 
 
-async def models(engine: Engine, _request: Request) -> Response:
+async def models(runtime: Runtime, _request: Request) -> Response:
     """GET /v1/models."""
-    return json_response({"object": "list", "data": [_model(engine)]})
+    return json_response({"object": "list", "data": [_model(runtime)]})
 
 
-async def one_model(engine: Engine, request: Request) -> Response:
+async def one_model(runtime: Runtime, request: Request) -> Response:
     """GET /v1/models/{model}."""
-    check_model(engine, unquote(request.path_params["model"]))
-    return json_response(_model(engine))
+    check_model(runtime, unquote(request.path_params["model"]))
+    return json_response(_model(runtime))
 
 
-def check_model(engine: Engine, name: str) -> None:
-    """Refuses a model that is not served; the encoder's SHA-256 is a name of it too."""
-    if name not in (MODEL, engine.encoder.digest):
+def check_model(runtime: Runtime, name: str) -> None:
+    """Refuse a model that is not served; the encoder's SHA-256 is a name of it too."""
+    if name not in (MODEL, runtime.encoder.digest):
         message = f"there is no model {show(name)} here: its name is {MODEL}"
         raise HttpError(404, "unknown-model", message, param="model")
 
 
-def _model(engine: Engine) -> dict[str, Any]:
+def _model(runtime: Runtime) -> dict[str, Any]:
     return {
         "id": MODEL,
         "object": "model",
         "created": 0,
         "owned_by": "lookalike",
-        "encoder": engine.encoder.digest,
-        "dimensions": engine.encoder.embedding_dim,
+        "encoder": runtime.encoder.digest,
+        "dimensions": runtime.encoder.embedding_dim,
     }
 
 
-def _uploads(given: object, engine: Engine) -> list[Upload]:
-    if given is None or given == []:
+def _uploads(images: object, runtime: Runtime) -> list[Upload]:
+    if images is None or images == []:
         raise HttpError(422, "missing-image", "there is no input: send images", param="input")
-    values = given if isinstance(given, list) else [given]
-    if len(values) > engine.settings.max_images:
-        raise too_many_images(len(values), engine.settings)
+    values = images if isinstance(images, list) else [images]
+    if len(values) > runtime.settings.max_images:
+        raise too_many_images(len(values), runtime.settings)
     if all(isinstance(value, int) for value in values):
         raise invalid("input", "input is a list of tokens: this model embeds images, not text")
-    several = isinstance(given, list)
+    several = isinstance(images, list)
     return [
         decode_upload(_address(value), f"input[{number}]" if several else "input")
         for number, value in enumerate(values)

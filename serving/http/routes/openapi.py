@@ -1,13 +1,28 @@
-"""Completes BentoML's OpenAPI description with what BentoML cannot know.
+"""Complete BentoML's OpenAPI description with what BentoML cannot know.
 
 BentoML describes /embed and /search as forms that answer JSON, with errors in its own shape. Added
 here: raw images and JSON as inputs, .npy as output, our refusals, keys, and the routes beside
-BentoML's.
+BentoML's. The fields come from `routes.fields`.
 """
 
 from typing import Any
 
-from serving.http.routes.answers import DTYPES, ENCODINGS, NPY
+from serving.http.engine.thumbnails import MEDIA_TYPE
+from serving.http.request.fields import RequestFields
+from serving.http.routes.answers import NPY
+from serving.http.routes.fields import (
+    BASE64,
+    AddFields,
+    AddListFields,
+    EmbedFields,
+    InferFields,
+    ItemFields,
+    ListFields,
+    OpenAIFields,
+    SearchFields,
+    SimilarFields,
+    ThumbnailFields,
+)
 
 Spec = dict[str, Any]
 
@@ -55,7 +70,6 @@ REFUSALS = {
 }
 BINARY: Spec = {"type": "string", "format": "binary"}
 JSON_OBJECT: Spec = {"application/json": {"schema": {"type": "object"}}}
-BASE64: Spec = {"type": "string", "description": "base64, a data URI or a URL"}
 
 
 def complete(spec: Spec) -> Spec:
@@ -66,7 +80,7 @@ def complete(spec: Spec) -> Spec:
         "description": "Embeds images and finds similar ones.",
     }
     components = spec.setdefault("components", {})
-    components.setdefault("schemas", {})["HttpError"] = ERROR
+    components.setdefault("schemas", {})["Error"] = ERROR
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -88,123 +102,65 @@ def complete(spec: Spec) -> Spec:
 
 
 def _extend_embed(operation: Spec) -> None:
-    content = operation["requestBody"]["content"]
-    content.update(_raw_image())
-    content["application/json"] = {
-        "schema": _object(
-            images={"type": "array", "items": BASE64},
-            encoding_format={"type": "string", "enum": list(ENCODINGS)},
-            dtype={"type": "string", "enum": list(DTYPES)},
-        )
+    operation["requestBody"]["content"] = {
+        **_form(EmbedFields, images={"type": "array", "items": BINARY}),
+        **_json(EmbedFields, images={"type": "array", "items": BASE64}),
+        **_raw_image(),
     }
     operation["responses"]["200"]["content"][NPY] = {"schema": BINARY}
-    operation["parameters"] = [
-        _query("encoding_format", "string", "float, base64 or npy"),
-        _query("dtype", "string", "float32, float16, int8 or binary"),
-    ]
+    operation["parameters"] = _query(EmbedFields)
 
 
 def _extend_search(operation: Spec) -> None:
-    content = operation["requestBody"]["content"]
-    form = content["multipart/form-data"]["schema"]["properties"]
-    form["image"] = BINARY
-    vector = {"type": "array", "items": {"type": "number"}}
-    example = {
-        "oneOf": [_object(key={"type": "string"}), _object(vector=vector), _object(image=BASE64)]
+    operation["requestBody"]["content"] = {
+        **_form(SearchFields, image=BINARY),
+        **_json(SearchFields, image=BASE64),
+        **_raw_image(),
     }
-    examples = {
-        "positive": "what neighbors are like",
-        "negative": "what they are unlike; images, vector and key beside these are positive",
-    }
-    for name, description in examples.items():
-        form[name] = {"type": "array", "description": description, "items": example}
-    content.update(_raw_image())
-    content["application/json"] = {"schema": _object(**{**form, "image": BASE64})}
-    weight = "how much the mean of the negative examples counts; 0.5"
-    operation["parameters"] = [*_search_parameters(), _query("negative_weight", "number", weight)]
+    operation["parameters"] = _query(SearchFields)
 
 
 def _own_paths() -> Spec:
     key = _in_path("key")
-    item = _object(
-        key={"type": "string"},
-        image=BASE64,
-        vector={"type": "array", "items": {"type": "number"}},
-        label={"type": "string"},
-        uri={"type": "string", "description": "an http:// or https:// link, to be shown"},
-        metadata={"type": "object"},
-    )
-    on_duplicate = {"type": "string", "enum": ["refuse", "replace"]}
-    form = {**item["properties"], "image": BINARY, "on_duplicate": on_duplicate}
-    bodies: Spec = {
-        "multipart/form-data": {"schema": _object(**form)},
-        "application/json": {
-            "schema": _object(items={"type": "array", "items": item}, on_duplicate=on_duplicate)
-        },
-        **_raw_image(),
-    }
+    similar = _operation("The neighbors of an item.", key, *_query(SimilarFields))
+    thumbnail = _operation("A small image.", key, *_query(ThumbnailFields))
+    thumbnail["responses"]["200"]["content"] = {MEDIA_TYPE: {"schema": BINARY}}
     return {
         "/items": {
             "get": _operation(
                 "A page of items in the order of their keys, or a random sample.",
-                _query("limit", "integer", "the most items"),
-                _query("after", "string", "the last key of the page before"),
-                _query("sample", "integer", "so many random items instead"),
+                *_query(ListFields),
             ),
-            "post": {
-                **_operation(
-                    "Adds items: all of them, or none.",
-                    _query("key", "string", "of a raw image"),
-                    _query("label", "string", "of a raw image"),
-                    _query("on_duplicate", "string", "refuse or replace"),
-                ),
-                "requestBody": {"required": True, "content": bodies},
-                "responses": {
-                    status: {"description": text, "content": JSON_OBJECT}
-                    for status, text in (("200", "Replaced or there already"), ("201", "Added"))
-                },
-            },
+            "post": _adding(),
         },
         "/items/{key}": {
-            "get": _operation("One item.", key, _query("vector", "boolean", "with its vector")),
+            "get": _operation("One item.", key, *_query(ItemFields)),
             "delete": _operation("Removes an item.", key),
         },
-        "/items/{key}/similar": {
-            "get": _operation("The neighbors of an item.", key, *_search_parameters())
-        },
-        "/items/{key}/thumbnail": {
-            "get": {
-                **_operation("A small picture.", key, _query("size", "integer", "in pixels")),
-                "responses": {
-                    "200": {
-                        "description": "A picture",
-                        "content": {"image/webp": {"schema": BINARY}},
-                    }
-                },
-            }
-        },
+        "/items/{key}/similar": {"get": similar},
+        "/items/{key}/thumbnail": {"get": thumbnail},
         "/status": {"get": _operation("The encoder, the collection and the limits.")},
         **_public_paths(),
     }
 
 
+def _adding() -> Spec:
+    content = {**_form(AddFields, image=BINARY), **_json(AddListFields), **_raw_image()}
+    return {
+        **_operation("Adds items: all of them, or none.", *_query(AddFields)),
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            status: {"description": text, "content": JSON_OBJECT}
+            for status, text in (("200", "Replaced or there already"), ("201", "Added"))
+        },
+    }
+
+
 def _public_paths() -> Spec:
-    """Return the routes that other programs' clients know: their own descriptions say more."""
-    image_input = {"oneOf": [BASE64, {"type": "array", "items": BASE64}]}
-    embeddings = _object(
-        input=image_input,
-        model={"type": "string"},
-        encoding_format={"type": "string", "enum": ["float", "base64"]},
-        dimensions={"type": "integer", "minimum": 1},
-        user={"type": "string"},
-    )
-    tensors = {"type": "array", "items": {"type": "object"}}
-    inference = _object(
-        id={"type": "string"}, parameters=_object(), inputs=tensors, outputs=tensors
-    )
+    """Return the routes that other programs' clients know: their descriptions say more."""
     model = _in_path("model")
     return {
-        "/v1/embeddings": {"post": _posting("OpenAI's embeddings, of images.", embeddings)},
+        "/v1/embeddings": {"post": _posting("OpenAI's embeddings, of images.", OpenAIFields)},
         "/v1/models": {"get": _operation("OpenAI's list of models: one.")},
         "/v1/models/{model}": {"get": _operation("One model.", model)},
         "/v2": {"get": _operation("The open inference protocol: the server.")},
@@ -212,13 +168,12 @@ def _public_paths() -> Spec:
         "/v2/health/ready": {"get": _probe("200 when it is warm.")},
         "/v2/models/{model}": {"get": _operation("Inputs and outputs of the model.", model)},
         "/v2/models/{model}/ready": {"get": _probe("200 when it is warm.", model)},
-        "/v2/models/{model}/infer": {"post": _posting("Tensors to tensors.", inference, model)},
+        "/v2/models/{model}/infer": {"post": _posting("Tensors to tensors.", InferFields, model)},
     }
 
 
-def _posting(description: str, body: Spec, *parameters: Spec) -> Spec:
-    content = {"application/json": {"schema": body}}
-    request = {"requestBody": {"required": True, "content": content}}
+def _posting(description: str, fields: type[RequestFields], *parameters: Spec) -> Spec:
+    request = {"requestBody": {"required": True, "content": _json(fields)}}
     return {**_operation(description, *parameters), **request}
 
 
@@ -231,7 +186,7 @@ def _set_refusals(operation: Spec, path: str) -> None:
     if path in ("/livez", "/readyz", "/healthz", "/metrics"):
         return
     good = {status: answer for status, answer in operation["responses"].items() if status[0] == "2"}
-    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/HttpError"}}}
+    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     refusals = {
         status: {"description": text, "content": shape} for status, text in REFUSALS.items()
     }
@@ -253,23 +208,39 @@ def _probe(description: str, *parameters: Spec) -> Spec:
     return {**operation, "responses": {"200": {"description": "Good, without a body"}}}
 
 
-def _search_parameters() -> list[Spec]:
+def _query(fields: type[RequestFields]) -> list[Spec]:
+    """Return fields as parameters of the query: JSON as text, and no lists, which are too long."""
     return [
-        _query("k", "integer", "the most neighbors"),
-        _query("min_score", "number", "the least cosine similarity"),
-        _query("filter", "string", "a JSON object: label or metadata fields"),
-        _query("exact", "boolean", "miss nothing, whatever recall the collection promises"),
-        _query("all", "boolean", "all that is as similar as min_score, exactly; without k"),
-        _query("suggest_label", "boolean", "also the labels that the neighbors vote for"),
+        {
+            "name": name,
+            "in": "query",
+            "description": schema.get("description", ""),
+            "schema": _in_query(schema),
+        }
+        for name, schema in fields.properties.items()
+        if schema.get("type") != "array"
     ]
 
 
-def _query(name: str, kind: str, description: str) -> Spec:
-    return {"name": name, "in": "query", "description": description, "schema": {"type": kind}}
+def _in_query(schema: Spec) -> Spec:
+    kind = schema["type"]
+    return {"type": "string"} if kind == "object" else _without(schema, "description")
+
+
+def _form(fields: type[RequestFields], **images: Spec) -> Spec:
+    return {"multipart/form-data": {"schema": _object(**images, **fields.properties)}}
+
+
+def _json(fields: type[RequestFields], **images: Spec) -> Spec:
+    return {"application/json": {"schema": _object(**images, **fields.properties)}}
 
 
 def _object(**properties: Spec) -> Spec:
     return {"type": "object", "properties": properties}
+
+
+def _without(schema: Spec, name: str) -> Spec:
+    return {key: value for key, value in schema.items() if key != name}
 
 
 def _raw_image() -> Spec:

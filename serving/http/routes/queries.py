@@ -15,44 +15,42 @@ from starlette.responses import Response
 from serving.collection import Hit
 from serving.collection.contract.voting import VOTERS, suggestion_of
 from serving.http.engine.embedding import EmbeddedUpload
-from serving.http.engine.engine import Engine
-from serving.http.request.errors import CLIENT_GONE, HttpError, invalid
-from serving.http.request.form_fields import Fields
+from serving.http.engine.runtime import Runtime
+from serving.http.request.errors import CLIENT_GONE, HttpError
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.request_body import Body, Upload, read_body
-from serving.http.routes.answers import (
-    DTYPES,
-    chosen_encoding,
-    embeddings_answer,
-    neighbors_answer,
+from serving.http.routes.answers import accepted_encoding, embeddings_answer, neighbors_answer
+from serving.http.routes.examples import ExampleQuery
+from serving.http.routes.fields import (
+    EmbedFields,
+    SearchFields,
+    SimilarFields,
+    limits_of_collection,
 )
-from serving.http.routes.examples import EXAMPLE_FIELDS, Examples
 
 T = TypeVar("T")
-DEFAULT_K = 10
 MANY = 4  # embeddings: about a millisecond
-SEARCH_FIELDS = ("k", "min_score", "filter", "exact", "all", "suggest_label")
 
 
-async def embed(engine: Engine, request: Request) -> Response:
-    """Embeds the images of a request."""
-    body = await read_body(request, engine.settings)
-    fields = Fields(body.fields, ("encoding_format", "dtype"))
-    encoding = chosen_encoding(request.headers, fields)
-    dtype = fields.choice("dtype", DTYPES) or DTYPES[0]
+async def embed(runtime: Runtime, request: Request) -> Response:
+    """Embed the images of a request."""
+    body = await read_body(request, runtime.settings)
+    fields = EmbedFields.read(body.fields)
+    encoding = fields.encoding_format or accepted_encoding(request.headers)
     if not body.uploads:
         raise _missing("images", "there is no image in the request")
-    uploads = await fetched(engine, request, body.uploads)
-    outcomes = await while_connected(request, engine.embedder.embed(uploads))
-    answer = partial(embeddings_answer, outcomes, encoding, dtype, engine.encoder.digest)
+    uploads = await fetched(runtime, request, body.uploads)
+    outcomes = await while_connected(request, runtime.embedder.embed(uploads))
+    digest = runtime.encoder.digest
+    answer = partial(embeddings_answer, outcomes, encoding, fields.dtype, digest)
     if len(outcomes) > MANY:  # thousands of numbers as text would hold up all other requests
         return await asyncio.to_thread(answer)
     return answer()
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is wanted of a search.
+class SearchOptions:
+    """How to search, and what to answer.
 
     Attributes:
         options: of the collection's search.
@@ -64,7 +62,7 @@ class Wanted:
     most: int | None
     suggest: bool
 
-    def answer(self, engine: Engine, hits: list[Hit], query: dict[str, Any]) -> Response:
+    def answer(self, runtime: Runtime, hits: list[Hit], query: dict[str, Any]) -> Response:
         """Return the answer; raises HttpError where there is more than may be sent."""
         if self.most is not None and len(hits) > self.most:
             raise HttpError(
@@ -75,76 +73,69 @@ class Wanted:
                 param="all",
             )
         suggestion = suggestion_of(hits) if self.suggest else None
-        return neighbors_answer(hits, engine.encoder.digest, query, suggestion)
+        return neighbors_answer(hits, runtime.encoder.digest, query, suggestion)
 
 
-async def search(engine: Engine, request: Request) -> Response:
+async def search(runtime: Runtime, request: Request) -> Response:
     """Find the neighbors of an image, a vector, an item, or of several examples."""
-    collection = engine.collection
-    body = await read_body(request, engine.settings)
-    fields = Fields(body.fields, ("vector", "key", *SEARCH_FIELDS, *EXAMPLE_FIELDS))
-    wanted = read_wanted(fields, engine)
-    if "positive" in fields or "negative" in fields:
-        return await _search_mixed(engine, request, Examples(body, fields, engine), wanted)
+    limits = limits_of_collection(runtime)
+    body = await read_body(request, runtime.settings)
+    fields = SearchFields.read(body.fields, limits)
+    options = search_options(fields, runtime)
+    if fields.model_fields_set & {"positive", "negative"}:
+        examples = ExampleQuery(body, fields, runtime.settings.max_images)
+        return await _search_mixed(runtime, request, examples, options)
     _check_single_query(body, fields)
-    if key := fields.text("key"):
-        return await similar(engine, key, wanted)
-    vector = fields.vector("vector", collection.dim)
-    if vector is not None:
-        query: dict[str, Any] = {"vector": True}
+    if fields.key is not None:
+        return await similar(runtime, fields.key, options)
+    if fields.vector is not None:
+        vector, query = fields.vector, {"vector": True}
     else:
-        vector, query = await _image_query(engine, request, body)
-    return wanted.answer(engine, await engine.search(vector, **wanted.options), query)
+        vector, query = await _image_query(runtime, request, body)
+    return options.answer(
+        runtime, await runtime.collection.search(vector, **options.options), query
+    )
 
 
-async def similar(engine: Engine, key: str, wanted: Wanted) -> Response:
+async def similar(runtime: Runtime, key: str, options: SearchOptions) -> Response:
     """Find the neighbors of an item by its stored vector, without the item itself."""
-    find = partial(engine.collection.similar, key, **wanted.options)
-    return wanted.answer(engine, await engine.in_reader(find), {"key": key})
+    hits = await runtime.collection.similar(key, **options.options)
+    return options.answer(runtime, hits, {"key": key})
 
 
 async def _search_mixed(
-    engine: Engine, request: Request, examples: Examples, wanted: Wanted
+    runtime: Runtime, request: Request, examples: ExampleQuery, options: SearchOptions
 ) -> Response:
-    uploads = await fetched(engine, request, examples.uploads)
+    uploads = await fetched(runtime, request, examples.uploads)
     outcomes: list[EmbeddedUpload | HttpError] = []
     if uploads:
-        outcomes = await while_connected(request, engine.embedder.embed(uploads))
+        outcomes = await while_connected(request, runtime.embedder.embed(uploads))
     for outcome, upload in zip(outcomes, uploads, strict=True):
         if isinstance(outcome, EmbeddedUpload):
             check_direction(outcome, upload.param)
     positive, negative = examples.with_vectors(outcomes)
-    find = partial(
-        engine.collection.search_mixed,
-        positive,
-        negative,
-        negative_weight=examples.weight,
-        **wanted.options,
+    hits = await runtime.collection.search_mixed(
+        positive, negative, negative_weight=examples.weight, **options.options
     )
     query = {"positive": len(positive), "negative": len(negative)}
-    return wanted.answer(engine, await engine.searching(find), query)
+    return options.answer(runtime, hits, query)
 
 
-def read_wanted(fields: Fields, engine: Engine) -> Wanted:
-    """Return what all searches take (`SEARCH_FIELDS`), checked."""
-    most, suggest = engine.settings.max_neighbours, fields.flag("suggest_label")
-    min_score, everything = fields.number("min_score", -1, 1), fields.flag("all")
-    if everything and min_score is None:
-        raise invalid("min_score", "all is true: give min_score, the similarity to stop at")
-    if everything and "k" in fields:
-        raise invalid("k", "all is true: leave k out, or all")
-    k = fields.integer("k", VOTERS if suggest else DEFAULT_K, 1, most)
+def search_options(fields: SimilarFields, runtime: Runtime) -> SearchOptions:
+    """Return what the fields of a search ask for."""
+    most = runtime.settings.max_neighbours
+    k = VOTERS if fields.suggest_label and "k" not in fields.model_fields_set else fields.k
     options = {
-        "k": most + 1 if everything else min(k, most),
-        "min_score": min_score,
-        "filter": fields.json_object("filter"),
-        "exact": fields.flag("exact") or everything,
+        "k": most + 1 if fields.all else min(k, most),
+        "min_score": fields.min_score,
+        "filter": fields.filter,
+        "exact": fields.exact or fields.all,
     }
-    return Wanted(options, most if everything else None, suggest)
+    return SearchOptions(options, most if fields.all else None, fields.suggest_label)
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Do the work of a request whose body has been read; gives it up when the client goes.
+    """Do the work of a request whose body has been read; give it up when the client goes.
 
     The work stays in the request's own task, which is cancelled, as `asyncio.timeout` does it.
     """
@@ -175,37 +166,37 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def fetched(engine: Engine, request: Request, uploads: list[Upload]) -> list[Upload]:
+async def fetched(runtime: Runtime, request: Request, uploads: list[Upload]) -> list[Upload]:
     """Return the uploads with the images that URLs stand for, where the service fetches any.
 
-    Before they are admitted to decoding: a slow server takes no places from other requests.
+    Before they are admitted to decoding: a slow server takes no slots from other requests.
     """
-    if engine.fetcher is None or not any(one.url for one in uploads):
+    if runtime.fetcher is None or not any(one.url for one in uploads):
         return uploads
     share = request.scope[SHARE_KEY]
-    return await while_connected(request, engine.fetcher.fill(uploads, share))
+    return await while_connected(request, runtime.fetcher.fill(uploads, share))
 
 
-def _check_single_query(body: Body, fields: Fields) -> None:
-    given = ["image"] * len(body.uploads)
-    given += [name for name in ("vector", "key") if name in fields]
-    if not given:
+def _check_single_query(body: Body, fields: SearchFields) -> None:
+    queries = ["image"] * len(body.uploads)
+    queries += [name for name in ("vector", "key") if name in fields.model_fields_set]
+    if not queries:
         raise _missing("image", "there is nothing to search for: send an image, a vector or a key")
-    if len(given) > 1:
+    if len(queries) > 1:
         raise HttpError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "several-queries",
-            f"{' and '.join(given[:3])}: send one image, one vector or one key, "
+            f"{' and '.join(queries[:3])}: send one image, one vector or one key, "
             "or several as positive and negative",
-            param=given[1],
+            param=queries[1],
         )
 
 
 async def _image_query(
-    engine: Engine, request: Request, body: Body
+    runtime: Runtime, request: Request, body: Body
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    uploads = await fetched(engine, request, body.uploads)
-    (outcome,) = await while_connected(request, engine.embedder.embed(uploads))
+    uploads = await fetched(runtime, request, body.uploads)
+    (outcome,) = await while_connected(request, runtime.embedder.embed(uploads))
     if isinstance(outcome, HttpError):
         raise outcome
     check_direction(outcome, body.uploads[0].param)
@@ -213,7 +204,7 @@ async def _image_query(
 
 
 def check_direction(embedded: EmbeddedUpload, param: str) -> None:
-    """Refuses an image whose embedding is zero: nothing is similar to it."""
+    """Refuse an image whose embedding is zero: nothing is similar to it."""
     if not np.isfinite(embedded.vector).all() or not embedded.vector.any():
         raise HttpError(
             HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -10,20 +10,23 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import bentoml
+from pydantic import create_model
 from starlette.requests import Request
 from starlette.responses import Response
 
 from base.errors import LookalikeError, UsageError
-from serving.http.engine.engine import Engine
+from serving.http.engine.lifecycle import Lifecycle
 from serving.http.gate.gate import Gate, answering
 from serving.http.policy.settings import Settings, from_environment
-from serving.http.routes.app import make_app
+from serving.http.request.fields import RequestFields
+from serving.http.routes.app import bound, make_app
+from serving.http.routes.fields import EmbedFields, SearchFields
 from serving.http.routes.openai import embeddings
 from serving.http.routes.openapi import complete
 from serving.http.routes.queries import embed, search
@@ -35,7 +38,7 @@ TIMER, TRACER = "TimeoutMiddleware", "OpenTelemetryMiddleware"
 
 
 class LeanService(bentoml.Service[Any]):  # type: ignore[misc]
-    """BentoML's, without what it puts around every request.
+    """BentoML's service, without what it puts around every request.
 
     Its limit of a request's time leaves a timer behind until that time is up, answered or not, and
     runs each request in a task more; the gate has a limit of its own. And where nobody wants
@@ -56,20 +59,32 @@ class _Unparsed(bentoml.IODescriptor):  # type: ignore[misc]
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Any:  # noqa: ARG003
-        """Hands no fields to the API: it reads the request itself."""
+        """Hand no fields to the API: it reads the request itself."""
         return SimpleNamespace(model_fields=())
 
 
-class EmbedInput(_Unparsed):
-    """Images to embed."""
+def _input(name: str, fields: type[RequestFields], **images: Any) -> type[_Unparsed]:
+    """Return a route's images and fields as an input that BentoML describes."""
+    mirrored: dict[str, Any] = {
+        field: (info.annotation, info) for field, info in fields.model_fields.items()
+    }
+    made: type[_Unparsed] = create_model(
+        name, __base__=_Unparsed, __doc__=fields.__doc__, **images, **mirrored
+    )
+    return made
 
-    images: list[Path] = bentoml.Field(description="images, as files")
-    encoding_format: Literal["float", "base64", "npy"] = bentoml.Field(
-        "float", description="how the embeddings come"
-    )
-    dtype: Literal["float32", "float16", "int8", "binary"] = bentoml.Field(
-        "float32", description="what their numbers are"
-    )
+
+EmbedInput = _input(
+    "EmbedInput",
+    EmbedFields,
+    images=(list[Path], bentoml.Field(description="images, as files")),
+)
+# BentoML finds no file in an optional path, and its client would not send one.
+SearchInput = _input(
+    "SearchInput",
+    SearchFields,
+    image=(list[Path], bentoml.Field(default_factory=list, description="one image, as a file")),
+)
 
 
 class EmbedOutput(bentoml.IODescriptor):  # type: ignore[misc]
@@ -86,28 +101,6 @@ class EmbedOutput(bentoml.IODescriptor):  # type: ignore[misc]
     )
 
 
-class SearchInput(_Unparsed):
-    """One image, one vector or one key to search for, or several as examples."""
-
-    # BentoML finds no file in an optional path, and its client would not send one.
-    image: list[Path] = bentoml.Field(default_factory=list, description="one image, as a file")
-    vector: list[float] | None = bentoml.Field(None, description="an embedding of this encoder")
-    key: str | None = bentoml.Field(None, description="the key of an item")
-    k: int = bentoml.Field(10, description="the most neighbors", ge=1)
-    min_score: float | None = bentoml.Field(
-        None, description="the least cosine similarity", ge=-1, le=1
-    )
-    filter: dict[str, Any] | None = bentoml.Field(
-        None, description="what a neighbor must have: label or metadata fields"
-    )
-    positive: list[dict[str, Any]] | None = bentoml.Field(None, description="examples to be like")
-    negative: list[dict[str, Any]] | None = bentoml.Field(None, description="to be unlike")
-    negative_weight: float | None = bentoml.Field(None, description="of the negative ones", ge=0)
-    exact: bool | None = bentoml.Field(None, description="miss nothing, whatever it takes")
-    all: bool | None = bentoml.Field(None, description="everything as similar as min_score")
-    suggest_label: bool | None = bentoml.Field(None, description="also suggest labels")
-
-
 class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]
     """The neighbors, the most similar first."""
 
@@ -117,12 +110,12 @@ class SearchOutput(bentoml.IODescriptor):  # type: ignore[misc]
         description="key, score, uri, label, metadata and thumbnail of each"
     )
     suggestion: dict[str, Any] | None = bentoml.Field(
-        None, description="labels by vote, where they were asked for"
+        None, description="labels by vote, where they were requested"
     )
 
 
-def make_service(engine: Engine) -> bentoml.Service[Any]:
-    """Return a service around an engine, which is opened and started with it."""
+def make_service(lifecycle: Lifecycle) -> bentoml.Service[Any]:
+    """Return a service that opens and starts with BentoML's."""
     # Before BentoML first asks for it: no usage reports, not from `bentoml serve` either.
     os.environ.setdefault(NO_TRACKING, "True")
 
@@ -142,46 +135,46 @@ def make_service(engine: Engine) -> bentoml.Service[Any]:
         def check() -> None:
             """End `bentoml serve` with one line if a setting is wrong, before workers start."""
             try:
-                engine.check()
+                lifecycle.check()
             except LookalikeError as error:
                 sys.exit(f"error: {error}")
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
             """Open the encoder and the collection."""
-            await asyncio.to_thread(engine.open)
-            await engine.start()
+            await asyncio.to_thread(lifecycle.open)
+            await lifecycle.start()
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
         async def stop(self) -> None:
-            """Finishes what runs."""
-            await engine.stop()
+            """Finish what runs."""
+            await lifecycle.stop()
 
         async def __is_alive__(self) -> bool:
-            return engine.alive
+            return lifecycle.alive
 
         async def __is_ready__(self) -> bool:
-            return engine.warm
+            return lifecycle.warm
 
         @bentoml.api(input_spec=EmbedInput, output_spec=EmbedOutput)  # type: ignore[untyped-decorator]
         async def embed(self, ctx: bentoml.Context) -> Response:
             """Turn images into embeddings: vectors of length one, close where images are alike."""
-            return await _answer(ctx, lambda request: embed(engine, request))
+            return await _answer(ctx, bound(embed, lifecycle))
 
         @bentoml.api(input_spec=SearchInput, output_spec=SearchOutput)  # type: ignore[untyped-decorator]
         async def search(self, ctx: bentoml.Context) -> Response:
             """Find the items most similar to an image, a vector or an item."""
-            return await _answer(ctx, lambda request: search(engine, request))
+            return await _answer(ctx, bound(search, lifecycle))
 
     lookalike: bentoml.Service[Any] = Lookalike
     posts = {
-        "/embed": partial(embed, engine),
-        "/search": partial(search, engine),
-        "/v1/embeddings": partial(embeddings, engine),
+        "/embed": bound(embed, lifecycle),
+        "/search": bound(search, lifecycle),
+        "/v1/embeddings": bound(embeddings, lifecycle),
     }
-    lookalike.add_asgi_middleware(Gate, engine=engine, posts=posts)
+    lookalike.add_asgi_middleware(Gate, lifecycle=lifecycle, posts=posts)
     describe = cache(lambda: complete(lookalike.openapi_spec.asdict()))
-    app = make_app(engine, describe)
+    app = make_app(lifecycle, describe)
     lookalike.mount_asgi_app(app, path="/")
     return lookalike
 
@@ -214,4 +207,4 @@ def read_environment() -> Settings:
     return settings
 
 
-service = make_service(Engine(read_environment))
+service = make_service(Lifecycle(read_environment))

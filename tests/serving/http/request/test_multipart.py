@@ -6,28 +6,32 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serving.http.request.errors import HttpError
-from serving.http.request.multipart import MAX_FIELDS, Part, TooManyFiles, read_parts
+from serving.http.request.multipart import MAX_FIELDS, FormEntry, TooManyFiles, read_form
 
 IMAGE = bytes(range(256)) * 3 + b"\r\n--not the boundary\r\n--"
 TYPE = "multipart/form-data; boundary=edge"
 
 
-def form(*parts: tuple[bytes, bytes], end: bytes = b"--edge--\r\n") -> bytes:
+def form(*entries: tuple[bytes, bytes], end: bytes = b"--edge--\r\n") -> bytes:
     """A form of (what its Content-Disposition says, content)."""
     head = b"--edge\r\nX-Other: 1\r\nContent-Disposition: form-data"
-    return b"".join(head + said + b"\r\n\r\n" + content + b"\r\n" for said, content in parts) + end
+    return (
+        b"".join(head + said + b"\r\n\r\n" + content + b"\r\n" for said, content in entries) + end
+    )
 
 
-def read(body: bytes, *, size: int = 2**16, files: int = 9, content_type: str = TYPE) -> list[Part]:
+def read(
+    body: bytes, *, size: int = 2**16, files: int = 9, content_type: str = TYPE
+) -> list[FormEntry]:
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), size):
             yield body[start : start + size]
 
-    return asyncio.run(read_parts(content_type, chunks(), max_files=files))
+    return asyncio.run(read_form(content_type, chunks(), max_files=files))
 
 
 @pytest.mark.parametrize("size", [1, 7, 300, 2**16])
-def test_parts_are_the_same_however_the_body_comes(size: int) -> None:
+def test_entries_are_the_same_however_the_body_comes(size: int) -> None:
     body = form(
         (b'; name="images"; filename="a b.jpg"', IMAGE),
         (b'; name="k"', b"5"),
@@ -35,16 +39,16 @@ def test_parts_are_the_same_however_the_body_comes(size: int) -> None:
         (b'; name="\xc3\xa4"; filename="\xe4"', b"x"),
     )
     assert read(body, size=size) == [
-        Part("images", "a b.jpg", IMAGE),
-        Part("k", None, b"5"),
-        Part("images", "b", b""),
-        Part("\u00e4", "\u00e4", b"x"),
+        FormEntry("images", "a b.jpg", IMAGE),
+        FormEntry("k", None, b"5"),
+        FormEntry("images", "b", b""),
+        FormEntry("\u00e4", "\u00e4", b"x"),
     ]
 
 
 def test_a_field_is_text_in_utf_8_or_as_old_clients_send_it() -> None:
-    parts = read(form((b"; name=a", "\u00fc".encode()), (b"; name=b", b"\xfc")))
-    assert [part.text for part in parts] == ["\u00fc", "\u00fc"]
+    entries = read(form((b"; name=a", "\u00fc".encode()), (b"; name=b", b"\xfc")))
+    assert [entry.text for entry in entries] == ["\u00fc", "\u00fc"]
 
 
 def test_as_many_files_and_fields_as_are_allowed() -> None:

@@ -61,7 +61,7 @@ def test_the_description_is_of_this_service(service: Running) -> None:
         *("multipart/form-data", "application/json", "image/*", "application/octet-stream"),
     }
     assert {"200", "400", "413", "415", "422", "429"} <= set(embed["responses"])
-    refusal = spec["components"]["schemas"]["HttpError"]["properties"]["error"]
+    refusal = spec["components"]["schemas"]["Error"]["properties"]["error"]
     assert set(refusal["properties"]) == {"type", "message", "param"}
     assert "BentoML" not in spec["info"]["description"]
 
