@@ -17,7 +17,7 @@ import yaml
 from base.errors import RefusalReason
 from serving.http.gate.gate import FOREIGN_TYPES
 from serving.http.policy.settings import Settings
-from serving.http.server.server import DRAIN_SECONDS
+from serving.http.server.uvicorn_server import DRAIN_SECONDS
 from tests.serving.http.conftest import Running, make_collection, started
 from tests.serving.http.routes.test_embed import Encode
 
@@ -146,12 +146,12 @@ def test_the_dashboard_asks_for_figures_that_exist(scene: SimpleNamespace) -> No
     figures = httpx.get(f"{scene.service.url}/metrics", headers=headers).text
     families = set(re.findall(r"^# TYPE (\w+)", figures, re.MULTILINE))
     dashboard = json.loads((DOCS / "deploy" / "grafana.json").read_text())
-    asked = set()
+    used = set()
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
-            asked |= set(re.findall(r"lookalike_\w+", target["expr"]))
-    assert len(asked) >= 10
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} <= families
+            used |= set(re.findall(r"lookalike_\w+", target["expr"]))
+    assert len(used) >= 10
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} <= families
     explained = (DOCS / "deploy" / "README.md").read_text()
     assert set(re.findall(r"`(lookalike_[a-z_]+)", explained)) <= families
 
@@ -161,11 +161,11 @@ def test_the_manifest_names_real_settings_and_routes(scene: SimpleNamespace) -> 
     assert [one["kind"] for one in documents] == ["PersistentVolumeClaim", "Deployment", "Service"]
     pod = documents[1]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    known = {f"LOOKALIKE_{entry.name.upper()}" for entry in fields(Settings)}
-    assert {variable["name"] for variable in container["env"]} <= known
+    settings = {f"LOOKALIKE_{entry.name.upper()}" for entry in fields(Settings)}
+    assert {variable["name"] for variable in container["env"]} <= settings
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         path = container[probe]["httpGet"]["path"]
         assert httpx.get(scene.service.url + path).status_code == 200
     assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS
     names = set(re.findall(r"LOOKALIKE_[A-Z_]+", (DOCS / "deploy" / "README.md").read_text()))
-    assert names <= known | {"LOOKALIKE_API_KEY"}
+    assert names <= settings | {"LOOKALIKE_API_KEY"}

@@ -89,6 +89,7 @@ def test_similar_is_search_by_key(service: Running) -> None:
     searched = service.client.post("/search", json={"key": key, "k": 6, "min_score": 0.1})
     assert similar.json() == searched.json()
     assert len(similar.json()["neighbours"]) == 6
+    assert "search;dur=" in similar.headers["server-timing"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_add_search_delete(
     assert first["key"] == key
     assert first["score"] == pytest.approx(1, abs=1e-5)
 
-    kept = list((Path(fresh.engine.collection.location) / "thumbnails").rglob("*.webp"))
+    kept = list((Path(fresh.runtime.collection.current.location) / "thumbnails").rglob("*.webp"))
     assert len(kept) == (form != "vector")
     deleted = fresh.client.delete(path_of(key))
     assert (deleted.status_code, deleted.json()) == (200, {"removed": [key]})
@@ -192,7 +193,7 @@ def test_a_key_that_exists(fresh: Running, images: dict[str, bytes]) -> None:
     replaced = post(second, on_duplicate="replace")
     assert (replaced.status_code, replaced.json()["replaced"]) == (200, 1)
     assert fresh.client.get("/items/k").json()["sha256"] == hashlib.sha256(second).hexdigest()
-    kept = list((Path(fresh.engine.collection.location) / "thumbnails").rglob("*.webp"))
+    kept = list((Path(fresh.runtime.collection.current.location) / "thumbnails").rglob("*.webp"))
     assert len(kept) == 1, "the picture of what was replaced is gone"
     assert post(second, on_duplicate="replace").json()["unchanged"] == 1
     assert fresh.error(post(first, on_duplicate="maybe")) == (
@@ -285,14 +286,14 @@ with open_collection(sys.argv[1]) as collection:
     collection.remove(["discs/00.jpg"])
 """
 
-    def found() -> list[str]:
+    def nearest() -> list[str]:
         answer = fresh.client.post("/search", files={"image": image}, data={"k": 1})
         return [neighbor["key"] for neighbor in answer.json()["neighbours"]]
 
-    assert found() == ["discs/00.jpg"]
-    folder = str(fresh.engine.collection.location)
+    assert nearest() == ["discs/00.jpg"]
+    folder = str(fresh.runtime.collection.current.location)
     command = [sys.executable, "-W", "ignore", "-c", program, folder]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[4])
-    assert found() == ["theirs"]
+    assert nearest() == ["theirs"]
     assert fresh.client.get("/items/theirs").status_code == 200
     assert fresh.client.get("/items/discs%2F00.jpg").status_code == 404

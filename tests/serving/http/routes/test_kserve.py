@@ -141,8 +141,8 @@ def test_a_length_that_lies(service: Running, length: str) -> None:
 
 def test_elements_longer_than_the_tensor(service: Running) -> None:
     for binary in (b"\0", struct.pack("<I", 5) + b"abc", struct.pack("<I", 2**32 - 1)):
-        given = {**FILE, "parameters": {"binary_data_size": len(binary)}}
-        head = json.dumps({"inputs": [given]}).encode()
+        entry = {**FILE, "parameters": {"binary_data_size": len(binary)}}
+        head = json.dumps({"inputs": [entry]}).encode()
         headers = {"Inference-Header-Content-Length": str(len(head))}
         answer = service.client.post(INFER, content=head + binary, headers=headers)
         assert service.error(answer) == (422, "invalid-parameter", "encoded")
@@ -160,11 +160,11 @@ def test_triton_client(service: Running, image_bytes: bytes, encode: Encode) -> 
         for binary in (True, False):
             images.set_data_from_numpy(pixels, binary_data=binary)
             expected = [http.InferRequestedOutput("embeddings", binary_data=binary)]
-            found = client.infer("lookalike", [images], outputs=expected).as_numpy("embeddings")
-            np.testing.assert_allclose(found, service.runtime.encoder.encode(pixels), atol=1e-5)
+            vectors = client.infer("lookalike", [images], outputs=expected).as_numpy("embeddings")
+            np.testing.assert_allclose(vectors, service.runtime.encoder.encode(pixels), atol=1e-5)
         encoded = http.InferInput("encoded", [1], "BYTES")
         encoded.set_data_from_numpy(np.array([image_bytes], dtype=np.object_))
-        found = client.infer("lookalike", [encoded]).as_numpy("embeddings")
-        np.testing.assert_allclose(found, [encode(image_bytes)], atol=1e-5)
+        vectors = client.infer("lookalike", [encoded]).as_numpy("embeddings")
+        np.testing.assert_allclose(vectors, [encode(image_bytes)], atol=1e-5)
     finally:
         client.close()

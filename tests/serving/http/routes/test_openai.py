@@ -68,7 +68,7 @@ def test_refusals(
 
 def test_models(service: Running) -> None:
     (model,) = service.client.get("/v1/models").json()["data"]
-    assert model["encoder"] == service.engine.encoder.digest
+    assert model["encoder"] == service.runtime.encoder.digest
     assert service.client.get("/v1/models/lookalike").json() == model
     assert service.error(service.client.get("/v1/models/none"))[1] == "unknown-model"
 
@@ -82,8 +82,8 @@ def test_openai_client(service: Running, images: dict[str, bytes], encode: Encod
             model="lookalike", input=[data_uri(content) for content in contents]
         )
         expected = np.stack([encode(content) for content in contents])
-        found = [entry.embedding for entry in answer.data]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        vectors = [entry.embedding for entry in answer.data]
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
         short = client.embeddings.create(
             model="lookalike",
             input=data_uri(contents[0]),

@@ -51,7 +51,7 @@ def test_every_answer_is_one_that_is_described(
 ) -> None:
     """No 5xx; the status, the media type and the shape are those of the description."""
     running, schema = described
-    asked: set[str] = set()
+    covered: set[str] = set()
     operations = [result.ok() for result in schema.get_all_operations()]
     for operation in operations:
 
@@ -66,12 +66,12 @@ def test_every_answer_is_one_that_is_described(
         def ask(case: Any) -> None:
             answer = case.call(base_url=running.url, timeout=20)
             case.validate_response(answer, checks=CHECKS)
-            asked.add(case.operation.label)
+            covered.add(case.operation.label)
 
         with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # nothing can be wrong in it
             ask()
     if mode is GenerationMode.POSITIVE:
-        assert asked == {operation.label for operation in operations}
+        assert covered == {operation.label for operation in operations}
     else:
-        assert {"POST /embed", "POST /search", "POST /items", "GET /items"} < asked
+        assert {"POST /embed", "POST /search", "POST /items", "GET /items"} < covered
     assert running.client.get("/readyz").status_code == 200
