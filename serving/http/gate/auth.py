@@ -55,7 +55,7 @@ def need_of(method: str, path: str) -> Need:
 
 
 def check(scope: Scope, headers: Headers, settings: Settings) -> None:
-    """Lets a request pass or raises the HttpError it gets: 401 or 403."""
+    """Let a request pass, or raise its HttpError: 401 or 403."""
     need = need_of(scope["method"], scope["path"])
     if settings.has_keys:
         _check_key(headers, settings, need)
@@ -82,16 +82,16 @@ def is_loopback(host: str) -> bool:
 def _check_key(headers: Headers, settings: Settings, need: Need) -> None:
     if need is Need.NOTHING:
         return
-    given = _given_key(headers)
+    sent = _sent_key(headers)
     # Every key is compared, each in constant time: time tells nothing about any of them.
-    writes = [hmac.compare_digest(given, key.encode()) for key in settings.write_keys]
-    reads = [hmac.compare_digest(given, key.encode()) for key in settings.read_keys]
+    writes = [hmac.compare_digest(sent, key.encode()) for key in settings.write_keys]
+    reads = [hmac.compare_digest(sent, key.encode()) for key in settings.read_keys]
     if any(writes) or (any(reads) and need is Need.READ):
         return
     if any(reads):
         message = "this key may search, not add or delete: use a write key"
         raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", message)
-    what = "this API key is not known" if given else "an API key is needed"
+    what = "this API key is not known" if sent else "an API key is needed"
     raise HttpError(
         HTTPStatus.UNAUTHORIZED,
         "unauthorized",
@@ -100,7 +100,7 @@ def _check_key(headers: Headers, settings: Settings, need: Need) -> None:
     )
 
 
-def _given_key(headers: Headers) -> bytes:
+def _sent_key(headers: Headers) -> bytes:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
     return key.encode("latin-1", errors="replace")
@@ -120,7 +120,7 @@ def _check_loopback(scope: Scope, headers: Headers) -> None:
 
 
 def _check_site(headers: Headers, settings: Settings) -> None:
-    """Browsers say where a request comes from; other programs say nothing and pass."""
+    """Refuse other web sites. Browsers name the site of a request; other programs pass."""
     if settings.origins.may_write(headers.get("origin")):
         return
     site = headers.get("sec-fetch-site")
@@ -138,7 +138,7 @@ def _check_site(headers: Headers, settings: Settings) -> None:
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a Host header, without its port; empty if it is none."""
+    """Return the name in a Host header, without its port; empty if it is not one."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # "[" begins an IPv6 address that never ends

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from base.errors import LookalikeError
 from serving.http.engine.batcher import Overloaded
-from serving.http.engine.engine import Engine
+from serving.http.engine.lifecycle import Lifecycle
 from serving.http.gate import auth
 from serving.http.json_text import show
 from serving.http.request import in_flight
@@ -64,7 +64,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def answering(handler: Handler) -> Handler:
-    """Turn whatever a handler raises into the answer it deserves."""
+    """Return the handler with whatever it raises turned into an answer."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -76,14 +76,14 @@ def answering(handler: Handler) -> Handler:
 
 
 def refusal_of(error: Exception, scope: Scope) -> HttpError:
-    """Return the refusal that fits an exception; what is a fault of the service is logged and hidden."""
+    """Return the refusal that fits an exception; a fault of the service is logged and hidden."""
     match error:
         case HttpError():
             return error
         case Overloaded():
             return overloaded(error.retry_after)
-        case LookalikeError() if known := of_library(error):
-            return known
+        case LookalikeError() if refusal := of_library(error):
+            return refusal
         case _:
             request_id = scope.get("lookalike.id", "unknown")
             logger.error(
@@ -101,42 +101,42 @@ class Gate:
 
     Args:
         app: what lies behind it.
-        engine: the service's.
+        lifecycle: the service's.
         posts: by path, what answers a POST at once. BentoML's way from here to its API costs as
             much time as all the service's own work on the event loop for one image.
     """
 
     def __init__(
-        self, app: ASGIApp, engine: Engine, posts: Mapping[str, Handler] | None = None
+        self, app: ASGIApp, lifecycle: Lifecycle, posts: Mapping[str, Handler] | None = None
     ) -> None:
         self.app = app
-        self.engine = engine
+        self.lifecycle = lifecycle
         self._posts = {path: answering(handler) for path, handler in (posts or {}).items()}
         self._run, self._numbers = secrets.token_hex(4), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        scope["lookalike.id"] = _given_id(headers) or f"{self._run}{next(self._numbers):08x}"
-        origins = self.engine.settings.origins
+        scope["lookalike.id"] = _client_id(headers) or f"{self._run}{next(self._numbers):08x}"
+        runtime = self.lifecycle.runtime
+        origins = runtime.settings.origins
         passage = _Passage(scope, send, timing.begin(), origins.headers(headers.get("origin")))
-        if self.engine.opened:
-            passage.encoder = self.engine.encoder.digest
-        share = self.engine.bytes_in_flight.open()
+        passage.encoder = runtime.encoder.digest
+        share = runtime.bytes_in_flight.open()
         scope[in_flight.KEY] = share
         started = time.perf_counter()
         try:
             if preflight := origins.preflight(scope["method"], headers):
                 await preflight(scope, receive, passage.send)
                 return
-            auth.check(scope, headers, self.engine.settings)
+            auth.check(scope, headers, runtime.settings)
             _refuse_pickle(headers)
             if _embeds(scope):  # here, before routing: under overload most work is refusing
-                self.engine.embedder.check_room()
-            async with asyncio.timeout(self.engine.settings.request_seconds):
+                runtime.embedder.check_room()
+            async with asyncio.timeout(runtime.settings.request_seconds):
                 await self._answer(scope, receive, passage.send)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
             refusal = _too_slow() if isinstance(error, TimeoutError) else refusal_of(error, scope)
@@ -155,7 +155,7 @@ class Gate:
         await response(scope, receive, send)
 
     def _note(self, scope: Scope, passage: "_Passage", seconds: float) -> None:
-        metrics = self.engine.metrics
+        metrics = self.lifecycle.runtime.metrics
         metrics.note_request(scope["method"], scope["path"], passage.status, seconds)
         if passage.error_type:
             metrics.refused.add(type=passage.error_type)
@@ -179,7 +179,7 @@ class _Passage:
         self._replaced = False
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer."""
+        """Send one message of the answer."""
         if message["type"] == "http.response.start":
             await self._start(message)
         elif not self._replaced:
@@ -222,7 +222,7 @@ class _Passage:
 
 
 def _with_headers(sent: RawHeaders, added: RawHeaders) -> RawHeaders:
-    """Headers with others in place of those of the same name, and `HEADERS` where none is."""
+    """Return headers with `added` instead of those of the same name, and `HEADERS` where absent."""
     replaced = {b"server", *(name for name, _ in added)}
     kept = [*((name, value) for name, value in sent if name not in replaced), *added]
     names = {name for name, _ in kept}
@@ -250,7 +250,7 @@ def _routed(scope: Scope) -> Scope:
     """Return what the router sees: one path for all items.
 
     Its patterns do not match a key with a newline. The key is read from the raw path, where a slash
-    in a key, if encoded, still differs from one between two parts.
+    in a key, if encoded, still differs from one between two segments.
     """
     return {**scope, "path": ANY_ITEM} if scope["path"].startswith("/items/") else scope
 
@@ -270,15 +270,15 @@ def _refuse_pickle(headers: Headers) -> None:
 def _embeds(scope: Scope) -> bool:
     """Whether a request is there to have images embedded."""
     path: str = scope["path"]
-    known = path in EMBEDDING_ROUTES or (path.startswith("/v2/") and path.endswith("/infer"))
-    return known and scope["method"] == "POST"
+    embedding = path in EMBEDDING_ROUTES or (path.startswith("/v2/") and path.endswith("/infer"))
+    return embedding and scope["method"] == "POST"
 
 
-def _given_id(headers: Headers) -> str | None:
-    """Return the client's own, if it is one word."""
-    given = headers.get(REQUEST_ID, "")
-    usable = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
-    return given if usable and len(given) <= MAX_ID_CHARACTERS else None
+def _client_id(headers: Headers) -> str | None:
+    """Return the client's own id of the request, if it is one word."""
+    sent = headers.get(REQUEST_ID, "")
+    usable = sent.isascii() and sent.replace("-", "").replace("_", "").isalnum()
+    return sent if usable and len(sent) <= MAX_ID_CHARACTERS else None
 
 
 def _too_slow() -> HttpError:

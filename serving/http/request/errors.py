@@ -1,4 +1,4 @@
-"""What a request is refused with: one shape for every refusal, and the right status.
+"""The refusals of requests: one shape for all of them, each with the right status.
 
     {"error": {"type": "too-many-neighbours", "message": "k is 5000: …", "param": "k"}}
 
@@ -30,7 +30,7 @@ CLIENT_GONE = 499  # nginx's number: the client closed the connection before the
 
 
 class HttpError(Exception):
-    """An answer other than the one asked for.
+    """An answer other than the requested one.
 
     Attributes:
         status: the HTTP status.
@@ -71,12 +71,12 @@ class HttpError(Exception):
 
 
 def invalid(param: str | None, message: str) -> HttpError:
-    """Return a field whose value cannot be used: 422."""
+    """Return the refusal of a field whose value cannot be used: 422."""
     return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-parameter", message, param=param)
 
 
 def malformed(what: str, message: str, param: str | None = None) -> HttpError:
-    """Return a body that is not what its media type says: 400."""
+    """Return the refusal of a body that is not what its media type says: 400."""
     return HttpError(HTTPStatus.BAD_REQUEST, f"malformed-{what}", message, param=param)
 
 
@@ -88,7 +88,7 @@ def of_image(refused: ImageRefused, param: str) -> HttpError:
 
 
 def of_library(error: LookalikeError) -> HttpError | None:
-    """Return the refusal that fits an exception of the rooms; None if it is a fault of the service."""
+    """Return the refusal that fits a room's exception; None for a fault of the service."""
     match error:
         case KeyExists():
             message = (
@@ -118,19 +118,19 @@ def of_library(error: LookalikeError) -> HttpError | None:
 
 
 def unknown_key(key: str) -> HttpError:
-    """Return a key that no item has: 404."""
+    """Return the refusal of a key that no item has: 404."""
     message = f"no item with the key {show(key)} in the collection"
     return HttpError(HTTPStatus.NOT_FOUND, "unknown-key", message, param="key")
 
 
 def no_collection() -> HttpError:
-    """Search and items need a collection: 404 where the service has none."""
+    """Return the refusal of searches and items where there is no collection: 404."""
     message = "this service has no collection, it only embeds: start it with one to search"
     return HttpError(HTTPStatus.NOT_FOUND, "no-collection", message)
 
 
 def overloaded(seconds: int) -> HttpError:
-    """Too many images are waiting: 429, with the seconds after which a place may be free."""
+    """Return the refusal of an image that would wait too long: 429, with the seconds to wait."""
     return HttpError(
         HTTPStatus.TOO_MANY_REQUESTS,
         "overloaded",
@@ -140,6 +140,6 @@ def overloaded(seconds: int) -> HttpError:
 
 
 def internal(request_id: str) -> HttpError:
-    """Return a fault of the service: 500. The log has the rest under the same number."""
+    """Return the answer to a fault of the service: 500. The log has the rest under the same id."""
     message = f"a fault of the service; its log tells more under request {request_id}"
     return HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)

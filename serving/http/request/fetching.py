@@ -1,13 +1,13 @@
 """Images that requests name by URL instead of sending them; only where prefixes are set for it.
 
 A client chooses what this machine connects to, so: the URL must be under one of the prefixes
-(`links`); its host is resolved once, every address must be public, and the connection is made to
-one of those very addresses, with the host's name in the Host header and for the certificate;
-a redirect is a new URL with all of that again; bytes are counted as they come, compressed answers
-are not taken, and everything together has a limit of time. No proxy, no cookies, no credentials. A
+(`url_policy`); its host is resolved once, every address must be public, and the connection is made
+to one of those very addresses, with the host's name in the Host header and for the certificate; a
+redirect is a new URL with all of that again; bytes are counted as they come, compressed answers are
+not taken, and everything together has a limit of time. No proxy, no cookies, no credentials. A
 connection is for one request only: one of TLS was checked for one name.
 
-Nothing that fails here fails the request: the image has its refusal in its place.
+Nothing that fails here fails the request: the image has its refusal instead.
 """
 
 import asyncio
@@ -46,12 +46,12 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 def addresses_of(host: str, port: int) -> list[str]:
     """Return what the system resolves a host to; raises OSError where it cannot."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(one[4][0]) for one in entries))
 
 
 class Fetcher:
-    """Fetches images.
+    """Fetches images by URL; made once for a service.
 
     Args:
         settings: prefixes and limits.
@@ -79,11 +79,11 @@ class Fetcher:
         return httpx.create_ssl_context()
 
     def close(self) -> None:
-        """Lets go of the threads."""
+        """Release the threads."""
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def fill(self, uploads: Sequence[Upload], share: Share) -> list[Upload]:
-        """Return the same uploads; those with a URL have the image, or why there is none.
+        """Return the same uploads; those with a URL have the image or its refusal.
 
         Args:
             uploads: of one request.
@@ -125,14 +125,14 @@ class Fetcher:
     async def _fetch(self, url: str, counted: "_Counted") -> bytes:
         for _ in range(MOST_REDIRECTS + 1):
             link = self._checked(url)
-            found = await self._ask(link, counted)
-            if isinstance(found, bytes):
-                return found
-            url = urljoin(str(link), found)
+            answer = await self._ask(link, counted)
+            if isinstance(answer, bytes):
+                return answer
+            url = urljoin(str(link), answer)
         raise _failed(f"it is redirected more than {MOST_REDIRECTS} times")
 
     def _checked(self, url: str) -> Link:
-        """Return the URL in its parts, if it is under a prefix."""
+        """Return the URL, split, if it is under a prefix."""
         link = read_link(url)
         if link is None or not any(prefix.covers(link) for prefix in self._prefixes):
             raise _not_allowed("it is not, or is redirected, where this service fetches images")
@@ -141,10 +141,10 @@ class Fetcher:
     async def _addresses(self, link: Link) -> list[Address]:
         """Where to connect: all that the host has, if all of them are public."""
         try:
-            found = await self._in_thread(self._resolve, link.host, link.port)
+            texts = await self._in_thread(self._resolve, link.host, link.port)
         except (OSError, UnicodeError) as error:
             raise _failed("its host is not known") from error
-        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
+        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in texts]
         if not addresses:
             raise _failed("its host is not known")
         if not all(map(self._allowed, addresses)):
@@ -157,7 +157,7 @@ class Fetcher:
     async def _ask(self, link: Link, counted: "_Counted") -> bytes | str:
         """One answer: the image, or where else it is."""
         addresses = await self._addresses(link)
-        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody: http has no certificates
+        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused: http has no certificates
         if link.scheme == "https":
             trusted = await self._in_thread(lambda: self._certificates)  # read from files
         async with httpx.AsyncHTTPTransport(
@@ -191,7 +191,7 @@ class Fetcher:
         if response.status_code != HTTPStatus.OK:
             raise _failed(f"it is answered with status {response.status_code}")
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise _failed("it is sent compressed, although that was not asked for")
+            raise _failed("it is sent compressed, although that was not requested")
         most = self._settings.max_image_bytes
         announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > most:

@@ -31,14 +31,14 @@ class BytesInFlight:
 
 
 class Share:
-    """What one request holds of it."""
+    """The bytes that one request holds."""
 
     def __init__(self, total: BytesInFlight) -> None:
         self._total = total
         self._held = 0
 
     def check(self, announced: int) -> None:
-        """Refuses a body that would not fit now, before it is read."""
+        """Refuse a body that would not fit now, before it is read."""
         if self._total.held + announced > self._total.limit:
             raise HttpError(
                 HTTPStatus.TOO_MANY_REQUESTS,
@@ -48,12 +48,12 @@ class Share:
             )
 
     def take(self, received: int) -> None:
-        """Count bytes that have arrived; refuses them where they are too many."""
+        """Count bytes that have arrived, or refuse them where they are too many."""
         self.check(received)
         self._change(received)
 
     def close(self) -> None:
-        """Give all back."""
+        """Release all of them."""
         self._change(-self._held)
 
     def _change(self, count: int) -> None:

@@ -88,9 +88,9 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     """Every key is compared, by `hmac.compare_digest`, whether an earlier one fitted or not."""
     compared: list[tuple[bytes, bytes]] = []
 
-    def compare(given: bytes, key: bytes) -> bool:
-        compared.append((given, key))
-        return given == key
+    def compare(sent: bytes, key: bytes) -> bool:
+        compared.append((sent, key))
+        return sent == key
 
     monkeypatch.setattr("hmac.compare_digest", compare)
     settings = Settings(read_key="aaaaaaaa,bbbbbbbb", write_key="cccccccc,dddddddd")

@@ -63,13 +63,13 @@ def test_headers_of_every_answer(service: Running) -> None:
 
 
 def test_a_request_id_is_kept_if_it_is_a_word(service: Running) -> None:
-    def given(text: str) -> str:
+    def id_of(text: str) -> str:
         return service.client.get("/livez", headers={"X-Request-ID": text}).headers["x-request-id"]
 
-    assert given("job-7_a") == "job-7_a"
-    assert given("two words") != "two words"
-    assert given("x" * 65) != "x" * 65
-    assert given("a") != given("b")
+    assert id_of("job-7_a") == "job-7_a"
+    assert id_of("two words") != "two words"
+    assert id_of("x" * 65) != "x" * 65
+    assert id_of("a") != id_of("b")
 
 
 def test_probes(service: Running) -> None:
@@ -81,7 +81,7 @@ def test_not_ready_until_warm(tiny_encoder: Path) -> None:
     with started(Settings(encoder=tiny_encoder), warm=False) as running:
         assert running.error(running.client.get("/readyz")) == (503, "not-ready", None)
         assert running.client.get("/livez").status_code == 200
-        running.engine.warm = True
+        running.runtime.embedder.warm = True
         assert running.client.get("/readyz").status_code == 200
 
 
@@ -94,7 +94,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(
     gate, entered = threading.Event(), threading.Event()
     begun: list[bytes] = []
     with started(Settings(encoder=tiny_encoder)) as running:
-        decode = running.engine.embedder._decode
+        decode = running.runtime.embedder._decode
 
         def gated(content: bytes) -> Any:
             begun.append(content)
@@ -102,7 +102,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(
             assert gate.wait(20)
             return decode(content)
 
-        running.engine.embedder._decode = gated  # type: ignore[method-assign]
+        running.runtime.embedder._decode = gated  # type: ignore[method-assign]
 
         def embed(images: list[bytes]) -> int:
             files = [("images", image) for image in images]
@@ -112,7 +112,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(
             large = clients.submit(embed, [image_bytes] * 64)
             assert entered.wait(20)
             small = clients.submit(embed, [single])
-            while running.engine.batcher.admitted != 65:
+            while running.runtime.embedder.batcher.admitted != 65:
                 running.client.get("/livez")
             running.client.get("/livez")  # by now it stands in the queue
             gate.set()
@@ -136,8 +136,8 @@ def test_a_fault_is_logged_and_hidden(  # noqa: PLR0917 - fixtures
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("/secret/path broke")
 
-    monkeypatch.setattr(service.engine.embedder, "embed", fail)
-    monkeypatch.setattr(service.engine.collection, "items", fail)
+    monkeypatch.setattr(service.runtime.embedder, "embed", fail)
+    monkeypatch.setattr(service.runtime.collection.current, "items", fail)
     files = {"image": images["discs/00.jpg"]} if method == "POST" else None
     with caplog.at_level(logging.ERROR):
         answer = service.client.request(method, path, files=files)
@@ -154,7 +154,7 @@ def test_a_damaged_collection_is_a_fault_and_shows_no_path(
     def fail(*_: object, **__: object) -> None:
         raise ArtifactError("/data/shop/ledger.db is damaged")
 
-    monkeypatch.setattr(service.engine.collection, "items", fail)
+    monkeypatch.setattr(service.runtime.collection.current, "items", fail)
     answer = service.client.get("/items")
     assert service.error(answer) == (500, "internal", None)
     assert "/data" not in answer.text
@@ -167,7 +167,7 @@ def test_a_busy_collection_is_tried_again(
     def fail(*_: object, **__: object) -> None:
         raise CollectionBusy("process 5 is writing to /data/shop")
 
-    monkeypatch.setattr(service.engine.collection, "add", fail)
+    monkeypatch.setattr(service.runtime.collection.current, "add", fail)
     answer = service.client.post("/items", json={"items": [{"key": "a", "vector": [1.0] * 24}]})
     assert service.error(answer) == (503, "collection-busy", None)
     assert answer.headers["retry-after"] == "1"
@@ -177,7 +177,7 @@ def test_a_busy_collection_is_tried_again(
 def test_a_fault_of_the_encoder_fails_only_the_image_at_fault(
     service: Running, images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = service.engine.batcher._encode
+    real = service.runtime.embedder.batcher._encode
 
     def fail_on_one(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if (images == 255).all(axis=(1, 2, 3)).any():
@@ -185,7 +185,7 @@ def test_a_fault_of_the_encoder_fails_only_the_image_at_fault(
         return real(images)
 
     for name in ("_encode", "_alone"):
-        monkeypatch.setattr(service.engine.batcher, name, fail_on_one)
+        monkeypatch.setattr(service.runtime.embedder.batcher, name, fail_on_one)
     white = np.full((8, 8, 3), 255, np.uint8)
     assert service.client.post("/embed", files={"image": png(white)}).status_code == 500
     assert service.client.post("/embed", files={"image": images["discs/00.jpg"]}).is_success

@@ -22,7 +22,7 @@ class Elsewhere:
 
     image: bytes
     port: int = 0
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     at_once: int = 0
     most_at_once: int = 0
@@ -48,7 +48,7 @@ class Elsewhere:
         }.get(name)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        self.asked.append((handler.path, dict(handler.headers)))
+        self.requests.append((handler.path, dict(handler.headers)))
         name = handler.path.removeprefix("/shop/").partition("?")[0]
         bodies = {"good": self.image, "text": b"<html>no picture</html>", "empty": b""}
         if location := self.redirects(name):
@@ -135,14 +135,14 @@ class Names:
     """A name server: for each question the next of its answers, the last one again and again."""
 
     answers: Sequence[Sequence[str]] = (["127.0.0.1"],)
-    asked: list[str] = field(default_factory=list)
+    hosts: list[str] = field(default_factory=list)
 
     def __call__(self, host: str, _port: int) -> Sequence[str]:
-        self.asked.append(host)
-        found = self.answers[min(len(self.asked), len(self.answers)) - 1]
-        if not found:
+        self.hosts.append(host)
+        answer = self.answers[min(len(self.hosts), len(self.answers)) - 1]
+        if not answer:
             raise OSError("no such host")
-        return found
+        return answer
 
 
 def loopback_too(address: Address) -> bool:

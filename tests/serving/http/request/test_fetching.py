@@ -48,18 +48,18 @@ def refused(outcome: bytes | HttpError) -> tuple[int, str]:
 def test_a_good_image_comes_as_it_is(elsewhere: Elsewhere) -> None:
     names = Names()
     assert fetched(elsewhere, "good?size=3", names=names) == [elsewhere.image]
-    ((path, headers),) = elsewhere.asked
+    ((path, headers),) = elsewhere.requests
     assert path == "/shop/good?size=3"
     assert headers["Host"] == f"{HOST}:{elsewhere.port}"
     assert headers["Accept-Encoding"] == "identity"
     assert not {"Cookie", "Authorization", "Referer"} & set(headers)
-    assert names.asked == [HOST]
+    assert names.hosts == [HOST]
 
 
 def test_redirects_within_the_prefix_are_followed(elsewhere: Elsewhere) -> None:
     assert fetched(elsewhere, "relative", "hop2") == [elsewhere.image] * 2
     assert refused(fetched(elsewhere, "hop3")[0]) == (422, "url-failed")
-    assert len(elsewhere.asked) == 2 + 4 + 4
+    assert len(elsewhere.requests) == 2 + 4 + 4
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_redirects_within_the_prefix_are_followed(elsewhere: Elsewhere) -> None:
 def test_redirects_to_elsewhere_are_not(elsewhere: Elsewhere, name: str) -> None:
     names = Names()
     assert refused(fetched(elsewhere, name, names=names)[0]) == (422, "url-not-allowed")
-    assert len(elsewhere.asked) == len(names.asked) == 1
+    assert len(elsewhere.requests) == len(names.hosts) == 1
 
 
 def test_a_redirect_is_resolved_and_checked_anew(elsewhere: Elsewhere) -> None:
     names = Names([["127.0.0.1"], ["169.254.169.254"]])
     assert refused(fetched(elsewhere, "hop0", names=names)[0]) == (422, "url-not-allowed")
-    assert (len(elsewhere.asked), len(names.asked)) == (1, 2)
+    assert (len(elsewhere.requests), len(names.hosts)) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_redirect_is_resolved_and_checked_anew(elsewhere: Elsewhere) -> None:
 def test_what_is_not_under_a_prefix_is_not_even_resolved(elsewhere: Elsewhere, url: str) -> None:
     names = Names()
     assert refused(fetched(elsewhere, url, names=names)[0]) == (422, "url-not-allowed")
-    assert not names.asked
+    assert not names.hosts
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_private_addresses_are_never_connected_to(
 ) -> None:
     outcome = fetched(elsewhere, "good", names=Names([addresses]), allowed=is_public)
     assert refused(outcome[0]) == (422, "url-not-allowed")
-    assert not elsewhere.asked
+    assert not elsewhere.requests
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(elsewhere: Elsewhere) -> None:
     """Another answer to a second question, as in DNS rebinding, would reach no server."""
     names = Names([["127.0.0.1"], ["10.0.0.1"]])
     assert fetched(elsewhere, "good", names=names) == [elsewhere.image]
-    assert names.asked == [HOST]
+    assert names.hosts == [HOST]
 
 
 def test_a_service_without_an_injected_check_refuses_this_machine(elsewhere: Elsewhere) -> None:
@@ -123,7 +123,7 @@ def test_a_service_without_an_injected_check_refuses_this_machine(elsewhere: Els
 
     (outcome,) = asyncio.run(main())
     assert refused(outcome.content) == (422, "url-not-allowed")
-    assert not elsewhere.asked
+    assert not elsewhere.requests
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_service_without_an_injected_check_refuses_this_machine(elsewhere: Els
 )
 def test_what_fails(elsewhere: Elsewhere, name: str, expected: tuple[int, str]) -> None:
     assert refused(fetched(elsewhere, name)[0]) == expected
-    assert len(elsewhere.asked) == 1
+    assert len(elsewhere.requests) == 1
 
 
 def test_a_slow_image_does_not_hold_up_the_others(elsewhere: Elsewhere) -> None:
@@ -187,7 +187,7 @@ def test_proxies_of_the_environment_are_not_used(
 
 def test_cookies_are_not_kept(elsewhere: Elsewhere) -> None:
     assert fetched(elsewhere, "cookie", "cookie") == [elsewhere.image] * 2
-    assert not any("Cookie" in headers for _, headers in elsewhere.asked)
+    assert not any("Cookie" in headers for _, headers in elsewhere.requests)
 
 
 def test_one_request_has_its_share_of_the_fetches_at_once(elsewhere: Elsewhere) -> None:

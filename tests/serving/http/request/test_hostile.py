@@ -127,7 +127,7 @@ def test_only_good_answers_and_refusals(limited: Running, corpus: object) -> Non
 def test_many_large_bodies_at_once_are_bounded(tiny_encoder: Path, image_bytes: bytes) -> None:
     settings = Settings(encoder=tiny_encoder, max_body_bytes=10_000, max_bytes_in_flight=15_000)
     with started(settings) as running:
-        share = running.engine.bytes_in_flight.open()
+        share = running.runtime.bytes_in_flight.open()
         share.take(8_000)  # as if another request were under way
         headers = {"Content-Type": "image/jpeg"}
         announced = running.client.post("/embed", content=b"x" * 9_000, headers=headers)
@@ -148,5 +148,5 @@ def test_many_large_bodies_at_once_are_bounded(tiny_encoder: Path, image_bytes: 
         good = running.client.post("/embed", content=image_bytes, headers=headers)
         assert good.status_code == 200
         share.close()
-        while running.engine.bytes_in_flight.held:  # given back a moment after the answer
+        while running.runtime.bytes_in_flight.held:  # given back a moment after the answer
             running.client.get("/livez")

@@ -26,9 +26,9 @@ def running(tiny_encoder: Path, collection_folder: Path) -> Iterator[Running]:
 @pytest.fixture
 def open_service(running: Running, elsewhere: Elsewhere) -> Running:
     """The service with a fetcher that may ask the server of this test."""
-    assert running.engine.fetcher is not None
-    running.engine.fetcher.close()
-    running.engine.fetcher = fetcher(elsewhere, Names())
+    assert running.runtime.fetcher is not None
+    running.runtime.fetcher.close()
+    running.runtime.fetcher = fetcher(elsewhere, Names())
     return running
 
 
@@ -51,9 +51,9 @@ def test_every_form_of_input_takes_urls(
     tensor = {"name": "encoded", "datatype": "BYTES", "shape": [2], "data": [url, text]}
     kserve = client.post("/v2/models/lookalike/infer", json={"inputs": [tensor]})
     near(kserve.json()["outputs"][0]["data"][: len(expected)])
-    found = client.post("/search", json={"image": url, "k": 1})
-    assert found.json()["query"]["width"] > 0
-    assert len(found.json()["neighbours"]) == 1
+    answer = client.post("/search", json={"image": url, "k": 1})
+    assert answer.json()["query"]["width"] > 0
+    assert len(answer.json()["neighbours"]) == 1
 
 
 def test_an_element_of_a_binary_tensor_may_be_a_url(
@@ -101,13 +101,13 @@ def test_what_does_not_come_is_refused_by_itself(
         (3, "empty"),
         (4, "url-not-allowed"),
     ]
-    assert open_service.engine.batcher.admitted == 0
-    while open_service.engine.bytes_in_flight.held:  # given back a moment after the answer
+    assert open_service.runtime.embedder.batcher.admitted == 0
+    while open_service.runtime.bytes_in_flight.held:  # given back a moment after the answer
         open_service.client.get("/livez")
 
 
 def test_without_prefixes_nothing_is_fetched(service: Running) -> None:
-    assert service.engine.fetcher is None
+    assert service.runtime.fetcher is None
     url = "http://127.0.0.1:1/x.png"
     for body, path in (
         ({"images": url}, "/embed"),
