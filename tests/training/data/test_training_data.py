@@ -59,7 +59,6 @@ def test_the_batches_are_the_same_wherever_the_images_are(
 def test_a_range_is_measured_only_where_that_is_asked_for(make_source: Callable[..., Any]) -> None:
     numbers = DataSettings(image_size=16, range=(0, 255))
     assert resolve_range(numbers, []) is numbers  # type: ignore[arg-type]
-    low, high = (
-        resolve_range(DataSettings(image_size=16, range="auto"), make_source(4)).values or ()
-    )
-    assert 0 <= low < high <= 255
+    measured = resolve_range(DataSettings(image_size=16, range="auto"), make_source(4)).values
+    assert measured is not None
+    assert 0 <= measured[0] < measured[1] <= 255
