@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     Lookalike = Callable[..., Any]
 
 ARCHIVE = Path(__file__).parent / "earlier_version" / "lookalike-0.1.0.tar.xz"
-COMPARED_STEPS = 8  # of the resumed run: rounding of another CPU has not grown much by then
 
 
 @pytest.fixture
@@ -106,7 +105,8 @@ def test_recipe_and_weights_of_a_run(earlier: Path, call: Lookalike, expected: A
 
 def test_a_run_is_resumed(earlier: Path, call: Lookalike, expected: Any) -> None:
     before = losses(earlier / "run")
-    assert len(before) == expected["info"]["run"]["step"] < COMPARED_STEPS
+    stopped_at = expected["info"]["run"]["step"]
+    assert len(before) == stopped_at
     command = [sys.executable, "-m", "lookalike", "train", "photos", "--out", "run", "--resume"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         # one core: threads that wait for one another take long where tests share the cores
@@ -114,9 +114,11 @@ def test_a_run_is_resumed(earlier: Path, call: Lookalike, expected: Any) -> None
     assert process.returncode == 0
     now = losses(earlier / "run")
     assert now.keys() == expected["losses"].keys()
-    for step in map(str, range(1, COMPARED_STEPS + 1)):
-        assert now[step] == pytest.approx(expected["losses"][step], rel=1e-3)
     assert before.items() <= now.items()
+    # the first step shows that weights, order and views are right; from then on the rounding of
+    # another CPU grows tenfold and more with each step of so small a batch
+    step = str(stopped_at + 1)
+    assert now[step] == pytest.approx(expected["losses"][step], rel=1e-3)
     assert call("info", "run")["finished"]
 
 
