@@ -33,7 +33,7 @@ def parse_json(content: bytes | str) -> Any:
 def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an answer in JSON. Text that is no valid Unicode (lone surrogates) is written as `?`."""
+    """Return an answer in JSON; what is not valid Unicode (lone surrogates) is written as `?`."""
     return Response(
         json_bytes(content), status, headers=dict(headers or {}), media_type="application/json"
     )

@@ -47,7 +47,7 @@ async def add_items(runtime: Runtime, request: Request) -> Response:
     body = await read_body(request, runtime.settings)
     requested, on_duplicate = _read_items(body, limits)
     uploads = await fetched(
-        runtime, request, [upload for _, upload in requested if upload is not None]
+        runtime.fetcher, request, [upload for _, upload in requested if upload is not None]
     )
     outcomes = await while_connected(request, runtime.embedder.embed(uploads)) if uploads else []
     if any(isinstance(outcome, HttpError) for outcome in outcomes):

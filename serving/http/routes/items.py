@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.collection import KeyUnknown, Record
+from serving.http.engine.collection_access import CollectionAccess
 from serving.http.engine.runtime import Runtime
 from serving.http.engine.thumbnails import MEDIA_TYPE
 from serving.http.json_text import json_response
@@ -55,7 +56,7 @@ async def one_item(runtime: Runtime, request: Request) -> Response:
     """GET, DELETE /items/{key} and GET of its views; `request` is for anything under /items/."""
     key, view = split_path(request.scope["raw_path"])
     if request.method == "DELETE" and not view:
-        return await _delete(runtime, key)
+        return await _delete(runtime.collection, key)
     if request.method == "DELETE":
         raise HttpError(
             HTTPStatus.METHOD_NOT_ALLOWED,
@@ -66,12 +67,12 @@ async def one_item(runtime: Runtime, request: Request) -> Response:
     values = (await read_body(request, runtime.settings)).fields
     if view == "similar":
         fields = SimilarFields.read(values, limits_of_collection(runtime))
-        return await similar(runtime, key, search_options(fields, runtime))
+        return await similar(runtime, key, search_options(fields, runtime.settings.max_neighbours))
     if view == "thumbnail":
         size = ThumbnailFields.read(values).size
-        return await _thumbnail(runtime, request, await _get(runtime, key), size)
+        return await _thumbnail(runtime.collection, request, key, size)
     with_vector = ItemFields.read(values).vector
-    return json_response(item_json(await _get(runtime, key), with_vector=with_vector))
+    return json_response(item_json(await _get(runtime.collection, key), with_vector=with_vector))
 
 
 def split_path(raw_path: bytes) -> tuple[str, str]:
@@ -92,16 +93,15 @@ def split_path(raw_path: bytes) -> tuple[str, str]:
     return key, view
 
 
-async def _get(runtime: Runtime, key: str) -> Record:
-    item = await runtime.collection.get(key)
+async def _get(access: CollectionAccess, key: str) -> Record:
+    item = await access.get(key)
     if item is None:
         raise KeyUnknown(key)
     return item
 
 
-async def _delete(runtime: Runtime, key: str) -> Response:
-    item = await _get(runtime, key)
-    access = runtime.collection
+async def _delete(access: CollectionAccess, key: str) -> Response:
+    item = await _get(access, key)
     removed = await access.write(access.current.remove, [key])
     if not removed:
         raise KeyUnknown(key)
@@ -109,8 +109,8 @@ async def _delete(runtime: Runtime, key: str) -> Response:
     return json_response({"removed": removed})
 
 
-async def _thumbnail(runtime: Runtime, request: Request, item: Record, size: int) -> Response:
-    image = await runtime.collection.thumbnail(item, size)
+async def _thumbnail(access: CollectionAccess, request: Request, key: str, size: int) -> Response:
+    image = await access.thumbnail(await _get(access, key), size)
     tag = f'"{hashlib.sha256(image).hexdigest()[:24]}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
     if tag in request.headers.get("if-none-match", ""):

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
+    from export.encoder_file.encoder_file import Encoder
+    from images.pixels.preprocess import PreprocessSpec
     from serving.http.engine.runtime import Runtime
+    from serving.http.policy.settings import Settings
 
 VERSION = "1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -65,13 +68,13 @@ async def live(runtime: Runtime, _request: Request) -> Response:
 async def ready(runtime: Runtime, request: Request) -> Response:
     """GET /v2/health/ready and /v2/models/{model}/ready."""
     if "model" in request.path_params:
-        _check(runtime, request)
+        _check(runtime.encoder, request)
     return Response(status_code=200 if runtime.embedder.warm else 503)
 
 
 async def metadata(runtime: Runtime, request: Request) -> Response:
     """GET /v2/models/{model}."""
-    _check(runtime, request)
+    _check(runtime.encoder, request)
     spec = runtime.encoder.preprocess
     content = {
         "name": MODEL,
@@ -95,7 +98,7 @@ async def metadata(runtime: Runtime, request: Request) -> Response:
 
 async def infer(runtime: Runtime, request: Request) -> Response:
     """POST /v2/models/{model}/infer."""
-    _check(runtime, request)
+    _check(runtime.encoder, request)
     content = await read_raw(request, runtime.settings)
     at = _header_length(request, len(content))
     if at > LARGE_JSON:
@@ -104,10 +107,12 @@ async def infer(runtime: Runtime, request: Request) -> Response:
         head = _parse_head(content[:at])
     fields = InferFields.read(head)
     binary = _wants_binary(fields.parameters, fields.outputs)
-    tensor = await asyncio.to_thread(_tensor, fields.inputs, content[at:], runtime)
+    tensor = await asyncio.to_thread(
+        _tensor, fields.inputs, content[at:], runtime.encoder.preprocess, runtime.settings
+    )
     outcomes: Sequence[EmbeddedUpload | HttpError]
     if isinstance(tensor, list):
-        uploads = await fetched(runtime, request, tensor)
+        uploads = await fetched(runtime.fetcher, request, tensor)
         outcomes = await while_connected(request, runtime.embedder.embed(uploads))
     else:
         outcomes = await while_connected(request, runtime.embedder.embed_pixels(tensor))
@@ -117,8 +122,8 @@ async def infer(runtime: Runtime, request: Request) -> Response:
     return _answer(vectors, fields.id, binary=binary)
 
 
-def _check(runtime: Runtime, request: Request) -> None:
-    check_model(runtime, request.path_params["model"])
+def _check(encoder: Encoder, request: Request) -> None:
+    check_model(encoder, request.path_params["model"])
     version = request.path_params.get("version", VERSION)
     if version != VERSION:
         message = f"there is no version {show(version)} of {MODEL} here: its version is {VERSION}"
@@ -159,12 +164,13 @@ def _wants_binary(parameters: dict[str, Any], outputs: object) -> bool:
     return binary is True
 
 
-def _tensor(inputs: object, binary: bytes, runtime: Runtime) -> list[Upload] | NDArray[np.uint8]:
+def _tensor(
+    inputs: object, binary: bytes, spec: PreprocessSpec, settings: Settings
+) -> list[Upload] | NDArray[np.uint8]:
     """Return the one input: image files, or uint8 [N, S, S, C]."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise invalid("inputs", "send one input: images (UINT8) or encoded (BYTES)")
     tensor = inputs[0]
-    spec = runtime.encoder.preprocess
     kinds: dict[str, tuple[str, list[int]]] = {
         "images": ("UINT8", [spec.size, spec.size, spec.channels]),
         "encoded": ("BYTES", []),
@@ -173,7 +179,7 @@ def _tensor(inputs: object, binary: bytes, runtime: Runtime) -> list[Upload] | N
     if not isinstance(name, str) or name not in kinds:
         raise invalid("inputs", f"there is no input {show(name)}: send images or encoded")
     datatype, rest = kinds[name]
-    count = _count(tensor, (name, datatype, rest), runtime)
+    count = _count(tensor, (name, datatype, rest), settings)
     size = _parameters(tensor).get(BINARY_SIZE)
     if size is not None and (type(size) is not int or size != len(binary)):
         message = f"{BINARY_SIZE} is {show(size)}, but {len(binary)} bytes follow the JSON"
@@ -189,7 +195,7 @@ def _tensor(inputs: object, binary: bytes, runtime: Runtime) -> list[Upload] | N
     return [_upload(content, f"{name}[{at}]") for at, content in enumerate(elements)]
 
 
-def _count(tensor: dict[str, Any], expected: tuple[str, str, list[int]], runtime: Runtime) -> int:
+def _count(tensor: dict[str, Any], expected: tuple[str, str, list[int]], settings: Settings) -> int:
     """Return N of a tensor whose datatype, and whose shape behind N, must be the expected ones."""
     name, datatype, rest = expected
     if tensor.get("datatype") != datatype:
@@ -202,8 +208,8 @@ def _count(tensor: dict[str, Any], expected: tuple[str, str, list[int]], runtime
         form = ", ".join(map(str, ["N", *rest]))
         raise invalid(name, f"{name} has the shape {show(shape)}: [{form}] is needed, N above 0")
     count: int = shape[0]
-    if count > runtime.settings.max_images:
-        raise too_many_images(count, runtime.settings)
+    if count > settings.max_images:
+        raise too_many_images(count, settings)
     return count
 
 

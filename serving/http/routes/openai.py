@@ -13,9 +13,11 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from export.encoder_file.encoder_file import Encoder
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.runtime import Runtime
 from serving.http.json_text import json_response, show
+from serving.http.policy.settings import Settings
 from serving.http.request.errors import HttpError, invalid
 from serving.http.request.request_body import Upload, decode_upload, read_body, too_many_images
 from serving.http.routes.answers import encoded_vector, whole_refusal
@@ -29,9 +31,9 @@ async def embeddings(runtime: Runtime, request: Request) -> Response:
     """POST /v1/embeddings."""
     body = await read_body(request, runtime.settings)
     fields = OpenAIFields.read(body.fields, limits_of(runtime))
-    check_model(runtime, fields.model or MODEL)
+    check_model(runtime.encoder, fields.model or MODEL)
     dimensions = fields.dimensions or runtime.encoder.embedding_dim
-    uploads = await fetched(runtime, request, _uploads(fields.input, runtime))
+    uploads = await fetched(runtime.fetcher, request, _uploads(fields.input, runtime.settings))
     outcomes = await while_connected(request, runtime.embedder.embed(uploads))
     if any(isinstance(outcome, HttpError) for outcome in outcomes):
         raise whole_refusal(outcomes)
@@ -55,39 +57,39 @@ async def embeddings(runtime: Runtime, request: Request) -> Response:
 
 async def models(runtime: Runtime, _request: Request) -> Response:
     """GET /v1/models."""
-    return json_response({"object": "list", "data": [_model(runtime)]})
+    return json_response({"object": "list", "data": [_model(runtime.encoder)]})
 
 
 async def one_model(runtime: Runtime, request: Request) -> Response:
     """GET /v1/models/{model}."""
-    check_model(runtime, unquote(request.path_params["model"]))
-    return json_response(_model(runtime))
+    check_model(runtime.encoder, unquote(request.path_params["model"]))
+    return json_response(_model(runtime.encoder))
 
 
-def check_model(runtime: Runtime, name: str) -> None:
+def check_model(encoder: Encoder, name: str) -> None:
     """Refuse a model that is not served; the encoder's SHA-256 is a name of it too."""
-    if name not in (MODEL, runtime.encoder.digest):
+    if name not in (MODEL, encoder.digest):
         message = f"there is no model {show(name)} here: its name is {MODEL}"
         raise HttpError(404, "unknown-model", message, param="model")
 
 
-def _model(runtime: Runtime) -> dict[str, Any]:
+def _model(encoder: Encoder) -> dict[str, Any]:
     return {
         "id": MODEL,
         "object": "model",
         "created": 0,
         "owned_by": "lookalike",
-        "encoder": runtime.encoder.digest,
-        "dimensions": runtime.encoder.embedding_dim,
+        "encoder": encoder.digest,
+        "dimensions": encoder.embedding_dim,
     }
 
 
-def _uploads(images: object, runtime: Runtime) -> list[Upload]:
+def _uploads(images: object, settings: Settings) -> list[Upload]:
     if images is None or images == []:
         raise HttpError(422, "missing-image", "there is no input: send images", param="input")
     values = images if isinstance(images, list) else [images]
-    if len(values) > runtime.settings.max_images:
-        raise too_many_images(len(values), runtime.settings)
+    if len(values) > settings.max_images:
+        raise too_many_images(len(values), settings)
     if all(isinstance(value, int) for value in values):
         raise invalid("input", "input is a list of tokens: this model embeds images, not text")
     several = isinstance(images, list)

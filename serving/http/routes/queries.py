@@ -17,6 +17,7 @@ from serving.collection.contract.voting import VOTERS, suggestion_of
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.runtime import Runtime
 from serving.http.request.errors import CLIENT_GONE, HttpError
+from serving.http.request.fetching import Fetcher
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.request_body import Body, Upload, read_body
 from serving.http.routes.answers import accepted_encoding, embeddings_answer, neighbors_answer
@@ -39,7 +40,7 @@ async def embed(runtime: Runtime, request: Request) -> Response:
     encoding = fields.encoding_format or accepted_encoding(request.headers)
     if not body.uploads:
         raise _missing("images", "there is no image in the request")
-    uploads = await fetched(runtime, request, body.uploads)
+    uploads = await fetched(runtime.fetcher, request, body.uploads)
     outcomes = await while_connected(request, runtime.embedder.embed(uploads))
     digest = runtime.encoder.digest
     answer = partial(embeddings_answer, outcomes, encoding, fields.dtype, digest)
@@ -62,7 +63,7 @@ class SearchOptions:
     most: int | None
     suggest: bool
 
-    def answer(self, runtime: Runtime, hits: list[Hit], query: dict[str, Any]) -> Response:
+    def answer(self, encoder_digest: str, hits: list[Hit], query: dict[str, Any]) -> Response:
         """Return the answer; raises HttpError where there is more than may be sent."""
         if self.most is not None and len(hits) > self.most:
             raise HttpError(
@@ -73,7 +74,7 @@ class SearchOptions:
                 param="all",
             )
         suggestion = suggestion_of(hits) if self.suggest else None
-        return neighbors_answer(hits, runtime.encoder.digest, query, suggestion)
+        return neighbors_answer(hits, encoder_digest, query, suggestion)
 
 
 async def search(runtime: Runtime, request: Request) -> Response:
@@ -81,7 +82,7 @@ async def search(runtime: Runtime, request: Request) -> Response:
     limits = limits_of_collection(runtime)
     body = await read_body(request, runtime.settings)
     fields = SearchFields.read(body.fields, limits)
-    options = search_options(fields, runtime)
+    options = search_options(fields, limits.neighbors)
     if fields.model_fields_set & {"positive", "negative"}:
         examples = ExampleQuery(body, fields, runtime.settings.max_images)
         return await _search_mixed(runtime, request, examples, options)
@@ -93,20 +94,22 @@ async def search(runtime: Runtime, request: Request) -> Response:
     else:
         vector, query = await _image_query(runtime, request, body)
     return options.answer(
-        runtime, await runtime.collection.search(vector, **options.options), query
+        runtime.encoder.digest,
+        await runtime.collection.search(vector, **options.options),
+        query,
     )
 
 
 async def similar(runtime: Runtime, key: str, options: SearchOptions) -> Response:
     """Find the neighbors of an item by its stored vector, without the item itself."""
     hits = await runtime.collection.similar(key, **options.options)
-    return options.answer(runtime, hits, {"key": key})
+    return options.answer(runtime.encoder.digest, hits, {"key": key})
 
 
 async def _search_mixed(
     runtime: Runtime, request: Request, examples: ExampleQuery, options: SearchOptions
 ) -> Response:
-    uploads = await fetched(runtime, request, examples.uploads)
+    uploads = await fetched(runtime.fetcher, request, examples.uploads)
     outcomes: list[EmbeddedUpload | HttpError] = []
     if uploads:
         outcomes = await while_connected(request, runtime.embedder.embed(uploads))
@@ -118,12 +121,11 @@ async def _search_mixed(
         positive, negative, negative_weight=examples.weight, **options.options
     )
     query = {"positive": len(positive), "negative": len(negative)}
-    return options.answer(runtime, hits, query)
+    return options.answer(runtime.encoder.digest, hits, query)
 
 
-def search_options(fields: SimilarFields, runtime: Runtime) -> SearchOptions:
+def search_options(fields: SimilarFields, most: int) -> SearchOptions:
     """Return what the fields of a search ask for."""
-    most = runtime.settings.max_neighbours
     k = VOTERS if fields.suggest_label and "k" not in fields.model_fields_set else fields.k
     options = {
         "k": most + 1 if fields.all else min(k, most),
@@ -166,15 +168,15 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def fetched(runtime: Runtime, request: Request, uploads: list[Upload]) -> list[Upload]:
+async def fetched(fetcher: Fetcher | None, request: Request, uploads: list[Upload]) -> list[Upload]:
     """Return the uploads with the images that URLs stand for, where the service fetches any.
 
     Before they are admitted to decoding: a slow server takes no slots from other requests.
     """
-    if runtime.fetcher is None or not any(one.url for one in uploads):
+    if fetcher is None or not any(one.url for one in uploads):
         return uploads
     share = request.scope[SHARE_KEY]
-    return await while_connected(request, runtime.fetcher.fill(uploads, share))
+    return await while_connected(request, fetcher.fill(uploads, share))
 
 
 def _check_single_query(body: Body, fields: SearchFields) -> None:
@@ -195,7 +197,7 @@ def _check_single_query(body: Body, fields: SearchFields) -> None:
 async def _image_query(
     runtime: Runtime, request: Request, body: Body
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    uploads = await fetched(runtime, request, body.uploads)
+    uploads = await fetched(runtime.fetcher, request, body.uploads)
     (outcome,) = await while_connected(request, runtime.embedder.embed(uploads))
     if isinstance(outcome, HttpError):
         raise outcome
