@@ -75,9 +75,8 @@ def problems_of(file: Path) -> Iterator[str]:
     tree = ast.parse(text)
     if (count := text.count("\n")) > MAX_LINES:
         yield f": {count} lines; at most {MAX_LINES}: look for the seam"
-    if ("from __future__ import annotations" in text) != bool(
-        re.search(r"^if TYPE_CHECKING:", text, re.MULTILINE)
-    ):
+    lazy, typing = r"^from __future__ import annotations$", r"^if TYPE_CHECKING:"
+    if bool(re.search(lazy, text, re.MULTILINE)) != bool(re.search(typing, text, re.MULTILINE)):
         yield ": `from __future__ import annotations` belongs exactly where `if TYPE_CHECKING:` is"
     for line, name in names_of(tree):
         if word := unwanted_word(name):
@@ -89,12 +88,12 @@ def problems_of(file: Path) -> Iterator[str]:
 
 def unwanted_word(name: str) -> str | None:
     """Return the word of a name that is not to be used, None if all are fine."""
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().strip("_").split("_")
-    if bad := NOWHERE.intersection(words):
+    pieces = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().strip("_").split("_")
+    if bad := NOWHERE.intersection(pieces):
         return min(bad)
-    if len(words) == 1 and words[0] in NOT_ALONE:
-        return words[0]
-    return "words" if words[-1] == "words" and not name.startswith("test_") else None
+    if len(pieces) == 1 and pieces[0] in NOT_ALONE:
+        return pieces[0]
+    return "words" if pieces[-1] == "words" and not name.startswith("test_") else None
 
 
 def names_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
