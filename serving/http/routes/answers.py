@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,7 @@ from serving.http.request.errors import HttpError
 from serving.http.routes.fields import Encoding, VectorDtype
 
 NPY = "application/x-npy"
+PLAIN_KEY = re.compile(r"[\w.~/-]*", re.ASCII)
 # What a client may ask for in Accept, and the encoding it means.
 ACCEPTED: dict[str, Encoding] = {
     "*/*": "float",
@@ -149,6 +151,8 @@ def whole_refusal(outcomes: Sequence[object]) -> HttpError:
 
 def item_path(key: str) -> str:
     """Return the path of an item, with every ambiguous sign of its key encoded."""
+    if PLAIN_KEY.fullmatch(key):  # most are: a tenth of the time of `quote`, for each neighbor
+        return "/items/" + key.replace("/", "%2F")
     return f"/items/{quote(key, safe='')}"
 
 

@@ -5,7 +5,6 @@ they come as uploads (`request_body`), under names that are the same on all rout
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 
@@ -59,15 +58,19 @@ EXAMPLES: JsonSchema = {
 }
 
 
-def limits_of(runtime: Runtime) -> Limits:
-    """Return the bounds of a service's fields."""
+def limits_of(runtime: Runtime, dim: int | None = None) -> Limits:
+    """Return the bounds of a service's fields; `dim` is the encoder's unless another is named."""
     settings = runtime.settings
-    return Limits(runtime.encoder.embedding_dim, settings.max_neighbours, settings.max_images)
+    return Limits(
+        dim=runtime.encoder.embedding_dim if dim is None else dim,
+        neighbors=settings.max_neighbours,
+        images=settings.max_images,
+    )
 
 
 def limits_of_collection(runtime: Runtime) -> Limits:
     """Return the same, for a route that is about items; raises HttpError without a collection."""
-    return replace(limits_of(runtime), dim=runtime.collection.dim)
+    return limits_of(runtime, runtime.collection.dim)
 
 
 class EmbedFields(RequestFields):
