@@ -16,9 +16,9 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @given(vectors=st.lists(arrays(np.float32, st.integers(0, 5), elements=FINITE), max_size=3))
 def test_vectors_read_back_as_the_same_numbers(vectors: list[np.ndarray]) -> None:
     content = {"before": 'a "quoted", [text]', "vectors": [*vectors, None], "after": 1}
-    found = json.loads(json_bytes(content))
-    assert (found["before"], found["after"], found["vectors"][-1]) == (content["before"], 1, None)
-    for vector, numbers in zip(vectors, found["vectors"][:-1], strict=True):
+    parsed = json.loads(json_bytes(content))
+    assert (parsed["before"], parsed["after"], parsed["vectors"][-1]) == (content["before"], 1, None)
+    for vector, numbers in zip(vectors, parsed["vectors"][:-1], strict=True):
         assert np.array_equal(np.array(numbers, np.float32), vector)
 
 
