@@ -17,7 +17,8 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def test_vectors_read_back_as_the_same_numbers(vectors: list[np.ndarray]) -> None:
     content = {"before": 'a "quoted", [text]', "vectors": [*vectors, None], "after": 1}
     parsed = json.loads(json_bytes(content))
-    assert (parsed["before"], parsed["after"], parsed["vectors"][-1]) == (content["before"], 1, None)
+    ends = (parsed["before"], parsed["after"], parsed["vectors"][-1])
+    assert ends == (content["before"], 1, None)
     for vector, numbers in zip(vectors, parsed["vectors"][:-1], strict=True):
         assert np.array_equal(np.array(numbers, np.float32), vector)
 
