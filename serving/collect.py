@@ -12,6 +12,7 @@ from base.progress import OnProgress
 from export.encoder_file.encoder_file import Encoder
 from images.items import RefusedImage, Source
 from serving.collection import AnyCollection, KeyExists, OnDuplicate, Record
+from serving.collection.contract.records import UNKNOWN_TO_IMAGES
 from serving.collection.exporting import count_and_keys, read_export
 from serving.collection.thumbnails import keep_all, thumbnails_beside
 from serving.embedding.embed import BATCH_SIZE, embed, in_batches
@@ -203,7 +204,13 @@ def record_of(image: EmbeddedImage) -> Record:
         width=image.width,
         height=image.height,
         sha256=image.sha256,
+        keep=_unknown(image.label),
     )
+
+
+def _unknown(label: str | None) -> frozenset[str]:
+    """Return the fields that images say nothing about: metadata, and a label if there is none."""
+    return UNKNOWN_TO_IMAGES | ({"label"} if label is None else set())
 
 
 def add_export(
@@ -243,5 +250,6 @@ def _records(block: FeatureBlock) -> Iterator[Record]:
         block.heights.tolist(),
         block.sha256,
     )
-    for row in zip(*columns, strict=True):
-        yield Record(*row)
+    for key, vector, uri, label, width, height, sha256 in zip(*columns, strict=True):
+        keep = _unknown(label)
+        yield Record(key, vector, uri, label, width, height, sha256, keep=keep)

@@ -25,7 +25,14 @@ from base.locks import Locked, folder_lock
 from base.progress import OnProgress
 from serving.collection.contract.errors import CollectionBusy, refuse_duplicates
 from serving.collection.contract.new_folder import new_folder
-from serving.collection.contract.records import AddReport, OnDuplicate, Record, Row, checked_rows
+from serving.collection.contract.records import (
+    AddReport,
+    OnDuplicate,
+    Record,
+    Row,
+    checked_rows,
+    last_of_each,
+)
 from serving.collection.ledger.ledger import FILE_NAME
 from serving.collection.ledger.write_transaction import WriteTransaction
 from serving.collection.reader import Reader
@@ -245,7 +252,7 @@ class Collection(Reader):
 
 def _add(writing: WriteTransaction, rows: list[Row], on_duplicate: OnDuplicate) -> AddReport:
     keys = [row.key for row in rows]
-    last = {row.key: row for row in rows}
+    last = last_of_each(rows)
     existing = writing.find(keys)
     if on_duplicate == "refuse":
         refuse_duplicates(keys, existing)
@@ -253,6 +260,7 @@ def _add(writing: WriteTransaction, rows: list[Row], on_duplicate: OnDuplicate) 
     for key, row in last.items():
         if key in existing:
             number, old = existing[key]
+            row = row.merged(old)  # noqa: PLW2901 - the row as it will be stored
             if old == row:
                 unchanged += 1
                 continue

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,9 @@ from serving.collection.contract.stored_vectors import Dtype, kept_by_half, stor
 OnDuplicate = Literal["refuse", "replace"]
 
 MAX_KEY_BYTES = 1024
+KEPT_FIELDS = frozenset(("uri", "label", "width", "height", "sha256", "metadata"))
+# What images and feature folders say nothing about; users give it, and it stays.
+UNKNOWN_TO_IMAGES = frozenset(("metadata",))
 # A float32 vector normalized elsewhere has a length within a few 1e-7 of one. Such a vector is
 # kept bit for bit, so that an item read from a collection and added again is the same item.
 UNIT_TOLERANCE = 1e-6
@@ -32,6 +35,8 @@ class Record:
         height: of the original image, in pixels.
         sha256: of the image's content, hex.
         metadata: a JSON object.
+        keep: names of fields that the source does not know. An item that is there keeps its own; a
+            new one gets what the record holds.
     """
 
     key: str
@@ -42,6 +47,7 @@ class Record:
     height: int | None = None
     sha256: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    keep: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class AddReport:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A checked record as the ledger stores it."""
+    """A checked record as the ledger stores it; `keep` is not stored."""
 
     key: str
     vector: bytes
@@ -84,6 +90,23 @@ class Row:
     height: int | None
     sha256: str | None
     metadata: str
+    keep: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def merged(self, old: "Row") -> "Row":
+        """Return the row with the fields to keep taken from the item that is there."""
+        if not self.keep:
+            return self
+        # what neither of two rows of one batch knows, the item in the collection does
+        kept: dict[str, Any] = {name: getattr(old, name) for name in self.keep}
+        return replace(self, **kept, keep=self.keep & old.keep)
+
+
+def last_of_each(rows: Iterable[Row]) -> dict[str, Row]:
+    """Return the last row of each key; what it is to keep comes from those before it."""
+    last: dict[str, Row] = {}
+    for row in rows:
+        last[row.key] = row.merged(last[row.key]) if row.key in last else row
+    return last
 
 
 def checked_rows(records: Iterable[Record], dim: int, dtype: Dtype = "float32") -> list[Row]:
@@ -173,6 +196,11 @@ def _checked_key(key: object, number: int) -> str:
 
 
 def _row(record: Record, vector: bytes, name: str) -> Row:
+    if not frozenset(record.keep) <= KEPT_FIELDS:
+        raise UsageError(
+            f"{name}: keep is {sorted(record.keep)}; known: {', '.join(sorted(KEPT_FIELDS))}",
+            param="keep",
+        )
     for field_name in ("uri", "label", "sha256"):
         text = getattr(record, field_name)
         if text is None and field_name != "uri":
@@ -191,6 +219,7 @@ def _row(record: Record, vector: bytes, name: str) -> Row:
         height=_size(record.height, name, "height"),
         sha256=record.sha256,
         metadata=_json(record.metadata, name),
+        keep=frozenset(record.keep),
     )
 
 

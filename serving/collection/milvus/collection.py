@@ -18,7 +18,9 @@ from serving.collection.contract.records import (
     Hit,
     OnDuplicate,
     Record,
+    Row,
     checked_rows,
+    last_of_each,
     unit_vectors,
 )
 from serving.collection.contract.search_limits import check_bounds
@@ -78,11 +80,16 @@ class MilvusCollection(AnyCollection):
             message = f"on_duplicate is {on_duplicate!r}; choose refuse or replace"
             raise UsageError(message, param="on_duplicate")
         rows = checked_rows(records, self.dim)
-        last = {row.key: schema.entity(row) for row in rows}
+        merged = last_of_each(rows)
         with self._write_lock:
-            there = self._contents(list(last))
+            there = self._contents(list(merged))
             if on_duplicate == "refuse":
                 refuse_duplicates([row.key for row in rows], there)
+            old = self._stored([key for key, row in merged.items() if row.keep and key in there])
+            last = {
+                key: schema.entity(row.merged(old[key]) if key in old else row)
+                for key, row in merged.items()
+            }
             changed = [one for key, one in last.items() if one["content"] != there.get(key)]
             self._upsert(changed)
         replaced = sum(one["key"] in there for one in changed)
@@ -95,6 +102,14 @@ class MilvusCollection(AnyCollection):
             for one in self._query(among(ids), ["id", "content"], len(ids)):
                 contents[schema.key_of(one["id"])] = one["content"]
         return contents
+
+    def _stored(self, keys: Sequence[str]) -> dict[str, Row]:
+        """Return what is stored of items, without their vectors."""
+        return {
+            one["key"]: schema.row(one)
+            for ids in chunks([schema.id_of(key) for key in keys], IDS)
+            for one in self._query(among(ids), schema.WITHOUT_VECTOR + schema.SIZES, len(ids))
+        }
 
     def _upsert(self, entities: list[dict[str, Any]]) -> None:
         done = 0

@@ -35,7 +35,8 @@ PROPERTY = "lookalike"
 LONGEST = 65_535  # bytes of a VARCHAR, and about those of a JSON field
 DRAWS = 2**32
 WITHOUT_VECTOR = ["id", "key", "uri", "label", "metadata"]
-ALL_FIELDS = [*WITHOUT_VECTOR, "width", "height", "sha256", "vector"]
+SIZES = ["width", "height", "sha256"]
+ALL_FIELDS = [*WITHOUT_VECTOR, *SIZES, "vector"]
 HNSW = {"M": 32, "efConstruction": 360}
 
 
@@ -175,6 +176,12 @@ def record(entity: Mapping[str, Any]) -> Record:
         sha256=entity["sha256"],
         metadata=json.loads(entity["metadata"]),
     )
+
+
+def row(entity: Mapping[str, Any]) -> Row:
+    """Return an entity with `WITHOUT_VECTOR` and `SIZES` as a row with an empty vector."""
+    names = ("key", "uri", "label", "width", "height", "sha256", "metadata")
+    return Row(vector=b"", **{name: entity[name] for name in names})
 
 
 def hit(entity: Mapping[str, Any], score: float) -> Hit:
