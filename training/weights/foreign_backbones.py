@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from base.errors import ArtifactError
-from training.models.encoders import build_encoder
-from training.weights.weight_fit import fit, inventory
+from training.weights.weight_fit import inventory
 from training.weights.weight_layouts import (
     IMAGENET,
     SHOWN,
@@ -25,7 +24,7 @@ from training.weights.weight_layouts import (
 from training.weights.weight_names import efficientnet_prefixes, efficientnet_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -41,13 +40,12 @@ EFFICIENTNETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneWeights:
-    """A backbone's weights: what fits the encoder, and what else stood under its prefix."""
+class LocatedBackbone:
+    """A backbone in a file, not yet fitted to an encoder."""
 
     layout: Layout
     prefix: str
-    state: dict[str, Tensor]
-    extra: set[str]
+    tensors: dict[str, Tensor]  # under the encoder's names, a classifier's as well
 
 
 def efficientnet_of(tensors: Mapping[str, Tensor]) -> str | None:
@@ -65,23 +63,27 @@ def efficientnet_of(tensors: Mapping[str, Tensor]) -> str | None:
     return EFFICIENTNETS.get((len(blocks), stem, squeezes))
 
 
-def read_backbone(
-    path: Path, tensors: Mapping[str, Tensor], name: str, *, prefix: str | None, image_size: int
-) -> BackboneWeights:
+def locate_backbone(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    name: str,
+    *,
+    expected: Iterable[str],
+    prefix: str | None = None,
+) -> LocatedBackbone:
     """Return the weights of a named encoder in a file.
 
     Args:
         path: for messages.
         tensors: the file's.
         name: torchvision's, or timm's behind "timm:".
+        expected: the encoder's own names.
         prefix: what stands before the encoder's names; None: the only one there is.
-        image_size: of the images, for vision transformers.
 
     Raises:
-        ArtifactError: a weight is missing or has another shape.
-        UsageError: an unknown encoder.
+        ArtifactError: the encoder's first weight is not in the file, or several times.
     """
-    expected = build_encoder(name, image_size=image_size).state_dict()
+    expected = list(expected)
     ours = efficientnet_prefixes(tensors)
     if ours and "efficientnet" in name:
         prefix = only_prefix(path, _selected(path, ours, prefix, name))
@@ -89,19 +91,17 @@ def read_backbone(
         norm = LITE if "_lite" in name else IMAGENET
         layout = Layout(name="EfficientNet-PyTorch", prefix=".*", norm=norm)
     else:
-        first = next(iter(expected))
+        first = expected[0]
         prefixes = [n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")]
         if not prefixes:
             raise ArtifactError(
                 f"{path} does not hold {name}, whose first weight is {first}: it holds "
-                f"{inventory(tensors)}"
+                f"{inventory(tensors)}; is that the right encoder?"
             )
         prefix = only_prefix(path, _selected(path, prefixes, prefix, name))
         inside = under_prefix(prefix, tensors)
         layout = which_layout(prefix, tensors)
-    state = fit(path, inside, expected, name)
-    extra = set(inside) - set(expected)
-    return BackboneWeights(layout=layout, prefix=prefix, state=state, extra=extra)
+    return LocatedBackbone(layout=layout, prefix=prefix, tensors=inside)
 
 
 def _selected(path: Path, prefixes: list[str], requested: str | None, name: str) -> list[str]:

@@ -15,7 +15,7 @@ from base.files import sha256_file
 from training.models.encoders import RESNETS, Stem, build_encoder, resolve_stem
 from training.recipes.recipe import Recipe
 from training.run_folder.checkpoint import load_encoder, run_of
-from training.weights.foreign_backbones import efficientnet_of, read_backbone
+from training.weights.foreign_backbones import efficientnet_of, locate_backbone
 from training.weights.foreign_encoder import ForeignWeights
 from training.weights.located_resnet import (
     IMAGENET_SIZE,
@@ -103,7 +103,9 @@ def _backbone(
     path: Path, tensors: Mapping[str, Tensor], name: str, prefix: str | None, image_size: int
 ) -> ForeignWeights:
     """Return the weights of one of torchvision's or timm's networks."""
-    backbone = read_backbone(path, tensors, name, prefix=prefix, image_size=image_size)
+    expected = build_encoder(name, image_size=image_size).state_dict()
+    backbone = locate_backbone(path, tensors, name, expected=expected, prefix=prefix)
+    extra = set(backbone.tensors) - set(expected)
     mean, std = backbone.layout.norm
     return ForeignWeights(
         layout=backbone.layout.name,
@@ -111,8 +113,8 @@ def _backbone(
         encoder=name,
         width=1,
         stem="auto",
-        state=backbone.state,
-        dropped=left_behind(backbone.prefix, tensors, backbone.extra),
+        state=fit(path, backbone.tensors, expected, name),
+        dropped=left_behind(backbone.prefix, tensors, extra),
         mean=mean,
         std=std,
         image_size=image_size,

@@ -23,10 +23,11 @@ from training.models.backbones import timm_name
 from training.models.encoders import RESNETS, stem_of_kernel
 from training.recipes.build_model import encoder_of
 from training.run_folder.checkpoint import load_encoder, run_of
+from training.weights.foreign_backbones import locate_backbone
 from training.weights.located_resnet import locate_resnet, locate_tensorflow
 from training.weights.weight_files import read_tensors
 from training.weights.weight_fit import fit
-from training.weights.weight_layouts import left_behind, unwrapped
+from training.weights.weight_layouts import left_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -75,15 +76,15 @@ def read_start_weights(recipe: Recipe) -> StartWeights:
     """
     named = recipe.encoder.weights
     assert named is not None
-    candidate = _candidate(named, recipe)
+    with torch.random.fork_rng(devices=[]):
+        expected = encoder_of(recipe).state_dict()
+    candidate = _candidate(named, recipe, expected)
     expected_sha256 = recipe.encoder.weights_sha256
     if expected_sha256 not in (None, candidate.sha256):
         raise ArtifactError(
             f"{named} is not the file of the recipe: its SHA-256 is {candidate.sha256[:12]}, "
             f"encoder.weights_sha256 is {str(expected_sha256)[:12]}"
         )
-    with torch.random.fork_rng(devices=[]):
-        expected = encoder_of(recipe).state_dict()
     encoder = f"{recipe.encoder.name} of width {recipe.encoder.width:g}"
     extra = [name for name in candidate.tensors if name not in expected]
     return StartWeights(
@@ -124,7 +125,7 @@ class _Candidate:
     left_out: Callable[[Iterable[str]], tuple[str, ...]] = tuple  # from names that do not fit
 
 
-def _candidate(named: str, recipe: Recipe) -> _Candidate:
+def _candidate(named: str, recipe: Recipe, expected: Iterable[str]) -> _Candidate:
     path, name = Path(named), recipe.encoder.name
     if not path.exists():
         file, norm = _torchvision_file(named, name)
@@ -138,10 +139,16 @@ def _candidate(named: str, recipe: Recipe) -> _Candidate:
             norm=(trained.mean, trained.std),
         )
     tensors, sha256 = read_tensors(path), sha256_file(path)
-    if name not in RESNETS or recipe.encoder.selective_kernels:
-        plain = {unwrapped(key): tensor for key, tensor in tensors.items()}
-        return _Candidate(tensors=plain, sha256=sha256, norm=None)
-    resnet = locate_tensorflow(path, tensors) or locate_resnet(path, tensors, encoder=name)
+    resnet = locate_tensorflow(path, tensors)
+    if resnet is None and (name not in RESNETS or recipe.encoder.selective_kernels):
+        backbone = locate_backbone(path, tensors, name, expected=expected)
+        return _Candidate(
+            tensors=backbone.tensors,
+            sha256=sha256,
+            norm=backbone.layout.norm,
+            left_out=partial(left_behind, backbone.prefix, tensors),
+        )
+    resnet = resnet or locate_resnet(path, tensors, encoder=name)
     return _Candidate(
         tensors=resnet.tensors,
         sha256=sha256,

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # names of tensors in a message
 _SAY_ENCODER = "say which encoder it is with --encoder"
+# first words of what stands behind or beside an encoder and may stay behind: heads of all kinds,
+# copies that follow the encoder, queues, parts of a loss
+_BESIDE = re.compile(
+    r"(?:_?fc|\d+|head|heads|head_\w+|\w+_heads?|classif\w*|last_linear|linear\w*|logit_scale|logit_bias"
+    r"|proj\w*|predict\w*|prototypes?|queue\w*|aux\w*|mlp|g|ema\w*|momentum\w*|target\w*|teacher\w*"
+    r"|student\w*|encoder_k|center|criterion|loss\w*|online_\w+)",
+    re.IGNORECASE,
+)
+# last words of what no output depends on: counters, and tables computed from sizes
+_COMPUTED = ("num_batches_tracked", "total_ops", "total_params", "relative_position_index",
+             "relative_coords_table", "attn_mask", "position_ids")  # fmt: skip
 
 
 def resnet_of(
@@ -61,24 +72,26 @@ def fit(
 ) -> dict[str, Tensor]:
     """Return the tensors that an encoder needs, in its types and order.
 
-    Counters of batches may be missing: they are used in training only.
+    Counters of batches may be missing: they are used in training only. What else is in the table
+    must be a head or a copy beside the encoder: a tensor inside it that it has no module for means
+    that it is another encoder, which computes something else.
 
     Args:
         source: where the tensors are from, for messages.
-        tensors: under the encoder's names; others are left out.
+        tensors: under the encoder's names.
         expected: the encoder's own state dict.
         encoder: what it is, for messages.
         remedy: what to do about the tensor of a name, None where it is missing.
 
     Raises:
-        ArtifactError: a tensor is missing, has another shape or holds NaN or infinity.
+        ArtifactError: a tensor is missing, surplus inside the encoder, has another shape or holds
+            NaN or infinity.
     """
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - set(tensors)
     missing = [name for name in expected if name not in tensors and name not in counters]
     if missing:
-        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise ArtifactError(
-            f"{source} lacks {', '.join(missing[:SHOWN])}{more} of {encoder}; it holds "
+            f"{source} lacks {_listed(missing)} of {encoder}; it holds "
             f"{inventory(tensors)}; {remedy(missing[0], None)}"
         )
     state: dict[str, Tensor] = {}
@@ -95,7 +108,24 @@ def fit(
         state[name] = tensor.to(like.dtype)
         if not torch.isfinite(state[name]).all():
             raise ArtifactError(f"{source}: {name} holds NaN or infinity: its training diverged")
+    surplus = [name for name in tensors if name not in expected and not _stays_behind(name)]
+    if surplus:
+        raise ArtifactError(
+            f"{source} holds more than {encoder}, which has no module for {_listed(surplus)}: it "
+            f"is another encoder; {remedy(surplus[0], None)}, or give it as ONNX (export --onnx)"
+        )
     return state
+
+
+def _stays_behind(name: str) -> bool:
+    """Whether a tensor that an encoder does not have leaves its features as they are."""
+    first, _, rest = name.partition(".")
+    return bool(_BESIDE.fullmatch(first)) or (rest or first).endswith(_COMPUTED)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def inventory(tensors: Mapping[str, Tensor]) -> str:
