@@ -2,11 +2,12 @@
 
 With keys: a read key embeds and searches, a write key adds and deletes too; a client sends one as
 `Authorization: Bearer KEY` or `X-API-Key: KEY`. The page itself (no data in it), the description
-of the API and the probes are open.
+of the API and the probes are open. A metrics key reads /metrics and nothing else.
 
 Without keys: only connections over this machine's loopback are served, whatever address the
 service listens on, and only under a loopback name, so that a web site cannot reach it through a
-name it controls (DNS rebinding). `insecure` lifts both.
+name it controls (DNS rebinding). A proxy on this machine would open the service to all who reach
+the proxy: requests that show one are refused. `insecure` lifts all of it.
 
 Always: a browser may change things only from the service's own page, or from a site that the
 service names (`cors`).
@@ -14,6 +15,7 @@ service names (`cors`).
 
 import hmac
 import ipaddress
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
@@ -28,10 +30,14 @@ from serving.http.request.errors import HttpError
 
 OPEN_PATHS = frozenset(("/", "/favicon.ico", "/docs.json", "/livez", "/readyz", "/healthz"))
 OPEN_HEALTH = "/v2/health/"
+METRICS = "/metrics"
 OPEN_PREFIX = "/web/"
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 READING_POSTS = frozenset(("/embed", "/search", "/v1/embeddings"))
 INFERENCE = ("/v2/models/", "/infer")
+# What proxies add, besides all names that begin with X-Forwarded-.
+FORWARDING = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+FORWARDING_PREFIX = "x-forwarded-"
 REMEDY = "set LOOKALIKE_API_KEY (lookalike serve --api-key-file), or --insecure if all may use it"
 
 
@@ -57,10 +63,15 @@ def need_of(method: str, path: str) -> Need:
 def check(scope: Scope, headers: Headers, settings: Settings) -> None:
     """Let a request pass, or raise its HttpError: 401 or 403."""
     need = need_of(scope["method"], scope["path"])
+    keys = settings.read_keys
+    if scope["path"] == METRICS and need is Need.READ:
+        need = Need.NOTHING if settings.open_metrics else need
+        keys += settings.metrics_keys
     if settings.has_keys:
-        _check_key(headers, settings, need)
+        _check_key(headers, settings.write_keys, keys, need)
     elif not settings.insecure and need is not Need.NOTHING:
         _check_loopback(scope, headers)
+        _check_no_proxy(scope, headers, settings)
     if scope["method"] not in SAFE_METHODS:
         _check_site(headers, settings)
 
@@ -79,13 +90,15 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def _check_key(headers: Headers, settings: Settings, need: Need) -> None:
+def _check_key(
+    headers: Headers, write_keys: Sequence[str], read_keys: Sequence[str], need: Need
+) -> None:
     if need is Need.NOTHING:
         return
     sent = _sent_key(headers)
     # Every key is compared, each in constant time: time tells nothing about any of them.
-    writes = [hmac.compare_digest(sent, key.encode()) for key in settings.write_keys]
-    reads = [hmac.compare_digest(sent, key.encode()) for key in settings.read_keys]
+    writes = [hmac.compare_digest(sent, key.encode()) for key in write_keys]
+    reads = [hmac.compare_digest(sent, key.encode()) for key in read_keys]
     if any(writes) or (any(reads) and need is Need.READ):
         return
     if any(reads):
@@ -102,7 +115,7 @@ def _check_key(headers: Headers, settings: Settings, need: Need) -> None:
 
 def _sent_key(headers: Headers) -> bytes:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
     return key.encode("latin-1", errors="replace")
 
 
@@ -119,6 +132,33 @@ def _check_loopback(scope: Scope, headers: Headers) -> None:
         raise HttpError(HTTPStatus.FORBIDDEN, "foreign-host", message, param="Host")
 
 
+def _check_no_proxy(scope: Scope, headers: Headers, settings: Settings) -> None:
+    """Refuse what a proxy sends for others: it comes over loopback, often as `Host: localhost`."""
+    origin = headers.get("origin")
+    if sign := next(filter(_is_forwarding, headers), None):
+        what = f"the header {show(sign)} is of a proxy"
+    elif scope.get("http_version") == "1.0":  # nginx's default, which adds no header
+        what = "HTTP/1.0 is of a proxy"
+    elif _is_outer_page(origin, headers.get("sec-fetch-site")) and not settings.origins.may_write(
+        origin
+    ):
+        what = f"the page of {show(origin)} is another name of this service, behind a proxy"
+    else:
+        return
+    message = f"{what}, and without an API key only this machine itself is served: {REMEDY}"
+    raise HttpError(HTTPStatus.FORBIDDEN, "no-api-key", message)
+
+
+def _is_forwarding(name: str) -> bool:
+    return name in FORWARDING or name.startswith(FORWARDING_PREFIX)
+
+
+def _is_outer_page(origin: str | None, site: str | None) -> bool:
+    """Whether a browser calls another host's page the service's own."""
+    outer = origin is not None and not is_loopback(_name_of(origin.partition("://")[2]))
+    return outer and site == "same-origin"
+
+
 def _check_site(headers: Headers, settings: Settings) -> None:
     """Refuse other web sites. Browsers name the site of a request; other programs pass."""
     if settings.origins.may_write(headers.get("origin")):
@@ -132,7 +172,8 @@ def _check_site(headers: Headers, settings: Settings) -> None:
     if foreign:
         message = (
             "another web site sent this: only the service's own page, programs and the sites in "
-            "LOOKALIKE_CORS_ORIGINS may"
+            "LOOKALIKE_CORS_ORIGINS may. Behind a proxy, let it pass on the Host (nginx: "
+            "proxy_set_header Host $http_host)"
         )
         raise HttpError(HTTPStatus.FORBIDDEN, "cross-site", message, param="Origin")
 

@@ -3,7 +3,8 @@
 Every field of `Settings` is read from `LOOKALIKE_` and its name in capitals: `max_images` from
 `LOOKALIKE_MAX_IMAGES`. `LOOKALIKE_API_KEY` is short for one key that reads and writes; keys may
 stand in files too (`keys`), and all of them count. A variable that begins with `LOOKALIKE_` and
-names no setting is refused, because a mistyped key or limit would otherwise be a silent hole.
+names no setting is refused, because a mistyped key or limit would otherwise be a silent hole; what
+Kubernetes sets for a Service with our name (`service_links`) is not.
 
 Not pydantic-settings (2.16, tried): it ignores an unknown variable instead of refusing it, takes
 `3.0` for a whole number, and its errors do not name the variable, so that checks and messages would
@@ -22,6 +23,8 @@ from images.pixels.decode import DEFAULT_MAX_PIXELS
 from serving.collection.contract.locations import Location, location_of
 from serving.http.policy.cors import Origins, read_origins
 from serving.http.policy.keys import KeyFile, check_key, split_keys
+from serving.http.policy.proxies import check_proxies
+from serving.http.policy.service_links import is_service_link
 from serving.http.policy.url_policy import read_prefixes
 
 PREFIX = "LOOKALIKE_"
@@ -42,7 +45,12 @@ class Settings:
         api_key_file: a file of keys that read and write, one a line.
         read_key_file: a file of keys that may embed and search.
         write_key_file: the same as `api_key_file`, for the pair with `read_key_file`.
+        metrics_key: keys that may read /metrics and nothing else, beside the other keys.
+        metrics_key_file: a file of such keys.
+        open_metrics: let everyone read /metrics, who can connect.
         insecure: serve without a key although other machines can connect.
+        trusted_proxies: addresses or networks of proxies, separated by commas, whose
+            X-Forwarded-For and X-Forwarded-Proto are believed; empty believes nobody's.
         url_prefixes: where images may be fetched from that are named by URL, separated by commas;
             empty fetches nothing.
         cors_origins: other web sites whose scripts may call the service, separated by commas; `*`
@@ -59,6 +67,8 @@ class Settings:
         max_neighbours: the largest `k`.
         max_batch: images the encoder sees at once.
         max_queue: images admitted at once over all requests; more are answered 429.
+        keep_alive_seconds: how long a connection without a request stays open; longer than a
+            proxy's own time, or the proxy sends requests into closed ones.
         url_seconds: how long an image may take to come from its URL, redirects and all.
         body_seconds: how long a client may take to send its request.
         request_seconds: how long one request may take altogether.
@@ -72,7 +82,11 @@ class Settings:
     api_key_file: KeyFile | None = None
     read_key_file: KeyFile | None = None
     write_key_file: KeyFile | None = None
+    metrics_key: str = field(default="", repr=False)
+    metrics_key_file: KeyFile | None = None
+    open_metrics: bool = False
     insecure: bool = False
+    trusted_proxies: str = ""
     url_prefixes: str = ""
     cors_origins: str = ""
     access_log: bool = False
@@ -86,6 +100,7 @@ class Settings:
     max_neighbours: int = 1000
     max_batch: int = 32
     max_queue: int = 256
+    keep_alive_seconds: int = 75
     url_seconds: float = 10.0
     body_seconds: float = 30.0
     request_seconds: float = 60.0
@@ -115,8 +130,10 @@ class Settings:
                 "cors_origins has *: every site may read only from a service without keys that is "
                 "open to all (--insecure); name the sites, such as https://www.example.com"
             )
-        for key in (*split_keys(self.read_key), *split_keys(self.write_key)):
-            check_key(key)
+        check_proxies(self.trusted_proxies)
+        for text in (self.read_key, self.write_key, self.metrics_key):
+            for key in split_keys(text):
+                check_key(key)
 
     @cached_property
     def origins(self) -> Origins:
@@ -133,6 +150,11 @@ class Settings:
         """Keys that may also add and delete."""
         files = (self.api_key_file, self.write_key_file)
         return (*split_keys(self.write_key), *(key for one in files for key in _keys_in(one)))
+
+    @property
+    def metrics_keys(self) -> tuple[str, ...]:
+        """Keys that may read /metrics and nothing else."""
+        return (*split_keys(self.metrics_key), *_keys_in(self.metrics_key_file))
 
     @property
     def has_keys(self) -> bool:
@@ -158,7 +180,7 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         name = variable.removeprefix(PREFIX).lower()
         if name in KINDS:
             values[name] = _parse(variable, text, KINDS[name])
-        else:
+        elif not is_service_link(variable, text):
             near = nearest(name, [*KINDS, "api_key"])
             hint = f"did you mean {PREFIX}{near.upper()}?" if near else "no such setting"
             raise UsageError(f"{variable}: {hint}")

@@ -43,6 +43,9 @@ def make_server(lifecycle: Lifecycle, on_started: Callable[[], None]) -> Server:
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
+        proxy_headers=bool(lifecycle.settings.trusted_proxies),
+        forwarded_allow_ips=lifecycle.settings.trusted_proxies,
+        timeout_keep_alive=lifecycle.settings.keep_alive_seconds,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     return Server(config, on_started)

@@ -1,6 +1,7 @@
 """Who may do what: keys, loopback only without them, no other web site."""
 
 import itertools
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,7 +146,7 @@ SITES = [
     ({"origin": "http://127.0.0.1:4000"}, False),
     ({"origin": "null"}, False),
     ({"origin": "http://["}, False),
-    ({"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}, True),
+    ({"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:3000"}, True),
     ({"sec-fetch-site": "none"}, True),
     ({"sec-fetch-site": "cross-site"}, False),
     ({"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:3000"}, False),
@@ -165,6 +166,75 @@ def test_other_sites_change_nothing(site: tuple[dict[str, str], bool], method: s
     with pytest.raises(HttpError) as refused:
         check(scope, request, Settings())
     assert refused.value.type == "cross-site"
+
+
+def test_the_page_behind_a_proxy_is_the_services_own_where_there_is_a_key() -> None:
+    scope = {"type": "http", "method": "POST", "path": "/search"}
+    page = {"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}
+    check(scope, Headers({"x-api-key": WRITE, **page}), Settings(write_key=WRITE))
+
+
+def raw(service: Running, *head: str) -> bytes:
+    """The answer to a head that is sent as it stands here, with a Host."""
+    address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+    lines = [*head, f"Host: 127.0.0.1:{address[1]}", "Connection: close", "", ""]
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        return b"".join(iter(lambda: connection.recv(2**16), b""))
+
+
+PROXIED = [
+    ({"X-Forwarded-For": "203.0.113.9"}, "1.1"),
+    ({"x-forwarded-host": "shop.example"}, "1.1"),
+    ({"X-Forwarded-Anything": "1"}, "1.1"),
+    ({"Forwarded": "for=203.0.113.9"}, "1.1"),
+    ({"Via": "1.1 varnish"}, "1.1"),
+    ({"X-Real-IP": "203.0.113.9"}, "1.1"),
+    ({"CF-Connecting-IP": "203.0.113.9"}, "1.1"),
+    ({"Origin": "http://shop.example", "Sec-Fetch-Site": "same-origin"}, "1.1"),
+    ({}, "1.0"),
+]
+
+
+@pytest.mark.parametrize(("sent", "version"), PROXIED)
+def test_without_keys_a_proxy_opens_nothing(
+    service: Running, sent: dict[str, str], version: str
+) -> None:
+    """Over a socket, as a proxy on the same machine with its default Host asks."""
+    lines = [f"{name}: {text}" for name, text in sent.items()]
+    for method, path, expected in (
+        ("GET", "/items", b"403"),
+        ("DELETE", "/items/discs%2F00.jpg", b"403"),
+        ("GET", "/livez", b"200"),
+    ):
+        answer = raw(service, f"{method} {path} HTTP/{version}", *lines)
+        assert answer.split()[1] == expected
+        assert (b"no-api-key" in answer) == (expected == b"403")
+
+
+def test_a_metrics_key_reads_metrics_alone(tiny_encoder: Path) -> None:
+    with started(Settings(encoder=tiny_encoder, read_key=READ, metrics_key="scrape-12345")) as one:
+        get, scraper = one.client.get, {"Authorization": "Bearer scrape-12345"}
+        assert get("/metrics").status_code == 401
+        assert "lookalike_requests_total" in get("/metrics", headers=scraper).text
+        assert get("/metrics", headers={"X-API-Key": READ}).status_code == 200
+        assert get("/status", headers=scraper).status_code == 401
+
+
+def test_open_metrics_open_nothing_else(tiny_encoder: Path) -> None:
+    with started(Settings(encoder=tiny_encoder, write_key=WRITE, open_metrics=True)) as one:
+        assert one.client.get("/metrics").status_code == 200
+        assert one.client.post("/metrics").status_code == 401
+        assert one.client.get("/status").status_code == 401
+
+
+def test_a_trailing_blank_is_not_of_the_key(locked: Running) -> None:
+    for header in (
+        f"X-API-Key: {READ} ",
+        f"X-API-Key:\t{READ}",
+        f"Authorization: Bearer  {READ}\t",
+    ):
+        assert raw(locked, "GET /status HTTP/1.1", header).split()[1] == b"200"
 
 
 @pytest.mark.parametrize(

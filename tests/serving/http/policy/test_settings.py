@@ -65,6 +65,39 @@ def test_what_is_wrong_is_named(variable: str, value: str, message: str) -> None
         from_environment({variable: value})
 
 
+@pytest.mark.parametrize("service", ["LOOKALIKE", "LOOKALIKE_READER", "LOOKALIKE_MAX"])
+def test_links_to_services_are_passed_over(service: str) -> None:
+    """Kubernetes sets them for a Service of such a name."""
+    links = {
+        "SERVICE_HOST": "10.43.7.1",
+        "SERVICE_PORT": "80",
+        "SERVICE_PORT_HTTP": "80",
+        "PORT": "tcp://10.43.7.1:80",
+        "PORT_80_TCP": "tcp://10.43.7.1:80",
+        "PORT_80_TCP_PROTO": "tcp",
+        "PORT_80_TCP_PORT": "80",
+        "PORT_80_TCP_ADDR": "10.43.7.1",
+        "PORT_53_UDP": "udp://[fd00::1]:53",
+        "PORT_53_UDP_PROTO": "udp",
+    }
+    environ = {f"{service}_{name}": text for name, text in links.items()}
+    assert from_environment(environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LOOKALIKE_PORT", "3000"),
+        ("LOOKALIKE_SERVICE_PORT", "http"),
+        ("LOOKALIKE_PORT_80_TCP_PROTO", "secretsecret"),
+        ("LOOKALIKE_TRUSTED_PROXIES", "nginx"),
+    ],
+)
+def test_what_only_looks_like_a_link_is_refused(variable: str, value: str) -> None:
+    with pytest.raises(UsageError):
+        from_environment({variable: value})
+
+
 def test_keys_do_not_show() -> None:
-    settings = Settings(read_key="very-secret", write_key="more-secret")
+    settings = Settings(read_key="very-secret", write_key="more-secret", metrics_key="other-secret")
     assert "secret" not in repr(settings)

@@ -166,6 +166,11 @@ def test_the_manifest_names_real_settings_and_routes(scene: SimpleNamespace) -> 
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         path = container[probe]["httpGet"]["path"]
         assert httpx.get(scene.service.url + path).status_code == 200
-    assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS
-    names = set(re.findall(r"LOOKALIKE_[A-Z_]+", (DOCS / "deploy" / "README.md").read_text()))
+    (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS + int(pause)
+    assert pod["enableServiceLinks"] is False
+    # Prometheus sends no key with the annotations.
+    assert {"name": "LOOKALIKE_OPEN_METRICS", "value": "1"} in container["env"]
+    texts = [(DOCS / "deploy" / name).read_text() for name in ("README.md", "nginx.conf")]
+    names = set(re.findall(r"LOOKALIKE_[A-Z_]+", "".join(texts))) - {"LOOKALIKE_PORT"}
     assert names <= settings | {"LOOKALIKE_API_KEY"}

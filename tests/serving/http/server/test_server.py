@@ -1,5 +1,6 @@
 """Starting and stopping: addresses, keys, ports, signals, and messages about what is wrong."""
 
+import asyncio
 import io
 import queue
 import signal
@@ -16,7 +17,7 @@ import bentoml
 import httpx
 import pytest
 from PIL import Image
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from base.errors import ArtifactError, UsageError
 from serving.collection import create_collection
@@ -26,6 +27,7 @@ from serving.http.policy.settings import Settings
 from serving.http.routes.service import TIMER, TRACER, make_service
 from serving.http.server.listener import listen, url_of
 from serving.http.server.server import check_exposure, serve, settings_for
+from serving.http.server.uvicorn_server import make_server
 from tests.serving.http.conftest import started
 
 PROGRAM = """
@@ -70,6 +72,27 @@ def test_serve_says_one_line_and_ends_well(
         process.send_signal(how)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1", "10.0.0.0/8"])
+def test_whose_word_for_an_address_counts_and_how_long_a_connection_waits(
+    tiny_encoder: Path, trusted: str
+) -> None:
+    settings = Settings(encoder=tiny_encoder, trusted_proxies=trusted, write_key="a-key-of-mine")
+    lifecycle = Lifecycle(lambda: settings)
+    config = make_server(lifecycle, on_started=lambda: None).config
+    assert config.timeout_keep_alive == 75
+    seen: list[str] = []
+
+    async def note(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope["client"][0])
+
+    config.app = note
+    config.load()
+    headers = [(b"x-forwarded-for", b"203.0.113.9")]
+    scope = {"type": "http", "client": ("127.0.0.1", 7), "headers": headers}
+    asyncio.run(config.loaded_app(scope, None, None))
+    assert seen == ["203.0.113.9" if trusted == "127.0.0.1" else "127.0.0.1"]
 
 
 def test_what_was_accepted_is_answered_before_the_end(tiny_encoder: Path) -> None:
