@@ -1,9 +1,26 @@
-"""Text of messages: another library's exception in one line, and the name that was meant."""
+"""Text: valid Unicode of any name, an exception in one line, the name that was meant."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 MAX_CHOICES = 20  # in one message
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def printable(name: str) -> str:
+    r"""Return a name as valid Unicode, which every file, database and protocol takes.
+
+    A byte that is not UTF-8, as `os.fsdecode` marks it, is written as `\xff`, and half of a
+    surrogate pair, as careless JSON holds it, as `\ud83d`.
+    """
+    return name if name.isascii() else _SURROGATE.sub(_escaped, name)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from base.text import printable
+
 Content = bytes | NDArray[Any]
 """An encoded image, or an array [H,W], [H,W,1], [H,W,3] or [H,W,4]."""
 
@@ -17,6 +19,8 @@ Pixels = NDArray[np.uint8]
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image of a source, not read yet.
+
+    Whatever a source was named with, key, uri and label are valid Unicode (`base.text.printable`).
 
     Attributes:
         key: unique and stable in its source: a relative posix path, or `train/00012` for arrays.
@@ -29,6 +33,14 @@ class Item:
     uri: str
     label: str | None
     read: Callable[[], Content]
+
+    def __post_init__(self) -> None:
+        label = self.label
+        if self.key.isascii() and self.uri.isascii() and (label is None or label.isascii()):
+            return  # nearly all
+        object.__setattr__(self, "key", printable(self.key))
+        object.__setattr__(self, "uri", printable(self.uri))
+        object.__setattr__(self, "label", None if label is None else printable(label))
 
 
 @dataclass(frozen=True, slots=True)

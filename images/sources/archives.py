@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from base.errors import SourceError
+from base.text import printable
 from images.items import Content, Item
-from images.sources.paths import SUFFIXES, printable, suffix_of
+from images.sources.paths import SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
     from array import array
@@ -41,7 +42,7 @@ class ArchiveSource:
         base: of the uris: `tar:///path`.
         members: the names.
         offsets: of the members' headers in the archive.
-        labels: by member.
+        labels: by member, valid Unicode.
         reader: from a member's position to what reads it; it can be pickled.
     """
 
@@ -70,7 +71,7 @@ class ArchiveSource:
         for index, name in enumerate(self.members):
             offset = self.offsets[index]
             key = name.removeprefix("./")
-            if key in seen:
+            while key in seen:
                 key = f"{key}@{offset}"
             seen.add(key)
             yield Item(key, member_uri(self.base, name, offset), self.labels[index],

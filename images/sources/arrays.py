@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ImageRefused, RefusalReason, SourceError
+from base.text import printable
 from images.items import Content, Item
 
 
@@ -158,7 +159,7 @@ def name_labels(values: NDArray[Any], names: tuple[str, ...], path: Path) -> Lab
     """Return the labels [N] of `path` as `names[value]`; without names a value names itself."""
     if not names:
         distinct, indices = np.unique(values, return_inverse=True)
-        return Labels(indices, tuple(str(value) for value in distinct))
+        return Labels(indices, tuple(printable(str(value)) for value in distinct))
     if not np.issubdtype(values.dtype, np.integer):
         message = f"{path}: labels of type {values.dtype} do not number {len(names)} class names"
         raise SourceError(message)
@@ -168,4 +169,4 @@ def name_labels(values: NDArray[Any], names: tuple[str, ...], path: Path) -> Lab
             f"{path}: labels run from {lowest} to {highest}, there are {len(names)} class names"
         )
         raise SourceError(message)
-    return Labels(values, names)
+    return Labels(values, tuple(map(printable, names)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from base.errors import SourceError, UsageError
 from images.items import Item, Source
+from images.sources.paths import unique_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ def join(name: str, locations: Sequence[str], sources: Sequence[Source]) -> Join
     folders = [location.split("/")[:-1] for location in locations]
     levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
     common = sum(len(level[0]) + 1 for level in levels)
-    prefixes = tuple(location[common:] for location in locations)
+    names = [location[common:] for location in locations]
+    keys = unique_keys(names)
+    prefixes = tuple(keys.get(name, name) for name in names)
     return JoinedSource(name, prefixes, tuple(sources))
 
 

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from base.errors import SourceError
+from base.text import printable
 from images.items import Item
 from images.sources.archives import counts, is_hidden
 from images.sources.locations import file_system, read_location
-from images.sources.paths import SUFFIXES, path_item, printable, suffix_of
+from images.sources.paths import SUFFIXES, path_item, suffix_of, unique_keys
 
 
 class FolderSource:
@@ -28,6 +29,7 @@ class FolderSource:
         if not self._paths:
             kinds = ", ".join(sorted(SUFFIXES))
             raise SourceError(f"{root} holds no image files ({kinds}), nor do its sub-folders")
+        self._keys = unique_keys(self._paths)
         labels = {label for path in self._paths if (label := _label(path)) is not None}
         self.classes = tuple(sorted(printable(label) for label in labels))
 
@@ -36,7 +38,7 @@ class FolderSource:
 
     def __iter__(self) -> Iterator[Item]:
         for path in self._paths:  # joined as text: a million Path objects take half a minute
-            yield path_item(f"{self._root}/{path}", path, _label(path))
+            yield path_item(f"{self._root}/{path}", self._keys.get(path, path), _label(path))
 
 
 class RemoteFolder:
@@ -59,7 +61,7 @@ class RemoteFolder:
         if not self._paths:
             raise SourceError(f"{url} holds no image files, nor do its sub-folders")
         labels = {_label(path) for path in self._paths}
-        self.classes = tuple(sorted(label for label in labels if label is not None))
+        self.classes = tuple(sorted(printable(label) for label in labels if label is not None))
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from base.errors import ImageRefused, RefusalReason, SourceError
-from base.text import one_line
+from base.text import one_line, printable
 from images.pixels.decode import DEFAULT_MAX_BYTES
-from images.sources.paths import is_there, printable, uri_to_path
+from images.sources.paths import is_there, uri_to_path
 
 REFUSED = frozenset({"http", "https", "ftp"})
 """A uri may have come from somebody else: what it names must not be asked for over the web."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from base.errors import ImageRefused, RefusalReason, SourceError
-from base.text import one_line
+from base.text import one_line, printable
 from images.items import Item
 from images.sources.arrays import Labels, name_labels
 from images.sources.locations import (
@@ -59,6 +59,9 @@ def open_parquet(location: str, name: str) -> "ParquetSource":
         raise SourceError(
             f"{location} is not a readable Parquet file: {one_line(error)}"
         ) from error
+    except UnicodeDecodeError as error:
+        message = f"{location} has names of columns that are not UTF-8"
+        raise SourceError(f"{message}; rename them and write it anew") from error
     return ParquetSource(name, location, stamp, rows.count, labels, keys)
 
 
@@ -127,12 +130,12 @@ class _Rows:
     def __init__(self, location: str) -> None:
         import pyarrow.parquet as pq
 
-        file = location
         if is_url(location):
             system, path = file_system(location)
-            file = system.open(path, "rb")
+            self._file = pq.ParquetFile(system.open(path, "rb"), pre_buffer=False)
+        else:
+            self._file = _mapped(location)
         self._lock = threading.Lock()
-        self._file = pq.ParquetFile(file)
         self.schema = self._file.schema_arrow
         self.count: int = self._file.metadata.num_rows
         self._column = _image_column(self.schema, location)
@@ -184,6 +187,16 @@ class _Rows:
         except BaseException:
             self._next = -1  # where the reader stands is not known: begin anew
             raise
+
+
+def _mapped(location: str) -> Any:
+    """Open a file mapped and not read ahead: of a row group memory holds only what was read."""
+    import pyarrow.parquet as pq
+
+    if printable(location) == location:
+        return pq.ParquetFile(location, memory_map=True, pre_buffer=False)
+    with Path(location).open("rb") as file:  # Arrow takes only paths that are UTF-8
+        return pq.ParquetFile(f"/dev/fd/{file.fileno()}", memory_map=True, pre_buffer=False)
 
 
 def _image_column(schema: Any, location: str) -> str:

@@ -1,11 +1,13 @@
 """Image files on disk: which names count, what their keys and uris are, how they are read."""
 
 import os
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from base.errors import ImageRefused, RefusalReason
+from base.text import printable
 from images.items import Item
 from images.pixels.decode import DEFAULT_MAX_BYTES
 
@@ -16,20 +18,31 @@ SUFFIXES = frozenset(
 
 def path_item(path: str | os.PathLike[str], key: str, label: str | None) -> Item:
     """Return the item of the image file at `path`, an absolute one."""
-    if label is not None:
-        label = printable(label)
     text = os.fspath(path)
-    return Item(printable(key), path_to_uri(text), label, partial(read_file, text))
+    return Item(key, path_to_uri(text), label, partial(read_file, text))
+
+
+def unique_keys(names: Collection[str]) -> dict[str, str]:
+    r"""Return the keys of those names, all different, that are not called as they are.
+
+    These are the names that are not valid Unicode. Where a file is literally called `\xe9`, the
+    one whose name is the byte E9 gets `@2` behind its key.
+    """
+    odd = {name: key for name in names if (key := printable(name)) != name}
+    if not odd:
+        return odd
+    used = set(names) - odd.keys()
+    for name in sorted(odd):
+        key, number = odd[name], 2
+        while odd[name] in used:
+            odd[name], number = f"{key}@{number}", number + 1
+        used.add(odd[name])
+    return odd
 
 
 def suffix_of(name: str) -> str:
     """Return a name's suffix in lower case; a Path for each of a million names would be slow."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122
-
-
-def printable(name: str) -> str:
-    r"""Return a file's name as valid Unicode: a byte that is not UTF-8 is written as `\xff`."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def path_to_uri(path: str) -> str:

@@ -7,7 +7,6 @@ from base.errors import SourceError
 from base.text import nearest
 from images.items import Item, Source
 from images.pixels.image_format import kind_of
-from images.sources.archives import clean
 from images.sources.cifar10 import is_cifar10, open_batches, open_cifar10
 from images.sources.combined import join, take_shard
 from images.sources.fashion_mnist import open_fashion_mnist
@@ -158,6 +157,6 @@ def _open_plain(location: str, name: str, head: bytes) -> Source:
         return open_idx(path, name)
     if kind_of(head):
         raise SourceError(f"{location} is one image; give its folder, or a text file that lists it")
-    if b"\x00" in head or clean(location) != location:
-        raise SourceError(f"{clean(location)} is not a known source; give {KINDS}")
+    if b"\x00" in head:
+        raise SourceError(f"{location} is not a known source; give {KINDS}")
     return PathListSource(location, name)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import IO, BinaryIO
 
 from base.errors import ImageRefused, RefusalReason, SourceError
+from base.text import printable
 from images.sources.archives import ArchiveSource, clean, counts, folder_labels
 from images.sources.locations import check_size, join_uri, open_location, read_span, unreadable
 from images.sources.paths import suffix_of
@@ -127,7 +128,7 @@ def _label_in(data: bytes, suffix: str) -> str | None:
     if not isinstance(fields, dict):
         return None
     values = (fields.get(field) for field in LABEL_FIELDS)
-    return next((str(value) for value in values if isinstance(value, str | int)), None)
+    return next((printable(str(value)) for value in values if isinstance(value, str | int)), None)
 
 
 @contextmanager

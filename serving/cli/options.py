@@ -68,7 +68,9 @@ def hint_when_stopped(hint: str) -> Iterator[None]:
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one object on stdout, for machines."""
-    typer.echo(json.dumps(content, ensure_ascii=False))
+    text = json.dumps(content, ensure_ascii=False)
+    # What is not valid Unicode, as a folder may be called, is escaped as JSON does.
+    typer.echo(text.encode(errors="backslashreplace").decode())
 
 
 def index_limits(memory: str | None, latency: str | None, index: str | None) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from base.cpus import available_cpus
 from base.errors import LookalikeError, UsageError
 from base.files import fsync_directory
 from base.locks import Locked, folder_lock
+from base.text import printable
 from images.pixels.isolated import Isolated
-from images.sources.paths import printable
 from serving.collection.thumbnails import kept_thumbnail
 from serving.embedding.embed import BATCH_SIZE
 from serving.extraction.engine import LocalEngine
