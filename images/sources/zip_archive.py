@@ -1,8 +1,8 @@
 """zip archives: any member is read by itself, stored or deflated, and its checksum compared.
 
-The listing is Python's zipfile's. Members are read here, from their local header on (PKWARE's
-APPNOTE 6.3, section 4.3.7): an open ZipFile serves one thread at a time, and opening one for every
-image would read the whole directory of the archive every time.
+Members are read here, from their local header on (PKWARE's APPNOTE 6.3, section 4.3.7): an open
+ZipFile serves one thread at a time, and opening one for every image would read the whole directory
+of the archive every time.
 """
 
 import struct
@@ -14,17 +14,16 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from base.errors import ImageRefused, RefusalReason, SourceError
-from base.text import one_line
 from images.items import Content
-from images.sources.archives import ArchiveSource, clean, counts, folder_labels
+from images.sources.archives import ArchiveSource, counts, folder_labels
 from images.sources.locations import (
     check_size,
     join_uri,
-    open_location,
     read_span,
     size_and_stamp,
     unreadable,
 )
+from images.sources.zip_directory import read_directory
 
 MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # a member comes first, or nothing but the end
 _LOCAL = struct.Struct("<4s22xHH")  # magic, …, lengths of the name and the extra field
@@ -49,9 +48,8 @@ def open_zip(location: str, name: str) -> ArchiveSource:
     """
     names: list[str] = []
     columns = tuple(array("q") for _ in Member._fields)
-    for info in _directory(location):
-        member = clean(info.filename)
-        if info.is_dir() or not counts(member):
+    for member, _, info in read_directory(location):
+        if not counts(member):
             continue
         names.append(member)
         method = -1 if info.flag_bits & _ENCRYPTED else info.compress_type
@@ -64,15 +62,6 @@ def open_zip(location: str, name: str) -> ArchiveSource:
 
     base, labels = join_uri("zip", location), folder_labels(names)
     return ArchiveSource(name, base, names, columns[0], labels, reader)
-
-
-def _directory(location: str) -> list[zipfile.ZipInfo]:
-    try:
-        with open_location(location) as file, zipfile.ZipFile(file) as archive:
-            return archive.infolist()
-    except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-        message = f"{location} is damaged, truncated or not a zip archive: {one_line(error)}"
-        raise SourceError(f"{message}; fetch or make it anew") from error
 
 
 def read_zipped(location: str, member: Member) -> bytes:
@@ -143,4 +132,8 @@ def _listed(
     """Keep the last few directories: reading one takes long, neighbors come from the same."""
     source = open_zip(location, location)
     pairs = zip(source.members, source.offsets, strict=True)
-    return {pair: index for index, pair in enumerate(pairs)}, source.reader
+    indices = {pair: index for index, pair in enumerate(pairs)}
+    for name, former, info in read_directory(location):
+        if former != name and (name, info.header_offset) in indices:
+            indices.setdefault((former, info.header_offset), indices[name, info.header_offset])
+    return indices, source.reader
