@@ -28,12 +28,17 @@ from serving.http.json_text import show
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import HttpError
 
-OPEN_PATHS = frozenset(("/", "/favicon.ico", "/docs.json", "/livez", "/readyz", "/healthz"))
+OPEN_PATHS = frozenset(
+    (
+        *("/", "/favicon.ico", "/docs.json", "/openapi.json"),
+        *("/livez", "/readyz", "/healthz", "/health"),
+    )
+)
 OPEN_HEALTH = "/v2/health/"
 METRICS = "/metrics"
 OPEN_PREFIX = "/web/"
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-READING_POSTS = frozenset(("/embed", "/search", "/v1/embeddings"))
+READING_POSTS = frozenset(("/embed", "/search", "/v1/embeddings", "/v2/repository/index"))
 INFERENCE = ("/v2/models/", "/infer")
 # What proxies add, besides all names that begin with X-Forwarded-.
 FORWARDING = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")

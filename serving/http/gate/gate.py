@@ -70,7 +70,7 @@ def answering(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - logged in `refusal_of` if it is a fault
-            return refusal_of(error, request.scope).response()
+            return refusal_of(error, request.scope).response(request.scope["path"])
 
     return answer
 
@@ -141,7 +141,7 @@ class Gate:
         except Exception as error:  # noqa: BLE001 - see the module's docstring
             refusal = _too_slow() if isinstance(error, TimeoutError) else refusal_of(error, scope)
             if not passage.started:  # else there is only the log left
-                await refusal.response()(scope, receive, passage.send)
+                await refusal.response(scope["path"])(scope, receive, passage.send)
         finally:
             share.close()
             self._note(scope, passage, time.perf_counter() - started)
@@ -214,7 +214,7 @@ class _Passage:
         refusal = _of_status(self.status, self.scope)
         if allow := headers.get("allow"):
             refusal.headers["Allow"] = allow
-        response = refusal.response()
+        response = refusal.response(self.scope["path"])
         self.status, self.error_type = refusal.status, refusal.type
         await self._begin(MutableHeaders(raw=list(response.raw_headers)))
         await self._send({"type": "http.response.body", "body": response.body})

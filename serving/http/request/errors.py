@@ -4,7 +4,8 @@
 
 `type` is stable and made for programs, `message` names the value and the remedy, `param` names
 the field (`images[2]`, `k`, a header) or is null. Where single images of a batch were refused,
-`errors` beside it lists them with their `index`.
+`errors` beside it lists them with their `index`. Under /v2 a refusal is what that protocol has it:
+`{"error": "k is 5000: …"}`, its type in the header alone.
 
 An image's own reasons (`base.errors.RefusalReason`) are types here under the same names.
 """
@@ -27,6 +28,7 @@ from serving.http.json_text import json_response, show
 TOO_LARGE = {RefusalReason.TOO_MANY_BYTES, RefusalReason.TOO_MANY_PIXELS}
 ERROR_TYPE_HEADER = "X-Error-Type"  # for logs of proxies, and to tell our refusals from others'
 CLIENT_GONE = 499  # nginx's number: the client closed the connection before the answer
+PLAIN_ERRORS = "/v2"  # the open inference protocol
 
 
 class HttpError(Exception):
@@ -64,10 +66,16 @@ class HttpError(Exception):
         error = {"type": self.type, "message": self.message, "param": self.param}
         return {"error": error, "errors": self.items} if self.items else {"error": error}
 
-    def response(self) -> Response:
-        """Return the answer."""
+    def plain_body(self) -> dict[str, Any]:
+        """Return the answer's JSON in the open inference protocol, where an error is a text."""
+        named = self.param is None or self.param in self.message
+        return {"error": self.message if named else f"{self.param}: {self.message}"}
+
+    def response(self, path: str = "") -> Response:
+        """Return the answer to a request for a path."""
         headers = {**self.headers, ERROR_TYPE_HEADER: self.type}
-        return json_response(self.body(), self.status, headers)
+        plain = path == PLAIN_ERRORS or path.startswith(f"{PLAIN_ERRORS}/")
+        return json_response(self.plain_body() if plain else self.body(), self.status, headers)
 
 
 def invalid(param: str | None, message: str) -> HttpError:

@@ -1,6 +1,7 @@
 """The routes beside BentoML's own: items, the page, metrics and the OpenAPI description."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -14,7 +15,7 @@ from serving.http.engine.runtime import Runtime
 from serving.http.gate.gate import ANY_ITEM, Handler, answering
 from serving.http.json_text import json_response
 from serving.http.request.errors import HttpError
-from serving.http.routes import kserve, openai
+from serving.http.routes import kserve, kserve_model, openai
 from serving.http.routes.add_items import add_items
 from serving.http.routes.items import list_items, one_item
 from serving.http.telemetry import metrics
@@ -60,6 +61,8 @@ def make_app(lifecycle: Lifecycle, describe: Callable[[], dict[str, Any]]) -> St
             route("/status", status, ["GET"]),
             route("/metrics", show_metrics, ["GET"]),
             route("/docs.json", docs, ["GET"]),
+            route("/openapi.json", docs, ["GET"]),
+            route("/health", health, ["GET"]),
             route("/v1/embeddings", openai.embeddings, ["POST"]),
             route("/v1/models", openai.models, ["GET"]),
             route("/v1/models/{model}", openai.one_model, ["GET"]),
@@ -71,12 +74,17 @@ def make_app(lifecycle: Lifecycle, describe: Callable[[], dict[str, Any]]) -> St
 
 
 def _kserve_routes() -> Iterator[tuple[str, Endpoint, list[str]]]:
-    yield "/v2", kserve.server, ["GET"]
-    yield "/v2/health/live", kserve.live, ["GET"]
-    yield "/v2/health/ready", kserve.ready, ["GET"]
+    yield "/v2", kserve_model.server, ["GET"]
+    yield "/v2/health/live", kserve_model.live, ["GET"]
+    yield "/v2/health/ready", kserve_model.ready, ["GET"]
+    yield "/v2/models", kserve_model.models, ["GET"]
+    yield "/v2/models/stats", kserve_model.statistics, ["GET"]
+    yield "/v2/repository/index", kserve_model.repository_index, ["POST"]
     for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        yield model, kserve.metadata, ["GET"]
-        yield f"{model}/ready", kserve.ready, ["GET"]
+        yield model, kserve_model.metadata, ["GET"]
+        yield f"{model}/ready", kserve_model.ready, ["GET"]
+        yield f"{model}/config", kserve_model.configuration, ["GET"]
+        yield f"{model}/stats", kserve_model.statistics, ["GET"]
         yield f"{model}/infer", kserve.infer, ["POST"]
 
 
@@ -117,6 +125,13 @@ async def status(runtime: Runtime, _request: Request) -> Response:
         },
     }
     return json_response(content)
+
+
+async def health(runtime: Runtime, _request: Request) -> Response:
+    """Return 200 when the service is ready; the gate answers 503 in our own shape."""
+    if runtime.embedder.warm:
+        return json_response({"status": "ok"})
+    return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 async def show_metrics(runtime: Runtime, _request: Request) -> Response:

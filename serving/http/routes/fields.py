@@ -260,7 +260,9 @@ class OpenAIFields(RequestFields):
 class InferFields(RequestFields):
     """A request of the open inference protocol; its tensors are checked in `kserve`."""
 
-    id: OptionalText = None
+    id: str | None = None
+    model_name: Annotated[str | None, Field(description="the path's counts")] = None
+    model_version: Annotated[str | None, Field(description="the path's counts")] = None
     parameters: JsonObject = Field(default_factory=dict)
     inputs: Annotated[Any, WithJsonSchema(OBJECTS)] = None
     outputs: Annotated[Any, WithJsonSchema(OBJECTS)] = None

@@ -8,6 +8,9 @@ One model, `lookalike`, one version, `1`. Exactly one input, either
 and one output, `embeddings` FP32 [N, E]. Tensors stand in JSON, or binary behind it: the header
 Inference-Header-Content-Length says where JSON ends, `binary_data_size` how long each tensor is.
 In a binary BYTES tensor each element follows its length, uint32, little-endian.
+
+The path names the model; a `model_name` in the body, which KServe's client sends, changes nothing.
+What the server says of itself and of the model is in `kserve_model`.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from serving.http.request.request_body import (
 )
 from serving.http.routes.answers import whole_refusal
 from serving.http.routes.fields import InferFields
-from serving.http.routes.openai import MODEL, check_model
+from serving.http.routes.kserve_model import OUTPUT, VERSION, check_served
+from serving.http.routes.openai import MODEL
 from serving.http.routes.queries import fetched, while_connected
 
 if TYPE_CHECKING:
@@ -43,62 +47,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
-    from export.encoder_file.encoder_file import Encoder
     from images.pixels.preprocess import PreprocessSpec
     from serving.http.engine.runtime import Runtime
     from serving.http.policy.settings import Settings
 
-VERSION = "1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
-OUTPUT = "embeddings"
 BINARY_SIZE = "binary_data_size"
-
-
-async def server(_runtime: Runtime, _request: Request) -> Response:
-    """GET /v2."""
-    content = {"name": "lookalike", "version": VERSION, "extensions": ["binary_tensor_data"]}
-    return json_response(content)
-
-
-async def live(runtime: Runtime, _request: Request) -> Response:
-    """GET /v2/health/live."""
-    return Response(status_code=200 if runtime.embedder.alive else 503)
-
-
-async def ready(runtime: Runtime, request: Request) -> Response:
-    """GET /v2/health/ready and /v2/models/{model}/ready."""
-    if "model" in request.path_params:
-        _check(runtime.encoder, request)
-    return Response(status_code=200 if runtime.embedder.warm else 503)
-
-
-async def metadata(runtime: Runtime, request: Request) -> Response:
-    """GET /v2/models/{model}."""
-    _check(runtime.encoder, request)
-    spec = runtime.encoder.preprocess
-    content = {
-        "name": MODEL,
-        "versions": [VERSION],
-        "platform": "onnxruntime_onnx",
-        "inputs": [
-            {
-                "name": "images",
-                "datatype": "UINT8",
-                "shape": [-1, spec.size, spec.size, spec.channels],
-            },
-            {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
-        ],
-        "outputs": [
-            {"name": OUTPUT, "datatype": "FP32", "shape": [-1, runtime.encoder.embedding_dim]}
-        ],
-        "parameters": {"encoder": runtime.encoder.digest},
-    }
-    return json_response(content)
 
 
 async def infer(runtime: Runtime, request: Request) -> Response:
     """POST /v2/models/{model}/infer."""
-    _check(runtime.encoder, request)
+    check_served(runtime.encoder, request)
     content = await read_raw(request, runtime.settings)
     at = _header_length(request, len(content))
     if at > LARGE_JSON:
@@ -122,14 +81,6 @@ async def infer(runtime: Runtime, request: Request) -> Response:
     return _answer(vectors, fields.id, binary=binary)
 
 
-def _check(encoder: Encoder, request: Request) -> None:
-    check_model(encoder, request.path_params["model"])
-    version = request.path_params.get("version", VERSION)
-    if version != VERSION:
-        message = f"there is no version {show(version)} of {MODEL} here: its version is {VERSION}"
-        raise HttpError(404, "unknown-model", message, param="version")
-
-
 def _header_length(request: Request, length: int) -> int:
     sent = request.headers.get(HEADER_LENGTH)
     if sent is None:
@@ -150,9 +101,9 @@ def _parse_head(content: bytes) -> dict[str, Any]:
     return head
 
 
-def _wants_binary(parameters: dict[str, Any], outputs: object) -> bool:
+def _wants_binary(requested: dict[str, Any], outputs: object) -> bool:
     """Return whether the output shall be binary; refuse unknown outputs."""
-    binary = parameters.get("binary_data_output", False)
+    binary = requested.get("binary_data_output", False)
     if outputs is not None:
         if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in outputs):
             raise invalid("outputs", f"outputs is {show(outputs)}: a list of objects is needed")
@@ -160,7 +111,10 @@ def _wants_binary(parameters: dict[str, Any], outputs: object) -> bool:
             if one.get("name") != OUTPUT:
                 message = f"there is no output {show(one.get('name'))}: its name is {OUTPUT}"
                 raise invalid("outputs", message)
-            binary = _parameters(one).get("binary_data", binary)
+            parameters = _parameters(one)
+            if "classification" in parameters:
+                raise invalid("outputs", "classification: an encoder has no classes to rank")
+            binary = parameters.get("binary_data", binary)
     return binary is True
 
 
@@ -180,7 +134,10 @@ def _tensor(
         raise invalid("inputs", f"there is no input {show(name)}: send images or encoded")
     datatype, rest = kinds[name]
     count = _count(tensor, (name, datatype, rest), settings)
-    size = _parameters(tensor).get(BINARY_SIZE)
+    parameters = _parameters(tensor)
+    if "shared_memory_region" in parameters:
+        raise invalid(name, "shared memory is not used here: send the tensor with the request")
+    size = parameters.get(BINARY_SIZE)
     if size is not None and (type(size) is not int or size != len(binary)):
         message = f"{BINARY_SIZE} is {show(size)}, but {len(binary)} bytes follow the JSON"
         raise invalid(name, message)

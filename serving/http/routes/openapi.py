@@ -8,6 +8,7 @@ BentoML's. The fields come from `routes.fields`.
 from typing import Any
 
 from serving.http.engine.thumbnails import MEDIA_TYPE
+from serving.http.request.errors import PLAIN_ERRORS
 from serving.http.request.fields import RequestFields
 from serving.http.routes.answers import NPY
 from serving.http.routes.fields import (
@@ -54,6 +55,11 @@ ERROR: Spec = {
         },
     },
 }
+PLAIN_ERROR: Spec = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string", "description": "what was wrong, and the remedy"}},
+}
 REFUSALS = {
     "400": "Malformed",
     "401": "No key, or an unknown one",
@@ -80,7 +86,7 @@ def complete(spec: Spec) -> Spec:
         "description": "Embeds images and finds similar ones.",
     }
     components = spec.setdefault("components", {})
-    components.setdefault("schemas", {})["Error"] = ERROR
+    components.setdefault("schemas", {}).update(Error=ERROR, PlainError=PLAIN_ERROR)
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -139,6 +145,7 @@ def _own_paths() -> Spec:
         },
         "/items/{key}/similar": {"get": similar},
         "/items/{key}/thumbnail": {"get": thumbnail},
+        "/health": {"get": _operation("As /readyz, under the name that many clients know.")},
         "/status": {"get": _operation("The encoder, the collection and the limits.")},
         **_public_paths(),
     }
@@ -164,10 +171,15 @@ def _public_paths() -> Spec:
         "/v1/models": {"get": _operation("OpenAI's list of models: one.")},
         "/v1/models/{model}": {"get": _operation("One model.", model)},
         "/v2": {"get": _operation("The open inference protocol: the server.")},
-        "/v2/health/live": {"get": _probe("200 while the service works.")},
-        "/v2/health/ready": {"get": _probe("200 when it is warm.")},
+        "/v2/health/live": {"get": _operation("200 while the service works.")},
+        "/v2/health/ready": {"get": _operation("200 when it is warm.")},
+        "/v2/models": {"get": _operation("The names of the models: one.")},
+        "/v2/models/stats": {"get": _operation("Triton's statistics of all models.")},
         "/v2/models/{model}": {"get": _operation("Inputs and outputs of the model.", model)},
-        "/v2/models/{model}/ready": {"get": _probe("200 when it is warm.", model)},
+        "/v2/models/{model}/ready": {"get": _operation("200 when it is warm.", model)},
+        "/v2/models/{model}/config": {"get": _operation("Triton's configuration.", model)},
+        "/v2/models/{model}/stats": {"get": _operation("Triton's statistics.", model)},
+        "/v2/repository/index": {"post": _repository_index()},
         "/v2/models/{model}/infer": {"post": _posting("Tensors to tensors.", InferFields, model)},
     }
 
@@ -186,7 +198,8 @@ def _set_refusals(operation: Spec, path: str) -> None:
     if path in ("/livez", "/readyz", "/healthz", "/metrics"):
         return
     good = {status: answer for status, answer in operation["responses"].items() if status[0] == "2"}
-    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    name = "PlainError" if path.startswith(PLAIN_ERRORS) else "Error"
+    shape = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     refusals = {
         status: {"description": text, "content": shape} for status, text in REFUSALS.items()
     }
@@ -202,10 +215,10 @@ def _operation(description: str, *parameters: Spec) -> Spec:
     }
 
 
-def _probe(description: str, *parameters: Spec) -> Spec:
-    """Return a route whose answer is its status."""
-    operation = _operation(description, *parameters)
-    return {**operation, "responses": {"200": {"description": "Good, without a body"}}}
+def _repository_index() -> Spec:
+    operation = _operation("Triton's index of models.")
+    content = {"application/json": {"schema": {"type": "array", "items": {"type": "object"}}}}
+    return {**operation, "responses": {"200": {"description": "Good", "content": content}}}
 
 
 def _query(fields: type[RequestFields]) -> list[Spec]:

@@ -19,8 +19,9 @@ METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 FIXED_ROUTES = frozenset(
     (
         *("/", "/embed", "/search", "/items", "/livez", "/readyz", "/healthz", "/metrics"),
-        *("/docs.json", "/schema.json", "/status"),
+        *("/docs.json", "/openapi.json", "/schema.json", "/status", "/health"),
         *("/v1/embeddings", "/v1/models", "/v2", "/v2/health/live", "/v2/health/ready"),
+        *("/v2/models", "/v2/models/stats", "/v2/repository/index"),
     )
 )
 # Prefixes, what follows them, and the views that may end it.
@@ -28,7 +29,7 @@ OPEN_ROUTES = {
     "/web/": ("{file}",),
     "/items/": ("{key}", "/similar", "/thumbnail"),
     "/v1/models/": ("{model}",),
-    "/v2/models/": ("{model}", "/infer", "/ready"),
+    "/v2/models/": ("{model}", "/infer", "/ready", "/config", "/stats"),
 }
 
 
@@ -173,6 +174,15 @@ class Metrics:
         resident = resident_memory()
         if resident is not None:
             self.resident_bytes.set(resident)
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's values that have these labels, over all others."""
+        required = set(labels.items())
+        return sum(
+            value
+            for (metric, own), value in self._store.collect().items()
+            if metric == name and required <= set(own)
+        )
 
     def text(self, items: int | None) -> str:
         """Return all metrics in the text format; `items` of the collection, None without one."""

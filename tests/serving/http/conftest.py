@@ -53,6 +53,16 @@ class Running:
         assert "Traceback" not in response.text
         return response.status_code, body["error"]["type"], body["error"]["param"]
 
+    def plain_error(self, response: httpx.Response) -> tuple[int, str]:
+        """Status and type of a refusal under /v2, whose shape is right."""
+        body = response.json()
+        assert set(body) == {"error"}, body
+        assert isinstance(body["error"], str), body
+        assert body["error"], body
+        assert response.headers["content-type"] == "application/json"
+        assert "Traceback" not in response.text
+        return response.status_code, response.headers["x-error-type"]
+
 
 class QuietServer(uvicorn.Server):
     """Runs in a thread until `should_exit` is set."""

@@ -18,6 +18,8 @@ OPEN = [
     ("GET", "/"),
     ("GET", "/web/page.js"),
     ("GET", "/docs.json"),
+    ("GET", "/openapi.json"),
+    ("GET", "/health"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
 ]

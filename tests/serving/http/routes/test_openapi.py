@@ -45,6 +45,16 @@ def described(
         yield running, schemathesis.openapi.from_dict(spec)
 
 
+def test_health_and_description_under_the_names_of_others(
+    described: tuple[Running, Any], tiny_encoder: Path
+) -> None:
+    client = described[0].client
+    assert client.get("/openapi.json").json() == client.get("/docs.json").json()
+    assert client.get("/health").json() == {"status": "ok"}
+    with started(Settings(encoder=tiny_encoder), warm=False) as cold:
+        assert cold.error(cold.client.get("/health")) == (503, "not-ready", None)
+
+
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_every_answer_is_one_that_is_described(
     described: tuple[Running, Any], mode: GenerationMode
