@@ -2,10 +2,12 @@
 
 import importlib.util
 import shutil
+from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from base.cpus import cpu_flags
 from base.errors import UsageError
@@ -45,6 +47,65 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A strided convolution that computes in fp32 where its images are smaller than its stride.
+
+    There whole rows of the kernel only ever meet padding, and oneDNN (torch 2.15, AVX-512 with
+    bf16) leaves their gradient unwritten: what was in that memory before goes into the weights.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
+        if not _below_stride(self, input):
+            return super()._conv_forward(input, weight, bias)
+        with torch.autocast(input.device.type, enabled=False):
+            return super()._conv_forward(input.float(), weight, bias)
+
+
+def guard_small_maps(encoder: nn.Module, sizes: Iterable[int], channels: int) -> list[str]:
+    """Turn each convolution that meets images below its stride into a `SmallMapConv2d`.
+
+    Args:
+        encoder: float [N,C,S,S] to features.
+        sizes: every S of the run, pixels.
+        channels: C.
+
+    Returns:
+        the names of those convolutions; none where no image gets that small.
+    """
+    strided = {
+        name: module
+        for name, module in encoder.named_modules()
+        if type(module) is nn.Conv2d and max(module.stride) > 1 and max(module.kernel_size) > 1
+    }
+    met: dict[str, nn.Conv2d] = {}
+    notes = [
+        module.register_forward_pre_hook(partial(_note_small, met, name))
+        for name, module in strided.items()
+    ]
+    training, weight = encoder.training, next(encoder.parameters())
+    with torch.no_grad():
+        for size in sorted(set(sizes)):
+            encoder.eval()(weight.new_zeros(1, channels, size, size))
+    encoder.train(training)
+    for note in notes:
+        note.remove()
+    for module in met.values():
+        module.__class__ = SmallMapConv2d
+    return [*met]
+
+
+def _note_small(
+    met: dict[str, nn.Conv2d], name: str, module: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    assert isinstance(module, nn.Conv2d)
+    if _below_stride(module, inputs[0]):
+        met[name] = module
+
+
+def _below_stride(conv: nn.Conv2d, images: Tensor) -> bool:
+    return images.shape[-2] < conv.stride[0] or images.shape[-1] < conv.stride[1]
 
 
 def compiled(network: nn.Module, device: torch.device) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.augment import augment
-from training.compute import choose_precision, compiled
+from training.compute import choose_precision, compiled, guard_small_maps
 from training.data.order import Order, augmentation_seed, dropout_seed
 from training.data.shard import BatchShard
 from training.errors import TrainingDivergedError
@@ -50,12 +50,17 @@ class Trainer:
     ) -> None:
         self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()
+        self._dtype = choose_precision(recipe.training.precision, device)
+        self._view_sizes = recipe.view_sizes(len(dataset))
+        self._in_fp32: list[str] = []  # convolutions that stay there
+        if self._dtype is torch.bfloat16 and device.type == "cpu":
+            sizes = [int(size) for size in self._view_sizes]
+            self._in_fp32 = guard_small_maps(self.model.encoder, sizes, recipe.data.channels)
         self._network, self._no_sync = network_of(self.model, ranks)
         if recipe.training.compile:
             self._network = compiled(self._network, device)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.learning_rates = recipe.learning_rates(len(dataset))
-        self._view_sizes = recipe.view_sizes(len(dataset))
         self.step = 0  # finished steps
         training = recipe.training
         self.shard = BatchShard(
@@ -70,7 +75,6 @@ class Trainer:
         self._batches = dataset.batches(self._order, device)
         self._batch: ViewBatch | None = None
         self._generator = torch.Generator(device)
-        self._dtype = choose_precision(training.precision, device)
         self._loss_sum = torch.zeros((), device=device)
         self._loss_steps = 0
 
@@ -88,10 +92,12 @@ class Trainer:
         """Network, length and arithmetic in one line."""
         encoder, training = self._recipe.encoder, self._recipe.training
         parameters = sum(p.numel() for p in self.model.encoder.parameters())
+        few = f" ({', '.join(self._in_fp32)} in float32 on maps below the stride)"
         return (
             f"{encoder.name} {encoder.width:g}x ({parameters / 1e6:.2g}M parameters) at "
             f"{self._recipe.data.image_size} px, {self.steps} steps of {training.batch_size}, "
             f"{str(self._dtype).removeprefix('torch.')} on {self._loss_sum.device.type}"
+            f"{few if self._in_fp32 else ''}"
         )
 
     def fetch(self) -> None:

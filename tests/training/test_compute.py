@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 
 from base.errors import UsageError
 from tests.training.runs import Notes
+from training.compute import SmallMapConv2d, guard_small_maps
+from training.models.encoders import build_encoder
 from training.run_folder.checkpoint import load_checkpoint
 from training.train import train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from training.recipes.recipe import Recipe
@@ -73,3 +76,58 @@ def test_bf16_trains_where_it_is_asked_for(
     assert "bfloat16 on cpu" in notes.lines[0]
     weights = load_checkpoint(tmp_path).encoder.values()
     assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}
+
+
+def test_convolutions_below_their_stride_stay_in_fp32(
+    make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """At 16 px the last stage of a ResNet with the stem for ImageNet meets maps of 1 x 1."""
+    weights = []
+    for run in ("first", "second"):
+        notes = Notes()
+        recipe = make_recipe(
+            "training.precision=bf16", "training.samples=48", "encoder.stem=imagenet"
+        )
+        with dirty_memory():
+            train(make_source(), recipe, tmp_path / run, device="cpu", progress=notes)
+        (line,) = [line for line in notes.lines if "bfloat16" in line]
+        assert line.endswith("(layer4.0.conv1 in float32 on maps below the stride)")
+        weights.append(load_checkpoint(tmp_path / run).encoder)
+    for name, tensor in weights[0].items():
+        assert torch.isfinite(tensor).all(), name
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+@contextmanager
+def dirty_memory() -> Iterator[None]:
+    """Leave NaN in the memory that each backward pass will be given."""
+
+    def spoil(*_: Any) -> None:
+        blocks = [torch.full((2**k * 9,), torch.nan) for k in range(4, 17) for _ in range(4)]
+        del blocks
+
+    backward = torch.Tensor.backward
+
+    def spoiled(self: torch.Tensor, *arguments: Any, **more: Any) -> None:
+        spoil()
+        backward(self, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "backward", spoiled)
+        handle = torch.nn.modules.module.register_module_forward_hook(spoil)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def test_only_convolutions_that_meet_small_maps_are_guarded() -> None:
+    encoder = build_encoder("resnet18", width=0.125, stem="imagenet").train()
+    assert guard_small_maps(encoder, [64, 96], 3) == []
+    assert guard_small_maps(encoder, [64, 8], 3) == ["layer3.0.conv1", "layer4.0.conv1"]
+    assert encoder.training
+    conv = encoder.get_submodule("layer4.0.conv1")
+    assert isinstance(conv, SmallMapConv2d)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert conv(torch.zeros(2, 32, 1, 1)).dtype is torch.float32
+        assert conv(torch.zeros(2, 32, 2, 2)).dtype is torch.bfloat16
