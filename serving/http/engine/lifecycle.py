@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from base.cpus import available_cpus
+from base.descriptors import raise_descriptor_limit
 from export.encoder_file.encoder_file import describe
 from serving.collection import open_collection
 from serving.http.engine.runtime import Runtime, open_runtime
@@ -81,6 +82,7 @@ class Lifecycle:
             ArtifactError: a file is damaged, or the collection belongs to another encoder.
         """
         if self._runtime is None:
+            raise_descriptor_limit()
             limit_arenas()
             cpus = self._worker.cpus if self._worker else available_cpus()
             self._runtime = open_runtime(self.settings, self._worker, cpus)

@@ -22,6 +22,7 @@ from base.errors import LookalikeError
 from serving.http.engine.batcher import Overloaded
 from serving.http.engine.lifecycle import Lifecycle
 from serving.http.gate import auth
+from serving.http.gate.protocol import unread
 from serving.http.json_text import show
 from serving.http.request import in_flight
 from serving.http.request.errors import (
@@ -199,6 +200,8 @@ class _Passage:
         added = {**self.cors, REQUEST_ID: self.scope["lookalike.id"]}
         if self.encoder:
             added[ENCODER_HEADER] = self.encoder
+        if unread(self.scope):
+            added["Connection"] = "close"
         if spent := timing.header(self.seconds):
             added[timing.HEADER] = spent
         await self._send(

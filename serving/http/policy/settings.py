@@ -67,6 +67,8 @@ class Settings:
         max_neighbours: the largest `k`.
         max_batch: images the encoder sees at once.
         max_queue: images admitted at once over all requests; more are answered 429.
+        max_connections: of one process; more close the one that has waited longest. The system's
+            limit of open files may allow fewer.
         keep_alive_seconds: how long a connection without a request stays open; longer than a
             proxy's own time, or the proxy sends requests into closed ones.
         url_seconds: how long an image may take to come from its URL, redirects and all.
@@ -100,6 +102,7 @@ class Settings:
     max_neighbours: int = 1000
     max_batch: int = 32
     max_queue: int = 256
+    max_connections: int = 4096
     keep_alive_seconds: int = 75
     url_seconds: float = 10.0
     body_seconds: float = 30.0

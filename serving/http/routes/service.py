@@ -19,10 +19,13 @@ import bentoml
 from pydantic import create_model
 from starlette.requests import Request
 from starlette.responses import Response
+from uvicorn.config import HTTP_PROTOCOLS
 
 from base.errors import LookalikeError, UsageError
 from serving.http.engine.lifecycle import Lifecycle
+from serving.http.gate.connections import Connections, allowed_connections
 from serving.http.gate.gate import Gate, answering
+from serving.http.gate.protocol import CONNECTIONS, BoundedProtocol
 from serving.http.policy.settings import Settings, from_environment
 from serving.http.request.fields import RequestFields
 from serving.http.routes.app import bound, make_app
@@ -43,7 +46,12 @@ class LeanService(bentoml.Service[Any]):  # type: ignore[misc]
     Its limit of a request's time leaves a timer behind until that time is up, answered or not, and
     runs each request in a task more; the gate has a limit of its own. And where nobody wants
     traces, five spans for each request are more work than all the rest of an answer to a small one.
+
+    Attributes:
+        lifecycle: the service's; set by `make_service`.
     """
+
+    lifecycle: Lifecycle
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return the app; see the class."""
@@ -51,6 +59,7 @@ class LeanService(bentoml.Service[Any]):  # type: ignore[misc]
         left_out = {TIMER} if traced(os.environ) else {TIMER, TRACER}
         kept = [one for one in app.user_middleware if one.cls.__name__ not in left_out]
         app.user_middleware = kept
+        _bound_connections(app, self.lifecycle.settings)
         return app
 
 
@@ -167,6 +176,7 @@ def make_service(lifecycle: Lifecycle) -> bentoml.Service[Any]:
             return await _answer(ctx, bound(search, lifecycle))
 
     lookalike: bentoml.Service[Any] = Lookalike
+    lookalike.lifecycle = lifecycle
     posts = {
         "/embed": bound(embed, lifecycle),
         "/search": bound(search, lifecycle),
@@ -177,6 +187,20 @@ def make_service(lifecycle: Lifecycle) -> bentoml.Service[Any]:
     app = make_app(lifecycle, describe)
     lookalike.mount_asgi_app(app, path="/")
     return lookalike
+
+
+def _bound_connections(app: Any, settings: Settings) -> None:
+    """Bound what uvicorn accepts for this app.
+
+    `bentoml serve` makes its uvicorn itself and has no option for the protocol, so that uvicorn's
+    own choice is replaced; for apps that are not this one it keeps the bounds of a head.
+    """
+    connections = Connections(
+        head_seconds=settings.body_seconds,
+        maximum=allowed_connections(settings.max_connections),
+    )
+    setattr(app.state, CONNECTIONS, connections)
+    HTTP_PROTOCOLS["auto"] = f"{BoundedProtocol.__module__}:{BoundedProtocol.__name__}"
 
 
 async def _answer(

@@ -214,6 +214,15 @@ def test_a_bento_refuses_in_our_shape(served: str) -> None:
     assert (answer.status_code, answer.json()["error"]["type"]) == (422, "not-an-image")
 
 
+def test_a_bento_bounds_heads(served: str) -> None:
+    lines = b"X: a\r\n" * 200_000
+    address = ("127.0.0.1", int(served.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=20) as one:
+        with contextlib.suppress(ConnectionError):
+            one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + lines)
+        assert one.recv(4096).startswith(b"HTTP/1.1 431")
+
+
 def test_a_wrong_setting_ends_bentoml_serve_with_one_line(
     bento: str, home: dict[str, str], tmp_path: Path
 ) -> None:
