@@ -4,6 +4,7 @@
     ├── UsageError              2   unusable argument: wrong path, unknown name, bad value
     │   ├── SourceError         2   a SOURCE that cannot be listed
     │   └── ArtifactError       2   a file or folder that is not ours, is damaged, or another's
+    ├── StorageError            3   a disk that is full, read-only or fails
     └── ImageRefused            3   one image that cannot be used; a batch records it and continues
 
 A message names the input, the value and the remedy, on one line.
@@ -39,6 +40,18 @@ class SourceError(UsageError):
 
 class ArtifactError(UsageError):
     """An artifact that is not ours, is damaged, or was made from something else."""
+
+
+class StorageError(LookalikeError):
+    """A disk that cannot be written to; nothing was changed.
+
+    Attributes:
+        full: no space, or a quota is used up; else read-only, without permission, or broken.
+    """
+
+    def __init__(self, message: str, *, full: bool) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 class RefusalReason(StrEnum):

@@ -5,17 +5,19 @@ however it ends; nothing stale is left after kill -9. The lock file stays and me
 itself.
 """
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from base.errors import LookalikeError
+from base.errors import StorageError
 
 FILE_NAME = ".lock"
 RETRY_SECONDS = 0.02
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 if sys.platform == "win32":
     import msvcrt
@@ -56,18 +58,20 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
 
     Raises:
         Locked: another process (or this one, elsewhere) held it all the time.
-        LookalikeError: the folder cannot be written to.
+        StorageError: the folder cannot be written to.
     """
     path = folder / FILE_NAME
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise LookalikeError(f"cannot write to {folder}: {error.strerror}") from error
+        message = f"cannot write to {folder}: {error.strerror}"
+        raise StorageError(message, full=error.errno in NO_SPACE) from error
     try:
         _take_within(descriptor, path, wait)
         # As wide as any number, so that nothing is left of a longer one: cutting the file costs a
         # file system's journal two milliseconds, more than all the rest of a small write.
-        os.write(descriptor, f"{os.getpid():<20}\n".encode())
+        with suppress(OSError):  # a full disk: the lock is held all the same
+            os.write(descriptor, f"{os.getpid():<20}\n".encode())
         yield
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ begins with the same step (3), which costs microseconds when nothing has changed
 finds what another process wrote, and an index can never drift from its ledger.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from base.cpus import available_cpus
-from base.errors import UsageError
+from base.errors import LookalikeError, UsageError
 from base.locks import Locked, folder_lock
 from base.progress import OnProgress
 from serving.collection.contract.errors import CollectionBusy, refuse_duplicates
@@ -41,6 +42,8 @@ from serving.collection.upkeep.index_selection import build, check_enough
 from serving.collection.upkeep.rebuilding import NewEncoder, Rebuilder
 from serving.collection.upkeep.snapshot import Snapshot, save
 from serving.collection.upkeep.upkeep import IndexMaintainer, renew
+
+log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 5.0
 
@@ -106,7 +109,11 @@ class Collection(Reader):
         return removed
 
     def _catch_up(self) -> None:
-        self._follower.follow()
+        """Let the index follow what has been written; nothing that fails here undoes the write."""
+        try:
+            self._follower.follow()
+        except (LookalikeError, OSError) as error:
+            log.warning("%s: written, but not in the index yet (%s)", self.path, error)
         if self._maintainer is not None:
             self._maintainer.notify()
 

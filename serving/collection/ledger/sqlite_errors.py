@@ -1,11 +1,12 @@
 """SQLite's errors as ours, with the file and the remedy."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from base.errors import ArtifactError, LookalikeError
+from base.errors import ArtifactError, StorageError
 from serving.collection.contract.errors import CollectionBusy
 from serving.collection.ledger.connection import BUSY_SECONDS
 
@@ -16,6 +17,7 @@ DISK_FAILURES = (
     "SQLITE_CANTOPEN",
     "SQLITE_PERM",
 )
+SHARED_BYTES = 32 * 1024  # by which the index of the log grows
 PROGRAMMING_ERRORS = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError)
 
 
@@ -26,7 +28,7 @@ def translated_errors(path: Path) -> Iterator[None]:
     Raises:
         CollectionBusy: another program holds a lock.
         ArtifactError: the file is damaged.
-        LookalikeError: the disk fails.
+        StorageError: the disk is full, read-only or fails.
     """
     try:
         yield
@@ -39,11 +41,20 @@ def translated_errors(path: Path) -> Iterator[None]:
                 f"another program has held {path} locked for {BUSY_SECONDS:.0f} s; try again later"
             ) from error
         if name.startswith(DISK_FAILURES):
-            raise LookalikeError(
+            raise StorageError(
                 f"cannot use {path}: {error}; nothing was changed. Is the disk full or the folder "
-                "not writable?"
+                "not writable?",
+                full=name == "SQLITE_FULL" or _is_full(path),
             ) from error
         raise damaged_ledger(path, str(error)) from error
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk has no room for what SQLite keeps beside a ledger; it says only "I/O"."""
+    try:
+        return shutil.disk_usage(path.parent).free < SHARED_BYTES
+    except OSError:
+        return False
 
 
 def damaged_ledger(path: Path, what: str) -> ArtifactError:

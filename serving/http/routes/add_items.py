@@ -7,7 +7,6 @@ nothing.
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
@@ -35,8 +34,7 @@ from serving.http.routes.fields import (
 )
 from serving.http.routes.queries import check_direction, fetched, while_connected
 
-logger = logging.getLogger(__name__)
-
+from serving.http.routes.writing import best_effort, write
 Requested = tuple[Record, Upload | None]
 """An item and the image it is to be embedded from; with an image, the vector is still empty."""
 
@@ -57,7 +55,7 @@ async def add_items(runtime: Runtime, request: Request) -> Response:
     records = [record for record, _ in items]
     # Once begun it is finished, even if the client goes: what is in the ledger has its thumbnail.
     answer = await asyncio.shield(
-        runtime.collection.write(_write, runtime.collection, records, images, on_duplicate)
+        write(runtime, _write, runtime.collection, records, images, on_duplicate)
     )
     return json_response(answer, HTTPStatus.CREATED if answer["added"] else HTTPStatus.OK)
 
@@ -162,14 +160,12 @@ def _write(
     report = collection.add(records, on_duplicate)
     for old, record in zip(before, records, strict=True):
         if old is not None and old.sha256 != record.sha256:
-            thumbnails.forget(old)
-    for record in records:
+            with best_effort(f"removing the former thumbnail of {record.key!r}"):
+                thumbnails.forget(old)
         image = images.get(record.key)
         if image is not None and record.sha256:
-            try:
+            with best_effort(f"keeping the thumbnail of {record.key!r}"):
                 thumbnails.keep(record.key, record.sha256, image)
-            except OSError:  # a full disk: the item is safe in the ledger, only its image is not
-                logger.warning("the thumbnail of %r was not kept", record.key, exc_info=True)
     return {
         "added": report.added,
         "replaced": report.replaced,

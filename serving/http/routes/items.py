@@ -28,6 +28,7 @@ from serving.http.routes.fields import (
     limits_of_collection,
 )
 from serving.http.routes.queries import search_options, similar
+from serving.http.routes.writing import best_effort, write
 
 VIEWS = (b"similar", b"thumbnail")
 
@@ -56,7 +57,7 @@ async def one_item(runtime: Runtime, request: Request) -> Response:
     """GET, DELETE /items/{key} and GET of its views; `request` is for anything under /items/."""
     key, view = split_path(request.scope["raw_path"])
     if request.method == "DELETE" and not view:
-        return await _delete(runtime.collection, key)
+        return await _delete(runtime, key)
     if request.method == "DELETE":
         raise HttpError(
             HTTPStatus.METHOD_NOT_ALLOWED,
@@ -100,12 +101,14 @@ async def _get(access: CollectionAccess, key: str) -> Record:
     return item
 
 
-async def _delete(access: CollectionAccess, key: str) -> Response:
+async def _delete(runtime: Runtime, key: str) -> Response:
+    access = runtime.collection
     item = await _get(access, key)
-    removed = await access.write(access.current.remove, [key])
+    removed = await write(runtime, access.current.remove, [key])
     if not removed:
         raise KeyUnknown(key)
-    await access.read(access.thumbnails.forget, item)
+    with best_effort(f"removing the thumbnail of {key!r}"):
+        await access.read(access.thumbnails.forget, item)
     return json_response({"removed": removed})
 
 

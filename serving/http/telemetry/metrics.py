@@ -149,7 +149,10 @@ class Metrics:
             "lookalike_resident_bytes",
             "Memory that all workers hold, half a minute old at most.",
         )
-        for one in (self.admitted, self.body_bytes):
+        self.storage_failing = gauge(
+            "lookalike_storage_failing", "Workers whose last change the disk did not take."
+        )
+        for one in (self.admitted, self.body_bytes, self.storage_failing):
             one.set(0)  # whatever a worker before this one left
 
     def note_request(self, method: str, path: str, status: int, seconds: float) -> None:
@@ -191,7 +194,7 @@ class Metrics:
         for metric in (
             *(self.requests, self.seconds, self.refused, self.images),
             *(self.batch_images, self.batch_seconds, self.queue_seconds, self.decode_seconds),
-            *(self.admitted, self.body_bytes, self.resident_bytes),
+            *(self.admitted, self.body_bytes, self.resident_bytes, self.storage_failing),
         ):
             lines += [f"# HELP {metric.name} {metric.help_text}"]
             lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines(values)]
