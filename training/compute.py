@@ -58,9 +58,11 @@ class SmallMapConv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
         if not _below_stride(self, input):
-            return super()._conv_forward(input, weight, bias)
+            result: Tensor = super()._conv_forward(input, weight, bias)
+            return result
         with torch.autocast(input.device.type, enabled=False):
-            return super()._conv_forward(input.float(), weight, bias)
+            result = super()._conv_forward(input.float(), weight, bias)
+        return result
 
 
 def guard_small_maps(encoder: nn.Module, sizes: Iterable[int], channels: int) -> list[str]:

@@ -36,6 +36,14 @@ class Int8Target(StrEnum):
     AVX2 = "avx2"
 
 
+class Filter(StrEnum):
+    """What resizes pictures."""
+
+    BICUBIC = "bicubic"
+    BILINEAR = "bilinear"
+    LANCZOS = "lanczos"
+
+
 class Axes(StrEnum):
     """Order of the axes of an ONNX file's input."""
 
@@ -83,6 +91,12 @@ def export(
         typer.Option(help="WEIGHTS, --onnx: of pictures in [0,1], as 0.485,0.456,0.406."),
     ] = None,
     std: Annotated[str | None, typer.Option(help="WEIGHTS, --onnx: likewise.")] = None,
+    resize_to: Annotated[
+        int | None, typer.Option(help="WEIGHTS, --onnx: short side before the center crop.")
+    ] = None,
+    resample: Annotated[
+        Filter | None, typer.Option(help="WEIGHTS, --onnx: filter that resizes pictures.")
+    ] = None,
     onnx: Annotated[
         Path | None, typer.Option(help="Instead of RUN: an image encoder already in ONNX.")
     ] = None,
@@ -151,7 +165,13 @@ def export(
         opset=opset,
         license_note=license_note,
         weights=WeightOptions(
-            encoder=encoder, prefix=prefix, image_size=image_size, mean=shift, std=scale
+            encoder=encoder,
+            prefix=prefix,
+            image_size=image_size,
+            mean=shift,
+            std=scale,
+            resize_to=resize_to,
+            resample=None if resample is None else resample.value,
         ),
         graph=OnnxOptions(
             layout=None if layout is None else layout.value,
@@ -160,6 +180,8 @@ def export(
             mean=shift,
             std=scale,
             divide=divide,
+            resize_to=resize_to,
+            resample=None if resample is None else resample.value,
         ),
     )
     todo = Finish(

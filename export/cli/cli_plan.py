@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from export.convert.onnx_inspect import OnnxOptions
+    from export.encoder_file.contract import EncoderContract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,19 @@ class Origin:
                 self.run, options=self.weights, opset=opset, licence_note=note
             )
             draft.write(target)
-            return foreign.summary
+            return f"{foreign.summary}; {_prepared(draft.contract)}"
         if self.weights.flags:
             flags = ", ".join(self.weights.flags)
             raise UsageError(f"{flags}: for files of weights; {self.run} knows its own")
         export_run(self.run, target, opset=opset, licence_note=note)
         return None
+
+
+def _prepared(contract: EncoderContract) -> str:
+    """Say how pictures are prepared: from the file, its library, or the options."""
+    spec = contract.preprocess
+    mean, std = (", ".join(f"{value:.4g}" for value in v) for v in (contract.mean, contract.std))
+    return (
+        f"pictures: short side {spec.resize_to} px ({spec.resample}), center crop of {spec.size} "
+        f"px, mean {mean}, std {std} (change: --image-size --resize-to --resample --mean --std)"
+    )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, ValueInfoProto
 
+    from images.pixels.preprocess import Resample
     from training.weights.weight_layouts import Rgb
 
 Layout = Literal["nchw", "nhwc"]
@@ -37,6 +38,8 @@ class OnnxOptions:
         std: divided by, likewise.
         divide: what pixels of 0 to 255 are divided by first: 1 for graphs that take bytes, say;
             None: 255.
+        resize_to: short side of images before the center crop, pixels.
+        resample: the filter that resizes them.
     """
 
     layout: Layout | None = None
@@ -45,6 +48,8 @@ class OnnxOptions:
     mean: Rgb | None = None
     std: Rgb | None = None
     divide: float | None = None
+    resize_to: int | None = None
+    resample: Resample | None = None
 
 
 def image_input(file: Path, model: ModelProto) -> ValueInfoProto:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import os
 
     from export.convert.onnx_graph import Draft
+    from images.pixels.preprocess import Resample
     from training.weights.foreign_encoder import ForeignWeights
     from training.weights.weight_layouts import Rgb
 
@@ -29,6 +30,8 @@ class WeightOptions:
         image_size: side of the images; None: what the layout usually has.
         mean: of images in [0,1]; None: likewise.
         std: None: likewise.
+        resize_to: short side before the center crop; None: likewise.
+        resample: the filter; None: likewise.
     """
 
     encoder: str | None = None
@@ -36,6 +39,8 @@ class WeightOptions:
     image_size: int | None = None
     mean: Rgb | None = None
     std: Rgb | None = None
+    resize_to: int | None = None
+    resample: Resample | None = None
 
     @property
     def flags(self) -> list[str]:
@@ -76,6 +81,8 @@ def draft_weights(
         image_size=options.image_size,
         mean=options.mean,
         std=options.std,
+        short_side=options.resize_to,
+        resample=options.resample,
     )
     return draft_encoder(trained, opset=opset, licence_note=licence_note), foreign
 

@@ -38,8 +38,7 @@ from export.convert.onnx_original import Original, plain_session
 from export.encoder_file.contract import EMBEDDINGS, FEATURES, INPUT, EncoderContract
 from export.verify.generated_images import generated_images
 from images.pixels.preprocess import RGB, PreprocessSpec
-from training.models.encoders import SMALL_IMAGE
-from training.weights.foreign_encoder import CROP_SHARE
+from training.weights.library_settings import resize_to
 
 if TYPE_CHECKING:
     import os
@@ -111,7 +110,9 @@ def draft_onnx(
     _compare(file, wrapped, images, expected, fixed=fixed)
     contract = EncoderContract(
         preprocess=PreprocessSpec(
-            size=size, resize_to=round(size / CROP_SHARE) if size > SMALL_IMAGE else size
+            size=size,
+            resize_to=options.resize_to or resize_to(size),
+            resample=options.resample or "bicubic",
         ),
         mean=mean,
         std=std,

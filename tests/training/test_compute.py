@@ -110,7 +110,7 @@ def dirty_memory() -> Iterator[None]:
 
     def spoiled(self: torch.Tensor, *arguments: Any, **more: Any) -> None:
         spoil()
-        backward(self, *arguments, **more)
+        backward(self, *arguments, **more)  # type: ignore[no-untyped-call]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "backward", spoiled)

@@ -24,18 +24,26 @@ from training.weights.weight_layouts import (
 from training.weights.weight_names import efficientnet_prefixes, efficientnet_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
+EFFICIENTNET_PYTORCH = "EfficientNet-PyTorch"
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
-# (blocks, width of the stem, squeeze and excitation) -> timm's network with the same padding
+# (blocks, widths of the stem and before the last convolution, squeeze and excitation) -> timm's
+# network with the same padding
 EFFICIENTNETS = {
-    (16, 32, False): "timm:tf_efficientnet_lite0",
-    (16, 32, True): "timm:tf_efficientnet_b0",
-    (26, 40, True): "timm:tf_efficientnet_b3",
-    (32, 48, True): "timm:tf_efficientnet_b4",
+    (16, 32, 320, False): "timm:tf_efficientnet_lite0",
+    (21, 32, 320, False): "timm:tf_efficientnet_lite1",
+    (21, 32, 352, False): "timm:tf_efficientnet_lite2",
+    (24, 32, 384, False): "timm:tf_efficientnet_lite3",
+    (30, 32, 448, False): "timm:tf_efficientnet_lite4",
+    (16, 32, 320, True): "timm:tf_efficientnet_b0",
+    (23, 32, 320, True): "timm:tf_efficientnet_b1",
+    (23, 32, 352, True): "timm:tf_efficientnet_b2",
+    (26, 40, 384, True): "timm:tf_efficientnet_b3",
+    (32, 48, 448, True): "timm:tf_efficientnet_b4",
 }
 
 
@@ -59,8 +67,10 @@ def efficientnet_of(tensors: Mapping[str, Tensor]) -> str | None:
         if (match := re.match(re.escape(prefixes[0]) + r"_blocks\.(\d+)\.", name))
     }
     stem = tensors[f"{prefixes[0]}_conv_stem.weight"].shape[0]
+    last = tensors.get(f"{prefixes[0]}_conv_head.weight")
     squeezes = any("._se_reduce." in name for name in tensors)
-    return EFFICIENTNETS.get((len(blocks), stem, squeezes))
+    wide = 0 if last is None or last.ndim != 4 else last.shape[1]
+    return EFFICIENTNETS.get((len(blocks), stem, wide, squeezes))
 
 
 def locate_backbone(
@@ -89,10 +99,14 @@ def locate_backbone(
         prefix = only_prefix(path, _selected(path, ours, prefix, name))
         inside = efficientnet_state(prefix, tensors, expected)
         norm = LITE if "_lite" in name else IMAGENET
-        layout = Layout(name="EfficientNet-PyTorch", prefix=".*", norm=norm)
+        layout = Layout(name=EFFICIENTNET_PYTORCH, prefix=".*", norm=norm)
     else:
         first = expected[0]
-        prefixes = [n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")]
+        prefixes = _whole(
+            [n.removesuffix(first) for n in tensors if n == first or n.endswith(f".{first}")],
+            tensors,
+            expected,
+        )
         if not prefixes:
             raise ArtifactError(
                 f"{path} does not hold {name}, whose first weight is {first}: it holds "
@@ -102,6 +116,15 @@ def locate_backbone(
         inside = under_prefix(prefix, tensors)
         layout = which_layout(prefix, tensors)
     return LocatedBackbone(layout=layout, prefix=prefix, tensors=inside)
+
+
+def _whole(
+    prefixes: list[str], tensors: Mapping[str, Tensor], expected: Sequence[str]
+) -> list[str]:
+    """Leave out prefixes of what is inside the encoder: `layer1.0.` of a ResNet's conv1, say."""
+    there = {p: sum(f"{p}{name}" in tensors for name in expected) for p in prefixes}
+    most = max(there.values(), default=0)
+    return [p for p in prefixes if 2 * there[p] > most]
 
 
 def _selected(path: Path, prefixes: list[str], requested: str | None, name: str) -> list[str]:

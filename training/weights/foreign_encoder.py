@@ -10,19 +10,20 @@ from torch import nn
 
 from base.errors import UsageError
 from images.pixels.preprocess import PreprocessSpec
-from training.models.encoders import SMALL_IMAGE, ResNetEncoder, Stem, build_encoder
+from training.models.encoders import ResNetEncoder, Stem, build_encoder
 from training.run_folder.checkpoint import TrainedEncoder
+from training.weights.library_settings import CROP_SHARE, resize_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
+    from images.pixels.preprocess import Resample
     from training.models.encoder_module import EncoderModule
     from training.weights.weight_layouts import Rgb
 
 SMALLEST = 8  # px
-CROP_SHARE = 0.875  # of the short side that the center crop keeps, as others evaluate on ImageNet
 
 
 def _pad_by_two(module: ResNetEncoder) -> None:
@@ -65,6 +66,8 @@ class ForeignWeights:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
+    crop_share: float = CROP_SHARE  # of the short side, what the center crop keeps
+    resample: Resample = "bicubic"
     quirks: tuple[str, ...]  # names of `QUIRKS`: what its maker's encoder does differently
     sha256: str  # of the file
 
@@ -114,6 +117,8 @@ def load_foreign_encoder(
     image_size: int | None = None,
     mean: Rgb | None = None,
     std: Rgb | None = None,
+    short_side: int | None = None,
+    resample: Resample | None = None,
 ) -> TrainedEncoder:
     """Foreign weights as an encoder that can be exported, evaluated and compared.
 
@@ -123,9 +128,11 @@ def load_foreign_encoder(
         image_size: side of the images in pixels; None: the layout's.
         mean: of images in [0,1]; None: the layout's.
         std: likewise.
+        short_side: of the images before the center crop, in pixels; None: the layout's.
+        resample: the filter; None: the layout's.
 
     Raises:
-        UsageError: a size, mean or std that cannot be used.
+        UsageError: a size, mean, std or filter that cannot be used.
     """
     size = image_size or weights.image_size
     if size < SMALLEST:
@@ -133,8 +140,11 @@ def load_foreign_encoder(
     shift, scale = mean or weights.mean, std or weights.std
     if min(scale) <= 0:
         raise UsageError(f"std {', '.join(map(str, scale))}: each must be above 0")
-    crops = size > SMALL_IMAGE
-    spec = PreprocessSpec(size=size, resize_to=round(size / CROP_SHARE) if crops else size)
+    spec = PreprocessSpec(
+        size=size,
+        resize_to=short_side or resize_to(size, weights.crop_share),
+        resample=resample or weights.resample,
+    )
     return TrainedEncoder(
         module=weights.build(),
         preprocess=spec,

@@ -8,15 +8,22 @@ remedy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from base.files import sha256_file
+from training.models.backbones import check_name
 from training.models.encoders import RESNETS, Stem, build_encoder, resolve_stem
 from training.recipes.recipe import Recipe
 from training.run_folder.checkpoint import load_encoder, run_of
-from training.weights.foreign_backbones import efficientnet_of, locate_backbone
+from training.weights.foreign_backbones import (
+    EFFICIENTNET_PYTORCH,
+    efficientnet_of,
+    locate_backbone,
+)
 from training.weights.foreign_encoder import ForeignWeights
+from training.weights.library_settings import CROP_SHARE, library_settings
 from training.weights.located_resnet import (
     IMAGENET_SIZE,
     LocatedResNet,
@@ -28,7 +35,7 @@ from training.weights.weight_fit import fit
 from training.weights.weight_layouts import left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -65,7 +72,7 @@ def read_foreign_weights(
     if resnet is None:
         name = encoder or efficientnet_of(tensors)
         if name is not None and name not in RESNETS:
-            return _backbone(path, tensors, name, prefix, image_size or IMAGENET_SIZE)
+            return _backbone(path, tensors, name, prefix, image_size)
         resnet = locate_resnet(path, tensors, encoder=encoder, prefix=prefix)
         if stem != "auto":
             resnet = replace(resnet, stem=stem)
@@ -100,27 +107,51 @@ def _resnet(path: Path, tensors: Mapping[str, Tensor], resnet: LocatedResNet) ->
 
 
 def _backbone(
-    path: Path, tensors: Mapping[str, Tensor], name: str, prefix: str | None, image_size: int
+    path: Path, tensors: Mapping[str, Tensor], name: str, prefix: str | None, image_size: int | None
 ) -> ForeignWeights:
-    """Return the weights of one of torchvision's or timm's networks."""
-    expected = build_encoder(name, image_size=image_size).state_dict()
+    """Return the weights of one of torchvision's or timm's networks, prepared as these say."""
+    check_name(name)
+    settings = library_settings(name)
+    size = image_size or (IMAGENET_SIZE if settings is None else settings.image_size)
+    expected = build_encoder(name, image_size=size).state_dict()
     backbone = locate_backbone(path, tensors, name, expected=expected, prefix=prefix)
     extra = set(backbone.tensors) - set(expected)
     mean, std = backbone.layout.norm
+    if settings is not None and backbone.layout.name != EFFICIENTNET_PYTORCH:
+        mean, std = settings.norm
     return ForeignWeights(
         layout=backbone.layout.name,
         prefix=backbone.prefix,
         encoder=name,
         width=1,
         stem="auto",
-        state=fit(path, backbone.tensors, expected, name),
+        state=fit(path, backbone.tensors, expected, name, _remedy(expected, size)),
         dropped=left_behind(backbone.prefix, tensors, extra),
         mean=mean,
         std=std,
-        image_size=image_size,
+        image_size=size,
+        crop_share=CROP_SHARE if settings is None else settings.crop_share,
+        resample="bicubic" if settings is None else settings.resample,
         quirks=(),
         sha256=sha256_file(path),
     )
+
+
+def _remedy(expected: Mapping[str, Tensor], size: int) -> Callable[[str, Tensor | None], str]:
+    """Return what says what to do about a tensor; the encoder was given."""
+
+    def remedy(name: str, tensor: Tensor | None) -> str:
+        if tensor is None or "pos" not in name or tensor.ndim != expected[name].ndim:
+            return "is --encoder the right one?"
+        longest = max(
+            range(tensor.ndim),
+            key=lambda axis: abs(tensor.shape[axis] - expected[name].shape[axis]),
+        )
+        theirs, ours = tensor.shape[longest], expected[name].shape[longest]
+        side = round(size * math.isqrt(theirs) / math.isqrt(ours))
+        return f"its positions are those of another size: give --image-size {side}"
+
+    return remedy
 
 
 def _own(run: Path) -> ForeignWeights:
