@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from base.figures import share_done
 from training.parallel.ranks import OtherProcessError
+from training.protocols.verdict import evidence_of, judge
 from training.report.page import State, write_report
 from training.run_folder.checkpoint import Checkpoint, save_checkpoint
 from training.run_folder.metrics import Metrics
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from base.progress import Progress
     from training.parallel.ranks import Ranks
+    from training.protocols.verdict import Verdict
     from training.recipes.recipe import Recipe
     from training.report.monitor import Measurement, Monitor
     from training.trainer import Trainer
@@ -57,6 +61,8 @@ class Loop:
         self._due = self._due_steps()
         self._fresh = previous is None
         self.quality: dict[str, float] = dict(previous.quality) if previous else {}
+        self.measured_at: dict[str, int] = dict(previous.measured_at) if previous else {}
+        self.baselines: dict[str, Any] = dict(previous.baselines) if previous else {}
         self.elapsed_s = previous.elapsed_s if previous else 0.0  # of training, over all calls
         self._clock = self._window = self._saved = time.monotonic()
         self._window_step = trainer.step
@@ -110,7 +116,7 @@ class Loop:
 
     def _finish(self) -> None:
         self._save()
-        self._report()
+        self._report(running=False)
 
     def _after_step(self, metrics: Metrics | None) -> None:
         trainer, settings = self._trainer, self._recipe.training
@@ -124,6 +130,7 @@ class Loop:
     def _log(self, metrics: Metrics | None) -> None:
         trainer, batch = self._trainer, self._recipe.training.batch_size
         loss = self.quality["loss"] = trainer.take_loss()
+        self.measured_at["loss"] = trainer.step
         if metrics is None:
             return
         seconds = max(time.monotonic() - self._window, 1e-9)
@@ -151,6 +158,29 @@ class Loop:
             return f"  rank {quality['rankme']:.0f}  uniformity {quality['uniformity']:.2f}"
         return ""
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What came of the run so far; None where an earlier version kept no baselines."""
+        if not self.baselines:
+            return None
+        return judge(
+            evidence_of(
+                self._recipe,
+                self._trainer.step,
+                self._trainer.steps,
+                figures=self.quality,
+                measured_at=self.measured_at,
+                baselines=self.baselines,
+            )
+        )
+
+    def _shown_verdict(self, *, running: bool) -> Verdict | None:
+        """Return the verdict for the report: a run that is not over was not stopped either."""
+        verdict, trainer = self.verdict, self._trainer
+        if verdict is None or not running:
+            return verdict
+        return replace(verdict, verdict=f"at {share_done(trainer.step, trainer.steps)}", hint="")
+
     def _due_steps(self) -> set[int]:
         """Step 0 (the untrained encoder) and `evaluations` steps up to the last one."""
         count, steps = self._recipe.training.evaluations, self._trainer.steps
@@ -164,14 +194,17 @@ class Loop:
             trainer.check_finite()
             seen = self._measured = self._leader.monitor.measure(trainer.model)
             self.quality |= seen.figures
+            self.measured_at |= dict.fromkeys(seen.figures, trainer.step)
+            if trainer.step == 0:
+                self.baselines = self._leader.monitor.baselines() | {"start": seen.figures}
             samples = trainer.step * self._recipe.training.batch_size
             metrics.write(trainer.step, samples, **seen.figures)
             if seen.alarm and trainer.step:
                 self._progress.message(f"step {trainer.step}: {seen.alarm}")
-            self._report()
+            self._report(running=trainer.step < trainer.steps)
             self._restart_window()
 
-    def _report(self) -> None:
+    def _report(self, *, running: bool) -> None:
         trainer, leader = self._trainer, self._leader
         if leader is None:
             return
@@ -182,6 +215,8 @@ class Loop:
             steps=trainer.steps,
             elapsed_s=self._tick(),
             describes=trainer.describe(),
+            verdict=self._shown_verdict(running=running) if trainer.step else None,
+            baselines=self.baselines,
         )
         recipe, watched = self._recipe.to_dict(), leader.monitor.watched
         write_report(self._run, recipe, leader.about, watched, measured=self._measured, state=state)
@@ -209,6 +244,8 @@ class Loop:
                 recipe=self._recipe.to_dict(),
                 recipe_digest=self._recipe.digest,
                 quality=dict(self.quality),
+                measured_at=dict(self.measured_at),
+                baselines=dict(self.baselines),
                 versions={p: metadata.version(p) for p in ("torch", "torchvision", "lookalike")},
             ),
         )

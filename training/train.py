@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from training.data.dataset import ImageDataset
     from training.data.training_data import TrainingData
     from training.parallel.ranks import Ranks
+    from training.protocols.verdict import Verdict
     from training.recipes.recipe import Recipe
 
 CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded images; more than that are a memory-mapped file
@@ -52,6 +53,8 @@ class TrainResult:
     refused: tuple[RefusedImage, ...]
     elapsed_s: float  # of training, over all calls
     quality: dict[str, float]  # the last of each figure in metrics.jsonl but speeds
+    measured_at: dict[str, int]  # the step of each
+    verdict: Verdict | None  # what came of it; None: begun by an earlier version
 
     @property
     def finished(self) -> bool:
@@ -144,6 +147,8 @@ def train(
         refused=refused,
         elapsed_s=loop.elapsed_s,
         quality=loop.quality,
+        measured_at=loop.measured_at,
+        verdict=loop.verdict,
     )
 
 

@@ -209,6 +209,7 @@ def export(
 
 def _show_written(out: Path, run: Path | None, source: str | None, *, as_json: bool) -> None:
     """Show what the file is, and the command that checks it, on images of `source`."""
+    from base.figures import share_done
     from export.encoder_file.encoder_file import describe
 
     facts = describe(out)
@@ -219,6 +220,14 @@ def _show_written(out: Path, run: Path | None, source: str | None, *, as_json: b
         f"encoder: {out} ({facts['bytes'] / 1e6:.1f} MB, {side} x {side} px to "
         f"{contract['embedding_dim']} numbers, {shown}opset {facts['opset']})"
     )
+    state = contract.get("training") or {}
+    if state and not state["finished"]:
+        share = share_done(state["step"], state["steps"])
+        typer.echo(
+            f"warning: the run is not finished: stopped at step {state['step']} of "
+            f"{state['steps']} ({share}); resume it and export again for the whole training",
+            err=True,
+        )
     check = ["lookalike", "verify", str(out)]
     if run is not None and run.is_dir():
         check += [str(run)] if source is None else [str(run), source]

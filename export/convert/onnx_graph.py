@@ -190,6 +190,7 @@ def draft_encoder(
         source_sha256=trained.sha256,
         recipe=trained.recipe,
         quality=trained.quality,
+        training=trained.training,
         licence_note=licence_note,
         created_with=_versions(),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from base.figures import NOT_STATED, figures_by_step, seen_of_planned
 from export.encoder_file.contract import EMBEDDINGS, INPUT
 from images.pixels.preprocess import RGB
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 SPEED_BATCHES = (1, 32)
 SECONDS = 0.5  # per batch size
-UNSTATED = "not stated"
 MAX_SHOWN = 400  # characters of what a file says
 
 
@@ -31,6 +31,7 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
             be added under "speed".
     """
     contract = facts["contract"]
+    state = contract.get("training") or {}  # format version 1 has none
     side, width = contract["preprocess"]["size"], contract["embedding_dim"]
     channels = contract["preprocess"].get("channels", RGB)
     outputs = f"features float32 [N, {contract['feature_dim']}], embeddings float32 [N, {width}]"
@@ -40,8 +41,9 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("what", f"image encoder, {side} x {side} px to {width} numbers, {contract['precision']}"),
         ("file", f"{file}, opset {facts['opset']}"),
         ("made from", _origin(contract["recipe"])),
-        ("trained", _training(contract["recipe"])),
-        ("quality", _quality(contract["quality"])),
+        ("trained", _training(contract["recipe"], state)),
+        ("verdict", _verdict(state)),
+        ("quality", _quality(contract["quality"], state)),
         ("int8", _int8(contract["quality"].get("int8"))),
         ("projection", _projection(contract["quality"].get("projection"))),
         ("input", f"images uint8 [N, {side}, {side}, {channels}]{', RGB' * (channels == RGB)}"),
@@ -49,7 +51,7 @@ def card_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("a picture is", _preparation(contract["preprocess"])),
         ("in the graph", f"{graph}, and the division by the length"),
         ("speed here", _speed(facts.get("speed"))),
-        ("license", contract["licence_note"] or UNSTATED),
+        ("license", contract["licence_note"] or NOT_STATED),
         ("made with", _versions(contract["created_with"])),
         ("from sha256", contract["source_sha256"]),
         ("sha256", facts["sha256"]),
@@ -136,7 +138,7 @@ def _origin(recipe: Mapping[str, Any]) -> str:
         return f"{graph.get('file')}, an ONNX file; features are its {graph.get('output')}"
     if isinstance(encoder, dict):
         return f"a run of lookalike train: {_encoder(encoder, 'name')}"
-    return UNSTATED
+    return NOT_STATED
 
 
 def _encoder(table: Mapping[str, Any], name: str) -> str:
@@ -145,27 +147,32 @@ def _encoder(table: Mapping[str, Any], name: str) -> str:
     return f"{table.get(name)}{wide}{stem}"
 
 
-def _training(recipe: Mapping[str, Any]) -> str:
+def _training(recipe: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     training, loss = recipe.get("training"), recipe.get("loss")
     if not isinstance(training, dict) or not isinstance(loss, dict):
-        return UNSTATED
-    samples = training.get("samples")
-    epochs = f"{training.get('epochs')} epochs"
-    seen = f"{samples:,} pictures seen" if isinstance(samples, int) else epochs
+        return NOT_STATED
+    planned = training.get("samples")
+    if state:
+        counts = (state[name] for name in ("samples", "samples_planned", "step", "steps"))
+        seen = f"{seen_of_planned(*counts)} pictures seen"
+    elif isinstance(planned, int):
+        seen = f"pictures seen {NOT_STATED} ({planned:,} planned)"
+    else:
+        seen = f"pictures seen {NOT_STATED} ({training.get('epochs')} epochs planned)"
     return (
         f"SimCLR, recipe {recipe.get('name')}: {seen}, "
         f"batch {training.get('batch_size')}, temperature {loss.get('temperature')}"
     )
 
 
-def _quality(quality: Mapping[str, Any]) -> str:
-    shown = []
-    for name, value in quality.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            share = "accuracy" in name or "recall" in name or "precision" in name or "map" in name
-            figure = f"{100 * value:.1f} %" if share else f"{value:.4g}"
-            shown.append(f"{name.replace('_', ' ')} {figure}")
-    return ", ".join(shown) or "nothing was measured"
+def _verdict(state: Mapping[str, Any]) -> str:
+    """Return what came of the training; "" where the file does not say."""
+    verdict, reason = state.get("verdict", ""), state.get("verdict_reason", "")
+    return f"{verdict}: {reason}" if verdict and reason else verdict
+
+
+def _quality(quality: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    return figures_by_step(quality, state.get("measured_at", {})) or "nothing was measured"
 
 
 def _int8(cost: object) -> str:
@@ -226,4 +233,4 @@ def _speed(speed: Mapping[str, Any] | None) -> str:
 
 
 def _versions(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or UNSTATED
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or NOT_STATED

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from base.errors import ArtifactError, LookalikeError
+from export.encoder_file.training_state import REQUIREMENT, is_training_state
 from images.pixels.preprocess import PreprocessSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)  # version 1 has no `training`
 PRECISIONS = ("fp32", "fp16", "int8")
 MAX_METADATA_BYTES = 1024**2
 MAX_SHOWN = 120  # characters of a value in a message
@@ -40,11 +42,12 @@ class EncoderContract:
     quality: dict[str, Any] = field(default_factory=dict)
     licence_note: str = ""
     created_with: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # empty: not stated
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         """Check every field."""
-        _expect(self, "format_version", self.format_version == FORMAT_VERSION, f"{FORMAT_VERSION}")
+        _expect(self, "format_version", self.format_version in READABLE, f"one of {READABLE}")
         channels = self.preprocess.channels
         _expect(self, "mean", _are_numbers(self.mean, channels), f"{channels} numbers")
         positive = _are_numbers(self.std, channels) and min(self.std) > 0
@@ -59,12 +62,17 @@ class EncoderContract:
         _expect(self, "licence_note", isinstance(self.licence_note, str), "text")
         versions = all(isinstance(version, str) for version in self.created_with.values())
         _expect(self, "created_with", versions, "an object of texts")
+        _expect(self, "training", is_training_state(self.training), REQUIREMENT)
+        stated = bool(self.training) and self.format_version == 1
+        _expect(self, "training", not stated, "empty in format_version 1")
 
     def to_json(self) -> str:
         """Return the metadata's value: canonical JSON (sorted keys, no spaces)."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values["preprocess"] = self.preprocess.to_dict()
         values["preprocess_digest"] = self.preprocess.digest
+        if self.format_version == 1:
+            del values["training"]
         return json.dumps(
             values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
@@ -87,6 +95,8 @@ class EncoderContract:
             raise ArtifactError("the encoder metadata is not a JSON object")
         _check_version(values.get("format_version"))
         names = {item.name for item in fields(cls)} | {"preprocess_digest"}
+        if values["format_version"] == 1:
+            names -= {"training"}
         for problem, keys in (("lacks", names - set(values)), ("has unknown", set(values) - names)):
             if keys:
                 raise ArtifactError(f"the encoder metadata {problem} {_short(sorted(keys))}")
@@ -155,10 +165,10 @@ def _no_constant(name: str) -> float:
 
 
 def _check_version(version: object) -> None:
-    if version != FORMAT_VERSION or type(version) is not int:
+    if version not in READABLE or type(version) is not int:
         raise ArtifactError(
             f"encoder contract: format_version is {_short(version)}, this program reads "
-            f"{FORMAT_VERSION}: take the version of lookalike that wrote it"
+            f"{' and '.join(map(str, READABLE))}: take the version of lookalike that wrote it"
         )
 
 

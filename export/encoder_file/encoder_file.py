@@ -1,6 +1,6 @@
 """The encoder file: one self-describing ONNX model from images to embeddings.
 
-This docstring is the specification, version 1. MUST, MUST NOT and MAY are meant as in RFC 2119.
+This docstring is the specification, version 2. MUST, MUST NOT and MAY are meant as in RFC 2119.
 
 File
     The file MUST be one ONNX ModelProto in binary form, smaller than 2 GiB, with every weight
@@ -29,7 +29,8 @@ Metadata
     value MUST be a JSON object of at most 1 MiB with exactly these fields (another set of fields
     takes another format version):
 
-    format_version     integer, 1. A reader MUST refuse versions it does not know.
+    format_version     integer, 2. A reader MUST refuse versions it does not know, and MAY read
+                       version 1, which has all of these fields but `training`.
     preprocess         object, the fields of `images.pixels.preprocess.PreprocessSpec`.
     preprocess_digest  string, `PreprocessSpec.digest` of it: SHA-256, 64 hex digits. A reader MUST
                        compare it with the digest it computes itself.
@@ -42,6 +43,9 @@ Metadata
     recipe             object, the training recipe; MAY be empty.
     quality            object, figures measured on the checkpoint, and under "int8", "fp16" and
                        "projection" what those changes cost; MAY be empty.
+    training           object, how far the run was that made the weights: the fields that
+                       `export/encoder_file/training_state.py` specifies; empty where that is
+                       not known (weights of other programs).
     licence_note       string; MAY be empty.
     created_with       object, package name -> version.
 

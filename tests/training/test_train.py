@@ -45,8 +45,9 @@ def test_a_run_leaves_its_artifacts(
     assert (training[-1]["samples"], training[-1]["epoch"]) == (320, 8.0)
     knn = {line["step"]: line["knn_accuracy"] for line in lines if "knn_accuracy" in line}
     assert list(knn) == [0, 20, 40]
-    measured = {"alignment", "uniformity", "rankme", "feature_std"}
-    assert result.quality.keys() == {"loss", "knn_accuracy", *measured}
+    measured = {"alignment", "uniformity", "rankme", "feature_std", "view_recall"}
+    labeled = {"knn_accuracy", "recall_at_1", "map_at_r"}
+    assert result.quality.keys() == {"loss", *labeled, *measured}
     assert result.quality["loss"] == training[-1]["loss"]
     assert result.quality["knn_accuracy"] == knn[40]
     assert describe(run)["finished"]
@@ -167,7 +168,7 @@ def test_images_without_labels_train_as_well(
     notes = Notes()
     result = train(make_source(labeled=False), make_recipe(), tmp_path, progress=notes)
     assert "the pictures have no labels: kNN accuracy is not measured, RankMe is" in notes.lines
-    measured = {"alignment", "uniformity", "rankme", "feature_std"}
+    measured = {"alignment", "uniformity", "rankme", "feature_std", "view_recall"}
     assert result.quality.keys() == {"loss", *measured}
     last = [line for line in read_metrics(tmp_path) if "rankme" in line][-1]
     assert {name: last[name] for name in measured} == {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from base.figures import figures_by_step, seen_of_planned
 from training.models.backbones import torchvision_names
 from training.models.encoders import RESNETS
 from training.recipes.recipe_files import FOLDER, recipe_names
@@ -93,11 +95,17 @@ def show_rates(finding: Finding, plot: Path | None, console: Console, *, as_json
 def print_result(result: TrainResult, resume: str, *, as_json: bool) -> None:
     """Print where the run is and what comes next; `resume` is the command that continues it."""
     recipe = result.recipe
-    quality = "".join(f", {name} {value:.4g}" for name, value in sorted(result.quality.items()))
+    planned = recipe.training.samples or result.steps * recipe.training.batch_size
+    samples = result.step * recipe.training.batch_size
+    seen = seen_of_planned(samples, planned, result.step, result.steps)
     typer.echo(
         f"run: {result.run} (step {result.step} of {result.steps}, {result.images} pictures, "
-        f"{result.elapsed_s:.0f} s{quality})"
+        f"{seen} samples, {result.elapsed_s:.0f} s)"
     )
+    if measured := figures_by_step(dict(sorted(result.quality.items())), result.measured_at):
+        typer.echo(f"measured: {measured}")
+    if result.verdict:
+        typer.echo(f"verdict: {result.verdict}")
     export = f"lookalike export {shlex.quote(str(result.run))} --out encoder.onnx"
     typer.echo(f"next: {export}" if result.finished else f"stopped; resume with: {resume}")
     if as_json:
@@ -108,10 +116,13 @@ def print_result(result: TrainResult, resume: str, *, as_json: bool) -> None:
             "finished": result.finished,
             "step": result.step,
             "steps": result.steps,
-            "samples": result.step * recipe.training.batch_size,
+            "samples": samples,
+            "samples_planned": max(samples, planned),
             "pictures": result.images,
             "refused": len(result.refused),
             "elapsed_s": round(result.elapsed_s, 3),
             "quality": result.quality,
+            "measured_at": result.measured_at,
+            "verdict": result.verdict and asdict(result.verdict),
         }
         typer.echo(json.dumps(report))

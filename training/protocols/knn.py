@@ -1,7 +1,8 @@
 """How often the labels of the nearest gallery images name a query's class.
 
-Cosine similarity, k = 200, votes weighted with exp(similarity / 0.1): the protocol of Wu et al.
-2018 (section 3.4) that contrastive methods report.
+Cosine similarity, votes weighted with exp(similarity / 0.1), and k = 200: the protocol of Wu et al.
+2018 (section 3.4) that contrastive methods report. Where classes are smaller than 200 images, so
+many neighbors are mostly of other classes: then k is the size of the smallest class.
 """
 
 from __future__ import annotations
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # queries at a time, fewer where the gallery is large
 CELLS = 2**26  # similarities held at a time: 256 MiB
+LEAST_K, MOST_K = 5, 200  # fewer votes than 5 are noise, whatever the size of a class
+
+
+def choose_k(gallery_labels: ArrayLike | Tensor) -> int:
+    """Return how many neighbors vote: as many as the smallest class has, from 5 to 200.
+
+    Args:
+        gallery_labels: [G] of int; -1 is unlabeled and does not count.
+    """
+    labels = as_labels(gallery_labels)
+    sizes = torch.bincount(labels[labels >= 0])
+    smallest = int(sizes[sizes > 0].min()) if len(sizes) else 0
+    return min(MOST_K, max(LEAST_K, smallest))
 
 
 def chunk_of(gallery: int) -> int:
@@ -44,7 +58,7 @@ def knn_predict(
     gallery: ArrayLike | Tensor,
     gallery_labels: ArrayLike | Tensor,
     *,
-    k: int = 200,
+    k: int | None = None,
     temperature: float = 0.1,
 ) -> NDArray[np.int64]:
     """Labels for queries by weighted vote of their k nearest labeled gallery images.
@@ -53,7 +67,7 @@ def knn_predict(
         queries: features [Q,D].
         gallery: features [G,D].
         gallery_labels: [G] of int; -1 is unlabeled and does not vote.
-        k: neighbors that vote; all of the gallery where it holds fewer.
+        k: neighbors that vote, None: `choose_k`; all of the gallery where it holds fewer.
         temperature: a vote weighs exp(cosine / temperature).
 
     Returns:
@@ -67,7 +81,7 @@ def knn_predict(
     gallery_rows, labels = as_rows(gallery)[labeled], labels[labeled]
     if not len(labels):
         raise ValueError("kNN needs a labeled gallery, and no gallery picture has a label")
-    classes = int(labels.max()) + 1
+    classes, k = int(labels.max()) + 1, choose_k(labels) if k is None else k
     answers = []
     for chunk in torch.split(as_rows(queries), chunk_of(len(gallery_rows))):
         similarity, neighbor = (chunk @ gallery_rows.T).topk(
@@ -86,7 +100,7 @@ def knn_accuracy(
     gallery: ArrayLike | Tensor,
     gallery_labels: ArrayLike | Tensor,
     *,
-    k: int = 200,
+    k: int | None = None,
     temperature: float = 0.1,
 ) -> float:
     """Share of labeled queries whose class `knn_predict` names, in [0,1].

@@ -8,7 +8,7 @@ labels also the kNN accuracy of h.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,9 +18,13 @@ from training.data.dataset import NO_LABEL
 from training.data.sampling import spread
 from training.models.features import encode
 from training.protocols.geometry import alignment, effective_rank, feature_std, uniformity
-from training.protocols.knn import knn_accuracy
+from training.protocols.knn import choose_k, knn_accuracy
+from training.protocols.retrieval import recall_at_k, retrieval_scores
+from training.protocols.verdict import COLLAPSED_RANK, COLLAPSED_STD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from training.data.dataset import ImageDataset
@@ -28,16 +32,15 @@ if TYPE_CHECKING:
     from training.models.simclr import SimCLR
     from training.recipes.recipe import Recipe
 
+    Pixels = NDArray[np.uint8]  # [n,S,S,C]
+
 GALLERY, QUERIES, WATCHED = 4000, 1000, 512  # images, at most
 FEWEST, FEWEST_WATCHED = 500, 64  # queries and gallery together, watched: however short the run
 BYTES = 200 * 2**20  # at most, for images of 224 px
 SHARE = 0.02  # of a run's forward and backward passes that measuring may cost
 FORWARDS = 6  # a sample costs: two views, and a backward pass is two forward ones
 CHUNK = 64  # images whose views are made at a time
-
-# Below either, all images look alike to the encoder. Untrained ResNet-18s of width 1/8 to 1 were
-# seen at deviations of 0.08 to 0.26 and RankMe of 5 to 68.
-COLLAPSED_STD, COLLAPSED_RANK = 0.02, 1.2
+PIXELS = 32  # px, side of the images that raw pixels are compared at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ class Monitor:
         fits = min(searched, fits)
         gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
         labeled = np.flatnonzero(dataset.labels != NO_LABEL)
+        self._origin = "training pictures" if evaluation is None else "the evaluation set"
         if evaluation is None:
             queries = labeled[spread(len(labeled), len(labeled) // 5)]
             gallery = np.setdiff1d(labeled, queries)
@@ -99,22 +103,59 @@ class Monitor:
 
     def measure(self, model: SimCLR) -> Measurement:
         """All figures of the encoder as it is; it is left in the mode it came in."""
-        first, second = np.split(self._projections(model), 2)
+        seen = self._encode(model, self.watched.views)
+        first, second = np.split(_project(model, seen), 2)
         features = self._encode(model, self.watched.images)
         figures = {
             "alignment": alignment(first, second),
             "uniformity": uniformity(first),
             "rankme": effective_rank(features),
             "feature_std": feature_std(features),
+            "view_recall": _pair_recall(seen),
         }
-        if self.labeled:
-            figures["knn_accuracy"] = self.accuracy(model)
+        figures |= self._scores(lambda images: self._encode(model, images))
         return Measurement(figures=figures, features=features, alarm=self._alarm(figures))
 
     def accuracy(self, model: SimCLR) -> float:
         """Return the kNN accuracy of the encoder's features h, in [0,1]."""
         queries, gallery = self._encode(model, self._queries), self._encode(model, self._gallery)
         return knn_accuracy(queries, self._query_labels, gallery, self._gallery_labels)
+
+    def baselines(self) -> dict[str, Any]:
+        """Return what the figures are compared with, beside the encoder at step 0.
+
+        Returns:
+            "pixels" and "random", figures of pixels and of an order that is drawn; "queries", how
+            many images are searched for; "drawn_from", which; with labels also "k" of kNN.
+        """
+        matched = np.isin(self._query_labels, self._gallery_labels)
+        if not self.labeled or not matched.any():
+            chance = {"view_recall": 1 / max(1, len(self.watched.images))}
+            facts: dict[str, Any] = {
+                "queries": len(self.watched.images),
+                "drawn_from": "views among views",
+            }
+        else:
+            same = self._query_labels[matched, None] == self._gallery_labels
+            chance = {"recall_at_1": float(same.mean())}
+            facts = {"queries": int(matched.sum()), "k": choose_k(self._gallery_labels)}
+            facts["drawn_from"] = self._origin
+        pixels = self._scores(small_pixels) | {
+            "view_recall": _pair_recall(small_pixels(self.watched.views))
+        }
+        return facts | {"pixels": pixels, "random": chance}
+
+    def _scores(self, features: Callable[[Pixels], NDArray[np.float32]]) -> dict[str, float]:
+        """Return how the queries find their class in the gallery; nothing without labels."""
+        if not self.labeled:
+            return {}
+        queries, gallery = features(self._queries), features(self._gallery)
+        sides = queries, self._query_labels, gallery, self._gallery_labels
+        figures = {"knn_accuracy": knn_accuracy(*sides)}
+        if np.isin(self._query_labels, self._gallery_labels).any():
+            scores = retrieval_scores(*sides, ks=(1,))
+            figures |= {"recall_at_1": scores.recall[1], "map_at_r": scores.map_at_r}
+        return figures
 
     def _alarm(self, figures: dict[str, float]) -> str | None:
         deviation, rank = figures["feature_std"], figures["rankme"]
@@ -131,10 +172,6 @@ class Monitor:
 
     def _encode(self, model: SimCLR, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return encode(model.encoder, images, mean=self._data.mean, std=self._data.std)
-
-    def _projections(self, model: SimCLR) -> NDArray[np.float32]:
-        """Projections z [2W,E] of the watched images' views, in evaluation mode."""
-        return encode(model, self.watched.views)  # the model normalizes by itself
 
     def _watch(self, dataset: TrainingData, count: int) -> Watched:
         sample = spread(len(dataset), count)
@@ -162,6 +199,39 @@ def affordable(recipe: Recipe, dataset: int) -> tuple[int, int]:
     forwards = int(SHARE * FORWARDS * samples / measurements)
     watched = min(WATCHED, max(FEWEST_WATCHED, forwards // 12))
     return watched, min(GALLERY + QUERIES, max(FEWEST, forwards - 3 * watched))
+
+
+@torch.inference_mode()
+def _project(model: SimCLR, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Projections z [N,E] of features h [N,D], in evaluation mode."""
+    training = model.head.training
+    model.head.eval()
+    try:
+        device = next(model.parameters()).device
+        z: torch.Tensor = model.head(torch.from_numpy(features).to(device))
+        return np.asarray(z.float().cpu().numpy(), np.float32)
+    finally:
+        model.head.train(training)
+
+
+def _pair_recall(rows: NDArray[np.float32]) -> float:
+    """Share of first views whose nearest of all second views is of the same image; rows [2W,D]."""
+    first, second = np.split(rows, 2)
+    numbers = np.arange(len(first))
+    return recall_at_k(first, numbers, second, numbers, k=1)
+
+
+def small_pixels(images: Pixels) -> NDArray[np.float32]:
+    """Return images [n,S,S,C] as rows of their pixels, averaged to 32 x 32 where they are larger.
+
+    The encoder that costs nothing: what is no better than this is not worth its time.
+    """
+    if not len(images):
+        return np.zeros((0, 0), np.float32)
+    side = min(PIXELS, images.shape[1])
+    planes = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+    small = torch.nn.functional.adaptive_avg_pool2d(planes, side)
+    return np.asarray(small.flatten(1).numpy(), np.float32)
 
 
 def draw_views(stored: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.figures import share_done
 from base.files import write_bytes_atomic
+from training.protocols.intervals import wilson
 from training.report.charts import Curve, embedding_map, format_number, legend, line_chart
 from training.report.image_strips import neighbor_sheet, view_sheet
 from training.run_folder.metrics import read_metrics
@@ -19,6 +21,7 @@ from training.run_folder.metrics import read_metrics
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from training.protocols.verdict import Verdict
     from training.report.monitor import Measurement, Watched
 
 REPORT = "report.html"
@@ -26,7 +29,14 @@ STYLE = Path(__file__).with_name("style.css")
 SHOWN_REFUSALS = 50
 CURVES = {  # figure of metrics.jsonl: what it is called, what to look for, whether a share
     "loss": ("Loss", "falls fast, then slowly", False),
+    "recall_at_1": (
+        "Recall@1",
+        "the nearest has the same label; rises above its first value",
+        True,
+    ),
+    "map_at_r": ("mAP@R", "order of those with the same label; rises", True),
     "knn_accuracy": ("kNN accuracy", "rises above its first value", True),
+    "view_recall": ("View recall", "one view of a picture finds the other; rises", True),
     "rankme": ("RankMe", "directions of the features in use; rises", False),
     "alignment": ("Alignment", "distance of two views; 0 at first, as of all", False),
     "uniformity": ("Uniformity", "lower: pictures fill the sphere evenly; 0: collapse", False),
@@ -44,6 +54,8 @@ class State:
     steps: int
     elapsed_s: float
     describes: str  # network, length and arithmetic in one line
+    verdict: Verdict | None = None  # None: nothing was trained yet
+    baselines: Mapping[str, Any] = field(default_factory=dict)  # as in the checkpoint
 
 
 def write_report(
@@ -68,7 +80,8 @@ def write_report(
     lines = read_metrics(run)
     body = [
         _header(run.resolve().name, recipe, about["source"], lines, state),
-        _alarm(measured) if state.step else "",
+        _verdict(state, measured),
+        _comparison(lines, state.baselines),
         _curves(lines),
         _section(
             "What the encoder is asked to ignore",
@@ -96,8 +109,9 @@ def _section(title: str, saying: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{said}{content}</section>"
 
 
-def _last(lines: list[dict[str, float]], name: str) -> float | None:
-    return next((line[name] for line in reversed(lines) if name in line), None)
+def _last(lines: list[dict[str, float]], name: str) -> tuple[float, int] | None:
+    """Return the last value of a figure and its step."""
+    return next(((line[name], int(line["step"])) for line in reversed(lines) if name in line), None)
 
 
 def _header(
@@ -108,12 +122,14 @@ def _header(
     state: State,
 ) -> str:
     done = state.step >= state.steps
-    tiles = {"of the run": "finished" if done else f"{100 * state.step / state.steps:.0f} %"}
-    for key in ("loss", "knn_accuracy", "rankme", "samples_per_s"):
-        value = _last(lines, key)
-        if value is not None:
+    share = "finished" if done else share_done(state.step, state.steps)
+    tiles = {f"of the run, step {state.step} of {state.steps}": share}
+    for key in ("loss", "recall_at_1", "knn_accuracy", "view_recall", "rankme", "samples_per_s"):
+        last = _last(lines, key)
+        if last is not None:
+            value, step = last
             label, _, percent = CURVES[key]
-            tiles[label] = format_number(float(f"{value:.3g}"), percent=percent)
+            tiles[f"{label}, step {step}"] = format_number(float(f"{value:.3g}"), percent=percent)
     tiles["training time"] = _duration(state.elapsed_s)
     shown = "".join(
         f"<div class=tile><b>{escape(v)}</b><span>{k}</span></div>" for k, v in tiles.items()
@@ -133,10 +149,51 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes >= 10 else f"{minutes}:{rest:02} min"
 
 
-def _alarm(measured: Measurement | None) -> str:
-    if measured is None or measured.alarm is None:
+def _verdict(state: State, measured: Measurement | None) -> str:
+    """Return what came of the run and what to try; an alarm where something is wrong."""
+    if not state.step:
         return ""
-    return f'<p class="alarm" role="alert"><b>Look here:</b> {escape(measured.alarm)}</p>'
+    alarm = measured.alarm if measured else None
+    shown = f'<p class="alarm" role="alert"><b>Look here:</b> {escape(alarm)}</p>' if alarm else ""
+    if state.verdict is None:
+        return shown
+    title, reason, hint = (escape(text) for text in vars(state.verdict).values())
+    kind = "alarm" if hint else "verdict"
+    tried = f". Try: {hint}" if hint else ""
+    return f'<p class="{kind}"><b>{title}</b>: {reason}{tried}</p>{shown}'
+
+
+def _comparison(lines: list[dict[str, float]], baselines: Mapping[str, Any]) -> str:
+    """Return a table of the last figures beside those that cost nothing to have."""
+    queries = baselines.get("queries", 0)
+    rows = []
+    for key in ("recall_at_1", "map_at_r", "knn_accuracy", "view_recall"):
+        last, start = _last(lines, key), baselines.get("start", {}).get(key)
+        if last is None or start is None or not queries:
+            continue
+        low, high = wilson(last[0], queries)
+        others = (baselines.get(name, {}).get(key) for name in ("pixels", "random"))
+        cells = [
+            CURVES[key][0],
+            f"{_percent(last[0])} ({_percent(low)} to {_percent(high)}), step {last[1]}",
+            *(_percent(value) for value in (start, *others)),
+        ]
+        rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+    if not rows:
+        return ""
+    names = ("", "this encoder", "its start, step 0", "raw 32 px pixels", "at random")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    k = f", kNN with k = {baselines['k']}" if baselines.get("k") else ""
+    saying = (
+        f"{queries} queries: {baselines.get('drawn_from', 'of the pictures')}; in brackets at most "
+    )
+    saying += f"how far chance may have moved it (95 %){k}."
+    return _section("Is it worth it?", saying, f'<table class="wide"><tr>{head}</tr>{body}</table>')
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
 
 
 def _curves(lines: list[dict[str, float]]) -> str:
@@ -155,7 +212,7 @@ def _results(measured: Measurement, watched: Watched) -> Iterable[str]:
     framed = " Green frames share the first one's label, red ones do not." if labeled else ""
     yield _section(
         "What it finds alike",
-        f"First a picture, then its nearest among {len(watched.images)} training pictures by cosine"
+        f"First a picture, then its nearest among {len(watched.images)} of the pictures by cosine"
         f" similarity of the features.{framed}",
         neighbor_sheet(measured.features, watched),
     )

@@ -23,7 +23,12 @@ the folder holds one whole checkpoint. Its keys:
     source           {"name", "pictures", "refused", "classes", "digest"} of the training images
     evaluation       the same of the evaluation set, or None
     quality          what was measured last: "loss" and the evaluation figures of `metrics.py`
+    measured_at      the step of each figure of quality
+    baselines        what they are compared with, see `monitor.py`; empty before step 0 is measured
     versions         {"torch", "torchvision", "lookalike"}
+
+`measured_at` and `baselines` came later: a reader MUST take a file without them for one that has
+them empty.
 
 There is no random state: the order of the images is drawn from (seed, epoch) and the augmentation
 from (seed, step), so the step alone says how to resume.
@@ -32,15 +37,17 @@ from (seed, step), so the step alone says how to resume.
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from base.errors import ArtifactError
+from base.figures import figures_by_step
 from base.files import atomic_write, sha256_file
 from base.text import first_line
+from training.protocols.verdict import Verdict, evidence_of, judge
 from training.recipes.build_model import encoder_of
 from training.recipes.recipe import Recipe
 
@@ -70,6 +77,8 @@ class Checkpoint:
     evaluation: dict[str, Any] | None
     quality: dict[str, float]
     versions: dict[str, str]
+    measured_at: dict[str, int] = field(default_factory=dict)
+    baselines: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,7 @@ class TrainedEncoder:
     recipe: dict[str, Any]
     quality: dict[str, float]
     sha256: str  # of checkpoint.pt
+    training: dict[str, Any] = field(default_factory=dict)  # as in the encoder file; empty: unknown
 
 
 def has_run(run: Path) -> bool:
@@ -105,7 +115,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     Raises:
         LookalikeError: the disk is full or gone; the checkpoint that was there stays.
     """
-    content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     with atomic_write(run / CHECKPOINT) as file:
         try:
             torch.save(content, file)
@@ -146,10 +156,11 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise ArtifactError(
             f"{path} has format {content['format']}, this version reads {FORMAT}: update lookalike"
         )
-    missing = {field.name for field in fields(Checkpoint)} - set(content)
-    if missing:
+    required = {item.name for item in fields(Checkpoint) if item.default_factory is MISSING}
+    if missing := required - set(content):
         raise ArtifactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
-    return Checkpoint(**{field.name: content[field.name] for field in fields(Checkpoint)})
+    names = [item.name for item in fields(Checkpoint) if item.name in content]
+    return Checkpoint(**{name: content[name] for name in names})
 
 
 def load_encoder(run: Path) -> TrainedEncoder:
@@ -173,7 +184,41 @@ def load_encoder(run: Path) -> TrainedEncoder:
         recipe=checkpoint.recipe,
         quality=checkpoint.quality,
         sha256=sha256_file(Path(run) / CHECKPOINT),
+        training=training_state(checkpoint, recipe),
     )
+
+
+def verdict_of(checkpoint: Checkpoint, recipe: Recipe) -> Verdict | None:
+    """Return what came of the run so far; None where an earlier version kept no baselines."""
+    if not checkpoint.baselines:
+        return None
+    return judge(
+        evidence_of(
+            recipe,
+            checkpoint.step,
+            checkpoint.steps,
+            figures=checkpoint.quality,
+            measured_at=checkpoint.measured_at,
+            baselines=checkpoint.baselines,
+        )
+    )
+
+
+def training_state(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
+    """Return how far the run is, as `export/encoder_file/encoder_file.py` specifies `training`."""
+    verdict = verdict_of(checkpoint, recipe)
+    batch = recipe.training.batch_size
+    samples = checkpoint.step * batch
+    return {
+        "finished": checkpoint.step >= checkpoint.steps,
+        "step": checkpoint.step,
+        "steps": checkpoint.steps,
+        "samples": samples,
+        "samples_planned": max(samples, recipe.training.samples or checkpoint.steps * batch),
+        "measured_at": dict(checkpoint.measured_at),
+        "verdict": verdict.verdict if verdict else "",
+        "verdict_reason": verdict.reason if verdict else "",
+    }
 
 
 def describe(run: Path) -> dict[str, Any]:
@@ -184,6 +229,7 @@ def describe(run: Path) -> dict[str, Any]:
     """
     checkpoint = load_checkpoint(run)
     recipe = Recipe.from_dict(checkpoint.recipe)
+    state = training_state(checkpoint, recipe)
     report = Path(run) / "report.html"
     parameters = sum(
         v.numel() for k, v in checkpoint.encoder.items() if k.endswith(("weight", "bias"))
@@ -204,7 +250,13 @@ def describe(run: Path) -> dict[str, Any]:
         "image_size": recipe.data.image_size,
         "source": checkpoint.source,
         "evaluation": checkpoint.evaluation,
+        "verdict": state["verdict"] or None,
+        "verdict_reason": state["verdict_reason"] or None,
+        "samples_planned": state["samples_planned"],
+        "figures": figures_by_step(checkpoint.quality, checkpoint.measured_at),
         "quality": checkpoint.quality,
+        "measured_at": checkpoint.measured_at,
+        "baselines": checkpoint.baselines,
         "report": str(report) if report.is_file() else None,
         "recipe": checkpoint.recipe,
         "recipe_digest": checkpoint.recipe_digest,

@@ -11,7 +11,12 @@ from typer.testing import CliRunner, Result
 
 from base.errors import LookalikeError, UsageError
 from export.cli.cli import app
+from export.encoder_file.card import card_rows
 from export.encoder_file.encoder_file import describe
+from images.sources.sources import open_source
+from tests.training.runs import Interrupt
+from training.recipes.recipe_files import load_recipe
+from training.train import train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +53,25 @@ def test_export_verify_evaluate(tiny_run: Path, image_folder: Path, tmp_path: Pa
     assert (report["queries"], report["gallery"], report["refused"]) == (40, 39, 0)
     assert 0 <= report["scores"]["precision@10"] <= 1
     assert "precision@10" in result.stderr
+
+
+def test_an_unfinished_run_is_exported_with_a_warning(
+    tiny_run: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    assert "warning" not in invoke("export", tiny_run, "--out", tmp_path / "whole.onnx").stderr
+    run, out = tmp_path / "run", tmp_path / "encoder.onnx"
+    recipe = load_recipe(str(tiny_run / "recipe.toml"), ["training.log_every=1"])
+    train(open_source(image_folder), recipe, run, device="cpu", progress=Interrupt(2))
+    result = invoke("export", run, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "warning: the run is not finished: stopped at step 2 of 8 (25.0 %)" in result.stderr
+    state = describe(out)["contract"]["training"]
+    assert (state["finished"], state["step"], state["samples"]) == (False, 2, 16)
+    assert state["measured_at"]["loss"] == 2
+    assert {at for name, at in state["measured_at"].items() if name != "loss"} <= {0, 2}
+    rows = dict(card_rows(describe(out)))
+    assert "16 of 64 (stopped at step 2 of 8) pictures seen" in rows["trained"]
+    assert rows["verdict"].startswith("stopped at 25.0 %: step 2 of 8; so far ")
 
 
 def test_verify_fails_loudly(tiny_encoder: Path, tiny_run: Path) -> None:

@@ -33,6 +33,28 @@ def test_a_run_is_told_with_its_training(exported_encoder: Path) -> None:
     )
 
 
+def test_a_run_that_was_stopped_is_told_with_the_steps_of_its_figures(tiny_encoder: Path) -> None:
+    recipe: dict[str, Any] = {"name": "small-cpu", "loss": {}}
+    recipe["training"] = {"samples": 200_000, "batch_size": 256}
+    recipe["loss"] = {"temperature": 0.2}
+    state: dict[str, Any] = {"finished": False, "step": 38, "steps": 781, "samples": 9728}
+    state |= {"samples_planned": 200_000, "measured_at": {"knn_accuracy": 0, "loss": 30}}
+    state |= {"verdict": "stopped at 4.9 %", "verdict_reason": "step 38 of 781"}
+    quality = {"knn_accuracy": 0.636, "loss": 5.12, "int8": {}}
+    rows = rows_with(tiny_encoder, recipe=recipe, quality=quality, training=state)
+    assert rows["trained"] == (
+        "SimCLR, recipe small-cpu: 9,728 of 200,000 (stopped at step 38 of 781) pictures seen, "
+        "batch 256, temperature 0.2"
+    )
+    assert rows["quality"] == "knn accuracy 63.6 % at step 0; loss 5.12 at step 30"
+    assert rows["verdict"] == "stopped at 4.9 %: step 38 of 781"
+
+    earlier = rows_with(tiny_encoder, recipe=recipe, quality=quality, training={})
+    assert "pictures seen not stated (200,000 planned)" in earlier["trained"]
+    assert earlier["quality"] == "knn accuracy 63.6 %, loss 5.12 (step not stated)"
+    assert "verdict" not in earlier
+
+
 def test_other_origins_are_told(tiny_encoder: Path) -> None:
     weights = {
         "file": "w.pt",

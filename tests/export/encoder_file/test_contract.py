@@ -24,9 +24,19 @@ CONTRACT = EncoderContract(
     quality={"knn_accuracy": 0.75},
     licence_note="CC0 – free",
     created_with={"torch": "2.15.0"},
+    training={
+        "finished": False,
+        "step": 38,
+        "steps": 781,
+        "samples": 9728,
+        "samples_planned": 200_000,
+        "measured_at": {"knn_accuracy": 0},
+        "verdict": "stopped at 4.9 %",
+        "verdict_reason": "no figure was taken after step 0",
+    },
 )
 FIELDS: dict[str, Any] = {
-    "format_version": 1,
+    "format_version": 2,
     "preprocess": {
         "size": 32,
         "resize": "short-side",
@@ -45,7 +55,19 @@ FIELDS: dict[str, Any] = {
     "quality": {"knn_accuracy": 0.75},
     "licence_note": "CC0 – free",
     "created_with": {"torch": "2.15.0"},
+    "training": {
+        "finished": False,
+        "step": 38,
+        "steps": 781,
+        "samples": 9728,
+        "samples_planned": 200_000,
+        "measured_at": {"knn_accuracy": 0},
+        "verdict": "stopped at 4.9 %",
+        "verdict_reason": "no figure was taken after step 0",
+    },
 }
+VERSION_1 = {name: value for name, value in FIELDS.items() if name != "training"}
+VERSION_1["format_version"] = 1
 
 
 def test_json_holds_exactly_the_specified_fields() -> None:
@@ -61,6 +83,22 @@ def test_json_goes_there_and_back() -> None:
     assert EncoderContract.from_json(CONTRACT.to_json()) == CONTRACT
 
 
+def test_version_1_is_read_and_written_as_it_was() -> None:
+    contract = EncoderContract.from_json(json.dumps(VERSION_1))
+    assert (contract.format_version, contract.training) == (1, {})
+    assert json.loads(contract.to_json()) == VERSION_1
+    with pytest.raises(ArtifactError, match=r"has unknown \['training'\]"):
+        EncoderContract.from_json(json.dumps(VERSION_1 | {"training": {}}))
+    with pytest.raises(ArtifactError, match="training"):
+        replace(CONTRACT, format_version=1)
+
+
+def test_weights_of_other_programs_state_no_training() -> None:
+    contract = replace(CONTRACT, training={})
+    assert EncoderContract.from_json(contract.to_json()) == contract
+    assert json.loads(contract.to_json())["training"] == {}
+
+
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_a_missing_field_is_named(name: str) -> None:
     fields = {key: value for key, value in FIELDS.items() if key != name}
@@ -73,7 +111,7 @@ def test_an_unknown_field_is_named() -> None:
         EncoderContract.from_json(json.dumps(FIELDS | {"colour": 1}))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", True, None, 1.0])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None, 1.0, 2.0, [2]])
 def test_another_format_version_is_refused(version: object) -> None:
     with pytest.raises(ArtifactError, match="format_version"):
         EncoderContract.from_json(json.dumps(FIELDS | {"format_version": version}))
@@ -99,6 +137,19 @@ def test_another_format_version_is_refused(version: object) -> None:
         ("licence_note", None),
         ("created_with", {"torch": 2}),
         ("created_with", None),
+        ("training", None),
+        ("training", {"step": 3}),
+        ("training", FIELDS["training"] | {"color": 1}),
+        ("training", FIELDS["training"] | {"finished": True}),
+        ("training", FIELDS["training"] | {"finished": 0}),
+        ("training", FIELDS["training"] | {"step": 782}),
+        ("training", FIELDS["training"] | {"step": -1}),
+        ("training", FIELDS["training"] | {"steps": 781.0}),
+        ("training", FIELDS["training"] | {"samples": 200_001}),
+        ("training", FIELDS["training"] | {"measured_at": {"knn_accuracy": 39}}),
+        ("training", FIELDS["training"] | {"measured_at": {"knn_accuracy": "0"}}),
+        ("training", FIELDS["training"] | {"measured_at": []}),
+        ("training", FIELDS["training"] | {"verdict": None}),
         ("preprocess", "32"),
         ("preprocess", {"colour": 1}),
     ],

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.protocols import knn
-from training.protocols.knn import knn_accuracy, knn_predict
+from training.protocols.knn import choose_k, knn_accuracy, knn_predict
 
 
 def slow_predict(
@@ -74,3 +74,20 @@ def test_data_without_labels_is_told_so() -> None:
         knn_predict(np.eye(3), np.eye(3), nothing)
     with pytest.raises(ValueError, match="no query has a label"):
         knn_accuracy(np.eye(3), nothing, np.eye(3), np.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "k"), [((300, 250), 200), ((300, 40), 40), ((9, 7, 8), 7), ((90, 1), 5), ((), 5)]
+)
+def test_as_many_neighbors_vote_as_the_smallest_class_has(sizes: tuple[int, ...], k: int) -> None:
+    labels = np.repeat(2 * np.arange(len(sizes)), sizes)  # a number that no image has is no class
+    assert choose_k(np.concatenate([labels, [-1] * 3])) == k
+
+
+def test_a_small_class_is_not_outvoted_where_k_is_not_given() -> None:
+    labels = np.repeat([0, 1], [10, 300])
+    angles = np.where(labels == 0, 0.0, 0.1) + np.linspace(0, 0.01, len(labels))
+    gallery = np.stack([np.cos(angles), np.sin(angles)], 1)
+    small = gallery[:10], labels[:10]
+    assert knn_accuracy(*small, gallery, labels) == 1
+    assert knn_accuracy(*small, gallery, labels, k=200) == 0

@@ -107,7 +107,13 @@ def test_figures_of_images_without_labels(recipe: Recipe, dataset: ImageDataset)
     model = build_model(recipe, CPU)
     none = dataclasses.replace(dataset, labels=np.full(40, -1), classes=())
     result = Monitor(recipe, none, None).measure(model)
-    assert set(result.figures) == {"alignment", "uniformity", "rankme", "feature_std"}
+    assert set(result.figures) == {
+        "alignment",
+        "uniformity",
+        "rankme",
+        "feature_std",
+        "view_recall",
+    }
     seen = np.stack([preprocess(image, recipe.data.evaluation) for image in dataset.images])
     features = encode(model.encoder, seen, mean=recipe.data.mean)
     np.testing.assert_allclose(result.features, features, atol=1e-6)

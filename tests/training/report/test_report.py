@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from training.protocols.verdict import Verdict
 from training.recipes.recipe_files import load_recipe
 from training.report.charts import Curve, format_number, line_chart, plane, thinned, ticks
 from training.report.image_strips import data_uri, nearest
@@ -98,7 +99,8 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path: Path) -> N
     for section in ("ignore", "finds alike", "Map of", "Recipe", "Environment"):
         assert section in page
     assert "62.5 %" in page
-    assert "50 %" in page  # of the run
+    assert "<b>50.0 %</b><span>of the run, step 5 of 10" in page
+    assert "kNN accuracy, step 5" in page
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ET.fromstring(re.sub(r"(class)=(\w+)", r'\1="\2"', svg))
 
@@ -114,6 +116,27 @@ def test_an_alarm_stands_out(tmp_path: Path) -> None:
     assert 'role="alert"' not in write(tmp_path)
     page = write(tmp_path, alarm="the encoder has collapsed")
     assert 'role="alert"><b>Look here:</b> the encoder has collapsed' in page
+
+
+def test_the_verdict_comes_first_and_figures_stand_beside_their_rivals(tmp_path: Path) -> None:
+    verdict = Verdict(verdict="learned little", reason="<so>", hint="more samples")
+    baselines = {
+        "start": {"knn_accuracy": 0.57},
+        "pixels": {"knn_accuracy": 0.6},
+        "random": {},
+        "queries": 100,
+        "k": 40,
+        "drawn_from": "held out",
+    }
+    page = write(tmp_path, verdict=verdict, baselines=baselines)
+    read(page)
+    assert '<p class="alarm"><b>learned little</b>: &lt;so&gt;. Try: more samples</p>' in page
+    assert page.index("learned little") < page.index("<h2>")
+    assert "<td>62.5 % (52.7 % to 71.4 %), step 5</td><td>57.0 %</td><td>60.0 %</td>" in page
+    assert "100 queries: held out" in page
+    assert "kNN with k = 40" in page
+    good = dataclasses.replace(verdict, verdict="learned", hint="")
+    assert '<p class="verdict"><b>learned</b>: ' in write(tmp_path, verdict=good)
 
 
 def test_refused_images_are_listed(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def checkpoint(make_recipe: Callable[..., Recipe]) -> Checkpoint:
         evaluation=None,
         quality={"loss": 2.0, "knn_accuracy": 0.5},
         versions={"torch": "2", "torchvision": "0", "lookalike": "0"},
+        measured_at={"loss": 4, "knn_accuracy": 0},
+        baselines={"start": {"knn_accuracy": 0.5}, "queries": 10},
     )
 
 
@@ -85,6 +87,41 @@ def test_what_was_saved_is_what_is_loaded(checkpoint: Checkpoint, tmp_path: Path
     loaded = load_checkpoint(tmp_path)
     for field in dataclasses.fields(checkpoint):
         assert same(getattr(checkpoint, field.name), getattr(loaded, field.name)), field.name
+
+
+def test_a_file_without_the_keys_that_came_later_is_read(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path, checkpoint)
+    content = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    del content["measured_at"], content["baselines"]
+    torch.save(content, tmp_path / CHECKPOINT)
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded.measured_at, loaded.baselines) == ({}, {})
+    about = describe(tmp_path)
+    assert about["verdict"] is None
+    assert about["figures"] == "loss 2, knn accuracy 50.0 % (step not stated)"
+
+
+def test_the_state_of_the_training_goes_with_the_encoder(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path, checkpoint)
+    state = load_encoder(tmp_path).training
+    reason = "step 5 of 12; so far not measured: no figure was taken after step 0"
+    assert state == {
+        "finished": False,
+        "step": 5,
+        "steps": 12,
+        "samples": 40,
+        "samples_planned": 96,
+        "measured_at": {"loss": 4, "knn_accuracy": 0},
+        "verdict": "stopped at 41.7 %",
+        "verdict_reason": reason,
+    }
+    about = describe(tmp_path)
+    assert about["figures"] == "loss 2 at step 4; knn accuracy 50.0 % at step 0"
+    assert (about["verdict"], about["samples_planned"]) == ("stopped at 41.7 %", 96)
 
 
 @pytest.mark.parametrize("room", [0, 5_000, 300_000])
