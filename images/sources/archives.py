@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from base.errors import SourceError
 from base.text import printable
 from images.items import Content, Item
+from images.sources.passed_over import PassedOver
 from images.sources.paths import SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
@@ -16,18 +18,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
+SYSTEM_FOLDERS = frozenset(
+    {
+        "__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot",
+        "$RECYCLE.BIN", "RECYCLER", "System Volume Information", "lost+found",
+    }
+)  # fmt: skip
+"""Of macOS, Synology, QNAP, Windows and Linux: thumbnails, waste and rescued pieces."""
+
+_MAY_BE_SYSTEM = re.compile("|".join(map(re.escape, sorted(SYSTEM_FOLDERS))))
+
+
 def counts(name: str) -> bool:
     """Return whether a member is an image by its name: hidden ones and what macOS adds are not."""
     if suffix_of(name) not in SUFFIXES:
         return False
-    if "." not in name[:1] and "/." not in name and "__MACOSX" not in name:
-        return True  # nearly all, decided at once
-    return not any(is_hidden(level) for level in name.split("/"))
+    return not hidden_in(name)
+
+
+def hidden_in(name: str) -> bool:
+    """Return whether a member or a folder it lies in is hidden."""
+    if "." not in name[:1] and "/." not in name and not _MAY_BE_SYSTEM.search(name):
+        return False  # nearly all, decided at once
+    return any(is_hidden(level) for level in name.split("/"))
 
 
 def is_hidden(name: str) -> bool:
     """Return whether the name of a file or folder says that it is not for the user."""
-    return name == "__MACOSX" or (name.startswith(".") and name not in {".", ".."})
+    return name in SYSTEM_FOLDERS or (name.startswith(".") and name not in {".", ".."})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +62,7 @@ class ArchiveSource:
         offsets: of the members' headers in the archive.
         labels: by member, valid Unicode.
         reader: from a member's position to what reads it; it can be pickled.
+        passed_over: the members that are not images.
     """
 
     name: str
@@ -52,11 +71,16 @@ class ArchiveSource:
     offsets: array[int]
     labels: list[str | None]
     reader: Callable[[int], Callable[[], Content]]
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def __post_init__(self) -> None:
         if not self.members:
             kinds = ", ".join(sorted(SUFFIXES))
-            raise SourceError(f"{self.name} holds no image files ({kinds})")
+            message, others = (
+                f"{self.name} holds no image files ({kinds})",
+                self.passed_over.summary(),
+            )
+            raise SourceError(f"{message}; {others}" if others else message)
 
     @property
     def classes(self) -> tuple[str, ...]:

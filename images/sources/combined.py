@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from base.errors import SourceError, UsageError
 from images.items import Item, Source
+from images.sources.passed_over import PassedOver, joined, passed_over
 from images.sources.paths import unique_keys
 
 
@@ -25,6 +26,11 @@ class JoinedSource:
     def classes(self) -> tuple[str, ...]:
         """The sorted label names of all files."""
         return tuple(sorted(set(itertools.chain(*(source.classes for source in self.sources)))))
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """What all files passed over."""
+        return joined(self.prefixes, self.sources)
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -62,6 +68,11 @@ class SourceShard:
     def name(self) -> str:
         """The name of the source, and which shard of it this is."""
         return f"{self.source.name} [{self.number}/{self.count}]"
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """What the whole source passed over."""
+        return passed_over(self.source)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """A folder of images: recursive, in order, labeled by its sub-folders."""
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,27 +7,32 @@ from pathlib import Path
 from base.errors import SourceError
 from base.text import printable
 from images.items import Item
-from images.sources.archives import counts, is_hidden
+from images.sources.archives import counts, hidden_in
+from images.sources.folder_walk import image_paths
 from images.sources.locations import file_system, read_location
-from images.sources.paths import SUFFIXES, path_item, suffix_of, unique_keys
+from images.sources.passed_over import PassedOver
+from images.sources.paths import SUFFIXES, path_item, unique_keys
 
 
 class FolderSource:
     """The image files below a folder, sorted by their relative posix paths, which are their keys.
 
     The first folder on an image's path is its label; an image directly in the root has none. Names
-    that start with a dot are skipped, and __MACOSX. Links are followed, but not back into a folder
-    they lie in. Names are all that is read: a broken link or an empty file is listed, and refused
-    when it is read.
+    that start with a dot are skipped, and what systems put beside images (`archives.is_hidden`).
+    Names are all that is read: a broken link or an empty file is listed, and refused when it is
+    read. A sub-folder that cannot be listed is passed over.
     """
 
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
         self._root = root
-        self._paths = sorted(_image_paths(root))
+        self._paths, self.passed_over = image_paths(root)
         if not self._paths:
-            kinds = ", ".join(sorted(SUFFIXES))
-            raise SourceError(f"{root} holds no image files ({kinds}), nor do its sub-folders")
+            kinds, others = ", ".join(sorted(SUFFIXES)), self.passed_over.summary()
+            message = f"{root} holds no image files ({kinds}), nor do its sub-folders"
+            raise SourceError(
+                f"{message}; {' and '.join(others.splitlines())}" if others else message
+            )
         self._keys = unique_keys(self._paths)
         labels = {label for path in self._paths if (label := _label(path)) is not None}
         self.classes = tuple(sorted(printable(label) for label in labels))
@@ -57,6 +61,10 @@ class RemoteFolder:
         except Exception as error:  # each file system raises its own
             raise SourceError(f"cannot list {url}: {error}") from error
         self._paths = sorted(file for file in files if counts(file))
+        self.passed_over = PassedOver()
+        for file in files:
+            if not counts(file) and not hidden_in(file):
+                self.passed_over.add_file(file)
         self._url = url
         if not self._paths:
             raise SourceError(f"{url} holds no image files, nor do its sub-folders")
@@ -75,37 +83,3 @@ class RemoteFolder:
 def _label(path: str) -> str | None:
     first, slash, _ = path.partition("/")
     return first if slash else None
-
-
-def _image_paths(root: Path) -> Iterator[str]:
-    """Yield the posix paths of image files relative to `root`, in no particular order."""
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        prefix, ancestors = pending.pop()
-        identity, entries = _list(root / prefix)
-        if identity in ancestors:  # a link back up
-            continue
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            if _is_folder(entry):
-                pending.append((f"{prefix}{entry.name}/", ancestors | {identity}))
-            elif suffix_of(entry.name) in SUFFIXES:
-                yield prefix + entry.name
-
-
-def _list(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
-    """Return what tells a folder from all others, and its entries."""
-    try:
-        status = folder.stat()
-        with os.scandir(folder) as scan:
-            return (status.st_dev, status.st_ino), list(scan)
-    except OSError as error:
-        raise SourceError(f"cannot list {printable(str(folder))}: {error.strerror}") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False

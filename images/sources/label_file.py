@@ -8,6 +8,7 @@ from pathlib import Path
 
 from base.errors import SourceError
 from images.items import Item, Source
+from images.sources.passed_over import PassedOver, passed_over
 
 KEY_COLUMNS = ("key", "path", "file", "filename", "file_name", "image", "uri")
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
@@ -34,6 +35,11 @@ class LabeledSource:
     def name(self) -> str:
         """What the user called it."""
         return self.source.name
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """What the source passed over."""
+        return passed_over(self.source)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -1,6 +1,7 @@
 """SOURCE, one argument for every kind of image collection: list it, reopen one of its items."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from base.errors import SourceError
@@ -9,6 +10,7 @@ from images.items import Item, Source
 from images.pixels.image_format import kind_of
 from images.sources.cifar10 import is_cifar10, open_batches, open_cifar10
 from images.sources.combined import join, take_shard
+from images.sources.excluded import ExcludingSource
 from images.sources.fashion_mnist import open_fashion_mnist
 from images.sources.folder import FolderSource, RemoteFolder
 from images.sources.idx import GZIP_MAGIC, MAGIC, open_idx
@@ -42,6 +44,7 @@ def open_source(
     source: str | os.PathLike[str],
     *,
     labels: str | os.PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
     shard: str | None = None,
 ) -> Source:
     """List a SOURCE; nothing is decoded yet.
@@ -53,16 +56,26 @@ def open_source(
             `fashion-mnist` or `cifar10` with `:train` (what the bare name means) or `:test`. A path
             that looks like a name is given as `./name`.
         labels: a CSV file of keys or paths with labels, which count instead of the source's own.
+        exclude: patterns of keys, or of names on them, to leave out (`excluded.ExcludingSource`).
         shard: `i/n`, every n-th image from the i-th on.
 
     Raises:
         SourceError: it is missing, of another kind, damaged or without images.
-        UsageError: `shard` is not of that form.
+        UsageError: `shard` is not of that form, or a pattern is empty.
     """
-    opened = _open(os.fspath(source))
+    opened = _open(_home_expanded(os.fspath(source)))
     if labels is not None:
-        opened = with_labels(opened, Path(labels))
+        opened = with_labels(opened, Path(_home_expanded(os.fspath(labels))))
+    if exclude:
+        opened = ExcludingSource(opened, exclude)
     return opened if shard is None else take_shard(opened, shard)
+
+
+def _home_expanded(name: str) -> str:
+    """Return a path with its `~` written out, which a shell leaves in quotes as it is."""
+    if not name.startswith("~") or exists(location_of(name)):
+        return name
+    return os.path.expanduser(name)  # noqa: PTH111 - Path's raises for an unknown user
 
 
 def _open(name: str) -> Source:

@@ -15,8 +15,9 @@ from typing import IO, BinaryIO
 
 from base.errors import ImageRefused, RefusalReason, SourceError
 from base.text import printable
-from images.sources.archives import ArchiveSource, clean, counts, folder_labels
+from images.sources.archives import ArchiveSource, clean, counts, folder_labels, hidden_in
 from images.sources.locations import check_size, join_uri, open_location, read_span, unreadable
+from images.sources.passed_over import PassedOver
 from images.sources.paths import suffix_of
 from images.sources.tar_headers import BLOCK, Kind, Member, member_of, read_members
 from images.sources.unpacked import packer_of, read_unpacked, unpacked_head, unpacked_view
@@ -65,7 +66,9 @@ def open_tar(location: str, name: str) -> ArchiveSource:
         return partial(read_member, location, starts[index], sizes[index], packed=packed)
 
     base = join_uri("tar", location)
-    return ArchiveSource(name, base, listing.names, listing.offsets, labels, reader)
+    return ArchiveSource(
+        name, base, listing.names, listing.offsets, labels, reader, listing.passed_over
+    )
 
 
 class _Listing:
@@ -75,6 +78,7 @@ class _Listing:
         self.names: list[str] = []
         self.labels: list[str | None] = []
         self.offsets, self.starts, self.sizes = array("q"), array("q"), array("q")
+        self.passed_over = PassedOver()
         self._sample = ""
         self._first = 0  # image of the sample
         self._beside: dict[str, str] = {}
@@ -102,6 +106,8 @@ class _Listing:
             self.offsets.append(member.offset)
             self.starts.append(member.start)
             self.sizes.append(_size_of(member))
+        elif suffix not in LABEL_SUFFIXES and not hidden_in(name):
+            self.passed_over.add_file(name)
 
     def _end_sample(self, following: str) -> None:
         label = next((self._beside[kind] for kind in LABEL_SUFFIXES if kind in self._beside), None)

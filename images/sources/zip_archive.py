@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from base.errors import ImageRefused, RefusalReason, SourceError
 from images.items import Content
-from images.sources.archives import ArchiveSource, counts, folder_labels
+from images.sources.archives import ArchiveSource, counts, folder_labels, hidden_in
 from images.sources.locations import (
     check_size,
     join_uri,
@@ -23,6 +23,7 @@ from images.sources.locations import (
     size_and_stamp,
     unreadable,
 )
+from images.sources.passed_over import PassedOver
 from images.sources.zip_directory import read_directory
 
 MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # a member comes first, or nothing but the end
@@ -47,9 +48,12 @@ def open_zip(location: str, name: str) -> ArchiveSource:
         SourceError: it is damaged, truncated or without images.
     """
     names: list[str] = []
+    passed = PassedOver()
     columns = tuple(array("q") for _ in Member._fields)
     for member, _, info in read_directory(location):
         if not counts(member):
+            if not hidden_in(member):
+                passed.add_file(member)
             continue
         names.append(member)
         method = -1 if info.flag_bits & _ENCRYPTED else info.compress_type
@@ -61,7 +65,7 @@ def open_zip(location: str, name: str) -> ArchiveSource:
         return partial(read_zipped, location, Member(*(column[index] for column in columns)))
 
     base, labels = join_uri("zip", location), folder_labels(names)
-    return ArchiveSource(name, base, names, columns[0], labels, reader)
+    return ArchiveSource(name, base, names, columns[0], labels, reader, passed)
 
 
 def read_zipped(location: str, member: Member) -> bytes:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.cli import collection_cli, maintenance_cli, search_cli
-from serving.cli.options import Dtype, EncoderFile, Json, Limit, hint_when_stopped, print_json
+from serving.cli.options import (
+    Dtype,
+    EncoderFile,
+    Exclude,
+    Json,
+    Limit,
+    hint_when_stopped,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from export.encoder_file.encoder_file import Encoder
@@ -70,6 +78,7 @@ def extract(
     labels: Annotated[
         Path | None, typer.Option(help="CSV of keys or paths with labels for SOURCE.")
     ] = None,
+    exclude: Exclude = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: every n-th image from the i-th on, for job arrays.")
     ] = None,
@@ -113,7 +122,7 @@ def extract(
         remote = RayEngine(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
     # A session of one thread: each core encodes by itself what it has decoded.
     opened = open_encoder(encoder, threads=1)
-    images = open_source(source, labels=labels, shard=shard)
+    images = open_source(source, labels=labels, exclude=exclude or (), shard=shard)
     with ExitStack() as stack:
         target = None
         if collection is not None:

@@ -11,6 +11,12 @@ import typer
 
 EncoderFile = Annotated[Path, typer.Argument(help="An encoder file, made by `lookalike export`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN", help="Leave out files or folders of this name; may be repeated."
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first N items.")]
 
 Directory = Annotated[Path, typer.Argument(help="The collection's folder.")]

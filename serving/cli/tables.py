@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from images.sources.passed_over import PassedOver
 
 if TYPE_CHECKING:  # these import the encoder and Parquet
     from collections.abc import Mapping, Sequence
@@ -50,6 +53,8 @@ def print_extracted(report: ExtractReport) -> None:
             f"in the collection: {collected.added} added, {collected.replaced} replaced, "
             f"{collected.unchanged} unchanged, {collected.removed} removed\n"
         )
+    passed = PassedOver(Counter(report.passed_over), report.skipped_folders).summary()
+    lines += f"{passed}\n" if passed else ""
     text = (
         f"{lines}{report.rows} of {report.items} images are in {report.out}{before}\n"
         f"{done} items in {report.elapsed:.1f} s, {report.images_per_second:.1f}/s\n"

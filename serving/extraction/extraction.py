@@ -19,6 +19,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from images.items import RefusedImage
+from images.sources.passed_over import passed_over
 from serving.embedding.embed import in_batches
 from serving.embedding.per_item import Seconds
 from serving.extraction.report import FIRST_REFUSED, ExtractReport, TooManyRefused
@@ -177,6 +178,7 @@ class Extraction:
 
     def _report(self, plan: Plan, elapsed: float) -> ExtractReport:
         errors = Features(self.folder, self.manifest).errors()
+        passed = passed_over(self.source)
         return ExtractReport(
             out=self.folder,
             items=self.manifest.source.items,
@@ -189,4 +191,6 @@ class Extraction:
             changes=plan.changes,
             collected=self.sink.changes if self.sink else None,
             first_refused=list(islice(errors, FIRST_REFUSED)),
+            passed_over=dict(passed.files.most_common()),
+            skipped_folders=passed.folders,
         )

@@ -61,6 +61,8 @@ class ExtractReport:
         changes: what an update did; None where there was none.
         collected: what went into a collection; None where there was none.
         first_refused: the first of the refused.
+        passed_over: files of the source that are not read, by their suffixes.
+        skipped_folders: sub-folders of the source that cannot be listed.
     """
 
     out: Path
@@ -74,6 +76,8 @@ class ExtractReport:
     changes: Changes | None = None
     collected: CollectionChanges | None = None
     first_refused: list[RefusedImage] = field(repr=False)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    skipped_folders: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""

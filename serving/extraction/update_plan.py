@@ -18,6 +18,7 @@ from itertools import islice
 
 from base.errors import UsageError
 from images.items import Item, Source
+from images.sources.passed_over import passed_over
 from serving.embedding.embed import in_batches
 from serving.extraction.existing_items import Kind, State, read_existing_items
 from serving.extraction.report import Changes
@@ -83,7 +84,23 @@ class UpdatePlan:
                 f"none of their keys is in {self._source.name}. Give the same source, or extract "
                 "into another folder"
             )
-        return total
+        return total + self._keep_unseen()
+
+    def _keep_unseen(self) -> int:
+        """Keep the items of folders that cannot be listed now; returns how many they are."""
+        folders = tuple(f"{folder}/" for folder in passed_over(self._source).folders)
+        kept = 0
+        if folders and self._limit is None:
+            for key, number in self._existing.numbers.items():
+                gone = self._existing.states[number] == State.GONE
+                if (
+                    gone
+                    and self._existing.kinds[number] != Kind.DELETED
+                    and key.startswith(folders)
+                ):
+                    self._existing.states[number] = State.KEEP
+                    kept += 1
+        return kept
 
     def _stamped(self) -> Iterator[tuple[Item, str | None]]:
         with ThreadPoolExecutor(STAMP_THREADS, "stamp") as pool:

@@ -40,6 +40,14 @@ def train(
         Path | None,
         typer.Option(help="CSV of keys or paths with labels for SOURCE.", rich_help_panel=WHAT),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out files or folders of this name; may be repeated.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     evaluation: Annotated[
         str | None,
         typer.Option("--eval", help="Labeled SOURCE for kNN accuracy.", rich_help_panel=WHAT),
@@ -116,6 +124,7 @@ def train(
 
     from base.errors import UsageError
     from base.progress import progress_for
+    from images.sources.passed_over import passed_over
     from images.sources.sources import open_source
     from training.cli import cli_plan
     from training.cli.cli_report import print_result, show_refused
@@ -127,7 +136,9 @@ def train(
     leads = launch_of().leads  # of several processes one speaks
     console = Console(stderr=True, quiet=not leads)
     progress = progress_for(console)
-    images = open_source(source, labels=labels)
+    images = open_source(source, labels=labels, exclude=exclude or ())
+    if passed := passed_over(images).summary():
+        console.print(passed, markup=False)
     name, run = cli_plan.plan(images, source, recipe, out, resume=resume, progress=progress)
     count = min(len(images), limit or len(images))
     overrides = cli_plan.all_overrides(settings, weights, batch_size)
@@ -164,6 +175,7 @@ def train(
     again += ["--limit", str(limit)] if limit else []
     again += ["--eval", evaluation] if evaluation else []
     again += ["--labels", str(labels)] if labels else []
+    again += [text for pattern in exclude or () for text in ("--exclude", pattern)]
     if leads:
         print_result(result, shlex.join([*again, "--resume"]), as_json=as_json)
     if not result.finished:

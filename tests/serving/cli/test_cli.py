@@ -34,6 +34,22 @@ def test_extract_reports_and_exits_with_one_if_images_were_refused(
     assert "finished" in str(refusal("extract", tiny_encoder, mixed_folder, "--out", out))
 
 
+def test_extract_says_what_it_passed_over(
+    tiny_encoder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("1.heic", "2.HEIC", "3.avif"):
+        (image_folder / name).write_bytes(b"")
+    result = run(
+        "extract", tiny_encoder, image_folder, "--out", tmp_path / "a", "--exclude", "discs"
+    )
+    assert " files passed over: " in result.stderr
+    for kind in (" excluded", "2 .heic", "1 .avif"):
+        assert kind in result.stderr
+    report = answer("extract", tiny_encoder, image_folder, "--out", tmp_path / "b")
+    assert report["passed_over"] == {".heic": 2, ".avif": 1}
+    assert report["skipped_folders"] == []
+
+
 def test_extract_takes_a_limit_and_a_batch_size(
     tiny_encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -1,5 +1,7 @@
 """Updates: what has changed is done, the rest is left alone."""
 
+import errno
+import os
 import tarfile
 from pathlib import Path
 
@@ -208,3 +210,27 @@ def test_too_many_refused_stop_the_run_and_nothing_finished_is_lost(
     assert (report.rows, report.refused) == (40, 3)
     with pytest.raises(TooManyRefused):
         run(encoder, mixed_folder, tmp_path / "none", max_errors=0)
+
+
+def test_what_lies_in_a_folder_that_cannot_be_listed_now_is_kept(
+    encoder: Encoder, mixed_folder: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scan(path: Path) -> object:
+        if Path(path).name == "discs":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path)
+
+    before = vectors(open_features(done))
+    gone = next(path for path in sorted(mixed_folder.glob("stripes/*.jpg")) if path.stat().st_size)
+    gone.unlink()
+    monkeypatch.setattr(os, "scandir", scan)  # root, as whom tests may run, may list everything
+    report = update(encoder, mixed_folder, done)
+    assert report.skipped_folders == ["discs"]
+    assert report.changes is not None
+    assert report.changes.deleted == 1
+    assert report.items == report.rows + report.refused
+    after = vectors(open_features(done))
+    assert any(key.startswith("discs/") for key in after)
+    assert before.keys() - after.keys() <= {f"stripes/{gone.name}"}
