@@ -23,6 +23,7 @@ from serving.http.engine.batcher import Overloaded
 from serving.http.engine.lifecycle import Lifecycle
 from serving.http.gate import auth
 from serving.http.gate.protocol import unread
+from serving.http.gate.redirects import relative_location
 from serving.http.json_text import show
 from serving.http.request import in_flight
 from serving.http.request.errors import (
@@ -193,6 +194,8 @@ class _Passage:
         if self.status >= HTTPStatus.BAD_REQUEST and self.error_type is None:
             await self._replace(headers)
             return
+        if self.status == HTTPStatus.TEMPORARY_REDIRECT:
+            headers["Location"] = relative_location(self.scope)
         await self._begin(headers)
 
     async def _begin(self, headers: MutableHeaders) -> None:

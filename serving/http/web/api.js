@@ -20,11 +20,16 @@ export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
+// A path of the service, as a URL: behind a proxy the service may have a prefix, which the page has.
+export function urlOf(path) {
+  return new URL(`.${path}`, document.baseURI).href;
+}
+
 async function send(path, options) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   try {
-    return await fetch(path, { ...options, headers });
+    return await fetch(urlOf(path), { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused(0, {

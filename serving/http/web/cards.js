@@ -1,6 +1,6 @@
 // The grid of images.
 
-import { getBlob, hasKey } from "./api.js";
+import { getBlob, hasKey, urlOf } from "./api.js";
 
 // Below this size an image is shown with sharp pixels: smoothed, it would be a blur.
 const SMALL = 72;
@@ -17,7 +17,7 @@ export function showImage(image, path, { onMissing } = {}) {
   }, { once: true });
   image.addEventListener("error", () => onMissing?.(), { once: true });
   if (!hasKey()) {
-    image.src = path;
+    image.src = urlOf(path);
     return;
   }
   // An <img> cannot send a key.

@@ -1,7 +1,7 @@
 // The page: one query at a time (an image or an item), its neighbors in a grid.
 // The address holds what can be shared: ?key=…&k=…&min=…
 
-import { getJSON, onKeyNeeded, postImage } from "./api.js";
+import { getJSON, onKeyNeeded, postImage, urlOf } from "./api.js";
 import { fill, moveWithArrows, showBlob, showImage } from "./cards.js";
 import { listenForImages } from "./inputs.js";
 import { keepFile, keptFile } from "./kept_files.js";
@@ -168,7 +168,7 @@ function showEmpty() {
   showMessage("", "Add images to it, and their look-alikes will be found here. In a terminal:",
     code("lookalike collection add COLLECTION PICTURES"),
     "or over HTTP:",
-    code(`curl -F image=@picture.jpg ${location.origin}/items`));
+    code(`curl -F image=@picture.jpg ${urlOf("/items")}`));
 }
 
 // Choosing: each choice is a step in the browser's history.
@@ -179,7 +179,7 @@ function address() {
   if ($("k").value !== "24") parameters.set("k", $("k").value);
   if (Number($("minimum").value) > 0) parameters.set("min", $("minimum").value);
   const text = parameters.toString();
-  return text ? `/?${text}` : "/";
+  return text ? `./?${text}` : "./";
 }
 
 function choose(item) {
@@ -207,7 +207,7 @@ function chooseFile(file) {
 }
 
 function goHome() {
-  history.pushState(null, "", "/");
+  history.pushState(null, "", "./");
   restore();
 }
 

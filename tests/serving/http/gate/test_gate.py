@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -224,3 +225,23 @@ def test_metrics_have_bounded_labels(service: Running, images: dict[str, bytes])
     assert outcomes["embedded"] >= 1
     refused = {sample.labels["type"] for sample in families["lookalike_refused"]}
     assert {"not-found", "unknown-key", "method-not-allowed"} <= refused
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/embed/", "../embed"),
+        ("/embed//", "../../embed"),
+        ("/v1/models/?a=b%20c", "../models?a=b%20c"),
+        ("/v2/models/x:y/", "../x:y"),
+    ],
+)
+def test_a_redirect_is_relative(service: Running, path: str, location: str) -> None:
+    """So that it keeps the scheme, the host and the prefix that the client used."""
+    answer = service.client.get(path, headers={"Host": "localhost"})
+    assert (answer.status_code, answer.headers["location"]) == (307, location)
+    if "//" not in path:  # which urllib takes for one slash, unlike browsers
+        followed = urllib.parse.urljoin(f"https://shop.example/a{path}", location)
+        assert followed.partition("?")[
+            0
+        ] == f"https://shop.example/a{path.partition('/?')[0]}".rstrip("/")
