@@ -61,18 +61,23 @@ class Lifecycle:
         """Whether the service is ready."""
         return self._runtime is not None and self._runtime.embedder.warm
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Look at what the settings name, without keeping anything open.
+
+        Returns:
+            SHA-256 of the encoder file; None where the encoder is a bento's.
 
         Raises:
             UsageError: a setting or a path is wrong.
             ArtifactError: a file is damaged, or the collection belongs to another encoder.
         """
-        settings, digest = self.settings, None
+        settings = self.settings
+        digest: str | None = None
         if settings.encoder is not None:  # one in a bento cannot be wrong, nor be seen from here
             digest = describe(settings.encoder)["sha256"]
         if settings.collection is not None:
             open_collection(settings.collection, encoder_digest=digest, load_index=False).close()
+        return digest
 
     def open(self) -> None:
         """Open the encoder and the collection; opening twice is fine.

@@ -1,7 +1,9 @@
 """What the routes of one service work with."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from base.errors import ArtifactError
 from export.encoder_file.encoder_file import Encoder, open_encoder
 from serving.http.engine.bento import stored_encoder
 from serving.http.engine.collection_access import CollectionAccess, open_access
@@ -62,12 +64,14 @@ def open_runtime(settings: Settings, worker: Worker | None, cpus: int) -> Runtim
 
     Raises:
         UsageError: no encoder is named, or a path is wrong.
-        ArtifactError: a file is damaged, or the collection belongs to another encoder.
+        ArtifactError: a file is damaged, the encoder is not the one that the other workers have,
+            or the collection belongs to another encoder.
     """
     path = settings.encoder or stored_encoder()
     encoder, single = open_encoder(path, threads=settings.threads), None
     if encoder.provider == "cpu" and encoder.threads > 1:
         single = open_encoder(path, threads=1)
+    _check_same(path, encoder, single, worker)
     cores = Cores(cpus)
     access = open_access(settings, encoder, cores, worker)
     metrics = Metrics(worker.metric_store() if worker else LocalMetricStore())
@@ -83,3 +87,21 @@ def open_runtime(settings: Settings, worker: Worker | None, cpus: int) -> Runtim
         fetcher=Fetcher(settings) if settings.url_prefixes else None,
         access=access,
     )
+
+
+def _check_same(
+    path: Path, encoder: Encoder, single: Encoder | None, worker: Worker | None
+) -> None:
+    """Refuse an encoder file that was replaced: all of a service have one encoder.
+
+    Raises:
+        ArtifactError: with both digests.
+    """
+    first = worker.encoder_digest if worker else None
+    for own in (encoder, single):
+        if own is not None and own.digest != (first or encoder.digest):
+            raise ArtifactError(
+                f"the encoder file {path} was replaced while the service runs: it was "
+                f"{(first or encoder.digest)[:12]}… and is {own.digest[:12]}…. Start the whole "
+                "service again to use the new one, or put the former file back"
+            )

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -74,11 +75,13 @@ def serve_with_workers(settings: Settings, listener: socket.socket) -> None:
     """
     if sys.platform == "win32":
         raise UsageError(f"workers is {settings.workers}: on Windows there is one")
-    Lifecycle(lambda: settings).check()
+    digest = Lifecycle(lambda: settings).check()
     share = max(1, available_cpus() // settings.workers)
     settings = replace(settings, threads=settings.threads or share)
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-        slots = [Slot(Worker(number, share, Path(folder))) for number in range(settings.workers)]
+        slots = [
+            Slot(Worker(number, share, Path(folder), digest)) for number in range(settings.workers)
+        ]
         Supervisor(settings, listener, slots).run()
 
 
@@ -227,6 +230,9 @@ def run_worker(
 
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     server.run(sockets=[listener])
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it was killed and could not clean up
+        shutil.rmtree(worker.folder, ignore_errors=True)
     sys.exit(0 if server.started else LookalikeError.exit_code)
 
 

@@ -1,10 +1,12 @@
 """Several worker processes: one socket, one collection, one set of metrics; kills and ends."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -32,7 +34,7 @@ from pathlib import Path
 from serving.http.server import workers
 from serving.http.server.server import serve
 workers.HUNG_SECONDS = float(os.environ.pop("HUNG_SECONDS", 60))
-serve(sys.argv[1], Path(sys.argv[2]), port=0, workers=int(sys.argv[3]))
+serve(sys.argv[1], Path(sys.argv[2]) if sys.argv[2] else None, port=0, workers=int(sys.argv[3]))
 """
 COUNT = 2
 
@@ -70,11 +72,20 @@ class Workers:
 
 @contextlib.contextmanager
 def serving(
-    encoder: Path, collection: Path, count: int = COUNT, **environ: str
+    encoder: Path, collection: Path | None, count: int = COUNT, **environ: str
 ) -> Iterator[Workers]:
     """A service, ended with Ctrl-C; what it says on standard error is in `messages` at the end."""
     process = Popen(
-        [executable, "-W", "ignore", "-c", PROGRAM, str(encoder), str(collection), str(count)],
+        [
+            executable,
+            "-W",
+            "ignore",
+            "-c",
+            PROGRAM,
+            str(encoder),
+            str(collection or ""),
+            str(count),
+        ],
         env={**os.environ, **environ},
         stdout=PIPE,
         stderr=PIPE,
@@ -191,6 +202,33 @@ def test_a_worker_that_hangs_is_replaced(tiny_encoder: Path, collection_folder: 
         assert running.pids() >= before - {victim}
 
 
+def test_a_replaced_encoder_file_is_never_mixed_with_the_former(
+    tiny_encoder: Path, many_channel_encoder: Path, tmp_path: Path
+) -> None:
+    """A worker that is started anew refuses the new file and says so; the other one serves on."""
+    encoder = tmp_path / "encoder.onnx"
+    shutil.copy(tiny_encoder, encoder)
+    digest = hashlib.sha256(encoder.read_bytes()).hexdigest()
+    with serving(encoder, None) as service:
+        shutil.copy(many_channel_encoder, tmp_path / "new.onnx")
+        (tmp_path / "new.onnx").replace(encoder)
+        killed = min(service.pids())
+        os.kill(killed, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not any("was replaced while the service runs" in one for one in service.messages):
+            assert time.monotonic() < deadline, service.messages
+            time.sleep(0.05)
+        seen = {
+            one.headers["lookalike-encoder"] for one in service.on_each(lambda c: c.get("/livez"))
+        }
+        assert seen == {digest}
+        shutil.copy(tiny_encoder, tmp_path / "back.onnx")
+        (tmp_path / "back.onnx").replace(encoder)
+        while len(service.pids()) < COUNT:
+            assert time.monotonic() < deadline + 60
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize("count", [1, COUNT])
 def test_under_load_every_request_that_was_begun_is_answered(
     tiny_encoder: Path, collection_folder: Path, count: int
@@ -230,10 +268,11 @@ def test_under_load_every_request_that_was_begun_is_answered(
     assert {images for answered in answers for images in answered} == {4}
 
 
-def test_workers_end_where_the_parent_is_killed(
-    tiny_encoder: Path, collection_folder: Path
+def test_workers_end_where_the_parent_is_killed_and_leave_nothing(
+    tiny_encoder: Path, collection_folder: Path, tmp_path: Path
 ) -> None:
-    with serving(tiny_encoder, collection_folder) as running:
+    with serving(tiny_encoder, collection_folder, TMPDIR=str(tmp_path)) as running:
+        assert len(list(tmp_path.glob("lookalike-*"))) == 1
         pids = running.pids()
         running.process.kill()
         running.process.wait()
@@ -241,6 +280,7 @@ def test_workers_end_where_the_parent_is_killed(
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+    assert not list(tmp_path.glob("lookalike-*"))
 
 
 def test_what_is_wrong_is_said_once_and_nothing_is_started(
