@@ -37,7 +37,14 @@ def evaluate(
             help="Labeled pictures to learn from, or to search; default: a part of SOURCE.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="knn: neighbors that vote.")] = 200,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k",
+            "--k",
+            help="knn: neighbors that vote; default: as in the smallest class, 5 to 200.",
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="knn: a vote weighs exp(cosine / temperature).")
     ] = 0.1,

@@ -23,7 +23,10 @@ COLUMNS = {"features": "features h", "projection": "projection g(h)"}
 def show_scores(outcome: Evaluation, console: Console) -> None:
     """Print one line per score, a column per space: percent with the 95 % interval."""
     purpose = "to search" if outcome.protocol == "retrieval" else "to learn from"
-    console.print(f"{outcome.protocol}: {outcome.queries} tested, {outcome.gallery} {purpose}")
+    votes = f", {outcome.details['k']} neighbors vote" if "k" in outcome.details else ""
+    console.print(
+        f"{outcome.protocol}: {outcome.queries} tested, {outcome.gallery} {purpose}{votes}"
+    )
     table = Table("score, %")
     for space in outcome.spaces:
         table.add_column(COLUMNS.get(space, space), justify="right")

@@ -105,12 +105,13 @@ def _evaluation(
     refused: list[RefusedImage],
 ) -> Evaluation:
     spaces, queries, gallery, details = outcome
+    numbers = asdict(settings) | ({"k": details["k"]} if "k" in details else {})
     return Evaluation(
         protocol=protocol,
         spaces=spaces,
         queries=queries,
         gallery=gallery,
         refused=tuple(refused),
-        settings={name: value for name, value in asdict(settings).items() if name in used},
+        settings={name: value for name, value in numbers.items() if name in used},
         details=details,
     )

@@ -19,7 +19,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "finetune", "retrieval")
 class Settings:
     """The protocols' numbers; a protocol ignores those that are not its own."""
 
-    k: int = 200  # knn
+    k: int | None = None  # knn; None: from the sizes of the classes, see `choose_k`
     temperature: float = 0.1  # knn
     solver: Literal["lbfgs", "sgd"] = "lbfgs"  # linear
     label_fraction: float | None = None  # of the training labels; all, finetune: 0.01
@@ -34,7 +34,10 @@ class Settings:
             raise UsageError(f"--label-fraction {fraction}: must be above 0 and at most 1")
         if self.temperature <= 0:
             raise UsageError(f"--temperature {self.temperature}: must be above 0")
-        if min(self.k, self.seeds, self.epochs or 1) < 1 or self.batch_size < 2:
+        if (
+            min(1 if self.k is None else self.k, self.seeds, self.epochs or 1) < 1
+            or self.batch_size < 2
+        ):
             raise UsageError("-k, --seeds and --epochs must be at least 1, --batch-size 2")
 
 

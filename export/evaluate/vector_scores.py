@@ -9,7 +9,7 @@ import torch
 
 from export.evaluate.evaluation import Protocol, Score, Scores, Settings
 from training.protocols.intervals import around, wilson
-from training.protocols.knn import knn_accuracy
+from training.protocols.knn import choose_k, knn_accuracy
 from training.protocols.linear import GRID, linear_probe
 from training.protocols.retrieval import retrieval_scores
 from training.protocols.splits import balanced_split, query_split
@@ -84,6 +84,7 @@ def knn_scores(
     spaces: dict[str, Scores] = {}
     per_seed: dict[str, list[float]] = {}
     subsets = [_subset(truth, settings, seed) for seed in range(settings.seeds)]
+    k = choose_k(truth[subsets[0]]) if settings.k is None else settings.k
     for space, queries in tested.vectors.items():
         rows = gallery.vectors[space]
         per_seed[space] = [
@@ -92,13 +93,13 @@ def knn_scores(
                 labels,
                 rows[subset],
                 truth[subset],
-                k=settings.k,
+                k=k,
                 temperature=settings.temperature,
             )
             for subset in subsets
         ]
         spaces[space] = {"knn_accuracy": averaged(per_seed[space], len(labels))}
-    return spaces, len(labels), int(subsets[0].sum()), seed_details(per_seed)
+    return spaces, len(labels), int(subsets[0].sum()), seed_details(per_seed) | {"k": k}
 
 
 def probe_scores(

@@ -71,6 +71,18 @@ def test_knn_lets_a_fifth_ask_the_others(exported_encoder: Path, image_folder: P
     assert (outcome.queries, outcome.gallery) == (8, 32)
 
 
+def test_as_many_neighbors_vote_as_the_smallest_class_has(
+    exported_encoder: Path, image_folder: Path
+) -> None:
+    source = open_source(image_folder)
+    outcome = evaluate(exported_encoder, source, "knn").to_dict()
+    k = outcome["settings"]["k"]
+    assert 5 <= k <= 8  # of 10 in each class about a fifth asks
+    assert outcome["details"] == {"k": k}
+    same = evaluate(exported_encoder, source, "knn", settings=Settings(k=k))
+    assert same.to_dict() == outcome
+
+
 def test_a_run_and_its_export_score_the_same(
     tiny_run: Path, exported_encoder: Path, image_folder: Path
 ) -> None:
@@ -110,7 +122,7 @@ def test_a_fraction_of_the_labels_is_drawn_by_seed_and_averaged() -> None:
     few = Settings(label_fraction=0.5, seeds=3, k=1)
     spaces, _, gallery, details = vector_scores("knn", CLUSTERS, CLUSTERS, few, Silent())
     assert gallery == 6
-    assert details == {"per_seed": {"x": [1.0, 1.0, 1.0]}}
+    assert details == {"per_seed": {"x": [1.0, 1.0, 1.0]}, "k": 1}
     low, high = spaces["x"]["knn_accuracy"].interval
     assert high == 1
     assert low == pytest.approx(12 / (12 + 1.959964**2))  # Wilson at share 1
