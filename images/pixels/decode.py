@@ -7,6 +7,7 @@ or a document the first image counts.
 """
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,18 @@ from PIL import ExifTags, Image
 from base.errors import ImageRefused, RefusalReason
 from images.items import Pixels
 from images.pixels.image_format import kind_of, refusal, unknown_format
+from images.pixels.jpeg_scans import count_scans
 from images.pixels.pillow_warnings import hush_pillow
 
 DEFAULT_MAX_PIXELS = 100_000_000
-"""Width x height; 300 MB as an array. Pillow itself stops at 178,956,970."""
+"""Width x height; 300 MB as an array."""
+
+PILLOW_MAX_PIXELS = 178_956_970
+"""Where Pillow itself stops, unless more are allowed here."""
+
+OVERSIZE = 4
+"""How many times the allowed pixels a JPEG may have that is decoded at 1/2 or less, so that those
+allowed are enough. A progressive one is held whole while it is decoded, and counts whole."""
 
 DEFAULT_MAX_BYTES = 128 * 2**20
 """Of one file."""
@@ -30,6 +39,8 @@ MAX_JPEG_SCANS = 100
 
 SCALES = (8, 4, 2)
 """What a JPEG's sides can be divided by while it is decoded: its 8 x 8 blocks give fewer pixels."""
+
+REMEDY = "scale it down, or allow more (extract --max-pixels, LOOKALIKE_MAX_PIXELS)"
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -94,27 +105,40 @@ def open_scaled(
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    least_oversize: int | None = None,
 ) -> Opened:
     """Decode as `open_rgb` does, a JPEG as small as `least` lets it be; None: always whole.
 
     Args:
         data: as in `decode`.
         least: pixels that both sides must keep.
-        max_pixels: as in `decode`; of the whole image.
+        max_pixels: as in `decode`; of a JPEG, after it was scaled (see OVERSIZE).
         max_bytes: as in `decode`.
+        least_oversize: as `least`, for a JPEG that has more pixels than are allowed.
     """
     kind = _admit(data, max_bytes)
+    if max_pixels > PILLOW_MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     with hush_pillow:
         try:
             image = Image.open(io.BytesIO(data), formats=(kind,))
-            _check_pixels(image, max_pixels)
             size, scale = image.size, 1
-            if least is not None and kind == "JPEG":
-                scale = _shrink(image, least)
+            oversize = image.width * image.height > max_pixels
+            if oversize and (kind != "JPEG" or not _may_shrink(image, max_pixels)):
+                _check_pixels(size, max_pixels)
+            to = (least or least_oversize) if oversize else least
+            if to is not None and kind == "JPEG":
+                scale = _shrink(image, to)
+            if image.width * image.height > max_pixels:
+                _check_pixels(size, max_pixels)
             image.load()
             return _upright(image, Opened(_to_rgb(image), size, scale))
         except ImageRefused:
             raise
+        except Image.DecompressionBombError as error:
+            count = int(re.findall(r"\d+", str(error))[0])
+            message = f"the picture has {count:,}, {max_pixels:,} pixels are allowed; {REMEDY}"
+            raise ImageRefused(RefusalReason.TOO_MANY_PIXELS, message) from error
         except Exception as error:  # hostile bytes make Pillow raise nearly anything
             raise refusal(data, kind, error) from error
 
@@ -136,16 +160,25 @@ def _admit(data: bytes, max_bytes: int) -> str:
     kind = kind_of(data)
     if kind is None:
         raise unknown_format(data)
-    if kind == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
-        message = f"the JPEG has {scans} scans, {MAX_JPEG_SCANS} are allowed; save it anew"
+    if kind == "JPEG" and count_scans(data, MAX_JPEG_SCANS) > MAX_JPEG_SCANS:
+        message = (
+            f"the JPEG has more than the {MAX_JPEG_SCANS} scans that are allowed; save it anew"
+        )
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     return kind
 
 
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        message = f"the picture is {image.width}x{image.height}, {max_pixels:,} pixels are allowed"
-        raise ImageRefused(RefusalReason.TOO_MANY_PIXELS, message)
+def _may_shrink(image: Image.Image, max_pixels: int) -> bool:
+    """Return whether decoding a JPEG smaller keeps memory and time within those allowed."""
+    pixels = image.width * image.height
+    return pixels <= OVERSIZE * max_pixels and not image.info.get("progressive")
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        message = f"the picture is {width}x{height}, {max_pixels:,} pixels are allowed"
+        raise ImageRefused(RefusalReason.TOO_MANY_PIXELS, f"{message}; {REMEDY}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

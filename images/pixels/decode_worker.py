@@ -39,7 +39,7 @@ def main() -> None:
     while head := source.read(LENGTH.size):
         content = source.read(LENGTH.unpack(head)[0])
         signal.setitimer(signal.ITIMER_REAL, settings["seconds"])
-        answer = _answer(content, spec)
+        answer = _answer(content, spec, settings["limits"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, answer)
 
@@ -53,9 +53,9 @@ def _limit(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _answer(content: bytes, spec: PreprocessSpec) -> bytes:
+def _answer(content: bytes, spec: PreprocessSpec, limits: dict[str, int]) -> bytes:
     try:
-        pixels, (width, height) = preprocess.load_image(content, spec)
+        pixels, (width, height) = preprocess.load_image(content, spec, **limits)
         return REPLY.pack(True, width, height, pixels.nbytes) + pixels.tobytes()
     except ImageRefused as error:
         refusal = (str(error.reason), error.message)

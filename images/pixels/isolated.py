@@ -22,6 +22,7 @@ import numpy as np
 
 from base.errors import ImageRefused, LookalikeError, RefusalReason, UsageError
 from images.items import Content, Pixels
+from images.pixels.decode import DEFAULT_MAX_PIXELS
 from images.pixels.decode_worker import LENGTH, READY, REPLY
 from images.pixels.preprocess import PreprocessSpec, load_image
 
@@ -43,6 +44,7 @@ class Isolated:
         workers: processes.
         seconds: the longest that one image may take.
         memory: the most bytes that decoding one may take.
+        max_pixels: as in `load_image`.
         command: what to run in place of `images.pixels.decode_worker`.
 
     Raises:
@@ -58,10 +60,16 @@ class Isolated:
         seconds: float = SECONDS,
         memory: int = MEMORY,
         command: Sequence[str] = COMMAND,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         if os.name != "posix":
             raise UsageError("decoding in processes of its own needs Linux or macOS")
-        settings = {"preprocess": spec.to_dict(), "seconds": seconds, "memory": memory}
+        settings = {
+            "preprocess": spec.to_dict(),
+            "seconds": seconds,
+            "memory": memory,
+            "limits": {} if max_pixels == DEFAULT_MAX_PIXELS else {"max_pixels": max_pixels},
+        }
         self._spec = spec
         self._seconds = seconds
         self._settings = json.dumps(settings).encode() + b"\n"

@@ -189,7 +189,7 @@ def load_image(
     Args:
         content: an image file's bytes, or an array as `to_rgb` or `to_planes` takes it.
         spec: what to make of it.
-        max_pixels: as in `decode`.
+        max_pixels: as in `open_scaled`: a JPEG of more is decoded smaller where that is enough.
 
     Returns:
         uint8 [size,size,channels], and (width, height) of the upright original.
@@ -201,7 +201,12 @@ def load_image(
         planes = to_planes(content, spec.channels, spec.range, max_pixels=max_pixels)
         return preprocess(planes, spec), (planes.shape[1], planes.shape[0])
     if isinstance(content, bytes):
-        opened = open_scaled(content, spec.least_side, max_pixels=max_pixels)
+        opened = open_scaled(
+            content,
+            spec.least_side,
+            max_pixels=max_pixels,
+            least_oversize=SCALED_DECODE * (spec.resize_to or spec.size),
+        )
         return _fit(opened, spec), opened.size
     pixels = to_rgb(content)
     return preprocess(pixels, spec), (pixels.shape[1], pixels.shape[0])

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from images.items import Source
     from serving.extraction.report import ExtractReport
 
+MAX_PIXELS = 100_000_000  # as `images.pixels.decode` has it, which is imported only where needed
+
 app = typer.Typer(no_args_is_help=True)
 maintenance_cli.register(collection_cli.app)
 collection_cli.app.command()(search_cli.search)
@@ -56,6 +58,9 @@ def extract(
     max_errors: Annotated[
         int | None, typer.Option(min=0, help="Stop when more images than these are refused.")
     ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Refuse images of more pixels, width x height.")
+    ] = MAX_PIXELS,
     isolate: Annotated[
         bool,
         typer.Option("--isolate", help="Decode in other processes: a crash costs one image."),
@@ -117,6 +122,8 @@ def extract(
     if engine is EngineName.RAY:
         if isolate or thumbnails:
             raise typer.BadParameter("--isolate and --thumbnails do not go with --engine ray")
+        if max_pixels != MAX_PIXELS:
+            raise typer.BadParameter("--max-pixels does not go with --engine ray")
         from serving.extraction.ray_engine import RayEngine
 
         remote = RayEngine(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
@@ -142,6 +149,7 @@ def extract(
             batch_size=batch_size,
             dtype=dtype,
             max_errors=max_errors,
+            max_pixels=max_pixels,
             isolate=isolate,
             engine=remote,
         )

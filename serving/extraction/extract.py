@@ -26,7 +26,9 @@ from base.errors import LookalikeError, UsageError
 from base.files import fsync_directory
 from base.locks import Locked, folder_lock
 from base.text import printable
+from images.pixels.decode import DEFAULT_MAX_PIXELS
 from images.pixels.isolated import Isolated
+from images.pixels.preprocess import load_image
 from serving.collection.thumbnails import kept_thumbnail
 from serving.embedding.embed import BATCH_SIZE
 from serving.extraction.engine import LocalEngine
@@ -58,6 +60,7 @@ def extract(
     shard_items: int = SHARD_ITEMS,
     dtype: str | None = None,
     max_errors: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     isolate: bool = False,
     thumbnails: bool = False,
     npy: bool = False,
@@ -81,6 +84,7 @@ def extract(
         shard_items: items of a shard; a folder keeps what its first run had.
         dtype: of the embeddings, "float32" or "float16"; None takes the folder's, or float32.
         max_errors: stop when more images than these are refused.
+        max_pixels: the largest width x height of an image.
         isolate: decode in processes of their own (`images.pixels.isolated`).
         thumbnails: also keep small images of the images.
         npy: also write all embeddings as one array (`features.arrays`).
@@ -96,7 +100,9 @@ def extract(
         TooManyRefused: more than `max_errors`; what is finished is kept.
         LookalikeError: another process works on the folder, or the disk fails.
     """
-    _check_numbers({"limit": limit, "batch size": batch_size, "shard": shard_items})
+    _check_numbers(
+        {"limit": limit, "batch size": batch_size, "shard": shard_items, "max pixels": max_pixels}
+    )
     if dtype not in (None, *DTYPES):
         raise UsageError(f"dtype is {dtype}; choose {' or '.join(DTYPES)}")
     if engine is not None and engine.remote and (isolate or thumbnails):
@@ -119,19 +125,21 @@ def extract(
             if sink is not None:
                 sink.begin((item.key for item in islice(source, limit)), update=update)
             if isolate:
-                isolated = stack.enter_context(Isolated(encoder.preprocess, available_cpus()))
+                isolated = stack.enter_context(
+                    Isolated(encoder.preprocess, available_cpus(), max_pixels=max_pixels)
+                )
                 engine = LocalEngine(load=isolated.load)
             extraction = Extraction(
                 encoder=encoder,
                 source=source,
                 folder=folder,
                 manifest=manifest,
-                engine=engine or LocalEngine(),
+                engine=engine or LocalEngine(load=partial(load_image, max_pixels=max_pixels)),
                 batch_size=batch_size,
                 npy=npy,
                 sink=sink,
                 thumbnailer=(
-                    partial(kept_thumbnail, spec=encoder.preprocess)
+                    partial(kept_thumbnail, spec=encoder.preprocess, max_pixels=max_pixels)
                     if manifest.thumbnails
                     else None
                 ),
