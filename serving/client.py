@@ -9,28 +9,36 @@
 
 `AsyncClient` has the same methods, to be awaited. Images travel as they are, embeddings as base64.
 Where the service is overloaded (429), not ready (503) or restarting, the request is repeated after
-the time that the service names, or after growing pauses.
+the time that the service names, or after growing pauses. So are requests whose connection or proxy
+failed (502, 504), if sending them twice does no harm: not `delete`, nor `add` without `replace`.
 """
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.client_requests import (
     Call,
+    Change,
     Example,
     Image,
+    Item,
     Neighbor,
     Pauses,
     ServiceError,
     Vector,
+    add_call,
+    change_of,
     content_of,
     embed_calls,
+    item_call,
+    item_of,
     joined,
+    list_call,
     neighbors_of,
     search_call,
     vectors_of,
@@ -42,7 +50,9 @@ except ModuleNotFoundError as error:
     message = "the client needs httpx: pip install 'lookalike[serve]'"
     raise ModuleNotFoundError(message, name=error.name) from error
 
-__all__ = ["AsyncClient", "Client", "Example", "Image", "Neighbor", "ServiceError", "Vector"]
+__all__ = ["AsyncClient", "Client", "Example", "Image", "Item"]
+__all__ += ["Neighbor", "ServiceError", "Vector"]
+RESETS = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 class _Base:
@@ -98,7 +108,7 @@ class Client(_Base):
             ServiceError: the service refused, also a single image.
             httpx.TransportError: it cannot be reached.
         """
-        return joined([vectors_of(self._post(call)) for call in embed_calls(images, batch)])
+        return joined([vectors_of(self._send(call)) for call in embed_calls(images, batch)])
 
     def search(
         self,
@@ -131,17 +141,60 @@ class Client(_Base):
         """
         fields = {"key": key, "k": k, "min_score": min_score, "filter": filter, "exact": exact}
         call = search_call(image, vector, positive, negative, fields)
-        return neighbors_of(self._post(call))
+        return neighbors_of(self._send(call))
 
-    def _post(self, call: Call) -> dict[str, Any]:
-        pauses = Pauses(self._retries)
+    def add(
+        self,
+        key: str,
+        *,
+        image: Image | None = None,
+        vector: Vector | None = None,
+        label: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        uri: str | None = None,
+        on_duplicate: Literal["refuse", "replace"] = "refuse",
+    ) -> Change:
+        """Add an item by its image or its vector.
+
+        Args:
+            key: unique in the collection.
+            image: encoded, or a path.
+            vector: [E], instead of an image.
+            label: the class, if one is known.
+            metadata: a JSON object.
+            uri: an http:// or https:// link, to be shown.
+            on_duplicate: what to do where the key is there already.
+
+        Raises:
+            ServiceError, httpx.TransportError: as `embed`.
+        """
+        fields = {"label": label, "metadata": metadata, "uri": uri}
+        return change_of(self._send(add_call(key, image, vector, fields, on_duplicate)))
+
+    def get(self, key: str, *, vector: bool = False) -> Item:
+        """Return an item, with its vector on request; ServiceError 404 where there is none."""
+        return item_of(self._send(item_call("GET", key, vector=vector)))
+
+    def delete(self, key: str) -> None:
+        """Remove an item; ServiceError 404 where there is none."""
+        self._send(item_call("DELETE", key))
+
+    def list_items(self, *, after: str | None = None, limit: int = 100) -> list[Item]:
+        """Return a page of items in the order of their keys: at most `limit` behind a key."""
+        page = self._send(list_call(after, limit))
+        return [item_of(one) for one in page["items"]]
+
+    def _send(self, call: Call) -> dict[str, Any]:
+        pauses = Pauses(self._retries, repeatable=call.repeatable)
+        options: dict[str, Any] = {"params": call.params, "files": call.files, "json": call.json}
         while True:
             try:
-                answer = self._http.post(
-                    call.path, params=call.params, files=call.files, json=call.json
-                )
+                answer = self._http.request(call.method, call.path, **options)
             except httpx.ConnectError:
                 if (pause := pauses.after_no_connection()) is None:
+                    raise
+            except RESETS:
+                if (pause := pauses.after_lost()) is None:
                     raise
             else:
                 if (pause := pauses.after(answer)) is None:
@@ -172,7 +225,7 @@ class AsyncClient(_Base):
 
         async def embedded(call: Call) -> NDArray[np.float32]:
             async with slots:
-                return vectors_of(await self._post(call))
+                return vectors_of(await self._send(call))
 
         return joined(await asyncio.gather(*map(embedded, embed_calls(images, batch))))
 
@@ -192,17 +245,47 @@ class AsyncClient(_Base):
         """As `Client.search`."""
         fields = {"key": key, "k": k, "min_score": min_score, "filter": filter, "exact": exact}
         call = search_call(image, vector, positive, negative, fields)
-        return neighbors_of(await self._post(call))
+        return neighbors_of(await self._send(call))
 
-    async def _post(self, call: Call) -> dict[str, Any]:
-        pauses = Pauses(self._retries)
+    async def add(
+        self,
+        key: str,
+        *,
+        image: Image | None = None,
+        vector: Vector | None = None,
+        label: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        uri: str | None = None,
+        on_duplicate: Literal["refuse", "replace"] = "refuse",
+    ) -> Change:
+        """As `Client.add`."""
+        fields = {"label": label, "metadata": metadata, "uri": uri}
+        return change_of(await self._send(add_call(key, image, vector, fields, on_duplicate)))
+
+    async def get(self, key: str, *, vector: bool = False) -> Item:
+        """As `Client.get`."""
+        return item_of(await self._send(item_call("GET", key, vector=vector)))
+
+    async def delete(self, key: str) -> None:
+        """As `Client.delete`."""
+        await self._send(item_call("DELETE", key))
+
+    async def list_items(self, *, after: str | None = None, limit: int = 100) -> list[Item]:
+        """As `Client.list_items`."""
+        page = await self._send(list_call(after, limit))
+        return [item_of(one) for one in page["items"]]
+
+    async def _send(self, call: Call) -> dict[str, Any]:
+        pauses = Pauses(self._retries, repeatable=call.repeatable)
+        options: dict[str, Any] = {"params": call.params, "files": call.files, "json": call.json}
         while True:
             try:
-                answer = await self._http.post(
-                    call.path, params=call.params, files=call.files, json=call.json
-                )
+                answer = await self._http.request(call.method, call.path, **options)
             except httpx.ConnectError:
                 if (pause := pauses.after_no_connection()) is None:
+                    raise
+            except RESETS:
+                if (pause := pauses.after_lost()) is None:
                     raise
             else:
                 if (pause := pauses.after(answer)) is None:

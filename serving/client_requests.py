@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 
 Image = bytes | Path
 Vector = Sequence[float] | NDArray[np.float32]
+Change = Literal["added", "replaced", "unchanged"]
 Example = str | Image | Vector  # a text is the key of an item
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+LOST = (
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)  # of a proxy: nobody knows what was done
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds
 
 
@@ -57,20 +63,42 @@ class Neighbor:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """One item of the collection; `vector` is float32 [E] where it was requested."""
+
+    key: str
+    uri: str | None
+    label: str | None
+    width: int | None
+    height: int | None
+    sha256: str | None
+    metadata: dict[str, Any]
+    thumbnail: str
+    vector: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One request, made before it is known who sends it."""
+    """One request, made before it is known who sends it.
+
+    Attributes:
+        repeatable: sending it twice does what sending it once does.
+    """
 
     path: str
     params: dict[str, Any] = field(default_factory=dict)
     files: list[tuple[str, tuple[str, bytes]]] | None = None
     json: dict[str, Any] | None = None
+    method: str = "POST"
+    repeatable: bool = True
 
 
 class Pauses:
     """Seconds before each further try of one call: they double, and no two clients keep in step."""
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, *, repeatable: bool = True) -> None:
         self._remaining = iter(range(retries))
+        self._repeatable = repeatable
 
     def after_no_connection(self) -> float | None:
         """Return the next pause; None if it was the last try."""
@@ -78,9 +106,13 @@ class Pauses:
             return None
         return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**number) * random.uniform(0.5, 1.5)  # noqa: S311
 
+    def after_lost(self) -> float | None:
+        """Return the next pause after a connection that ended before the answer."""
+        return self.after_no_connection() if self._repeatable else None
+
     def after(self, answer: httpx.Response) -> float | None:
         """Return the next pause, at least that of Retry-After; None if the answer counts."""
-        if answer.status_code not in BUSY:
+        if answer.status_code not in BUSY and not (self._repeatable and answer.status_code in LOST):
             return None
         pause = self.after_no_connection()
         return None if pause is None else max(pause, _retry_after(answer))
@@ -108,6 +140,33 @@ def search_call(
     for name, examples in (("positive", positive), ("negative", negative)):
         fields[name] = [_example(example) for example in examples] or None
     return Call("/search", json={name: v for name, v in fields.items() if v is not None})
+
+
+def add_call(
+    key: str,
+    image: Image | None,
+    vector: Vector | None,
+    fields: dict[str, Any],
+    on_duplicate: str,
+) -> Call:
+    """Return the request that adds an item; of `fields` those that are None are left out."""
+    item = {"key": key, **{name: value for name, value in fields.items() if value is not None}}
+    for source in (image, vector):
+        item |= {} if source is None else _example(source)
+    content = {"items": [item], "on_duplicate": on_duplicate}
+    return Call("/items", json=content, repeatable=on_duplicate == "replace")
+
+
+def item_call(method: str, key: str, **params: Any) -> Call:
+    """Return a request about one item."""
+    path = f"/items/{quote(key, safe='')}"
+    return Call(path, params, method=method, repeatable=method == "GET")
+
+
+def list_call(after: str | None, limit: int) -> Call:
+    """Return the request of a page of items."""
+    after_key = {} if after is None else {"after": after}
+    return Call("/items", {"limit": limit, **after_key}, method="GET")
 
 
 def _example(example: Example) -> dict[str, Any]:
@@ -171,4 +230,24 @@ def joined(batches: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 def neighbors_of(content: dict[str, Any]) -> list[Neighbor]:
     """Return the hits of a search."""
-    return [Neighbor(**one) for one in content["neighbours"]]
+    return [Neighbor(**_values_for(Neighbor, one)) for one in content["neighbours"]]
+
+
+def item_of(content: dict[str, Any]) -> Item:
+    """Return an item of an answer."""
+    values = _values_for(Item, content)
+    if values.get("vector") is not None:
+        values["vector"] = np.asarray(values["vector"], np.float32)
+    return Item(**values)
+
+
+def change_of(content: dict[str, Any]) -> Change:
+    """Return what adding an item did."""
+    changes: tuple[Change, ...] = ("added", "replaced", "unchanged")
+    return next(change for change in changes if content[change])
+
+
+def _values_for(kind: type[Neighbor | Item], content: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a class has fields for: a newer service may send more."""
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in content.items() if name in names}

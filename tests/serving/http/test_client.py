@@ -1,6 +1,7 @@
 """The Python client against the service, and against a server that is busy at first."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -134,8 +135,8 @@ def test_asks_again_after_the_time_it_was_told(
     with Client(url, retries=2) as client, pytest.raises(ServiceError, match="overloaded"):
         client.search(key="a")
     assert handler.answers == []
-    handler.answers = [(502, "", b"<html>bad gateway</html>")]
-    with Client(url) as client, pytest.raises(ServiceError, match="bad gateway"):
+    handler.answers = [(502, "", b"<html>bad gateway</html>")] * 2
+    with Client(url, retries=1) as client, pytest.raises(ServiceError, match="bad gateway"):
         client.search(key="a")
 
 
@@ -158,3 +159,102 @@ def test_sends_its_key(busy: tuple[str, type[Busy]]) -> None:
     with Client(url, api_key="a-long-secret") as client:
         client.search(key="a")
     assert seen == ["Bearer a-long-secret"]
+
+
+def test_items(fresh: Running, images: dict[str, bytes], encode: Encode) -> None:
+    content = images["discs/00.jpg"]
+    with Client(fresh.url) as client:
+        assert client.add("a/b ü", image=content, label="x", metadata={"n": 1}) == "added"
+        item = client.get("a/b ü", vector=True)
+        assert (item.key, item.label, item.metadata) == ("a/b ü", "x", {"n": 1})
+        assert item.vector is not None
+        np.testing.assert_allclose(item.vector, encode(content), atol=1e-5)
+        assert client.get("a/b ü").vector is None
+        with pytest.raises(ServiceError, match="key-exists"):
+            client.add("a/b ü", vector=encode(content))
+        for expected in ("replaced", "unchanged"):
+            link = "https://example.com/1.jpg"
+            vector = encode(content)
+            assert client.add("a/b ü", vector=vector, uri=link, on_duplicate="replace") == expected
+        first = client.list_items(limit=30)
+        rest = client.list_items(after=first[-1].key)
+        keys = [one.key for one in first + rest]
+        assert keys == sorted([*images, "a/b ü"])
+        client.delete("a/b ü")
+        with pytest.raises(ServiceError) as refused:
+            client.get("a/b ü")
+        assert refused.value.status == 404
+
+
+def test_items_with_asyncio(fresh: Running, images: dict[str, bytes]) -> None:
+    async def use() -> None:
+        async with AsyncClient(fresh.url) as client:
+            assert await client.add("new", image=images["discs/00.jpg"]) == "added"
+            assert (await client.get("new")).key == "new"
+            await client.delete("new")
+            assert len(await client.list_items(limit=7)) == 7
+
+    asyncio.run(use())
+
+
+FIELDS: dict[str, Any] = {
+    "score": 1.0,
+    "uri": None,
+    "label": None,
+    "metadata": {},
+    "thumbnail": "/t",
+}
+ANSWERS = {
+    "/search": {"neighbours": [{"key": "a", **FIELDS, "new": 7}], "newer": 1},
+    "/items": {"added": 1, "replaced": 0, "unchanged": 0, "keys": ["a"], "newer": 1},
+}
+
+
+class Shaky(BaseHTTPRequestHandler):
+    """Fails twice before each answer: with a status, or by closing the connection."""
+
+    failure: int | None = None
+    failures = 2
+    seen = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).seen += 1
+        if self.seen <= self.failures and self.failure is None:
+            self.close_connection = True
+            return
+        status = self.failure if self.seen <= self.failures else 200
+        body = json.dumps(ANSWERS[self.path]).encode() if status == 200 else b"<html>proxy"
+        self.send_response(status or 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("failure", [None, 502, 504])
+def test_repeats_what_does_no_harm_twice(failure: int | None) -> None:
+    """And reads answers that have more fields than it knows."""
+
+    class Handler(Shaky):
+        pass
+
+    Handler.failure = failure
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with Client(f"http://127.0.0.1:{server.server_port}") as client:
+                assert client.search(key="b")[0].key == "a"
+                assert Handler.seen == 3
+                Handler.seen = 0
+                assert client.add("a", vector=[1.0], on_duplicate="replace") == "added"
+                Handler.seen = 0
+                with pytest.raises((ServiceError, httpx.RemoteProtocolError)):
+                    client.add("a", vector=[1.0])
+                assert Handler.seen == 1
+        finally:
+            server.shutdown()
+            thread.join()
