@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
 from base.errors import UsageError
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from training.run_folder.checkpoint import TrainedEncoder
 
-OPSET = 20  # ONNX 1.15, IR version 10: ONNX Runtime 1.18 and later
+OPSET = 20  # ONNX 1.15, IR version 9: ONNX Runtime 1.17 and later
 MIN_OPSET, MAX_OPSET = 18, 23
 TINY_NORM = 1e-12
 NO_LICENSE = "no licence was stated when this file was made"  # in files: do not respell
@@ -133,6 +134,7 @@ def build_graph(
     fold_input_scale(model.graph)
     pool_globally(model.graph)
     strip(model)
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
     return model
 
 

@@ -52,6 +52,7 @@ PREFIX = "wrapped/"
 IMAGES = 3  # compared with the original
 TOLERANCE = 1e-3
 OLDEST_OPSET = 9
+OLDEST_IR = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,8 @@ def _wrap(
             f"convert it with onnx.version_converter"
         )
     wrapped = compose.add_prefix(model, PREFIX)
+    # weights that are not inputs came with IR version 4
+    wrapped.ir_version = max(wrapped.ir_version, OLDEST_IR)
     graph, element = wrapped.graph, value.type.tensor_type.elem_type
     nodes: list[NodeProto] = []
     tensor = INPUT
