@@ -3,6 +3,7 @@
 import json
 import reprlib
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -25,7 +26,7 @@ def parse_json(content: bytes | str) -> Any:
         ValueError: not JSON, not UTF-8, nested too deeply, or a number too long.
     """
     try:
-        return json.loads(content, parse_constant=_no_constant)
+        return json.loads(content, parse_constant=_no_constant, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -75,6 +76,16 @@ def _numbers(vector: NDArray[Any]) -> str:
 def show(value: object) -> str:
     """Return a value as it stands in a message: quoted, and short however large it is."""
     return _short.repr(value)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose names differ: of two the last would win, in silence."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"{show(twice)} is given twice: give it once")
+    return values
 
 
 def _no_constant(name: str) -> NoReturn:

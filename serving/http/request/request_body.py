@@ -22,6 +22,7 @@ from serving.http.json_text import parse_json, show
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import CLIENT_GONE, HttpError, invalid, malformed
 from serving.http.request.fields import Text
+from serving.http.request.image_text import base64_of, is_url, padded
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.in_flight import Share
 from serving.http.request.multipart import MAX_FIELDS, TooManyFiles, read_form
@@ -211,16 +212,15 @@ def decode_upload(text: object, param: str) -> Upload:
     if not isinstance(text, str):
         message = f"{param} is {show(text)}: base64 text or a data URI is needed"
         return Upload(invalid(param, message), param)
-    if text.startswith((*LINKS, "file:", "ftp:")):
+    if is_url(text):
         return named_by_url(text, param)
-    payload = text
-    if text.startswith("data:"):
-        head, comma, payload = text.partition(",")
-        if not comma or not head.endswith(";base64"):
-            message = f"{param} is a data URI without ;base64: encode the image in base64"
-            return Upload(malformed("base64", message, param), param)
+    payload = base64_of(text)
+    if payload is None:
+        message = f"{param} is a data URI without ;base64: encode the image in base64"
+        return Upload(malformed("base64", message, param), param)
     try:
-        return Upload(base64.b64decode("".join(payload.split()), validate=True), param)
+        packed = "".join(payload.split()).encode("ascii", "replace")
+        return Upload(base64.b64decode(padded(packed), validate=True), param)
     except (binascii.Error, ValueError) as error:
         message = f"{param} is not base64: {error}"
         return Upload(malformed("base64", message, param), param)

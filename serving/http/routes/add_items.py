@@ -19,7 +19,7 @@ from serving.collection import OnDuplicate, Record
 from serving.http.engine.collection_access import CollectionAccess
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.runtime import Runtime
-from serving.http.json_text import json_response
+from serving.http.json_text import json_response, show
 from serving.http.request.errors import HttpError, invalid
 from serving.http.request.fields import Limits
 from serving.http.request.request_body import Body, Upload, decode_upload, read_body
@@ -35,6 +35,7 @@ from serving.http.routes.fields import (
 from serving.http.routes.queries import check_direction, fetched, while_connected
 
 from serving.http.routes.writing import best_effort, write
+UNREACHABLE = (".", "..")  # clients and proxies take them out of a path (RFC 3986, 5.2.4)
 Requested = tuple[Record, Upload | None]
 """An item and the image it is to be embedded from; with an image, the vector is still empty."""
 
@@ -101,6 +102,8 @@ def _requested(fields: NewItemFields, key: str | None, uploads: list[Upload]) ->
         )
     if not key:
         raise invalid("key", "an item needs a key: a name that is unique in the collection")
+    if key in UNREACHABLE:
+        raise invalid("key", f"key is {show(key)}: no path would lead to it, choose another")
     record = Record(
         key=key,
         vector=() if fields.vector is None else fields.vector,
