@@ -36,6 +36,7 @@ EVERY = 5
 COMPARED = 2000  # held-out images at most: each is compared with all others
 WIDTHS = (1024, 512, 256, 128, 64, 32, 16, 8)
 UNIT = "unit_features"
+LEAST_VARIANCE = 1e-8  # of the largest: below it a direction is rounding noise of float32 features
 
 
 class Covariance:
@@ -143,7 +144,8 @@ def reduce_draft(
         source: name of the images, for the report.
 
     Raises:
-        UsageError: E is not between 1 and D, too few images, or the draft is projected already.
+        UsageError: E is not between 1 and D or, with `whiten`, above the rank of the features; too
+            few images; or the draft is projected already.
     """
     count, full = features.shape
     held_out = np.arange(count) % EVERY == 0
@@ -152,6 +154,8 @@ def reduce_draft(
     for rows in np.array_split(np.flatnonzero(~held_out), max(1, count // 4096)):
         covariance.add(unit_rows(features[rows]))
     basis = principal_directions(covariance)
+    if whiten:
+        _check_rank(basis, embedding_dim)
     weights, shift = (
         term.astype(np.float32) for term in basis.projection(embedding_dim, whiten=whiten)
     )
@@ -194,6 +198,17 @@ def _check(draft: Draft, embedding_dim: int, full: int, *, fitted: int, count: i
         raise UsageError(
             f"{count} pictures are too few to fit {embedding_dim} directions: give at least "
             f"{EVERY * (embedding_dim + 1) // (EVERY - 1) + 1}"
+        )
+
+
+def _check_rank(basis: Basis, width: int) -> None:
+    """Raise UsageError where whitening would divide by the variance of rounding noise."""
+    rank = int((basis.variances > LEAST_VARIANCE * basis.variances[0]).sum())
+    if width > rank:
+        raise UsageError(
+            f"embedding_dim {width} with whitening: the features of these pictures have rank "
+            f"{rank}, and the other directions are rounding noise; take at most {rank}, give more "
+            f"varied pictures, or leave whitening out"
         )
 
 

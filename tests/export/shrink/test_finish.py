@@ -216,6 +216,22 @@ def test_a_projection_that_cannot_be_is_told(draft: Draft) -> None:
         reduce_draft(once, features, labels, 4)
 
 
+def test_whitening_stops_at_the_rank_of_the_features(draft: Draft) -> None:
+    random = np.random.default_rng(0)
+    features = (random.normal(size=(200, 6)) @ random.normal(size=(6, 64))).astype(np.float32)
+    labels = np.full(200, -1)
+    with pytest.raises(UsageError, match=r"have rank 6, .*; take at most 6"):
+        reduce_draft(draft, features, labels, 7, whiten=True)
+    whitened, _ = reduce_draft(draft, features, labels, 6, whiten=True)
+    (weights,) = [v for v in whitened.model.graph.initializer if v.name == "projection"]
+    assert np.abs(numpy_helper.to_array(weights)).max() < 1e4
+    reduce_draft(draft, features, labels, 7)  # without whitening nothing is divided by
+
+
+def test_a_third_of_the_images_calibrates_and_the_rest_decides(int8: tuple[Draft, Any]) -> None:
+    assert (int8[1].calibration, int8[1].held_out) == (21, 43)
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
