@@ -62,7 +62,7 @@ def _of_timm(name: str) -> LibrarySettings | None:
 
 
 def _of_torchvision(name: str) -> LibrarySettings | None:
-    """Return the settings of the first weights that were published, which a file of any others follows."""
+    """Return the settings of the first weights that were published."""
     published: Any = models.get_model_weights(name)
     if not len(published):
         return None

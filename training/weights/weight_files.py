@@ -33,6 +33,22 @@ MAX_SHOWN = 100  # characters of somebody else's message
 _ZIP = b"PK\x03\x04"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _NOT_WEIGHTS = ("optimizer", "optim", "scheduler", "scaler", "callbacks", "loops", "lr_schedul")
+# commands that take the weights out of what is not a table of them
+_TAKE_WEIGHTS = (
+    "python -c \"import torch; c = torch.load({path!r}, map_location='cpu', weights_only=False); "
+    "t = lambda x: x.state_dict() if isinstance(x, torch.nn.Module) else "
+    "x if isinstance(x, torch.Tensor) else "
+    "{{k: t(v) for k, v in x.items()}} if isinstance(x, dict) else None; "
+    "torch.save(t(c), 'weights.pt')\""
+)
+_TAKE_SCRIPT = (
+    "python -c \"import torch; m = torch.jit.load({path!r}, map_location='cpu'); "
+    "torch.save(m.state_dict(), 'weights.pt')\""
+)
+_TAKE_PROGRAM = (
+    'python -c "import torch; p = torch.export.load({path!r}); '
+    "torch.save(dict(p.state_dict), 'weights.pt')\""
+)
 _HARMLESS = (argparse.Namespace,)  # what MoCo, DINO and SupContrast keep their options in
 
 
@@ -107,6 +123,7 @@ def _torch(path: Path) -> Mapping[str, Any]:
     """Return the content of a file of torch.save; only tensors and plain values are ever made."""
     try:
         _check_zip(path)
+        _refuse_programs(path)
         with torch.serialization.safe_globals(list(_HARMLESS)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except ArtifactError:
@@ -116,9 +133,8 @@ def _torch(path: Path) -> Mapping[str, Any]:
         if classes:
             raise ArtifactError(
                 f"{path} holds more than weights ({classes}), and loading that could run code of "
-                f'its maker. If you trust it: python -c "import torch; '
-                f"c = torch.load('{path}', map_location='cpu', weights_only=False); "
-                f"torch.save(c.get('state_dict', c), 'weights.pt')\", then give weights.pt"
+                f"its maker. If you trust it: {_TAKE_WEIGHTS.format(path=str(path))}, where its "
+                f"classes can be imported, then give weights.pt"
             ) from error
         raise ArtifactError(
             f"{path} is damaged or not a checkpoint ({one_line(error, MAX_SHOWN)})"
@@ -139,6 +155,28 @@ def _check_zip(path: Path) -> None:
         broken = archive.testzip()
     if broken:
         raise ArtifactError(f"{path} is damaged (checksum of {broken})")
+
+
+def _refuse_programs(path: Path) -> None:
+    """Name a file of TorchScript or of torch.export, which hold code beside weights."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    kinds = {
+        "TorchScript": ("constants.pkl" in names and "data.pkl" in names, _TAKE_SCRIPT),
+        "a program of torch.export": (
+            any(name.startswith(("models/", "serialized_exported_program")) for name in names),
+            _TAKE_PROGRAM,
+        ),
+    }
+    for kind, (fits, command) in kinds.items():
+        if fits:
+            raise ArtifactError(
+                f"{path} is {kind}, which holds code beside weights. If you trust it: "
+                f"{command.format(path=str(path))}, then give weights.pt and say --encoder where "
+                f"its names do not tell"
+            )
 
 
 def _needed_globals(path: Path) -> str:
