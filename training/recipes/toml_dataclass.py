@@ -72,6 +72,8 @@ def _checked(value: object, hint: Any, where: str) -> object:
         return float(value)
     if type(value) is not hint:
         raise RecipeError(f"{where} = {value!r}: must be of type {hint.__name__}")
+    if hint is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise RecipeError(f"{where} = {value}: must lie between -2^63 and 2^63 - 1")
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{where} = {value}: must be a finite number")
     return value

@@ -88,6 +88,12 @@ def test_a_recipe_is_frozen_and_keyword_only() -> None:
         ("data.std=[1, 1, 0]", "data.std"),
         ("data.image_size=4", "data.image_size = 4"),
         ("data.stored_size=32", "data.stored_size = 32: must not be below image_size = 64"),
+        ("training.seed=100000000000000000000", "training.seed = 10{20}: must lie between .* 2.63"),
+        (
+            "training.samples=9223372036854775808",
+            "training.samples = 9223372036854775808: must lie",
+        ),
+        ("training.seed=1e20", "training.seed = 1e.20: must be of type int"),
         ("data=3", "write table.key=value"),
         ("data.size", "write table.key=value"),
         ("encoder.weights_sha256=0", "encoder.weights_sha256 = 0: must be of type str"),
@@ -168,6 +174,13 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    save_recipe(path, load_recipe("small-cpu"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_recipe(path) == load_recipe("small-cpu")
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
