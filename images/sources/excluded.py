@@ -49,7 +49,7 @@ class ExcludingSource:
         """What the source passed over, and how many images were excluded."""
         own = passed_over(self._source)
         excluded = len(self._selected) - self._count
-        return PassedOver(own.files + Counter({EXCLUDED: excluded}), own.folders)
+        return PassedOver(own.files + Counter({EXCLUDED: excluded}), own.folders, own.notes)
 
 
 def fits(key: str, pattern: str) -> bool:

@@ -1,18 +1,20 @@
 """Parquet files with a column of image files, as Hugging Face's datasets are stored.
 
     image column   binary, or struct<bytes: binary, path: string>; by name one of IMAGE_COLUMNS, or
-                   the only column of such a type
+                   the only column of such a type; else text, the paths of image files, one of
+                   PATH_COLUMNS. A path counts from the folder of the Parquet file, and also where
+                   the bytes of a struct are null.
     label column   whole numbers or text; one of LABEL_COLUMNS. Hugging Face's class names, in the
                    schema's metadata, name the numbers.
-    key column     text; one of KEY_COLUMNS. Without one, rows are called by their number.
+    key column     text; one of KEY_COLUMNS. Without one, and where keys are missing or the same,
+                   rows are called by their number.
 
 Rows are read in stretches of BATCH, the last few of which are kept: memory does not grow with the
 file nor with its row groups, as long as the rows are read about in order.
 """
 
-import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +25,7 @@ import numpy as np
 from base.errors import ImageRefused, RefusalReason, SourceError
 from base.text import one_line, printable
 from images.items import Item
-from images.sources.arrays import Labels, name_labels
+from images.sources.arrays import Labels
 from images.sources.locations import (
     check_size,
     file_system,
@@ -32,12 +34,18 @@ from images.sources.locations import (
     size_and_stamp,
     unreadable,
 )
+from images.sources.parquet_columns import (
+    image_column,
+    is_text,
+    label_note,
+    read_keys,
+    read_labels,
+    valid_text,
+)
+from images.sources.passed_over import PassedOver
+from images.sources.paths import read_file
 
 MAGIC = b"PAR1"
-IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_bytes",
-                 "bytes", "content", "data")  # fmt: skip
-LABEL_COLUMNS = ("label", "labels", "class", "cls", "class_name", "category", "fine_label")
-KEY_COLUMNS = ("key", "__key__", "file_name", "filename", "path")
 BATCH = 32  # rows read at once
 KEPT = 16  # stretches
 
@@ -54,7 +62,9 @@ def open_parquet(location: str, name: str) -> "ParquetSource":
         rows = _rows(location, stamp)
         if rows.count == 0:
             raise SourceError(f"{location} holds no rows")
-        labels, keys = _labels(rows, location), _keys(rows, location)
+        labels = read_labels(rows, location)
+        keys, note = read_keys(rows, location)
+        notes = [text for text in (note, label_note(rows.schema, location)) if text]
     except (OSError, pa.ArrowException) as error:
         raise SourceError(
             f"{location} is not a readable Parquet file: {one_line(error)}"
@@ -62,7 +72,7 @@ def open_parquet(location: str, name: str) -> "ParquetSource":
     except UnicodeDecodeError as error:
         message = f"{location} has names of columns that are not UTF-8"
         raise SourceError(f"{message}; rename them and write it anew") from error
-    return ParquetSource(name, location, stamp, rows.count, labels, keys)
+    return ParquetSource(name, location, stamp, rows.count, labels, keys, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,7 @@ class ParquetSource:
         count: rows.
         labels: by row.
         keys: an Arrow array of text by row, or None: the file's name and the row's number.
+        notes: why columns of keys or labels are not read.
     """
 
     name: str
@@ -84,6 +95,12 @@ class ParquetSource:
     count: int
     labels: Labels
     keys: Any
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """What the user should know."""
+        return PassedOver(notes=list(self.notes))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,10 +130,20 @@ def read_row(location: str, stamp: str, row: int) -> bytes:
         data = _rows(location, stamp)[row]
     except Exception as error:  # a damaged page makes Arrow raise nearly anything
         raise unreadable(f"row {row} of {location}", one_line(error)) from error
+    if isinstance(data, str):
+        return _read_path(location, row, data)
     if data is None:
         raise ImageRefused(RefusalReason.EMPTY, f"row {row} holds no image's bytes")
     check_size(len(data))
     return data
+
+
+def _read_path(location: str, row: int, path: str) -> bytes:
+    """Return the image file that a row names instead of holding it, from its folder on."""
+    if is_url(location) or is_url(path):
+        message = f"row {row} of {location} has a path ({path}) but no bytes; write them into it"
+        raise ImageRefused(RefusalReason.UNREADABLE, message)
+    return read_file(str(Path(location).parent / path))
 
 
 @lru_cache(maxsize=8)
@@ -138,7 +165,7 @@ class _Rows:
         self._lock = threading.Lock()
         self.schema = self._file.schema_arrow
         self.count: int = self._file.metadata.num_rows
-        self._column = _image_column(self.schema, location)
+        self._column = image_column(self.schema, location)
         facts = self._file.metadata
         groups = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
@@ -148,9 +175,10 @@ class _Rows:
 
     def whole(self, column: str) -> Any:
         """Return a column of all rows, not the images."""
-        return self._file.read(columns=[column]).column(0).combine_chunks()
+        values = self._file.read(columns=[column]).column(0).combine_chunks()
+        return valid_text(values) if is_text(values.type) else values
 
-    def __getitem__(self, row: int) -> bytes | None:
+    def __getitem__(self, row: int) -> bytes | str | None:
         if not 0 <= row < self.count:
             raise IndexError(f"it holds {self.count} rows")
         with self._lock:
@@ -160,7 +188,9 @@ class _Rows:
                 entry = self._find(row)
             assert entry is not None
             value = entry.as_py()
-        data: bytes | None = value["bytes"] if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            value = value["bytes"] if value["bytes"] is not None else value.get("path") or None
+        data: bytes | str | None = value
         return data
 
     def _find(self, row: int) -> Any:
@@ -197,89 +227,6 @@ def _mapped(location: str) -> Any:
         return pq.ParquetFile(location, memory_map=True, pre_buffer=False)
     with Path(location).open("rb") as file:  # Arrow takes only paths that are UTF-8
         return pq.ParquetFile(f"/dev/fd/{file.fileno()}", memory_map=True, pre_buffer=False)
-
-
-def _image_column(schema: Any, location: str) -> str:
-    fitting = [field.name for field in schema if _holds_files(field.type)]
-    column = next((name for name in IMAGE_COLUMNS if name in fitting), None)
-    if column is None and len(fitting) == 1:
-        column = fitting[0]
-    if column is None:
-        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        message = f"{location} has no column of image files among {columns[:300]}"
-        raise SourceError(f"{message}; it must be binary or struct<bytes, path>, called image")
-    return column
-
-
-def _holds_files(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _holds_files(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _labels(rows: _Rows, location: str) -> Labels:
-    import pyarrow as pa
-
-    for name in LABEL_COLUMNS:
-        kind = rows.schema.field(name).type if name in rows.schema.names else pa.null()
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if pa.types.is_integer(kind) or _is_text(kind):
-            return _named(rows.whole(name), _class_names(rows.schema, name), location)
-    return Labels()
-
-
-def _named(values: Any, names: tuple[str, ...], location: str) -> Labels:
-    """Return the labels; a row without one, or with Hugging Face's -1, has none."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    labeled = values.is_valid().to_numpy(zero_copy_only=False)
-    text = _is_text(values.type)
-    filled = values.fill_null("" if text else -1).to_numpy(zero_copy_only=False)
-    if names:
-        labeled = labeled & (filled >= 0)
-    if not labeled.any():
-        return Labels()
-    labels = name_labels(
-        np.asarray(filled[labeled], str if text else np.int64), names, Path(location)
-    )
-    assert labels.indices is not None
-    indices = np.full(len(filled), -1, np.int64)
-    indices[labeled] = labels.indices
-    return Labels(indices, labels.names)
-
-
-def _keys(rows: _Rows, location: str) -> Any:
-    name = next((key for key in KEY_COLUMNS if key in rows.schema.names), None)
-    if name is None or not _is_text(rows.schema.field(name).type):
-        return None
-    keys = rows.whole(name)
-    if keys.null_count or len(keys.unique()) < len(keys):
-        message = f"{location}: the column {name} gives the keys, but some of them are missing or"
-        raise SourceError(f"{message} the same; make them unique, or rename the column")
-    return keys
-
-
-def _class_names(schema: Any, column: str) -> tuple[str, ...]:
-    """Return the names that Hugging Face's metadata give the numbers of a column."""
-    try:
-        info = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-    except (KeyError, ValueError, TypeError):
-        return ()
-    names = info.get("names") if isinstance(info, Mapping) else None
-    fits = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if fits and names else ()
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _pyarrow(location: str) -> Any:

@@ -18,10 +18,12 @@ class PassedOver:
     Attributes:
         files: how many of each suffix, in lower case; EXCLUDED are images that the user left out.
         folders: keys of sub-folders that cannot be listed; what lies in them is not known.
+        notes: what else the user should know, a line each.
     """
 
     files: Counter[str] = field(default_factory=Counter)
     folders: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add_file(self, name: str) -> None:
         """Count a file by its name."""
@@ -39,7 +41,7 @@ class PassedOver:
         if self.folders:
             shown = ", ".join(self.folders[:SHOWN])
             lines.append(f"{len(self.folders)} folder(s) skipped that cannot be listed: {shown}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def passed_over(source: Source) -> PassedOver:
@@ -54,5 +56,6 @@ def joined(prefixes: Sequence[str], sources: Sequence[Source]) -> PassedOver:
     for prefix, source in zip(prefixes, sources, strict=True):
         own = passed_over(source)
         total.files.update(own.files)
+        total.notes += own.notes
         total.folders += [f"{prefix}/{folder}" for folder in own.folders]
     return total

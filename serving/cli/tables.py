@@ -53,7 +53,7 @@ def print_extracted(report: ExtractReport) -> None:
             f"in the collection: {collected.added} added, {collected.replaced} replaced, "
             f"{collected.unchanged} unchanged, {collected.removed} removed\n"
         )
-    passed = PassedOver(Counter(report.passed_over), report.skipped_folders).summary()
+    passed = PassedOver(Counter(report.passed_over), report.skipped_folders, report.notes).summary()
     lines += f"{passed}\n" if passed else ""
     text = (
         f"{lines}{report.rows} of {report.items} images are in {report.out}{before}\n"

@@ -193,4 +193,5 @@ class Extraction:
             first_refused=list(islice(errors, FIRST_REFUSED)),
             passed_over=dict(passed.files.most_common()),
             skipped_folders=passed.folders,
+            notes=passed.notes,
         )

@@ -62,6 +62,7 @@ class ExtractReport:
         collected: what went into a collection; None where there was none.
         first_refused: the first of the refused.
         passed_over: files of the source that are not read, by their suffixes.
+        notes: what else is to be known of the source, a line each.
         skipped_folders: sub-folders of the source that cannot be listed.
     """
 
@@ -78,6 +79,7 @@ class ExtractReport:
     first_refused: list[RefusedImage] = field(repr=False)
     passed_over: dict[str, int] = field(default_factory=dict)
     skipped_folders: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from base.errors import ImageRefused, RefusalReason, SourceError
 from images.sources import parquet
+from images.sources.passed_over import passed_over
 from images.sources.sources import open_source, read_uri
 
 
@@ -101,13 +102,43 @@ def test_a_row_without_bytes_is_refused_alone(tmp_path: Path) -> None:
         ({"text": ["a"]}, r"no column of image files among text \(string\); it must be binary"),
         ({"a": [b"x"], "b": [b"y"]}, "no column of image files among a"),
         ({"image": pa.array([], pa.binary())}, "holds no rows"),
-        ({"image": FILES[:2], "key": ["a", "a"]}, "column key gives the keys, but some of them"),
-        ({"image": FILES[:2], "key": ["a", None]}, "column key gives the keys, but some of them"),
     ],
 )
 def test_tables_that_are_no_source(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         open_source(save(tmp_path, columns))
+
+
+@pytest.mark.parametrize("second", ["a", None])
+def test_keys_that_are_missing_or_the_same_give_way_to_numbers(
+    tmp_path: Path, second: str | None
+) -> None:
+    source = open_source(save(tmp_path, {"image": FILES[:2], "key": ["a", second]}))
+    assert [item.key for item in source] == ["train-00/00000", "train-00/00001"]
+    assert "rows go by their number: some keys in its key are" in passed_over(source).summary()
+
+
+def test_labels_that_are_not_read_are_said(tmp_path: Path) -> None:
+    for labels in ([0.5, 1.0], [True, False]):
+        source = open_source(save(tmp_path, {"image": FILES[:2], "label": labels}))
+        assert source.classes == ()
+        assert "labels in label are not read" in passed_over(source).summary()
+
+
+def test_rows_with_a_path_and_no_bytes(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(FILES[number])
+    paths = ["0.png", str(tmp_path / "1.png"), "2.png", "gone.png"]
+    struct = pa.array([{"bytes": None, "path": path} for path in paths], STRUCT)
+    for columns in ({"image": struct}, {"image": paths}, {"path": paths, "label": [1, 2, 3, 4]}):
+        source = open_source(save(tmp_path, columns))
+        *good, gone = source
+        assert [item.read() for item in good] == FILES[:3]
+        assert [read_uri(item.uri) for item in good] == FILES[:3]
+        with pytest.raises(ImageRefused, match=r"gone\.png does not exist") as caught:
+            gone.read()
+        assert caught.value.reason == RefusalReason.UNREADABLE
+        (tmp_path / "train-00.parquet").unlink()
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
