@@ -79,6 +79,24 @@ def test_a_parameter_without_gradient_stays() -> None:
     assert not torch.equal(used.detach(), torch.ones(2))
 
 
+def test_a_group_without_gradients_is_passed_over() -> None:
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = Lars([{"params": [unused]}, {"params": [used]}], lr=1.0, weight_decay=0.5)
+    used.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.equal(unused.detach(), torch.ones(2))
+    assert not torch.equal(used.detach(), torch.ones(2))
+    assert unused not in optimizer.state
+
+
+def test_weights_that_are_not_adapted_decay_all_the_same() -> None:
+    w = nn.Parameter(torch.full((3,), 2.0))
+    optimizer = Lars([w], lr=0.1, weight_decay=0.5, adapt=False)
+    w.grad = torch.full((3,), 4.0)
+    optimizer.step()
+    torch.testing.assert_close(w.detach(), torch.full((3,), 2.0 - 0.1 * (4.0 + 0.5 * 2.0)))
+
+
 def test_the_state_survives_saving() -> None:
     def after(steps: int, optimizer: Lars, w: nn.Parameter) -> None:
         for _ in range(steps):

@@ -96,6 +96,21 @@ def test_blocks_and_shares_add_up_to_autograd_of_the_whole(
     torch.testing.assert_close(sum(own[1] for own in results), z.grad, rtol=1e-4, atol=1e-7)
 
 
+def test_no_block_holds_more_similarities_than_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    views, rows = 64, losses._rows
+    heights: list[int] = []
+
+    def noted(unit: torch.Tensor, loss: LossSettings, anchors: slice) -> torch.Tensor:
+        heights.append(anchors.stop - anchors.start)
+        return rows(unit, loss, anchors)
+
+    monkeypatch.setattr(losses, "_rows", noted)
+    monkeypatch.setattr(losses, "BLOCK", 5 * views)
+    loss_and_gradient(torch.randn(views, 4), LOSSES[0])
+    assert sum(heights) == views
+    assert max(heights) == 5
+
+
 def test_views_that_are_all_alike_cost_the_logarithm_of_the_candidates() -> None:
     assert nt_xent(torch.ones(16, 3), 0.1).item() == pytest.approx(math.log(15), rel=1e-5)
     alike = contrastive_loss(torch.ones(16, 3), LossSettings(name="decoupled"))

@@ -42,6 +42,10 @@ def test_no_warm_up_starts_at_the_peak() -> None:
     np.testing.assert_allclose(warmup_cosine(0.5, 1, 0), [0.5])
 
 
+def test_a_warm_up_may_be_as_long_as_the_run() -> None:
+    np.testing.assert_allclose(warmup_cosine(1.0, 4, 4), [0, 0.25, 0.5, 0.75])
+
+
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:
     with pytest.raises(ValueError, match="11 steps does not fit a run of 10"):
         warmup_cosine(1.0, 10, 11)
