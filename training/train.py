@@ -14,6 +14,7 @@ from base.files import write_bytes_atomic
 from base.progress import Progress, Silent
 from training.compute import choose_device
 from training.data.cache import decode_source
+from training.data.sampling import hold_out
 from training.data.training_data import check_enough, open_training_data
 from training.data.value_range import describe_values, resolve_range
 from training.loop import Leader, Loop
@@ -29,6 +30,9 @@ from training.weights.start_weights import load_start_weights, pinned, read_star
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from images.items import RefusedImage
     from images.sources.sources import Source
@@ -109,13 +113,18 @@ def train(
             progress.message(line)
         dataset = _decode(ranks, source, recipe, run, limit=limit, progress=progress)
 
+        share = 0.0 if evaluation is not None else recipe.training.held_out
+        held_out = hold_out(dataset.labels, share, recipe.training.batch_size)
+
         def prepare() -> Leader | None:
             if not ranks.leads:
                 return None
-            return _prepare(run, recipe, dataset, evaluation, previous=previous, progress=progress)
+            return _prepare(
+                run, recipe, dataset, evaluation, held_out, previous=previous, progress=progress
+            )
 
         leader, _ = ranks.attempt(prepare)
-        trainer = Trainer(recipe, dataset, target, ranks)
+        trainer = Trainer(recipe, dataset, target, ranks, held_out=held_out)
         if previous is not None:
             trainer.restore(previous)
         elif recipe.encoder.weights is not None:
@@ -130,7 +139,8 @@ def train(
             previous=previous,
         )
         if trainer.step < trainer.steps:
-            progress.message(f"{len(dataset)} pictures, {trainer.describe()}")
+            without = f" ({len(held_out)} of them held out of training)" if len(held_out) else ""
+            progress.message(f"{len(dataset)} pictures{without}, {trainer.describe()}")
             loop.work()
         # of a stream each process meets others
         refused = tuple(
@@ -181,6 +191,7 @@ def _prepare(
     recipe: Recipe,
     dataset: TrainingData,
     evaluation: Source | None,
+    held_out: NDArray[np.int64],
     *,
     previous: Checkpoint | None,
     progress: Progress,
@@ -193,7 +204,7 @@ def _prepare(
         )
     check_enough(dataset, recipe.training.batch_size)
     check_images(run, previous, dataset, against)
-    monitor = _monitor(recipe, dataset, against, progress)
+    monitor = _monitor(recipe, dataset, against, held_out, progress)
     if previous is not None:
         remove_leftovers(run)
     else:
@@ -217,9 +228,13 @@ def _begin(
 
 
 def _monitor(
-    recipe: Recipe, dataset: TrainingData, evaluation: ImageDataset | None, progress: Progress
+    recipe: Recipe,
+    dataset: TrainingData,
+    evaluation: ImageDataset | None,
+    held_out: NDArray[np.int64],
+    progress: Progress,
 ) -> Monitor:
-    monitor = Monitor(recipe, dataset, evaluation)
+    monitor = Monitor(recipe, dataset, evaluation, held_out)
     if not monitor.labeled and evaluation is not None:
         raise UsageError(
             f"--eval {evaluation.name} and {dataset.name} have no two labels in common: kNN needs "

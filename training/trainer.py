@@ -23,6 +23,9 @@ from training.recipes.build_model import build_model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from training.data.training_data import TrainingData
     from training.recipes.recipe import Recipe
     from training.run_folder.checkpoint import Checkpoint
@@ -47,11 +50,15 @@ class Trainer:
         dataset: TrainingData,
         device: torch.device,
         ranks: Ranks = SINGLE_PROCESS,
+        *,
+        held_out: NDArray[np.int64] | None = None,
     ) -> None:
+        """`held_out` are positions of images that are not trained on."""
+        trained_on = len(dataset) - (0 if held_out is None else len(held_out))
         self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()
         self._dtype = choose_precision(recipe.training.precision, device)
-        self._view_sizes = recipe.view_sizes(len(dataset))
+        self._view_sizes = recipe.view_sizes(trained_on)
         self._in_fp32: list[str] = []  # convolutions that stay there
         if self._dtype is torch.bfloat16 and device.type == "cpu":
             sizes = [int(size) for size in self._view_sizes]
@@ -60,7 +67,7 @@ class Trainer:
         if recipe.training.compile:
             self._network = compiled(self._network, device)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
-        self.learning_rates = recipe.learning_rates(len(dataset))
+        self.learning_rates = recipe.learning_rates(trained_on)
         self.step = 0  # finished steps
         training = recipe.training
         self.shard = BatchShard(
@@ -71,7 +78,9 @@ class Trainer:
         )
         self._views = self.shard.views.to(device)  # int64 [C,V]
         own = self.shard.images.flatten().numpy()
-        self._order = Order(len(dataset), training.batch_size, training.seed, own)
+        self._order = Order(
+            len(dataset), training.batch_size, training.seed, own, held_out=held_out
+        )
         self._batches = dataset.batches(self._order, device)
         self._batch: ViewBatch | None = None
         self._generator = torch.Generator(device)

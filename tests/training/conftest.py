@@ -36,6 +36,7 @@ TINY = (
     "training.log_every=2",
     "training.precision=fp32",  # "auto" would be bf16 on some CPUs: other figures, other tolerances
     "training.evaluations=2",
+    "training.held_out=0",
 )
 
 

@@ -4,10 +4,13 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import torch
 
 from base.errors import ArtifactError, UsageError
 from tests.training.runs import TIMES, Interrupt, Notes, assert_same_run
+from training.data.sampling import hold_out
 from training.errors import TrainingDivergedError
 from training.recipes.recipe_files import load_recipe
 from training.run_folder.checkpoint import describe, load_checkpoint, load_encoder, save_checkpoint
@@ -248,3 +251,30 @@ def test_images_of_different_shapes_train_whole(
     train(source, squares, tmp_path / "squares")
     digests = {load_checkpoint(tmp_path / run).source["digest"] for run in ("memory", "squares")}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_what_is_held_out_is_measured_on_and_not_trained_on(
+    labeled: bool,
+    make_source: Callable[..., Any],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+) -> None:
+    source, notes = make_source(100, labeled=labeled), Notes()
+    recipe = make_recipe("training.held_out=0.7")
+    train(source, recipe, tmp_path / "run", progress=notes)
+    assert "100 pictures (70 of them held out of training)" in notes.lines[-1]
+    baselines = load_checkpoint(tmp_path / "run").baselines
+    origin = "pictures held out of training" if labeled else "views among views"
+    assert baselines["drawn_from"] == origin
+    out = set(hold_out(np.arange(100) % 2, 0.7, 8).tolist())
+    blank = np.zeros((24, 24, 3), np.uint8)
+    contents = [blank if n in out else image for n, image in enumerate(source.contents)]
+    changed = dataclasses.replace(source, contents=contents)
+    train(changed, recipe, tmp_path / "other")
+    a, b = load_checkpoint(tmp_path / "run"), load_checkpoint(tmp_path / "other")
+    assert all(torch.equal(value, b.encoder[name]) for name, value in a.encoder.items())
+    if labeled:  # with --eval all images are trained on
+        train(changed, recipe, tmp_path / "eval", evaluation=make_source(12, seed=9))
+        c = load_checkpoint(tmp_path / "eval")
+        assert not all(torch.equal(value, c.encoder[name]) for name, value in a.encoder.items())

@@ -23,8 +23,19 @@ class Order:
     """
 
     def __init__(
-        self, dataset: int, batch_size: int, seed: int, own: NDArray[np.int64] | None = None
+        self,
+        dataset: int,
+        batch_size: int,
+        seed: int,
+        own: NDArray[np.int64] | None = None,
+        *,
+        held_out: NDArray[np.int64] | None = None,
     ) -> None:
+        """Order the images 0..dataset-1, without those that are held out."""
+        self._trained: NDArray[np.int64] | None = None
+        if held_out is not None and len(held_out):
+            self._trained = np.setdiff1d(np.arange(dataset), held_out)
+            dataset = len(self._trained)
         self._dataset, self.batch_size, self._seed = dataset, batch_size, seed
         self.own = np.arange(batch_size) if own is None else own
         self.steps_per_epoch = dataset // batch_size
@@ -37,7 +48,8 @@ class Order:
             random = np.random.default_rng([self._seed, _ORDER, epoch])
             self._epoch, self._permutation = epoch, random.permutation(self._dataset)
         start = position * self.batch_size
-        return self._permutation[start : start + self.batch_size]
+        drawn = self._permutation[start : start + self.batch_size]
+        return drawn if self._trained is None else self._trained[drawn]
 
 
 def augmentation_seed(seed: int, step: int) -> int:

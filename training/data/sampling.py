@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MOST_HELD_OUT = 1000  # images
+
 
 def spread(total: int, count: int) -> NDArray[np.int64]:
     """At most `count` of the positions 0..total-1, ascending: one drawn from each equal stretch.
@@ -20,3 +22,19 @@ def spread(total: int, count: int) -> NDArray[np.int64]:
         return np.arange(total)
     edges = np.arange(count + 1) * total // max(1, count)
     return np.random.default_rng(0).integers(edges[:-1], edges[1:])
+
+
+def hold_out(labels: NDArray[np.int64], share: float, batch_size: int) -> NDArray[np.int64]:
+    """Return positions of images to measure on and not to train on, ascending.
+
+    Args:
+        labels: of all images [N], negative where there is none. Where there are two labels or
+            more, only labeled images are held out.
+        share: of those that come into question; at most `MOST_HELD_OUT` images.
+        batch_size: so many images are left to train on at least.
+    """
+    labeled = np.flatnonzero(labels >= 0)
+    several = len(np.unique(labels[labeled])) > 1
+    pool = labeled if several else np.arange(len(labels))
+    count = min(MOST_HELD_OUT, int(share * len(pool)), len(labels) - batch_size)
+    return pool[spread(len(pool), max(0, count))]

@@ -20,7 +20,8 @@ class TrainingSettings:
     log_every: int = 10  # steps per line of metrics.jsonl
     checkpoint_minutes: float = 5.0
     progressive: tuple[tuple[float, int], ...] | None = None  # (share of the run, px of a view)
-    evaluations: int = 10  # kNN measurements spread over the run, if there are labels
+    evaluations: int = 10  # measurements spread over the run
+    held_out: float = 0.0  # share of the images to measure on and not to train on, without --eval
 
     def __post_init__(self) -> None:
         require(
@@ -41,6 +42,8 @@ class TrainingSettings:
         require(self.seed >= 0, f"training.seed = {self.seed}: must not be negative")
         require(self.log_every >= 1, f"training.log_every = {self.log_every}: must be at least 1")
         require(self.checkpoint_minutes >= 0, "training.checkpoint_minutes must not be negative")
+        share = self.held_out
+        require(0 <= share < 1, f"training.held_out = {share}: must be from 0 to below 1")
         require(self.evaluations >= 0, "training.evaluations must not be negative")
         if self.progressive is not None:
             starts = [start for start, _ in self.progressive]

@@ -66,23 +66,34 @@ class Monitor:
     """Looks at the encoder; all images are prepared once.
 
     kNN: with an evaluation set its images are the queries and the training images the gallery.
-    Without, a fifth of the training images are queries and the others the gallery: the encoder
-    has seen the queries, but never a label.
+    Without, images that are held out of training ask the others. Where none are, a fifth of the
+    training images ask: the encoder has seen those, but never a label.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: TrainingData, evaluation: ImageDataset | None
+        self,
+        recipe: Recipe,
+        dataset: TrainingData,
+        evaluation: ImageDataset | None,
+        held_out: NDArray[np.int64] | None = None,
     ) -> None:
         self._recipe, self._data = recipe, recipe.data
         watched, searched = affordable(recipe, len(dataset))
         fits = BYTES // (3 * self._data.image_size**2)
-        self.watched = self._watch(dataset, min(watched, fits // 6))
+        held_out = np.zeros(0, np.int64) if held_out is None else held_out
+        labeled = np.flatnonzero(dataset.labels != NO_LABEL)
+        unseen = len(held_out) >= FEWEST_WATCHED and len(np.unique(dataset.labels[labeled])) < 2
+        pool = held_out if unseen else np.arange(len(dataset))
+        self.watched = self._watch(dataset, _at_most(pool, min(watched, fits // 6)))
         fits = min(searched, fits)
         gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
-        labeled = np.flatnonzero(dataset.labels != NO_LABEL)
         self._origin = "training pictures" if evaluation is None else "the evaluation set"
         if evaluation is None:
-            queries = labeled[spread(len(labeled), len(labeled) // 5)]
+            queries = np.intersect1d(labeled, held_out)
+            if len(queries):
+                self._origin = "pictures held out of training"
+            else:
+                queries = labeled[spread(len(labeled), len(labeled) // 5)]
             gallery = np.setdiff1d(labeled, queries)
             self._queries, self._query_labels = self._take(dataset, queries, query_count)
         else:
@@ -173,8 +184,7 @@ class Monitor:
     def _encode(self, model: SimCLR, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return encode(model.encoder, images, mean=self._data.mean, std=self._data.std)
 
-    def _watch(self, dataset: TrainingData, count: int) -> Watched:
-        sample = spread(len(dataset), count)
+    def _watch(self, dataset: TrainingData, sample: NDArray[np.int64]) -> Watched:
         return Watched(
             images=dataset.squares(sample, self._data.evaluation),
             views=draw_views(dataset.squares(sample, self._data.stored), self._recipe),

@@ -34,3 +34,13 @@ def test_augmentation_seeds_are_all_different() -> None:
     seeds = {augmentation_seed(seed, step) for seed in range(3) for step in range(100)}
     assert len(seeds) == 300
     assert augmentation_seed(1, 2) == augmentation_seed(1, 2)
+
+
+def test_images_that_are_held_out_come_in_no_step() -> None:
+    held_out = np.array([0, 5, 10])
+    order = Order(11, 4, 0, held_out=held_out)
+    assert order.steps_per_epoch == 2
+    seen = {int(i) for step in range(20) for i in order(step)}
+    assert seen == set(range(11)) - set(held_out.tolist())
+    none = Order(11, 4, 0, held_out=np.zeros(0, np.int64))
+    assert none(3).tolist() == Order(11, 4, 0)(3).tolist()
