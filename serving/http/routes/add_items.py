@@ -33,8 +33,8 @@ from serving.http.routes.fields import (
     unusable_items,
 )
 from serving.http.routes.queries import check_direction, fetched, while_connected
-
 from serving.http.routes.writing import best_effort, write
+
 UNREACHABLE = (".", "..")  # clients and proxies take them out of a path (RFC 3986, 5.2.4)
 Requested = tuple[Record, Upload | None]
 """An item and the image it is to be embedded from; with an image, the vector is still empty."""
