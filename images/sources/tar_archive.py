@@ -2,10 +2,12 @@
 
 A member's label is what lies beside it in its sample (WebDataset: the members next to one another
 with the same name up to the first dot): a `.cls` file, a `.json` object with one of LABEL_FIELDS,
-or a `.txt` of one line. Without these it is the first folder of its name.
+or a `.txt` of one line that is not a box of an object detector. Without these it is the first
+folder of its name.
 """
 
 import json
+import re
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ LABEL_FIELDS = ("label", "class", "cls", "class_name")
 LABEL_SUFFIXES = (".cls", ".json", ".txt")  # the first of them counts
 MAX_LABEL_BYTES = 64 * 1024
 MAX_LABEL = 100  # characters; a longer .txt is not a label
+_BOXES = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}")  # YOLO: a class, then coordinates
 LINK, SPARSE = -1, -2  # in place of a size
 
 
@@ -127,7 +130,8 @@ def _label_in(data: bytes, suffix: str) -> str | None:
     try:
         text = data.decode("utf-8-sig").strip()
         if suffix != ".json":
-            return text if len(text) <= MAX_LABEL and len(text.splitlines()) == 1 else None
+            one_line = len(text) <= MAX_LABEL and len(text.splitlines()) == 1
+            return text if one_line and not _BOXES.fullmatch(text) else None
         fields = json.loads(text)
     except (ValueError, RecursionError):
         return None

@@ -51,6 +51,13 @@ def test_a_compressed_tar_is_unpacked_once_for_all_threads(tmp_path: Path) -> No
     assert unpacked._unpack.cache_info().misses == before + 1
 
 
+@pytest.mark.parametrize("line", [b"0 0.5 0.5 0.25 0.25\n", b"12 .1 0.2 1e-3 1 0.5 0.75"])
+def test_the_boxes_of_a_detector_are_no_labels(tmp_path: Path, line: bytes) -> None:
+    members = {"cat/1.png": png(0), "cat/1.txt": line, "cat/2.png": png(1), "cat/2.txt": b"7"}
+    source = open_source(make_tar(tmp_path / "a.tar", members))
+    assert [item.label for item in source] == ["cat", "7"]
+
+
 def test_webdataset_samples_carry_their_labels(tmp_path: Path) -> None:
     members = {
         "000.png": png(0), "000.cls": b"7\n", "000.json": b'{"label": "json"}',
