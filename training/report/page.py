@@ -167,7 +167,8 @@ def _comparison(lines: list[dict[str, float]], baselines: Mapping[str, Any]) -> 
     """Return a table of the last figures beside those that cost nothing to have."""
     queries = baselines.get("queries", 0)
     rows = []
-    for key in ("recall_at_1", "map_at_r", "knn_accuracy", "view_recall"):
+    labeled = "k" in baselines  # else the queries are views
+    for key in ("recall_at_1", "map_at_r", "knn_accuracy") if labeled else ("view_recall",):
         last, start = _last(lines, key), baselines.get("start", {}).get(key)
         if last is None or start is None or not queries:
             continue
