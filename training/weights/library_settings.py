@@ -77,7 +77,7 @@ def _of_torchvision(name: str) -> LibrarySettings | None:
 
 
 def _resample(name: str) -> Resample:
-    return next((known for known in get_args(Resample) if known == name), "bicubic")
+    return next((filter_ for filter_ in get_args(Resample) if filter_ == name), "bicubic")
 
 
 def resize_to(size: int, crop_share: float = CROP_SHARE) -> int:

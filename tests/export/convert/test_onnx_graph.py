@@ -11,13 +11,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from base.errors import ArtifactError, UsageError
 from base.files import sha256_file
 from export.convert.onnx_graph import OPSET, build_graph, export_run
-from export.convert.onnx_passes import SCALE, fold_input_scale
 from export.encoder_file.encoder_file import describe, open_encoder, read_contract
 from export.verify.generated_images import generated_images
 from export.verify.measures import relative_error
@@ -285,33 +283,3 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path, tiny_run: Path) -> None
     with pytest.raises(UsageError, match=r"is a folder: give the name of a file"):
         export_run(tiny_run, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("opset", "representation"), [(18, 8), (20, 9), (21, 10)])
-def test_the_representation_is_the_oldest_that_knows_the_operators(
-    opset: int, representation: int
-) -> None:
-    encoder = ResNetEncoder(
-        RESNETS["resnet18"][0], (1, 1, 1, 1), channels=8, stem="small", zero_init_residual=False
-    )
-    model = build_graph(encoder, 16, ZERO, ONE, opset=opset)
-    assert model.ir_version == representation
-
-
-def test_scaling_is_not_folded_into_a_kernel_that_is_used_twice() -> None:
-    kernel = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "kernel")
-    scale = numpy_helper.from_array(np.full((1, 3, 1, 1), 0.5, np.float32), SCALE)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["x", SCALE], ["scaled"]),
-            helper.make_node("Conv", ["scaled", "kernel"], ["once"]),
-            helper.make_node("Conv", ["once", "kernel"], ["twice"]),
-        ],
-        "shared",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 2, 2])],
-        [helper.make_tensor_value_info("twice", onnx.TensorProto.FLOAT, [1, 3, 2, 2])],
-        [kernel, scale],
-    )
-    assert not fold_input_scale(graph)
-    assert [node.op_type for node in graph.node] == ["Mul", "Conv", "Conv"]
-    np.testing.assert_array_equal(numpy_helper.to_array(graph.initializer[0]), 1)

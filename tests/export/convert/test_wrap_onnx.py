@@ -294,21 +294,3 @@ def test_options_that_nobody_would_look_at_are_refused(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["export", *arguments, "--out", str(tmp_path / "e.onnx")])
         assert isinstance(result.exception, UsageError)
         assert "leave it out" in str(result.exception)
-
-
-def test_an_old_representation_is_raised_to_what_the_wrapped_graph_needs(tmp_path: Path) -> None:
-    """IR version 3 wants each weight among the inputs."""
-    model = network(opset=9)
-    model.ir_version = 3
-    for tensor in model.graph.initializer:
-        model.graph.input.append(
-            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        )
-    draft, _ = draft_onnx(
-        saved(model, tmp_path / "m.onnx"), options=OnnxOptions(mean=MEAN, std=STD)
-    )
-    encoder = open_encoder(draft.write(tmp_path / "e.onnx"), provider="cpu")
-    images = generated_images(3, SIZE)
-    x = ((images / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32).transpose(0, 3, 1, 2)
-    features, _ = encoder.encode_with_features(images)
-    np.testing.assert_allclose(features, originals(network(opset=9), x, "logits"), atol=1e-4)

@@ -101,15 +101,15 @@ def lukemelas(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     positions = sorted({tuple(map(int, n.split(".")[1:3])) for n in state if n[:7] == "blocks."})
     renamed = {}
     for name, tensor in state.items():
-        words = name.split(".")
-        if words[0] != "blocks":
-            renamed[".".join([{**outer, "classifier": "_fc"}[words[0]], *words[1:]])] = tensor
+        levels = name.split(".")
+        if levels[0] != "blocks":
+            renamed[".".join([{**outer, "classifier": "_fc"}[levels[0]], *levels[1:]])] = tensor
             continue
-        stage, position = int(words[1]), int(words[2])
+        stage, position = int(levels[1]), int(levels[2])
         expands = f"blocks.{stage}.{position}.conv_pwl.weight" in state
-        layer = (inverted if expands else separable)[words[3]]
+        layer = (inverted if expands else separable)[levels[3]]
         number = positions.index((stage, position))
-        renamed[".".join([f"_blocks.{number}", layer, *words[4:]])] = tensor
+        renamed[".".join([f"_blocks.{number}", layer, *levels[4:]])] = tensor
     return renamed
 
 
