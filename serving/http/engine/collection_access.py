@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from export.encoder_file.encoder_file import Encoder
 from serving.collection import AnyCollection, Collection, Hit, Record, open_collection
+from serving.collection.ledger.ledger import FILE_NAME
 from serving.collection.thumbnails import thumbnails_beside
 from serving.http.engine.cores import Cores
 from serving.http.engine.thumbnails import Thumbnails
@@ -40,6 +41,7 @@ class CollectionAccess:
 
     def __init__(self, collection: AnyCollection, thumbnails: Thumbnails, cores: Cores) -> None:
         self.current = collection
+        self._file = _ledger_file(collection)
         self.thumbnails = thumbnails
         self._cores = cores
         self._upkeep: Upkeep | None = None
@@ -77,7 +79,12 @@ class CollectionAccess:
         self.current.close()
 
     def _replace(self, collection: Collection) -> None:
-        self.current = collection
+        self.current, self._file = collection, _ledger_file(collection)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the collection's folder is another one than was opened, or gone."""
+        return self._file != _ledger_file(self.current)
 
     @property
     def dim(self) -> int:
@@ -137,6 +144,17 @@ class CollectionAccess:
         hits = await self.read(search)
         timing.note("search", time.perf_counter() - begun)
         return hits
+
+
+def _ledger_file(collection: AnyCollection) -> tuple[int, int] | None:
+    """Return device and inode of a folder's ledger; None where there is none."""
+    if not isinstance(collection, Collection):
+        return None
+    try:
+        stat = (collection.path / FILE_NAME).stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def open_access(

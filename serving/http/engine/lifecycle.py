@@ -59,7 +59,7 @@ class Lifecycle:
     @property
     def warm(self) -> bool:
         """Whether the service is ready."""
-        return self._runtime is not None and self._runtime.embedder.warm
+        return self._runtime is not None and self._runtime.ready
 
     def check(self) -> str | None:
         """Look at what the settings name, without keeping anything open.

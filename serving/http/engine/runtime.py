@@ -49,6 +49,11 @@ class Runtime:
             raise no_collection()
         return self.access
 
+    @property
+    def ready(self) -> bool:
+        """Whether the encoder is warm and the collection still the one that was opened."""
+        return self.embedder.warm and not (self.access is not None and self.access.replaced)
+
     async def count_items(self) -> int | None:
         """Return the collection's size, None where there is none."""
         return None if self.access is None else await self.access.count()

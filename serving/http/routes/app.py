@@ -108,7 +108,7 @@ async def status(runtime: Runtime, _request: Request) -> Response:
     """Return what the service is: its encoder, its collection, its limits."""
     encoder, settings = runtime.encoder, runtime.settings
     content = {
-        "ready": runtime.embedder.warm,
+        "ready": runtime.ready,
         "encoder": {
             "sha256": encoder.digest,
             "dimensions": encoder.embedding_dim,
@@ -129,7 +129,7 @@ async def status(runtime: Runtime, _request: Request) -> Response:
 
 async def health(runtime: Runtime, _request: Request) -> Response:
     """Return 200 when the service is ready; the gate answers 503 in our own shape."""
-    if runtime.embedder.warm:
+    if runtime.ready:
         return json_response({"status": "ok"})
     return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
 

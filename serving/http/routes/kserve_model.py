@@ -36,7 +36,7 @@ async def live(runtime: Runtime, _request: Request) -> Response:
 
 async def ready(runtime: Runtime, request: Request) -> Response:
     """GET /v2/health/ready and /v2/models/{model}/ready."""
-    content: dict[str, Any] = {"ready": runtime.embedder.warm}
+    content: dict[str, Any] = {"ready": runtime.ready}
     if "model" in request.path_params:
         check_served(runtime.encoder, request)
         content = {"name": MODEL, **content}
@@ -146,7 +146,7 @@ def _statistics(metrics: Metrics) -> dict[str, Any]:
 
 async def repository_index(runtime: Runtime, _request: Request) -> Response:
     """POST /v2/repository/index."""
-    state = "READY" if runtime.embedder.warm else "LOADING"
+    state = "READY" if runtime.ready else "LOADING"
     return json_response([{"name": MODEL, "version": VERSION, "state": state, "reason": ""}])
 
 

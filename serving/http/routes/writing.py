@@ -31,10 +31,17 @@ async def write(runtime: Runtime, work: Callable[..., T], *args: object) -> T:
     """Run work that changes the collection.
 
     Raises:
-        HttpError: the disk does not take it; nothing was changed.
+        HttpError: the disk does not take it, or the folder is another one; nothing was changed.
     """
+    access = runtime.collection
+
+    def checked() -> T:
+        if access.replaced:
+            raise _replaced()
+        return work(*args)
+
     try:
-        result = await runtime.collection.write(work, *args)
+        result = await access.write(checked)
     except StorageError as error:
         runtime.metrics.storage_failing.set(1)
         _log(error)
@@ -57,6 +64,14 @@ def _log(error: StorageError) -> None:
     if now - _LogLimit.last >= LOG_SECONDS:
         _LogLimit.last = now
         logger.error("changes are refused: %s", error)
+
+
+def _replaced() -> HttpError:
+    return HttpError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "collection-replaced",
+        "the collection's folder was replaced or removed: start the service again",
+    )
 
 
 def _refusal(error: StorageError) -> HttpError:
