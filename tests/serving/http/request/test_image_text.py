@@ -1,12 +1,13 @@
 """Images as text, as clients write it; and JSON whose names are given twice."""
 
 import base64
+from collections.abc import Callable
 
 import pytest
 
 from tests.serving.http.conftest import Running
 
-WAYS = {
+WAYS: dict[str, Callable[[str], str]] = {
     "plain": lambda text: text,
     "capitals": lambda text: f"DATA:image/png;BASE64,{text}",
     "mixed": lambda text: f"Data:image/PNG;charset=x;Base64,{text}",
