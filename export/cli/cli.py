@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from export.cli.choices import Axes, Filter, Int8Target, Precision
 from export.cli.cli_evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -18,37 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object.")]
-
-
-class Precision(StrEnum):
-    """What an encoder computes in."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-
-
-class Int8Target(StrEnum):
-    """CPUs that int8 is made for: with wide products of bytes, or with those that saturate."""
-
-    AUTO = "auto"
-    VNNI = "vnni"
-    AVX2 = "avx2"
-
-
-class Filter(StrEnum):
-    """What resizes pictures."""
-
-    BICUBIC = "bicubic"
-    BILINEAR = "bilinear"
-    LANCZOS = "lanczos"
-
-
-class Axes(StrEnum):
-    """Order of the axes of an ONNX file's input."""
-
-    NCHW = "nchw"
-    NHWC = "nhwc"
 
 
 @app.callback()
