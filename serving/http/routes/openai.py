@@ -18,7 +18,7 @@ from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.runtime import Runtime
 from serving.http.json_text import json_response, show
 from serving.http.policy.settings import Settings
-from serving.http.request.errors import HttpError, invalid
+from serving.http.request.errors import HttpError, invalid, malformed
 from serving.http.request.request_body import Upload, decode_upload, read_body, too_many_images
 from serving.http.routes.answers import encoded_vector, whole_refusal
 from serving.http.routes.fields import OpenAIFields, limits_of
@@ -94,9 +94,17 @@ def _uploads(images: object, settings: Settings) -> list[Upload]:
         raise invalid("input", "input is a list of tokens: this model embeds images, not text")
     several = isinstance(images, list)
     return [
-        decode_upload(_address(value), f"input[{number}]" if several else "input")
+        _upload(_address(value), f"input[{number}]" if several else "input")
         for number, value in enumerate(values)
     ]
+
+
+def _upload(image: object, param: str) -> Upload:
+    """Return an image, or the refusal of a text: words have spaces, base64 and URLs have none."""
+    if isinstance(image, str) and " " in image[:1000].strip() and image[:5].lower() != "data:":
+        message = f"{param} is {show(image)}: this model embeds images, not text"
+        return Upload(malformed("base64", message, param), param)
+    return decode_upload(image, param)
 
 
 def _address(value: object) -> object:

@@ -49,6 +49,7 @@ def test_base64_and_dimensions(service: Running, image_bytes: bytes, encode: Enc
         ({"input": []}, (422, "missing-image", "input")),
         ({"input": [1, 2]}, (422, "invalid-parameter", "input")),
         ({"input": "https://example.org/cat.jpg"}, (422, "url-not-allowed", "input")),
+        ({"input": ["a red dress, please"]}, (400, "malformed-base64", "input[0]")),
         ({"input": "no image"}, (400, "malformed-base64", "input")),
         ({"input": ["aGVsbG8="]}, (422, "not-an-image", "input[0]")),
         ({"input": "aGVsbG8=", "dimensions": 25}, (422, "invalid-parameter", "dimensions")),
