@@ -99,8 +99,14 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of all tables."""
-        tables = {key: value for key, value in self.to_dict().items() if key != "name"}
+        """SHA-256 over the canonical JSON of all tables.
+
+        A setting that an earlier version did not have is left out where it changes nothing, so that
+        the runs of that version keep their digest.
+        """
+        tables = {name: table_of(getattr(self, name)) for name in TABLES}
+        if not self.training.held_out:
+            del tables["training"]["held_out"]
         return sha256_bytes(json.dumps(tables, sort_keys=True).encode())
 
     def steps(self, images: int) -> int:
