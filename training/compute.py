@@ -61,8 +61,7 @@ class SmallMapConv2d(nn.Conv2d):
             result: Tensor = super()._conv_forward(input, weight, bias)
             return result
         with torch.autocast(input.device.type, enabled=False):
-            result = super()._conv_forward(input.float(), weight, bias)
-        return result
+            return super()._conv_forward(input.float(), weight, bias)
 
 
 def guard_small_maps(encoder: nn.Module, sizes: Iterable[int], channels: int) -> list[str]:
