@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal
 
@@ -57,11 +58,11 @@ class SmallMapConv2d(nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        if not _below_stride(self, input):
-            result: Tensor = super()._conv_forward(input, weight, bias)
-            return result
-        with torch.autocast(input.device.type, enabled=False):
-            return super()._conv_forward(input.float(), weight, bias)
+        below = _below_stride(self, input)
+        images = input.float() if below else input
+        with torch.autocast(input.device.type, enabled=False) if below else nullcontext():
+            output: Tensor = super()._conv_forward(images, weight, bias)
+        return output
 
 
 def guard_small_maps(encoder: nn.Module, sizes: Iterable[int], channels: int) -> list[str]:
