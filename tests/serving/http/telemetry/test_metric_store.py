@@ -121,6 +121,7 @@ def test_names_kinds_and_help_are_a_contract() -> None:
             ("gauge", "body_bytes Bytes of the bodies of all requests under way."),
             ("gauge", "resident_bytes Memory that all workers hold, half a minute old at most."),
             ("gauge", "items Items in the collection."),
+            ("gauge", "storage_failing Workers whose last change the disk did not take."),
         )
     }
     assert CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
