@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MAX_CHOICES = 20  # in one message
+MAX_MISSPELLED = 100  # characters of a name that another one is looked for
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -45,6 +46,8 @@ def first_line(error: BaseException, limit: int = 200) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is spelled most like `name`, or None if none is like it."""
+    if len(name) > MAX_MISSPELLED:  # it would take seconds
+        return None
     return next(iter(get_close_matches(name, list(choices), n=1)), None)
 
 

@@ -26,7 +26,8 @@ def parse_json(content: bytes | str) -> Any:
         ValueError: not JSON, not UTF-8, nested too deeply, or a number too long.
     """
     try:
-        return json.loads(content, parse_constant=_no_constant, object_pairs_hook=_object)
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -75,7 +76,8 @@ def _numbers(vector: NDArray[Any]) -> str:
 
 def show(value: object) -> str:
     """Return a value as it stands in a message: quoted, and short however large it is."""
-    return _short.repr(value)
+    # What is derived from `str` would be written out whole, and then cut.
+    return _short.repr(str(value) if isinstance(value, str) else value)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

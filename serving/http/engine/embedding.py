@@ -18,7 +18,7 @@ from serving.http.engine.cores import Cores
 from serving.http.engine.warm_up import warm_up
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import HttpError, of_image
-from serving.http.request.request_body import Upload
+from serving.http.request.uploads import Upload
 from serving.http.telemetry import timing
 from serving.http.telemetry.metrics import Metrics
 

@@ -28,6 +28,8 @@ from serving.http.json_text import json_response, show
 TOO_LARGE = {RefusalReason.TOO_MANY_BYTES, RefusalReason.TOO_MANY_PIXELS}
 ERROR_TYPE_HEADER = "X-Error-Type"  # for logs of proxies, and to tell our refusals from others'
 CLIENT_GONE = 499  # nginx's number: the client closed the connection before the answer
+MAX_PARAM = 100  # characters: a name that the client chose may have any number
+MAX_MESSAGE = 1000
 PLAIN_ERRORS = "/v2"  # the open inference protocol
 
 
@@ -57,7 +59,7 @@ class HttpError(Exception):
         self.status = status
         self.type = type
         self.message = message
-        self.param = param
+        self.param = param if param is None else param[:MAX_PARAM]
         self.headers = dict(headers or {})
         self.items = list(items)
 
@@ -120,7 +122,7 @@ def of_library(error: LookalikeError) -> HttpError | None:
                 "the collection was rebuilt with another encoder: start the service with that one",
             )
         case UsageError() if not isinstance(error, ArtifactError):
-            return invalid(error.param, str(error))
+            return invalid(error.param, str(error)[:MAX_MESSAGE])
         case _:  # a damaged collection, a disk that fails
             return None
 

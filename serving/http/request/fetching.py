@@ -30,7 +30,8 @@ from serving.http.policy.settings import Settings
 from serving.http.policy.url_policy import Address, Link, is_public, read_link, read_prefixes
 from serving.http.request.errors import HttpError, of_image
 from serving.http.request.in_flight import Share
-from serving.http.request.request_body import Upload, body_too_large
+from serving.http.request.request_body import body_too_large
+from serving.http.request.uploads import Upload
 from serving.http.telemetry import timing
 
 AT_ONCE = 32

@@ -10,7 +10,7 @@ read as JSON where the field is not a text itself.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
@@ -34,6 +34,7 @@ from serving.http.request.errors import HttpError, invalid
 
 JsonSchema = dict[str, Any]
 
+MAX_TEXT = 2**16  # characters of a key, label, link or name
 NUMBERS: JsonSchema = {"type": "array", "items": {"type": "number"}}
 NEEDED = {
     "string": "a text",
@@ -128,6 +129,7 @@ class RequestFields(BaseModel):
                     parsed[name] = _unquoted(value) if as_text else _parsed(value)
             elif value is not None:
                 parsed[name] = value
+            _check_length(name, value, properties[name])
         try:
             return cls.model_validate(parsed, context=limits)
         except ValidationError as error:
@@ -144,12 +146,20 @@ class RequestFields(BaseModel):
         return invalid(name, f"{name} is {show(first['input'])}: {_remedy(schema)}")
 
 
+def _check_length(name: str, value: object, schema: JsonSchema) -> None:
+    """Refuse what is too long for any field of text, before more is done with it."""
+    if schema.get("type") == "string" and isinstance(value, str) and len(value) > MAX_TEXT:
+        message = f"{name} has {len(value)} characters: at most {MAX_TEXT} are taken"
+        raise invalid(name, message)
+
+
 def checked_text(value: object, name: str) -> str:
     """Return a text that is not empty.
 
     Raises:
         HttpError: it is not one.
     """
+    _check_length(name, value, {"type": "string"})
     if isinstance(value, str) and value and _is_unicode(value):
         return value
     raise invalid(name, f"{name} is {show(value)}: {_remedy({'type': 'string'})}")
@@ -161,13 +171,14 @@ def checked_vector(value: object, name: str, dim: int) -> NDArray[np.float32]:
     Raises:
         HttpError: it is not one; the message says what is wrong.
     """
+    if isinstance(value, list) and len(value) > dim:
+        raise _wrong_length(value, name, dim)
     if not isinstance(value, list) or not all(
         isinstance(number, int | float) and not isinstance(number, bool) for number in value
     ):
         raise invalid(name, f"{name} is {show(value)}: a list of {dim} numbers is needed")
     if len(value) != dim:
-        message = f"{name} has {len(value)} numbers: embeddings of this encoder have {dim}"
-        raise invalid(name, message)
+        raise _wrong_length(value, name, dim)
     try:
         with np.errstate(over="ignore"):
             vector = np.asarray(value, np.float64).astype(np.float32)
@@ -178,6 +189,11 @@ def checked_vector(value: object, name: str, dim: int) -> NDArray[np.float32]:
         what = "zero, which is similar to nothing" if length == 0 else "too large for float32"
         raise invalid(name, f"{name} is {what}: send an embedding of this encoder")
     return vector
+
+
+def _wrong_length(vector: Sized, name: str, dim: int) -> HttpError:
+    message = f"{name} has {len(vector)} numbers: embeddings of this encoder have {dim}"
+    return invalid(name, message)
 
 
 def _vector(value: object, info: ValidationInfo) -> NDArray[np.float32]:
@@ -219,7 +235,11 @@ def _plain(schema: JsonSchema, definitions: Mapping[str, JsonSchema]) -> JsonSch
 
 def _is_unicode(text: str) -> bool:
     """JSON can spell half of a surrogate pair, which no text holds and no database takes."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unquoted(text: Text) -> str:

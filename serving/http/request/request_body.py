@@ -7,8 +7,6 @@ writes files over 1 MB to disk on the event loop and knows no limit; this reads 
 """
 
 import asyncio
-import base64
-import binascii
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -18,19 +16,20 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
-from serving.http.json_text import parse_json, show
+from serving.http.json_text import show
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import CLIENT_GONE, HttpError, invalid, malformed
 from serving.http.request.fields import Text
-from serving.http.request.image_text import base64_of, is_url, padded
 from serving.http.request.in_flight import KEY as SHARE_KEY
 from serving.http.request.in_flight import Share
+from serving.http.request.json_bounds import VALUES_PER_IMAGE, JsonBounds, parse_bounded
 from serving.http.request.multipart import MAX_FIELDS, TooManyFiles, read_form
+from serving.http.request.parsing import LARGE, parsed
+from serving.http.request.uploads import Upload, decode_upload
 
-LARGE_JSON = 2**18  # bytes: about a millisecond
 FORM = "application/x-www-form-urlencoded"
+MAX_ENCODED_FORM = 2 * 2**20  # bytes; where all are escaped they are unpacked to 25 times as many
 IMAGE_FIELDS = ("images", "image")
-LINKS = ("http://", "https://")
 HINT = (
     "send an image as multipart/form-data, as image/* or application/octet-stream, "
     "or base64 in application/json"
@@ -38,28 +37,18 @@ HINT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    """One image as it was sent.
+class Body:
+    """What a request carries.
 
     Attributes:
-        content: the encoded image, or its refusal.
-        param: what to call it in a refusal.
-        filename: as the client named it; never used as a path.
-        url: where the image is, if it was not sent; `fetching` may put it in.
+        uploads: images in their order.
+        fields: the rest, by name.
+        size: bytes of JSON that the fields came from, for `parsed`.
     """
-
-    content: bytes | HttpError
-    param: str
-    filename: str | None = None
-    url: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What a request carries: images in their order, and fields by name."""
 
     uploads: list[Upload]
     fields: dict[str, Any]
+    size: int = 0
 
 
 async def read_body(request: Request, settings: Settings) -> Body:
@@ -110,11 +99,9 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         return Body([Upload(content, "body")], {})
     if media_type == "application/json" or media_type.endswith("+json"):
-        if len(content) > LARGE_JSON:  # it would hold up all other requests
-            return await asyncio.to_thread(_from_json, content)
-        return _from_json(content)
+        return await parsed(len(content), _from_json, content, settings)
     if media_type == FORM and not _looks_binary(content):
-        return _from_form(content)
+        return await parsed(len(content), _from_form, content, settings)
     if not content:
         return Body([], {})
     named = show(media_type) if media_type else "missing"
@@ -158,23 +145,24 @@ async def _read_multipart(
             body.uploads.append(
                 Upload(entry.content, f"images[{len(body.uploads)}]", entry.filename)
             )
-    _move_text_images(body)
-    return body
+    size = sum(len(value) for value in body.fields.values())
+    return await parsed(size, _with_text_images, body, settings)
 
 
-def _from_json(content: bytes) -> Body:
+def _from_json(content: bytes, settings: Settings) -> Body:
     try:
-        fields = parse_json(content)
+        fields = parse_bounded(content, bounds_of(settings))
     except ValueError as error:
         raise malformed("json", f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise malformed("json", f"the body is {show(fields)}: send a JSON object")
-    body = Body([], fields)
-    _move_text_images(body)
-    return body
+    return _with_text_images(Body([], fields, size=len(content)), settings)
 
 
-def _from_form(content: bytes) -> Body:
+def _from_form(content: bytes, settings: Settings) -> Body:
+    if len(content) > MAX_ENCODED_FORM:
+        message = f"a form has at most {MAX_ENCODED_FORM} bytes: send multipart/form-data"
+        raise HttpError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", message)
     try:
         pairs = parse_qsl(
             content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
@@ -184,8 +172,7 @@ def _from_form(content: bytes) -> Body:
     body = Body([], {})
     for name, value in pairs:
         _set(body.fields, name, Text(value))
-    _move_text_images(body)
-    return body
+    return _with_text_images(body, settings)
 
 
 def _looks_binary(content: bytes) -> bool:
@@ -193,44 +180,23 @@ def _looks_binary(content: bytes) -> bool:
     return b"\0" in content[:4096] or not content[:4096].isascii()
 
 
-def _move_text_images(body: Body) -> None:
-    """Move `image` and `images` from the fields to the uploads."""
+def _with_text_images(body: Body, settings: Settings) -> Body:
+    """Return the body with `image` and `images` moved from the fields to the uploads."""
     for name in IMAGE_FIELDS:
-        if name not in body.fields:
-            continue
-        value = body.fields.pop(name)
+        value = body.fields.pop(name, None)
         if value is None or value == "null":
             continue
         values = value if isinstance(value, list) else [value]
+        if len(body.uploads) + len(values) > settings.max_images:
+            raise too_many_images(len(body.uploads) + len(values), settings)
         for number, text in enumerate(values):
             param = f"{name}[{number}]" if isinstance(value, list) else name
             body.uploads.append(decode_upload(text, param))
-
-
-def decode_upload(text: object, param: str) -> Upload:
-    """Return an image from base64 text or a data URI, or its refusal if it is neither."""
-    if not isinstance(text, str):
-        message = f"{param} is {show(text)}: base64 text or a data URI is needed"
-        return Upload(invalid(param, message), param)
-    if is_url(text):
-        return named_by_url(text, param)
-    payload = base64_of(text)
-    if payload is None:
-        message = f"{param} is a data URI without ;base64: encode the image in base64"
-        return Upload(malformed("base64", message, param), param)
-    try:
-        packed = "".join(payload.split()).encode("ascii", "replace")
-        return Upload(base64.b64decode(padded(packed), validate=True), param)
-    except (binascii.Error, ValueError) as error:
-        message = f"{param} is not base64: {error}"
-        return Upload(malformed("base64", message, param), param)
-
-
-def named_by_url(url: str, param: str) -> Upload:
-    """Return an image that was not sent; refused unless `fetching` puts it in."""
-    message = f"{param} is a URL: URLs are not opened here, send the image itself"
-    refusal = HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "url-not-allowed", message, param=param)
-    return Upload(refusal, param, url=url if url.startswith(LINKS) else None)
+    for name, value in body.fields.items():
+        if isinstance(value, Text) and len(value) > LARGE:
+            message = f"{show(name)} has {len(value)} characters: a field of a form has {LARGE}"
+            raise invalid(name, f"{message}, send JSON")
+    return body
 
 
 def _check_encoding(encoding: str) -> None:
@@ -266,4 +232,34 @@ def too_many_images(count: int, settings: Settings) -> HttpError:
         "too-many-images",
         f"{count} images or more: send at most {settings.max_images} in one request",
         param="images",
+    )
+
+
+def too_many_items(count: int, most: int) -> HttpError:
+    """More items than one request may hold: 413."""
+    return HttpError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "too-many-items",
+        f"{count} items: send at most {most} in one request",
+        param="items",
+    )
+
+
+def too_many_examples(count: int, most: int) -> HttpError:
+    """More examples than one search may have: 422."""
+    return invalid("positive", f"there are {count} examples: send at most {most}")
+
+
+def bounds_of(settings: Settings) -> JsonBounds:
+    """Return what the JSON of a request may hold."""
+    most = settings.max_images
+    images = (most, lambda count: too_many_images(count, settings))
+    examples = (most, lambda count: too_many_examples(count, most))
+    return JsonBounds(
+        values=most * VALUES_PER_IMAGE,
+        lists={
+            **dict.fromkeys((*IMAGE_FIELDS, "input"), images),
+            **dict.fromkeys(("positive", "negative"), examples),
+            "items": (most, lambda count: too_many_items(count, most)),
+        },
     )

@@ -22,7 +22,9 @@ from serving.http.engine.runtime import Runtime
 from serving.http.json_text import json_response, show
 from serving.http.request.errors import HttpError, invalid
 from serving.http.request.fields import Limits
-from serving.http.request.request_body import Body, Upload, decode_upload, read_body
+from serving.http.request.parsing import parsed
+from serving.http.request.request_body import Body, read_body
+from serving.http.request.uploads import Upload, decode_upload
 from serving.http.routes.answers import whole_refusal
 from serving.http.routes.fields import (
     AddFields,
@@ -44,7 +46,7 @@ async def add_items(runtime: Runtime, request: Request) -> Response:
     """Add items: all of a request, or none if one of its images or keys is refused."""
     limits = limits_of_collection(runtime)
     body = await read_body(request, runtime.settings)
-    requested, on_duplicate = _read_items(body, limits)
+    requested, on_duplicate = await parsed(body.size, _read_items, body, limits)
     uploads = await fetched(
         runtime.fetcher, request, [upload for _, upload in requested if upload is not None]
     )

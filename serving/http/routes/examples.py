@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.http.engine.embedding import EmbeddedUpload
-from serving.http.request.errors import HttpError, invalid
-from serving.http.request.request_body import Body, Upload
+from serving.http.request.errors import HttpError
+from serving.http.request.request_body import Body, too_many_examples
+from serving.http.request.uploads import Upload
 from serving.http.routes.answers import whole_refusal
 from serving.http.routes.fields import Example, SearchFields
 
@@ -32,7 +33,7 @@ class ExampleQuery:
         self.weight = fields.negative_weight
         count = len(self.positive) + len(self.negative)
         if count > most:
-            raise invalid("positive", f"there are {count} examples: send at most {most}")
+            raise too_many_examples(count, most)
 
     @property
     def uploads(self) -> list[Upload]:

@@ -5,7 +5,6 @@ they come as uploads (`request_body`), under names that are the same on all rout
 """
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -28,7 +27,8 @@ from serving.http.request.fields import (
     checked_vector,
     limits_in,
 )
-from serving.http.request.request_body import LINKS, Upload, decode_upload
+from serving.http.request.request_body import too_many_examples, too_many_items
+from serving.http.request.uploads import LINKS, Upload, decode_upload
 
 DEFAULT_K = 10
 BASE64: JsonSchema = {"type": "string", "description": "base64, a data URI or a URL"}
@@ -118,10 +118,10 @@ def _examples(entries: object, info: ValidationInfo) -> list[Example]:
     name = str(info.field_name)
     if not isinstance(entries, list):
         raise invalid(name, f"{name} is {show(entries)}: a JSON list is needed")
-    return [
-        _example(entry, f"{name}[{slot}]", limits_in(info).dim)
-        for slot, entry in enumerate(entries)
-    ]
+    limits = limits_in(info)
+    if len(entries) > limits.images:
+        raise too_many_examples(len(entries), limits.images)
+    return [_example(entry, f"{name}[{slot}]", limits.dim) for slot, entry in enumerate(entries)]
 
 
 def _example(entry: Any, where: str, dim: int) -> Example:
@@ -212,10 +212,7 @@ def _rows(rows: object, info: ValidationInfo) -> list[JsonItemFields]:
         raise unusable_items(rows)
     limits = limits_in(info)
     if len(rows) > limits.images:
-        message = f"{len(rows)} items: send at most {limits.images} in one request"
-        raise HttpError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-items", message, param="items"
-        )
+        raise too_many_items(len(rows), limits.images)
     return [_row(row, f"items[{number}]", limits) for number, row in enumerate(rows)]
 
 

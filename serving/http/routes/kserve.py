@@ -15,9 +15,6 @@ What the server says of itself and of the model is in `kserve_model`.
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +22,13 @@ import numpy as np
 from starlette.responses import Response
 
 from serving.http.engine.embedding import EmbeddedUpload
-from serving.http.json_text import json_bytes, json_response, parse_json, show
+from serving.http.json_text import json_bytes, json_response, show
 from serving.http.request.errors import HttpError, invalid, malformed
-from serving.http.request.request_body import (
-    LARGE_JSON,
-    LINKS,
-    Upload,
-    named_by_url,
-    read_raw,
-    too_many_images,
-)
+from serving.http.request.image_text import base64_of, decoded, is_url
+from serving.http.request.json_bounds import VALUES_PER_IMAGE, JsonBounds, parse_bounded
+from serving.http.request.parsing import parsed
+from serving.http.request.request_body import read_raw, too_many_images
+from serving.http.request.uploads import LINKS, Upload, named_by_url
 from serving.http.routes.answers import whole_refusal
 from serving.http.routes.fields import InferFields
 from serving.http.routes.kserve_model import OUTPUT, VERSION, check_served
@@ -53,6 +47,8 @@ if TYPE_CHECKING:
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_SIZE = "binary_data_size"
+MAX_OUTPUTS = 16
+MAX_DIMENSIONS = 8
 
 
 async def infer(runtime: Runtime, request: Request) -> Response:
@@ -60,14 +56,13 @@ async def infer(runtime: Runtime, request: Request) -> Response:
     check_served(runtime.encoder, request)
     content = await read_raw(request, runtime.settings)
     at = _header_length(request, len(content))
-    if at > LARGE_JSON:
-        head = await asyncio.to_thread(_parse_head, content[:at])
-    else:
-        head = _parse_head(content[:at])
+    spec = runtime.encoder.preprocess
+    bounds = _bounds_of(spec, runtime.settings)
+    head = await parsed(at, _parse_head, content[:at], bounds)
     fields = InferFields.read(head)
     binary = _wants_binary(fields.parameters, fields.outputs)
-    tensor = await asyncio.to_thread(
-        _tensor, fields.inputs, content[at:], runtime.encoder.preprocess, runtime.settings
+    tensor = await parsed(
+        len(content), _tensor, fields.inputs, content[at:], spec, runtime.settings
     )
     outcomes: Sequence[EmbeddedUpload | HttpError]
     if isinstance(tensor, list):
@@ -91,9 +86,25 @@ def _header_length(request: Request, length: int) -> int:
     return int(sent)
 
 
-def _parse_head(content: bytes) -> dict[str, Any]:
+def _bounds_of(spec: PreprocessSpec, settings: Settings) -> JsonBounds:
+    """Return what the JSON may hold: the numbers of as many images as a request may have."""
+    numbers = settings.max_images * spec.size * spec.size * spec.channels
+    return JsonBounds(
+        values=numbers + VALUES_PER_IMAGE,
+        lists={
+            "inputs": (1, lambda _count: _not_one_input()),
+            "outputs": (MAX_OUTPUTS, lambda count: invalid("outputs", f"{count} are too many")),
+        },
+    )
+
+
+def _not_one_input() -> HttpError:
+    return invalid("inputs", "send one input: images (UINT8) or encoded (BYTES)")
+
+
+def _parse_head(content: bytes, bounds: JsonBounds) -> dict[str, Any]:
     try:
-        head = parse_json(content)
+        head = parse_bounded(content, bounds)
     except ValueError as error:
         raise malformed("json", f"the body does not begin with JSON: {error}") from error
     if not isinstance(head, dict):
@@ -123,7 +134,7 @@ def _tensor(
 ) -> list[Upload] | NDArray[np.uint8]:
     """Return the one input: image files, or uint8 [N, S, S, C]."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise invalid("inputs", "send one input: images (UINT8) or encoded (BYTES)")
+        raise _not_one_input()
     tensor = inputs[0]
     kinds: dict[str, tuple[str, list[int]]] = {
         "images": ("UINT8", [spec.size, spec.size, spec.channels]),
@@ -146,9 +157,10 @@ def _tensor(
     if datatype == "UINT8":
         return _pixels(tensor, binary if size is not None else None, (count, *rest))
     elements: Sequence[bytes | str]
-    elements = _split(binary) if size is not None else _from_base64(tensor.get("data"))
+    data = tensor.get("data")
+    elements = _split(binary, count) if size is not None else _from_base64(data, count)
     if len(elements) != count:
-        raise invalid(name, f"{name} has {len(elements)} elements, its shape says {count}")
+        raise _other_count(len(elements), count)
     return [_upload(content, f"{name}[{at}]") for at, content in enumerate(elements)]
 
 
@@ -159,7 +171,11 @@ def _count(tensor: dict[str, Any], expected: tuple[str, str, list[int]], setting
         shown = show(tensor.get("datatype"))
         raise invalid(name, f"{name} has the datatype {shown}: {datatype} is needed")
     shape = tensor.get("shape")
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(n) is int and n >= 0 for n in shape)
+    ):
         raise invalid(name, f"{name} has the shape {show(shape)}: a list of numbers is needed")
     if shape[1:] != rest or not shape or shape[0] == 0:
         form = ", ".join(map(str, ["N", *rest]))
@@ -189,10 +205,17 @@ def _pixels(
     return array.reshape(shape)
 
 
-def _split(binary: bytes) -> list[bytes]:
-    """Return the elements of a binary BYTES tensor."""
-    elements, at = [], 0
+def _other_count(count: object, expected: int) -> HttpError:
+    return invalid("encoded", f"encoded has {count} elements, its shape says {expected}")
+
+
+def _split(binary: bytes, count: int) -> list[bytes]:
+    """Return the elements of a binary BYTES tensor that should have so many."""
+    elements: list[bytes] = []
+    at = 0
     while at < len(binary):
+        if len(elements) == count:
+            raise _other_count(f"more than {count}", count)
         end = at + 4
         if end <= len(binary):
             end += struct.unpack_from("<I", binary, at)[0]
@@ -211,15 +234,15 @@ def _upload(element: bytes | str, param: str) -> Upload:
     return named_by_url(url, param)
 
 
-def _from_base64(data: object) -> list[bytes | str]:
+def _from_base64(data: object, count: int) -> list[bytes | str]:
     """Image files, or URLs as they are."""
+    if isinstance(data, list) and len(data) > count:
+        raise _other_count(len(data), count)
     if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
         raise invalid("encoded", f"data is {show(data)}: a list of base64 texts is needed")
     try:
-        return [
-            one if one.startswith(LINKS) else base64.b64decode(one, validate=True) for one in data
-        ]
-    except (binascii.Error, ValueError) as error:
+        return [one if is_url(one) else decoded(base64_of(one) or one) for one in data]
+    except ValueError as error:
         raise malformed("base64", f"encoded is not base64: {error}", "encoded") from error
 
 

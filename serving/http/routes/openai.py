@@ -19,7 +19,9 @@ from serving.http.engine.runtime import Runtime
 from serving.http.json_text import json_response, show
 from serving.http.policy.settings import Settings
 from serving.http.request.errors import HttpError, invalid, malformed
-from serving.http.request.request_body import Upload, decode_upload, read_body, too_many_images
+from serving.http.request.parsing import parsed
+from serving.http.request.request_body import read_body, too_many_images
+from serving.http.request.uploads import Upload, decode_upload
 from serving.http.routes.answers import encoded_vector, whole_refusal
 from serving.http.routes.fields import OpenAIFields, limits_of
 from serving.http.routes.queries import fetched, while_connected
@@ -33,7 +35,8 @@ async def embeddings(runtime: Runtime, request: Request) -> Response:
     fields = OpenAIFields.read(body.fields, limits_of(runtime))
     check_model(runtime.encoder, fields.model or MODEL)
     dimensions = fields.dimensions or runtime.encoder.embedding_dim
-    uploads = await fetched(runtime.fetcher, request, _uploads(fields.input, runtime.settings))
+    uploads = await parsed(body.size, _uploads, fields.input, runtime.settings)
+    uploads = await fetched(runtime.fetcher, request, uploads)
     outcomes = await while_connected(request, runtime.embedder.embed(uploads))
     if any(isinstance(outcome, HttpError) for outcome in outcomes):
         raise whole_refusal(outcomes)

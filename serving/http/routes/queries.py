@@ -19,7 +19,8 @@ from serving.http.engine.runtime import Runtime
 from serving.http.request.errors import CLIENT_GONE, HttpError
 from serving.http.request.fetching import Fetcher
 from serving.http.request.in_flight import KEY as SHARE_KEY
-from serving.http.request.request_body import Body, Upload, read_body
+from serving.http.request.request_body import Body, read_body
+from serving.http.request.uploads import Upload
 from serving.http.routes.answers import accepted_encoding, embeddings_answer, neighbors_answer
 from serving.http.routes.examples import ExampleQuery
 from serving.http.routes.fields import (

@@ -13,7 +13,7 @@ from serving.http.policy.url_policy import is_public
 from serving.http.request.errors import HttpError
 from serving.http.request.fetching import AT_ONCE, OF_ONE_REQUEST, Fetcher
 from serving.http.request.in_flight import BytesInFlight
-from serving.http.request.request_body import Upload, decode_upload
+from serving.http.request.uploads import Upload, decode_upload
 from tests.serving.http.request.elsewhere import HOST, Elsewhere, Names, fetcher
 
 

@@ -16,6 +16,7 @@ WAYS: dict[str, Callable[[str], str]] = {
     ),
     "escaped alone": lambda text: text.replace("+", "%2b"),
     "unpadded": lambda text: text.rstrip("="),
+    "for URLs": lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
     "lines": lambda text: "\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
 }
 
@@ -27,6 +28,10 @@ def test_base64_as_clients_write_it(
 ) -> None:
     text = base64.b64encode(image_bytes + b"\xff\xfe" * 2 + b"\0" * spare).decode()
     answer = service.client.post("/embed", json={"images": [WAYS[way](text)]})
+    assert answer.status_code == 200, answer.text
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [WAYS[way](text)]}
+    infer = "/v2/models/lookalike/infer"
+    answer = service.client.post(infer, json={"inputs": [tensor]})
     assert answer.status_code == 200, answer.text
 
 
