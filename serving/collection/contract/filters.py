@@ -15,7 +15,8 @@ operators, of which all must hold:
     $gt $gte $lt $lte  ranges, of numbers or of texts (in the order of code points)
     $prefix            a text that begins so
 
-Beside the names there may be `$and` and `$or` with a list of filters and `$not` with one.
+Beside the names there may be `$and` and `$or` with a list of filters and `$not` with one. A filter
+has at most 500 conditions, and a list of `$in` 10,000 values.
 
 Metadata is looked up in the table `fields` (`ledger.schema`), so a filter costs in proportion to
 its matches and not to the collection.
@@ -35,6 +36,8 @@ NUMBER, TEXT, BOOLEAN, OTHER = range(4)  # fields.kind; OTHER: lists and objects
 RANGES = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS = ("$eq", "$ne", "$in", *RANGES, "$prefix")
 DEEPEST = 20  # filters in filters
+MAX_CONDITIONS = 500  # SQLite takes 1,000, which a condition may need two of
+MAX_OPTIONS = 10_000  # of one $in; SQLite takes 32,766 values
 
 
 class Clause(NamedTuple):
@@ -65,6 +68,7 @@ def selection(condition: Mapping[str, Any]) -> Clause:
     Raises:
         UsageError: as `where`.
     """
+    _check_size(condition)
     clauses = _clauses(condition)
     first = next((one for one in clauses if one.fields), None)
     if first is None:
@@ -82,9 +86,29 @@ def where(condition: Mapping[str, Any], depth: int = 0) -> Clause:
     """Return the filter as a condition on `items`.
 
     Raises:
-        UsageError: naming the field, for a value or operator of another kind.
+        UsageError: naming the field, for a value or operator of another kind; or it is too large.
     """
+    if depth == 0:
+        _check_size(condition)
     return _joined(" AND ", _clauses(condition, depth), empty="1")
+
+
+def _check_size(condition: object) -> None:
+    """Refuse a filter of too many conditions before they become SQL."""
+    count, left = 0, [condition]
+    while left and count <= MAX_CONDITIONS:
+        one = left.pop()
+        if not isinstance(one, dict):
+            continue  # refused later, with its name
+        count += sum(len(value) if isinstance(value, dict) else 1 for value in one.values())
+        for name in ("$and", "$or"):
+            value = one.get(name)
+            if isinstance(value, list | tuple):
+                count += len(value)
+                left += value[:MAX_CONDITIONS]
+        left.append(one.get("$not"))
+    if count > MAX_CONDITIONS:
+        raise unusable_filter(f"it has more than {MAX_CONDITIONS} conditions")
 
 
 def _clauses(condition: Mapping[str, Any], depth: int = 0) -> list[Clause]:
@@ -173,7 +197,19 @@ def _test(name: str, operator: str, operand: object) -> Clause:
 def _one_of(name: str, options: object) -> Clause:
     if not isinstance(options, list | tuple) or not options:
         raise unusable_filter(f"{name}: $in needs a list of values, not {options!r}")
-    clauses = [_test(name, "$eq", one) for one in options]
+    if len(options) > MAX_OPTIONS:
+        raise unusable_filter(f"{name}: $in has {len(options)} values, at most {MAX_OPTIONS} fit")
+    kinds: dict[int, list[Any]] = {}
+    for one in options:
+        if one is not None:
+            kind, value = checked(name, one)
+            kinds.setdefault(kind, []).append(value)
+    clauses = [
+        _among(name, kind, f"value IN ({', '.join('?' * len(values))})", values)
+        for kind, values in kinds.items()
+    ]
+    if None in options:
+        clauses.append(_test(name, "$eq", None))
     either = _joined(" OR ", clauses)
     fields = [f"({one.fields})" for one in clauses if one.fields]
     return _within(" OR ".join(fields), either.values) if len(fields) == len(clauses) else either

@@ -184,3 +184,39 @@ def test_other_values_are_refused(
         collection.search([[1.0, 0.0]], 10, filter=condition)
     for word in messages:
         assert word in str(refused.value)
+
+
+def test_large_filters_find_what_small_ones_do(folder: Path) -> None:
+    with create_collection(folder, "0" * 64, 2) as collection:
+        collection.add(
+            Record(key, [1.0, 0.0], "", label=label, metadata=metadata)
+            for key, (label, metadata) in ITEMS.items()
+        )
+
+        def keys(condition: dict[str, Any]) -> list[str]:
+            return [hit.key for hit in collection.search([[1.0, 0.0]], 10, filter=condition)[0]]
+
+        spare = [*range(100, 9_000), *map(str, range(100, 200)), False]
+        assert keys({"size": {"$in": [*spare, 1]}}) == ["a", "b"]
+        assert keys({"label": {"$in": [*map(str, range(9_000)), "it's", None]}}) == ["c", "d"]
+        assert keys({"$not": {"size": {"$in": [*spare, 1]}}}) == ["c", "d", "e", "f"]
+        assert keys({"$or": [{"size": n} for n in range(200)]}) == ["a", "b"]
+        assert keys({f"missing{n}": None for n in range(450)}) == list("abcdef")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"size": {"$in": list(range(100_000))}},
+        {"$or": [{"size": 1}] * 100_000},
+        {f"name{n}": 1 for n in range(2_000)},
+        {"$and": [{"$or": [{"size": 1}] * 30}] * 30},
+        {"$not": {"$not": {f"name{n}": 1 for n in range(2_000)}}},
+    ],
+)
+def test_filters_are_bounded(folder: Path, condition: dict[str, Any]) -> None:
+    with (
+        create_collection(folder, "0" * 64, 2) as collection,
+        pytest.raises(UsageError, match=r"more than 500 conditions|at most 10000"),
+    ):
+        collection.search([[1.0, 0.0]], 10, filter=condition)
