@@ -17,6 +17,14 @@ from PIL import ExifTags, Image
 
 from base.errors import ImageRefused, RefusalReason
 from images.items import Pixels
+from images.pixels.decoding_memory import (
+    WEBP,
+    NeedsMemory,
+    check_image,
+    check_memory,
+    held_whole,
+    webp_size,
+)
 from images.pixels.image_format import kind_of, refusal, unknown_format
 from images.pixels.jpeg_scans import count_scans
 from images.pixels.pillow_warnings import hush_pillow
@@ -36,6 +44,9 @@ DEFAULT_MAX_BYTES = 128 * 2**20
 
 MAX_JPEG_SCANS = 100
 """Real ones have about 10; a small hostile file asks for thousands of passes over many pixels."""
+
+MAX_SCANNED_PIXELS = 1_000_000_000
+"""Pixels times scans of a JPEG: each scan goes over all of them."""
 
 SCALES = (8, 4, 2)
 """What a JPEG's sides can be divided by while it is decoded: its 8 x 8 blocks give fewer pixels."""
@@ -117,23 +128,30 @@ def open_scaled(
         least_oversize: as `least`, for a JPEG that has more pixels than are allowed.
     """
     kind = _admit(data, max_bytes)
+    if kind == "WEBP":
+        size = webp_size(data)
+        _check_pixels(size, max_pixels)
+        check_memory(WEBP * size[0] * size[1])
     if max_pixels > PILLOW_MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     with hush_pillow:
         try:
             image = Image.open(io.BytesIO(data), formats=(kind,))
             size, scale = image.size, 1
+            if kind == "JPEG":
+                _check_scans(data, size)
             oversize = image.width * image.height > max_pixels
-            if oversize and (kind != "JPEG" or not _may_shrink(image, max_pixels)):
+            if oversize and (kind != "JPEG" or not _may_shrink(image, data, max_pixels)):
                 _check_pixels(size, max_pixels)
             to = (least or least_oversize) if oversize else least
             if to is not None and kind == "JPEG":
                 scale = _shrink(image, to)
             if image.width * image.height > max_pixels:
                 _check_pixels(size, max_pixels)
+            check_image(image, data, size)
             image.load()
             return _upright(image, Opened(_to_rgb(image), size, scale))
-        except ImageRefused:
+        except (ImageRefused, NeedsMemory):
             raise
         except Image.DecompressionBombError as error:
             count = int(re.findall(r"\d+", str(error))[0])
@@ -168,10 +186,23 @@ def _admit(data: bytes, max_bytes: int) -> str:
     return kind
 
 
-def _may_shrink(image: Image.Image, max_pixels: int) -> bool:
+def _check_scans(data: bytes, size: tuple[int, int]) -> None:
+    pixels = size[0] * size[1]
+    if data.count(b"\xff\xda") * pixels <= MAX_SCANNED_PIXELS:
+        return  # as nearly all; scans of thumbnails were counted with them
+    scans = count_scans(data, max(1, MAX_SCANNED_PIXELS // pixels))
+    if scans > 1 and scans * pixels > MAX_SCANNED_PIXELS:
+        message = (
+            f"the JPEG has {scans} scans or more of {size[0]}x{size[1]} pixels, "
+            f"{MAX_SCANNED_PIXELS:,} altogether are allowed; save it anew"
+        )
+        raise ImageRefused(RefusalReason.TOO_MANY_PIXELS, message)
+
+
+def _may_shrink(image: Image.Image, data: bytes, max_pixels: int) -> bool:
     """Return whether decoding a JPEG smaller keeps memory and time within those allowed."""
     pixels = image.width * image.height
-    return pixels <= OVERSIZE * max_pixels and not image.info.get("progressive")
+    return pixels <= OVERSIZE * max_pixels and not held_whole(image, data)
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:

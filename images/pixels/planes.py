@@ -19,11 +19,13 @@ from base.errors import ImageRefused, RefusalReason
 from base.text import one_line
 from images.items import Content, Pixels
 from images.pixels.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, decode
+from images.pixels.decoding_memory import NeedsMemory, check_memory
 from images.pixels.image_format import kind_of
 from images.pixels.pillow_warnings import hush_pillow
 
 NPY_MAGIC = b"\x93NUMPY"
 _QUIET = logging.NullHandler()
+FLOATS = 24  # bytes for each value while it is brought to 8 bits
 _DEEP_PNG = b"\x10"  # 16 bits a sample
 
 
@@ -141,9 +143,10 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
             height, width = series.shape[down], series.shape[across]
             _check_pixels(width, height, max_pixels)
             _check_planes(math.prod(series.shape) // max(1, height * width), channels)
+            check_memory(math.prod(series.shape) * (series.dtype.itemsize + FLOATS))
             inverted = int(series.keyframe.photometric) == 0  # white is zero
             values = np.moveaxis(series.asarray(), (down, across), (0, 1))
-    except ImageRefused:
+    except (ImageRefused, NeedsMemory):
         raise
     except Exception as error:  # hostile bytes make tifffile raise nearly anything
         message = f"the TIFF is damaged or not read: {one_line(error)}"

@@ -4,18 +4,20 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from base.errors import ImageRefused
 from export.encoder_file.encoder_file import Encoder
 from serving.collection import AnyCollection, Collection, Hit, Record, open_collection
 from serving.collection.ledger.ledger import FILE_NAME
 from serving.collection.thumbnails import thumbnails_beside
 from serving.http.engine.cores import Cores
-from serving.http.engine.thumbnails import Thumbnails
+from serving.http.engine.thumbnails import Thumbnails, no_thumbnail
 from serving.http.engine.upkeep import Upkeep
 from serving.http.engine.worker import Worker
 from serving.http.policy.settings import Settings
@@ -125,11 +127,20 @@ class CollectionAccess:
 
     async def thumbnail(self, item: Record, size: int) -> bytes:
         """Return a small image of an item; see `Thumbnails.of`."""
-        return await self._cores.run(self.thumbnails.of, item, size)
+        try:
+            return await self._cores.decode(self.thumbnails.of, item, size)
+        except ImageRefused as refused:
+            raise no_thumbnail(item) from refused
 
     async def thumbnails_to_keep(self, contents: Sequence[bytes]) -> list[bytes | None]:
         """Return what is to be kept of images that were sent; see `Thumbnails.to_keep`."""
-        return await self._cores.map(self.thumbnails.to_keep, contents)
+
+        async def one(content: bytes) -> bytes | None:
+            with suppress(ImageRefused):  # larger than there is room for
+                return await self._cores.decode(self.thumbnails.to_keep, content)
+            return None
+
+        return await self._cores.each(one, contents)
 
     async def read(self, work: Callable[..., T], *args: Any) -> T:
         """Run work with the collection in one of its threads."""

@@ -13,11 +13,11 @@ from base.errors import ImageRefused, RefusalReason
 from export.encoder_file.encoder_file import Encoder
 from images.items import Pixels
 from images.pixels.preprocess import load_image
-from serving.http.engine.batcher import Batcher, Lane
+from serving.http.engine.batcher import Batcher, Lane, Overloaded
 from serving.http.engine.cores import Cores
 from serving.http.engine.warm_up import warm_up
 from serving.http.policy.settings import Settings
-from serving.http.request.errors import HttpError, of_image
+from serving.http.request.errors import HttpError, of_image, overloaded
 from serving.http.request.uploads import Upload
 from serving.http.telemetry import timing
 from serving.http.telemetry.metrics import Metrics
@@ -157,9 +157,11 @@ class Embedder:
             return upload.content
         try:
             async with turns:
-                decoded = await self._cores.run(self._decode, upload.content)
+                decoded = await self._cores.decode(self._decode, upload.content)
         except ImageRefused as refused:
             return of_image(refused, upload.param)
+        except Overloaded as error:
+            return overloaded(error.retry_after)
         pixels, (width, height), seconds = decoded
         self._metrics.decode_seconds.observe(seconds)
         timing.note("decode", seconds)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from base.errors import ArtifactError
+from base.memory import available_memory
 from export.encoder_file.encoder_file import Encoder, open_encoder
 from serving.http.engine.bento import stored_encoder
 from serving.http.engine.collection_access import CollectionAccess, open_access
-from serving.http.engine.cores import Cores
+from serving.http.engine.cores import SMALL, Cores
 from serving.http.engine.embedding import Embedder
 from serving.http.engine.worker import Worker
 from serving.http.policy.settings import Settings
@@ -16,6 +17,8 @@ from serving.http.request.fetching import Fetcher
 from serving.http.request.in_flight import BytesInFlight
 from serving.http.telemetry.metric_store import LocalMetricStore
 from serving.http.telemetry.metrics import Metrics
+
+MOST_DECODE_BYTES = 2 * 2**30  # a WebP of as many pixels as one image may have takes 1.6e9
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,7 +80,7 @@ def open_runtime(settings: Settings, worker: Worker | None, cpus: int) -> Runtim
     if encoder.provider == "cpu" and encoder.threads > 1:
         single = open_encoder(path, threads=1)
     _check_same(path, encoder, single, worker)
-    cores = Cores(cpus)
+    cores = Cores(cpus, decode_bytes(settings))
     access = open_access(settings, encoder, cores, worker)
     metrics = Metrics(worker.metric_store() if worker else LocalMetricStore())
     bytes_in_flight = BytesInFlight(settings.max_bytes_in_flight)
@@ -92,6 +95,14 @@ def open_runtime(settings: Settings, worker: Worker | None, cpus: int) -> Runtim
         fetcher=Fetcher(settings) if settings.url_prefixes else None,
         access=access,
     )
+
+
+def decode_bytes(settings: Settings) -> int:
+    """Return what large images may take together while one process decodes them."""
+    if settings.max_decode_bytes is not None:
+        return settings.max_decode_bytes
+    available = available_memory() or MOST_DECODE_BYTES
+    return min(MOST_DECODE_BYTES, max(SMALL, available // 2 // settings.workers))
 
 
 def _check_same(

@@ -93,7 +93,7 @@ class Thumbnails:
             content = read_uri(item.uri)
             return thumbnail_of(content, self._spec, size, max_pixels=self._max_pixels)
         except (ImageRefused, OSError) as error:
-            raise _no_thumbnail(item) from error
+            raise no_thumbnail(item) from error
 
     def _is_kept(self, item: Record) -> bool:
         return (
@@ -104,10 +104,11 @@ class Thumbnails:
 
     def _kept(self, item: Record) -> bytes:
         if item.sha256 is None or self._folder is None:
-            raise _no_thumbnail(item)
+            raise no_thumbnail(item)
         return kept_path(self._folder, item.key, item.sha256).read_bytes()
 
 
-def _no_thumbnail(item: Record) -> HttpError:
+def no_thumbnail(item: Record) -> HttpError:
+    """Return the refusal where there is no image of an item: 404."""
     message = f"there is no picture of {show(item.key)}: its file is gone or was never here"
     return HttpError(HTTPStatus.NOT_FOUND, "no-thumbnail", message, param="key")

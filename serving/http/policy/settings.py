@@ -63,6 +63,9 @@ class Settings:
         max_bytes_in_flight: of all requests' bodies together; more are answered 429.
         max_image_bytes: of one encoded image.
         max_pixels: of one image, before it is decoded.
+        max_decode_bytes: of all images together that a process decodes at once, but for small
+            ones; None takes half of the memory that is available, or a worker's share of it, and
+            2 GiB at most. An image that alone needs more is answered 413.
         max_images: of one request.
         max_neighbours: the largest `k`.
         max_batch: images the encoder sees at once.
@@ -98,6 +101,7 @@ class Settings:
     max_bytes_in_flight: int = 512 * MEBIBYTE
     max_image_bytes: int = 32 * MEBIBYTE
     max_pixels: int = DEFAULT_MAX_PIXELS
+    max_decode_bytes: int | None = None
     max_images: int = 64
     max_neighbours: int = 1000
     max_batch: int = 32

@@ -10,7 +10,7 @@ import pytest
 from images.pixels.preprocess import PreprocessSpec
 from serving.collection import Record, create_collection, open_collection
 from serving.http.engine.collection_access import CollectionAccess
-from serving.http.engine.cores import Cores
+from serving.http.engine.cores import SMALL, Cores
 from serving.http.engine.thumbnails import Thumbnails
 from serving.http.telemetry import timing
 
@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Callable[[Scenario], None]:
 
     def play(scenario: Scenario) -> None:
         async def main() -> None:
-            cores = Cores(1)
+            cores = Cores(1, SMALL)
             thumbnails = Thumbnails(None, PreprocessSpec(size=32), max_pixels=10**6)
             access = CollectionAccess(open_collection(tmp_path / "shop"), thumbnails, cores)
             try:
