@@ -6,6 +6,7 @@ from typing import TypeVar
 from base.errors import UsageError
 
 T = TypeVar("T")
+UNREACHABLE = (".", "..")  # clients and proxies take them out of a path (RFC 3986, 5.2.4)
 
 
 def is_utf8(key: object) -> bool:

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from base.errors import UsageError
+from serving.collection.contract.keys import UNREACHABLE
 from serving.collection.contract.stored_vectors import Dtype, kept_by_half, stored
 
 OnDuplicate = Literal["refuse", "replace"]
 
 MAX_KEY_BYTES = 1024
+MAX_LABEL_BYTES = MAX_METADATA_BYTES = 2**16  # the latter as JSON; a page has many of them
 KEPT_FIELDS = frozenset(("uri", "label", "width", "height", "sha256", "metadata"))
 # What images and feature folders say nothing about; users give it, and it stays.
 UNKNOWN_TO_IMAGES = frozenset(("metadata",))
@@ -30,11 +32,11 @@ class Record:
         key: unique in the collection; 1 to 1024 bytes of UTF-8.
         vector: float32 [E]; any length but zero when added, of length one when read.
         uri: where the image is (`images.sources.sources.read_uri` opens it).
-        label: the class, if one is known.
+        label: the class, if one is known; at most 64 KiB of UTF-8.
         width: of the original image, in pixels.
         height: of the original image, in pixels.
         sha256: of the image's content, hex.
-        metadata: a JSON object.
+        metadata: a JSON object, of at most 64 KiB.
         keep: names of fields that the source does not know. An item that is there keeps its own; a
             new one gets what the record holds.
     """
@@ -113,9 +115,10 @@ def checked_rows(records: Iterable[Record], dim: int, dtype: Dtype = "float32") 
     """Check a batch and bring its vectors to length one, as a ledger of this dtype holds them.
 
     Raises:
-        UsageError: naming the key and the value, for an empty or over-long key, a text that is
-            not UTF-8, a vector of another dimension, with NaN or infinity or of length zero, a
-            size that is not a positive number, or metadata that JSON cannot hold.
+        UsageError: naming the key and the value, for an empty or over-long key, for `.` and
+            `..`, a text that is not UTF-8, a vector of another dimension, with NaN or infinity or
+            of length zero, a size that is not a positive number, a label that is too long, or
+            metadata that is too large or that JSON cannot hold.
     """
     batch = list(records)
     names = [f"item {_checked_key(record.key, number)!r}" for number, record in enumerate(batch)]
@@ -185,6 +188,9 @@ def _checked_key(key: object, number: int) -> str:
             f"item number {number}: the key is {key!r}; a text that is not empty is needed",
             param="key",
         )
+    if key in UNREACHABLE:
+        message = f"item number {number}: the key is {key!r}; no path would lead to it over HTTP"
+        raise UsageError(message, param="key")
     size = len(_utf8(key, f"item number {number}", "key"))
     if size > MAX_KEY_BYTES:
         raise UsageError(
@@ -209,7 +215,10 @@ def _row(record: Record, vector: bytes, name: str) -> Row:
             raise UsageError(
                 f"{name}: {field_name} is {text!r}; a text is needed", param=field_name
             )
-        _utf8(text, name, field_name)
+        size = len(_utf8(text, name, field_name))
+        if field_name == "label" and size > MAX_LABEL_BYTES:
+            message = f"{name}: the label has {size} bytes; at most {MAX_LABEL_BYTES} are allowed"
+            raise UsageError(message, param="label")
     return Row(
         key=record.key,
         vector=vector,
@@ -218,7 +227,7 @@ def _row(record: Record, vector: bytes, name: str) -> Row:
         width=_size(record.width, name, "width"),
         height=_size(record.height, name, "height"),
         sha256=record.sha256,
-        metadata=_json(record.metadata, name),
+        metadata=metadata_text(record.metadata, name),
         keep=frozenset(record.keep),
     )
 
@@ -240,8 +249,12 @@ def _size(value: object, name: str, field_name: str) -> int | None:
     return int(value)
 
 
-def _json(metadata: Mapping[str, Any], name: str) -> str:
-    """Return the canonical text of a metadata object, so that equal objects are equal texts."""
+def metadata_text(metadata: Mapping[str, Any], name: str) -> str:
+    """Return the canonical text of a metadata object, so that equal objects are equal texts.
+
+    Raises:
+        UsageError: JSON cannot hold it, or it is too large; `name` says whose it is.
+    """
     if not isinstance(metadata, Mapping):
         raise UsageError(
             f"{name}: metadata is {metadata!r}; an object (a dict) is needed", param="metadata"
@@ -254,10 +267,13 @@ def _json(metadata: Mapping[str, Any], name: str) -> str:
             sort_keys=True,
             separators=(",", ":"),
         )
-        text.encode()
+        size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         message = f"{name}: JSON cannot hold its metadata: {error}"
         raise UsageError(message, param="metadata") from error
+    if size > MAX_METADATA_BYTES:
+        message = f"{name}: its metadata has {size} bytes as JSON; {MAX_METADATA_BYTES} are allowed"
+        raise UsageError(message, param="metadata")
     # json.dumps turns a key 1 into "1" and a tuple into a list: what comes back must be the same.
     if json.loads(text) != metadata:
         message = f"{name}: metadata would not come back the same from JSON: {metadata!r}"

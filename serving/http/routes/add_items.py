@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.collection import OnDuplicate, Record
+from serving.collection.contract.keys import UNREACHABLE
+from serving.collection.contract.records import metadata_text
 from serving.http.engine.collection_access import CollectionAccess
 from serving.http.engine.embedding import EmbeddedUpload
 from serving.http.engine.runtime import Runtime
@@ -37,7 +39,6 @@ from serving.http.routes.fields import (
 from serving.http.routes.queries import check_direction, fetched, while_connected
 from serving.http.routes.writing import best_effort, write
 
-UNREACHABLE = (".", "..")  # clients and proxies take them out of a path (RFC 3986, 5.2.4)
 Requested = tuple[Record, Upload | None]
 """An item and the image it is to be embedded from; with an image, the vector is still empty."""
 
@@ -106,6 +107,7 @@ def _requested(fields: NewItemFields, key: str | None, uploads: list[Upload]) ->
         raise invalid("key", "an item needs a key: a name that is unique in the collection")
     if key in UNREACHABLE:
         raise invalid("key", f"key is {show(key)}: no path would lead to it, choose another")
+    metadata_text(fields.metadata, f"item {show(key)}")  # before the image is embedded
     record = Record(
         key=key,
         vector=() if fields.vector is None else fields.vector,

@@ -20,6 +20,7 @@ from serving.http.request.errors import HttpError
 from serving.http.routes.fields import Encoding, VectorDtype
 
 NPY = "application/x-npy"
+MAX_ANSWER_BYTES = 32 * 2**20
 PLAIN_KEY = re.compile(r"[\w.~/-]*", re.ASCII)
 # What a client may ask for in Accept, and the encoding it means.
 ACCEPTED: dict[str, Encoding] = {
@@ -167,7 +168,11 @@ def neighbors_answer(
     query: Mapping[str, Any],
     suggestion: Suggestion | None = None,
 ) -> Response:
-    """Return the answer to a search: the most similar first, and any suggested labels."""
+    """Return the answer to a search: the most similar first, and any suggested labels.
+
+    Raises:
+        HttpError: their metadata are too large for one answer.
+    """
     neighbors = [
         {
             "key": hit.key,
@@ -182,7 +187,15 @@ def neighbors_answer(
     content: dict[str, Any] = {"encoder": encoder_digest, "query": query, "neighbours": neighbors}
     if suggestion is not None:
         content["suggestion"] = suggestion.to_dict()
-    return json_response(content)
+    answer = json_response(content)
+    if len(answer.body) > MAX_ANSWER_BYTES:
+        raise HttpError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "answer-too-large",
+            f"{len(hits)} neighbors have more than {MAX_ANSWER_BYTES} bytes: ask for fewer",
+            param="k",
+        )
+    return answer
 
 
 def item_json(item: Record, *, with_vector: bool = False) -> dict[str, Any]:

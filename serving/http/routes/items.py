@@ -12,11 +12,11 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.collection import KeyUnknown, Record
+from serving.collection import AnyCollection, KeyUnknown, Record
 from serving.http.engine.collection_access import CollectionAccess
 from serving.http.engine.runtime import Runtime
 from serving.http.engine.thumbnails import MEDIA_TYPE
-from serving.http.json_text import json_response
+from serving.http.json_text import json_bytes, json_response
 from serving.http.request.errors import HttpError, malformed, unknown_key
 from serving.http.request.request_body import read_body
 from serving.http.routes.answers import item_json
@@ -31,6 +31,8 @@ from serving.http.routes.queries import search_options, similar
 from serving.http.routes.writing import best_effort, write
 
 VIEWS = (b"similar", b"thumbnail")
+MAX_PAGE_BYTES = 8 * 2**20  # an item more may come on top
+READ_AT_ONCE = 100
 
 
 async def list_items(runtime: Runtime, request: Request) -> Response:
@@ -43,14 +45,34 @@ async def list_items(runtime: Runtime, request: Request) -> Response:
         if fields.sample:
             items = collection.sample(fields.sample)
             return {"count": len(collection), "items": [item_json(item) for item in items]}
-        items = collection.items(after=fields.after, limit=fields.limit)
+        page, more = _page(collection, fields.after, fields.limit)
         return {
             "count": len(collection),
-            "items": [item_json(item) for item in items],
-            "next": items[-1].key if len(items) == fields.limit else None,
+            "items": page,
+            "next": page[-1]["key"] if more else None,
         }
 
     return json_response(await access.read(read))
+
+
+def _page(
+    collection: AnyCollection, after: str | None, limit: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return a page of items, fewer than `limit` where they are large, and if more may follow."""
+    page: list[dict[str, Any]] = []
+    size = 0
+    while len(page) < limit:
+        wanted = min(READ_AT_ONCE, limit - len(page))
+        items = collection.items(after=after, limit=wanted)
+        for item in items:
+            page.append(item_json(item))
+            size += len(json_bytes(page[-1]))
+            if size >= MAX_PAGE_BYTES:
+                return page, True
+        if len(items) < wanted:
+            return page, False
+        after = items[-1].key
+    return page, True
 
 
 async def one_item(runtime: Runtime, request: Request) -> Response:

@@ -60,6 +60,10 @@ def test_length_does_not_matter(size: float) -> None:
         ({"metadata": {1: "x"}}, ["'a'", "metadata"]),
         ({"metadata": {"x": (1, 2)}}, ["'a'", "metadata"]),
         ({"metadata": {"x": "\udcff"}}, ["'a'", "metadata"]),
+        ({"metadata": {"x": "é" * 2**15}}, ["'a'", "metadata has 65544 bytes", "65536"]),
+        ({"label": "é" * 2**15 + "x"}, ["'a'", "label has 65537 bytes", "65536"]),
+        ({"key": "."}, ["'.'", "no path"]),
+        ({"key": ".."}, ["'..'", "no path"]),
     ],
 )
 def test_refusals_name_the_item_and_the_value(change: dict[str, Any], messages: list[str]) -> None:
