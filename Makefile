@@ -32,6 +32,7 @@ lint: $(READY) ## check style, types, import directions and dependencies
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_structure.py
 	$(BIN)/deptry .
+	$(BIN)/python .ci/audit.py
 
 format: $(READY) ## format the code and apply safe fixes
 	$(BIN)/ruff check --fix .
