@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from base.figures import share_done
+from training.kept_weights import update_kept
 from training.parallel.ranks import OtherProcessError
 from training.protocols.verdict import evidence_of, judge
 from training.report.page import State, write_report
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from base.progress import Progress
+    from training.kept_weights import Kept
     from training.parallel.ranks import Ranks
     from training.protocols.verdict import Verdict
     from training.recipes.recipe import Recipe
@@ -63,6 +65,7 @@ class Loop:
         self.quality: dict[str, float] = dict(previous.quality) if previous else {}
         self.measured_at: dict[str, int] = dict(previous.measured_at) if previous else {}
         self.baselines: dict[str, Any] = dict(previous.baselines) if previous else {}
+        self.kept: Kept | None = previous.kept if previous else None
         self.elapsed_s = previous.elapsed_s if previous else 0.0  # of training, over all calls
         self._clock = self._window = self._saved = time.monotonic()
         self._window_step = trainer.step
@@ -115,6 +118,10 @@ class Loop:
             self._save()
 
     def _finish(self) -> None:
+        if self.kept is not None and self._trainer.step >= self._trainer.steps:
+            figures = self.kept["figures"]
+            self.quality |= figures
+            self.measured_at |= dict.fromkeys(figures, self.kept["step"])
         self._save()
         self._report(running=False)
 
@@ -192,7 +199,9 @@ class Loop:
         trainer = self._trainer
         if self._leader is not None and metrics is not None and trainer.step in self._due:
             trainer.check_finite()
-            seen = self._measured = self._leader.monitor.measure(trainer.model)
+            seen = self._measured = self._leader.monitor.measure(trainer.used)
+            if self._recipe.adaptation.keep_best:
+                self.kept = update_kept(self.kept, trainer.used, seen, trainer.step)
             self.quality |= seen.figures
             self.measured_at |= dict.fromkeys(seen.figures, trainer.step)
             if trainer.step == 0:
@@ -209,7 +218,7 @@ class Loop:
         if leader is None:
             return
         if self._measured is None and self._due:  # resumed, and stopped before the next one
-            self._measured = leader.monitor.measure(trainer.model)
+            self._measured = leader.monitor.measure(trainer.used)
         state = State(
             step=trainer.step,
             steps=trainer.steps,
@@ -246,6 +255,7 @@ class Loop:
                 quality=dict(self.quality),
                 measured_at=dict(self.measured_at),
                 baselines=dict(self.baselines),
+                kept=self.kept,
                 versions={p: metadata.version(p) for p in ("torch", "torchvision", "lookalike")},
             ),
         )

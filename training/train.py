@@ -17,6 +17,8 @@ from training.data.cache import decode_source
 from training.data.sampling import hold_out
 from training.data.training_data import check_enough, open_training_data
 from training.data.value_range import describe_values, resolve_range
+from training.distillation.targets import student_targets
+from training.distillation.teacher import teacher_embeddings, with_teacher
 from training.loop import Leader, Loop
 from training.parallel.launch import launch_of
 from training.parallel.ranks import device_of, process_group
@@ -25,7 +27,7 @@ from training.report.monitor import QUERIES, Monitor
 from training.run_folder.checkpoint import Checkpoint, remove_leftovers
 from training.run_folder.previous_run import check_images, describe_dataset, open_run
 from training.trainer import Trainer
-from training.weights.start_weights import load_start_weights, pinned, read_start_weights
+from training.weights.start_weights import pinned, read_start_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from images.sources.sources import Source
     from training.data.dataset import ImageDataset
     from training.data.training_data import TrainingData
+    from training.distillation.teacher import Teacher
     from training.parallel.ranks import Ranks
     from training.protocols.verdict import Verdict
     from training.recipes.recipe import Recipe
@@ -74,6 +77,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     evaluation: Source | None = None,
+    teacher: Teacher | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
@@ -94,6 +98,7 @@ def train(
         device: "auto" takes CUDA where it works, "cpu", "cuda".
         evaluation: labeled images whose nearest training images are asked for their label;
             `monitor.QUERIES` of them are used.
+        teacher: the open encoder that `recipe.teacher.encoder` names, whose embeddings are learned.
         limit: train on that many images, evenly spread over the source.
         progress: shows how far the work is.
 
@@ -108,7 +113,9 @@ def train(
     target = device_of(choose_device(device), launch)
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with process_group(target) as ranks:
-        recipe, previous = ranks.from_leader(lambda: _begin(run, recipe, source, resume=resume))
+        recipe, previous = ranks.from_leader(
+            lambda: _begin(run, recipe, source, teacher, resume=resume)
+        )
         for line in describe_values(recipe.data, recipe.augmentation):
             progress.message(line)
         dataset = _decode(ranks, source, recipe, run, limit=limit, progress=progress)
@@ -124,11 +131,28 @@ def train(
             )
 
         leader, _ = ranks.attempt(prepare)
-        trainer = Trainer(recipe, dataset, target, ranks, held_out=held_out)
+        targets = None
+        if teacher is not None:
+            rows = ranks.in_turn(
+                lambda: teacher_embeddings(
+                    teacher,
+                    source,
+                    dataset,
+                    limit=limit,
+                    folder=run / "cache",
+                    progress=progress,
+                )
+            )
+            targets = student_targets(
+                rows,
+                embedding_dim=recipe.teacher.embedding_dim,
+                neighbors=recipe.teacher.neighbors,
+            )
+        trainer = Trainer(recipe, dataset, target, ranks, held_out=held_out, targets=targets)
         if previous is not None:
             trainer.restore(previous)
         elif recipe.encoder.weights is not None:
-            load_start_weights(trainer.model.encoder, recipe)
+            trainer.load_start(recipe)
         loop = Loop(
             run,
             recipe,
@@ -217,9 +241,13 @@ def _prepare(
 
 
 def _begin(
-    run: Path, recipe: Recipe, source: Source, *, resume: bool
+    run: Path, recipe: Recipe, source: Source, teacher: Teacher | None, *, resume: bool
 ) -> tuple[Recipe, Checkpoint | None]:
     """Return the recipe, with its range and start weights settled, and the state to resume from."""
+    if (teacher is None) != (recipe.teacher.encoder is None):
+        raise UsageError("teacher.encoder and the teacher go together: give both or neither")
+    if teacher is not None:
+        recipe = replace(recipe, teacher=with_teacher(recipe.teacher, teacher))
     recipe = replace(recipe, data=resolve_range(recipe.data, source))
     previous = open_run(run, recipe, resume=resume)
     if recipe.encoder.weights is not None and recipe.encoder.weights_sha256 is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,12 +15,15 @@ from training.augment import augment
 from training.compute import choose_precision, compiled, guard_small_maps
 from training.data.order import Order, augmentation_seed, dropout_seed
 from training.data.shard import BatchShard
+from training.distillation.loss import imitation_loss_and_gradient
 from training.errors import TrainingDivergedError
 from training.optim import gradient_cache
+from training.optim.adaptation import average_into, rate_groups, set_adaptation
 from training.optim.losses import loss_and_gradient
 from training.optim.optimizers import build_optimizer, set_learning_rate
 from training.parallel.ranks import SINGLE_PROCESS, Ranks, network_of
 from training.recipes.build_model import build_model
+from training.weights.start_weights import load_start_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from training.data.training_data import TrainingData
+    from training.models.simclr import SimCLR
     from training.recipes.recipe import Recipe
     from training.run_folder.checkpoint import Checkpoint
 
@@ -36,6 +42,7 @@ class ViewBatch(NamedTuple):
 
     images: Tensor  # uint8 [C,m,T,T,3], its own
     drawn: augment.Parameters  # of all views of the global batch
+    positions: Tensor  # int64 [B], of the images of the global batch
 
 
 class Trainer:
@@ -52,8 +59,18 @@ class Trainer:
         ranks: Ranks = SINGLE_PROCESS,
         *,
         held_out: NDArray[np.int64] | None = None,
+        targets: NDArray[np.float32] | None = None,
     ) -> None:
-        """`held_out` are positions of images that are not trained on."""
+        """Build the network.
+
+        Args:
+            recipe: what to train and how.
+            dataset: the images.
+            device: where.
+            ranks: the processes that train together.
+            held_out: positions of images that are not trained on.
+            targets: what a student's embeddings of the images should be, unit rows [N,E].
+        """
         trained_on = len(dataset) - (0 if held_out is None else len(held_out))
         self._recipe, self._ranks = recipe, ranks
         self.model = build_model(recipe, device).train()
@@ -63,10 +80,16 @@ class Trainer:
         if self._dtype is torch.bfloat16 and device.type == "cpu":
             sizes = [int(size) for size in self._view_sizes]
             self._in_fp32 = guard_small_maps(self.model.encoder, sizes, recipe.data.channels)
+        set_adaptation(self.model.encoder, recipe.adaptation)
         self._network, self._no_sync = network_of(self.model, ranks)
         if recipe.training.compile:
             self._network = compiled(self._network, device)
-        self.optimizer = build_optimizer(self.model, recipe.optimizer)
+        adaptation = recipe.adaptation
+        set_adaptation(self.model.encoder, adaptation)  # again: batch norms may be others now
+        rates = partial(rate_groups, self.model, settings=adaptation)
+        self.optimizer = build_optimizer(self.model, recipe.optimizer, rates)
+        self.averaged = copy.deepcopy(self.model) if adaptation.average else None
+        self._targets = targets
         self.learning_rates = recipe.learning_rates(trained_on)
         self.step = 0  # finished steps
         training = recipe.training
@@ -113,10 +136,12 @@ class Trainer:
         """Read what the next step works on; `advance` does so if it was not done before."""
         seed, step, size = self._recipe.training.seed, self.step, self._recipe.training.batch_size
         pixels, height, width = self._batches(step)
+        positions = torch.from_numpy(self._order(step))
         self._generator.manual_seed(augmentation_seed(seed, step))
         # for the views of all processes, so that each image has the same ones wherever it is
         drawn = augment.draw(self._recipe.augmentation, 2 * size, height, width, self._generator)
-        self._batch = ViewBatch(pixels.view(self.shard.chunks, -1, *pixels.shape[1:]), drawn)
+        images = pixels.view(self.shard.chunks, -1, *pixels.shape[1:])
+        self._batch = ViewBatch(images, drawn, positions)
 
     def advance(self) -> None:
         """One step: views, projections, loss, update."""
@@ -128,6 +153,8 @@ class Trainer:
             self.project, self.shard.chunks, self._loss, self.model, no_sync=self._no_sync
         )
         self.optimizer.step()
+        if self.averaged is not None:
+            average_into(self.averaged, self.model, self._recipe.adaptation.average, self.step)
         self._loss_sum += loss
         self._loss_steps += 1
         self._batch = None
@@ -153,8 +180,35 @@ class Trainer:
             z: Tensor = self._network(views)
         return z
 
-    def _loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of the global batch and its gradient for the process's own z [C*V,E].
+    def _loss(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of the global batch and its gradient for the process's own outputs.
+
+        They are projections z [C*V,E], a student's with its embeddings behind them [C*V,E+F].
+        """
+        if self._targets is None:
+            return self._contrastive_loss(outputs)
+        weight, width = self._recipe.teacher.weight, self._recipe.teacher.embedding_dim
+        z, embeddings = outputs[:, :-width], outputs[:, -width:]
+        loss, gradient = self._imitation_loss(embeddings)
+        if weight == 1:
+            return loss, torch.cat([torch.zeros_like(z, dtype=gradient.dtype), gradient], 1)
+        contrastive, dz = self._contrastive_loss(z)
+        both = torch.cat([(1 - weight) * dz, weight * gradient], 1)
+        return weight * loss + (1 - weight) * contrastive, both
+
+    def _imitation_loss(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a student's embeddings [C*V,F] and its gradient, as `_loss` does."""
+        assert self._batch is not None
+        assert self._targets is not None
+        batch = len(self._batch.positions)
+        images = self._batch.positions[self._views.flatten().cpu() % batch].numpy()
+        targets = torch.from_numpy(self._targets[images]).to(embeddings.device)
+        loss, gradient = imitation_loss_and_gradient(embeddings, targets, views=2 * batch)
+        self._ranks.sum_(loss)
+        return loss, gradient * self._ranks.world
+
+    def _contrastive_loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of projections [C*V,E] and its gradient, as `_loss` does.
 
         Each process computes its share of the anchors for the projections of all.
         """
@@ -199,11 +253,25 @@ class Trainer:
             "higher loss.temperature"
         )
 
+    @property
+    def used(self) -> SimCLR:
+        """The network whose encoder is measured and used: the averaged one, if there is one."""
+        return self.averaged or self.model
+
+    def load_start(self, recipe: Recipe) -> None:
+        """Put the recipe's start weights into the encoder."""
+        load_start_weights(self.model.encoder, recipe)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(self.model.state_dict())
+
     def state(self) -> dict[str, Any]:
         """Return what of a checkpoint changes from step to step."""
+        imitation = self.model.imitation
         return {
             "encoder": self.model.encoder.state_dict(),
             "head": self.model.head.state_dict(),
+            "imitation": None if imitation is None else imitation.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "steps": self.steps,
@@ -214,6 +282,10 @@ class Trainer:
         """Load a saved state of the same recipe and images."""
         self.model.encoder.load_state_dict(checkpoint.encoder)
         self.model.head.load_state_dict(checkpoint.head)
+        if self.model.imitation is not None:
+            self.model.imitation.load_state_dict(checkpoint.imitation or {})
+        if self.averaged is not None:
+            self.averaged.load_state_dict(checkpoint.averaged or {})
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.step = checkpoint.step
         self._loss_sum.fill_(checkpoint.pending["loss_sum"])

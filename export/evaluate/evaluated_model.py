@@ -17,10 +17,9 @@ from export.encoder_file.encoder_file import open_encoder
 from training.compute import choose_device
 from training.data.cache import decode_source
 from training.data.dataset import NO_LABEL
-from training.models.features import encode
-from training.recipes.build_model import build_model
+from training.models.features import encode, imitate
 from training.recipes.recipe import Recipe
-from training.run_folder.checkpoint import load_checkpoint
+from training.run_folder.checkpoint import load_checkpoint, used_model
 from training.train import CACHE_IN_MEMORY
 
 if TYPE_CHECKING:
@@ -92,7 +91,8 @@ def _open_file(path: Path, device: str) -> Subject:
     encoder = open_encoder(
         path, provider="cuda" if device == "cuda" else "auto" if device == "auto" else "cpu"
     )
-    same = encoder.contract.feature_dim == encoder.contract.embedding_dim
+    contract = encoder.contract
+    same = contract.feature_dim == contract.embedding_dim and not contract.fit_digest
 
     def embed(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         features, embeddings = encoder.encode_with_features(images)
@@ -113,13 +113,10 @@ def _open_run(path: Path, device: torch.device) -> Subject:
     recipe = Recipe.from_dict(checkpoint.recipe)
 
     def build() -> SimCLR:
-        model = build_model(recipe, device)
         try:
-            model.encoder.load_state_dict(checkpoint.encoder)
-            model.head.load_state_dict(checkpoint.head)
+            return used_model(checkpoint, recipe, device).eval()
         except RuntimeError as error:
             raise ArtifactError(f"{path} is damaged: its weights do not fit its recipe") from error
-        return model.eval()
 
     model, data = build(), recipe.data
 
@@ -127,7 +124,7 @@ def _open_run(path: Path, device: torch.device) -> Subject:
         features = encode(model.encoder, images, mean=data.mean, std=data.std)
         with torch.inference_mode():
             z = model.head(torch.from_numpy(features).to(device))
-        return features, z.float().cpu().numpy()
+        return imitate(model, features), z.float().cpu().numpy()
 
     return Subject(
         path=path,

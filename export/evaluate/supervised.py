@@ -195,7 +195,7 @@ def _under(model: SimCLR, *, from_head: bool) -> tuple[nn.Module, int]:
     head's first layer with its batch norm and ReLU.
     """
     if not from_head:
-        return model.encoder, model.encoder.feature_dim
+        return model.embedder, model.embedder.feature_dim
     layer = [*model.head.children()][:3]
     width = layer[0].out_features
     assert isinstance(width, int)

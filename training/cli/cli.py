@@ -28,6 +28,7 @@ def _list(*, requested: bool) -> None:
 
 @app.command()
 def train(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="Pictures: folder, archive, array file, list, URL, name.")
     ],
@@ -70,6 +71,14 @@ def train(
         typer.Option(
             metavar="FILE|RUN|torchvision",
             help="Start from these weights, not from random ones.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ENCODER",
+            help="Learn the embeddings of this encoder file: a smaller, faster copy.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -141,7 +150,7 @@ def train(
         console.print(passed, markup=False)
     name, run = cli_plan.plan(images, source, recipe, out, resume=resume, progress=progress)
     count = min(len(images), limit or len(images))
-    overrides = cli_plan.all_overrides(settings, weights, batch_size)
+    overrides = cli_plan.all_overrides(settings, weights, batch_size, teacher)
     if resume:
         planned = cli_plan.resumed_recipe(name, overrides, count)
     else:
@@ -153,6 +162,7 @@ def train(
             device=device,
             progress=progress,
         )
+    taught_by = cli_plan.open_teacher(planned, context.obj)
     if find_lr:
         from training.cli.cli_report import show_rates
         from training.tuning.lr_finder import find_learning_rate
@@ -167,6 +177,7 @@ def train(
         resume=resume,
         device=device,
         evaluation=None if evaluation is None else open_source(evaluation),
+        teacher=taught_by,
         limit=limit,
         progress=progress,
     )

@@ -18,10 +18,11 @@ from training.tuning.batch_size import auto_batch_size
 from training.weights.start_weights import pinned, read_start_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from base.progress import Progress
     from images.sources.sources import Source
+    from training.distillation.teacher import Teacher
     from training.recipes.recipe import Recipe
 
 FEWEST = 8  # images; with fewer there is nothing to contrast
@@ -29,9 +30,12 @@ AUTO = "auto"
 
 
 def all_overrides(
-    settings: Iterable[str] | None, weights: str | None, batch_size: str | None
+    settings: Iterable[str] | None,
+    weights: str | None,
+    batch_size: str | None,
+    teacher: Path | None = None,
 ) -> list[str]:
-    """Return what --set, --weights and --batch-size come to, as "table.key=value".
+    """Return what --set, --weights, --batch-size and --teacher come to, as "table.key=value".
 
     Raises:
         UsageError: a batch size that is neither a number nor "auto".
@@ -39,6 +43,8 @@ def all_overrides(
     overrides = list(settings or [])
     if weights is not None:
         overrides.append(f"encoder.weights={json.dumps(weights)}")
+    if teacher is not None:
+        overrides.append(f"teacher.encoder={json.dumps(str(teacher))}")
     if batch_size is not None and batch_size != AUTO:
         if not batch_size.isdecimal():
             raise UsageError(f"--batch-size {batch_size}: give a number of pictures, or auto")
@@ -107,6 +113,24 @@ def new_recipe(
     if _is_set(settings, "training.batch_size"):
         return recipe
     return _halved_batch(recipe, images, progress)
+
+
+def open_teacher(recipe: Recipe, open_encoder: Callable[[Path], Teacher] | None) -> Teacher | None:
+    """Open the encoder file that a recipe learns from, if it does.
+
+    Args:
+        recipe: whose `teacher.encoder` may name one.
+        open_encoder: opens encoder files. Training cannot: they belong to a room that builds on it,
+            so the front door hands this in.
+
+    Raises:
+        UsageError: there is nothing to open it with, or the file is unusable.
+    """
+    if recipe.teacher.encoder is None:
+        return None
+    if open_encoder is None:
+        raise UsageError("--teacher is for the command `lookalike train`, which opens the encoder")
+    return open_encoder(Path(recipe.teacher.encoder))
 
 
 def resumed_recipe(name: str, settings: Sequence[str], images: int) -> Recipe:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from training.models.simclr import SimCLR
+
 
 @torch.inference_mode()
 def encode(
@@ -38,7 +40,7 @@ def encode(
         h, float32 [N,D], not normalized; [0,0] for no images.
     """
     device = next(encoder.parameters()).device
-    training = encoder.training
+    training = {module: module.training for module in encoder.modules()}  # frozen layers are not
     encoder.eval()
     try:
         features = []
@@ -47,5 +49,16 @@ def encode(
             x = batch.permute(0, 3, 1, 2).float() / 255  # NHWC storage is channels_last
             features.append(encoder(normalize(x, mean, std)).float().cpu().numpy())
     finally:
-        encoder.train(training)
+        for module, mode in training.items():
+            module.training = mode
     return np.concatenate(features) if features else np.zeros((0, 0), np.float32)
+
+
+@torch.inference_mode()
+def imitate(model: SimCLR, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a student's embeddings [N,E] of features h [N,D]; of another encoder h itself."""
+    if model.imitation is None:
+        return features
+    device = next(model.parameters()).device
+    embeddings: torch.Tensor = model.imitation(torch.from_numpy(features).to(device))
+    return np.asarray(embeddings.cpu().numpy(), np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -11,6 +11,8 @@ from training.errors import require
 from training.optim.lars import Lars
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
 
@@ -34,7 +36,7 @@ class OptimizerSettings:
         require(0 <= min(self.betas) <= max(self.betas) < 1, "optimizer.betas must be in [0,1)")
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weights with decay and adaptation; batch norms and biases with neither.
 
     The paper's code excludes "batch_normalization" and "bias" by name (tf2/model.py); here a vector
@@ -54,13 +56,21 @@ def _is_vector(parameter: nn.Parameter) -> bool:
     return sum(side > 1 for side in parameter.shape) < 2
 
 
-def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module,
+    settings: OptimizerSettings,
+    rates: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None,
+) -> torch.optim.Optimizer:
     """Build the optimizer; its learning rate is set before each step from the schedule's array.
+
+    `rates` may split the groups by a key "rate", a multiple of that learning rate.
 
     "lars" is the paper's (section 2), for batches of 512 and more. "sgd" is momentum SGD with L2
     decay inside the gradient. "adamw" needs neither large batches nor a tuned rate.
     """
-    groups = parameter_groups(module, settings.weight_decay)
+    groups: list[dict[str, Any]] = parameter_groups(module, settings.weight_decay)
+    if rates is not None:
+        groups = rates(groups)
     if settings.name == "lars":
         return Lars(
             groups,
@@ -76,6 +86,6 @@ def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opt
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the rate of all groups."""
+    """Set the rate of all groups; one with a "rate" of its own gets that multiple of it."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("rate", 1.0)

@@ -13,15 +13,18 @@ each averaged over the queries that have a relevant image at all (R > 0).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training.protocols.knn import as_labels, as_rows, chunk_of
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,29 +60,11 @@ def retrieval_scores(
     Raises:
         ValueError: a k below 1 or beyond the gallery, or no query that could find anything.
     """
-    alone = gallery is None
-    query_rows, query_kinds = _labeled(queries, query_labels)
-    gallery_rows, kinds = (query_rows, query_kinds)
-    if gallery is not None and gallery_labels is not None:
-        gallery_rows, kinds = _labeled(gallery, gallery_labels)
-    reach = len(gallery_rows) - alone
-    if not ks or min(ks) < 1 or max(ks) > reach:
-        raise ValueError(f"k must lie between 1 and the {reach} pictures to search, got {ks}")
-    totals = torch.zeros(2, 2 * len(ks) + 2, dtype=torch.float64)  # of values and their squares
-    counted = 0
-    step = chunk_of(len(gallery_rows))
-    for start in range(0, len(query_rows), step):
-        similarity = query_rows[start : start + step] @ gallery_rows.T  # [q,G]
-        relevant = query_kinds[start : start + step, None] == kinds  # [q,G]
-        if alone:
-            rows = torch.arange(len(similarity))
-            similarity[rows, start + rows] = -torch.inf
-            relevant[rows, start + rows] = False
-        has = relevant.any(1)
-        totals += _sums(similarity[has], relevant[has], ks)
-        counted += int(has.sum())
+    values = torch.cat([*_values_in_blocks(queries, query_labels, gallery, gallery_labels, ks)])
+    counted = len(values)
     if not counted:
         raise ValueError("no labeled query has a picture of its class to find")
+    totals = torch.stack([values.sum(0), values.square().sum(0)])
     mean, square = totals / counted
     means = mean.tolist()
     errors = ((square - mean.square()).clamp_min(0) / counted).sqrt().tolist()
@@ -94,11 +79,82 @@ def retrieval_scores(
     )
 
 
-def _sums(similarity: Tensor, relevant: Tensor, ks: tuple[int, ...]) -> Tensor:
-    """[recall@k..., precision@k..., R-precision, mAP@R] and their squares, summed over rows.
+def average_precisions(
+    queries: ArrayLike | Tensor,
+    query_labels: ArrayLike | Tensor,
+    gallery: ArrayLike | Tensor,
+    gallery_labels: ArrayLike | Tensor,
+) -> Tensor:
+    """Return AP@R of each query, float64 [Q]: mAP@R is their mean.
 
-    Float64 [2, 2 len(ks) + 2].
+    For encoders that are compared on the same queries: the differences vary less than the scores.
+    Arguments as of `retrieval_scores`; a query without a relevant image is left out.
     """
+    query_rows, query_kinds = _labeled(queries, query_labels)
+    gallery_rows, kinds = _labeled(gallery, gallery_labels)
+    precisions = []
+    step = chunk_of(len(gallery_rows))
+    for start in range(0, len(query_rows), step):
+        similarity = query_rows[start : start + step] @ gallery_rows.T  # [q,G]
+        relevant = query_kinds[start : start + step, None] == kinds  # [q,G]
+        has = relevant.any(1)
+        precisions.append(_values(similarity[has], relevant[has], (1,))[-1])
+    return torch.cat(precisions) if precisions else torch.zeros(0, dtype=torch.float64)
+
+
+class QueryScores(NamedTuple):
+    """What each query finds, float64 [Q] of those that have a relevant image, in their order."""
+
+    recall_at_1: NDArray[np.float64]
+    map_at_r: NDArray[np.float64]
+
+
+def query_scores(
+    queries: ArrayLike | Tensor,
+    query_labels: ArrayLike | Tensor,
+    gallery: ArrayLike | Tensor | None = None,
+    gallery_labels: ArrayLike | Tensor | None = None,
+) -> QueryScores:
+    """Return recall@1 and AP@R per query, to compare encoders query by query.
+
+    Args and errors as `retrieval_scores`; empty where no query has a relevant image.
+    """
+    blocks = [*_values_in_blocks(queries, query_labels, gallery, gallery_labels, (1,))]
+    recall, _, _, map_at_r = torch.cat(blocks).numpy().T
+    return QueryScores(recall, map_at_r)
+
+
+def _values_in_blocks(
+    queries: ArrayLike | Tensor,
+    query_labels: ArrayLike | Tensor,
+    gallery: ArrayLike | Tensor | None,
+    gallery_labels: ArrayLike | Tensor | None,
+    ks: tuple[int, ...],
+) -> Iterator[Tensor]:
+    """Yield the values of a block of queries, float64 [q, 2 len(ks) + 2]; the first is empty."""
+    alone = gallery is None
+    query_rows, query_kinds = _labeled(queries, query_labels)
+    gallery_rows, kinds = (query_rows, query_kinds)
+    if gallery is not None and gallery_labels is not None:
+        gallery_rows, kinds = _labeled(gallery, gallery_labels)
+    reach = len(gallery_rows) - alone
+    if not ks or min(ks) < 1 or max(ks) > reach:
+        raise ValueError(f"k must lie between 1 and the {reach} pictures to search, got {ks}")
+    yield torch.zeros(0, 2 * len(ks) + 2, dtype=torch.float64)
+    step = chunk_of(len(gallery_rows))
+    for start in range(0, len(query_rows), step):
+        similarity = query_rows[start : start + step] @ gallery_rows.T  # [q,G]
+        relevant = query_kinds[start : start + step, None] == kinds  # [q,G]
+        if alone:
+            rows = torch.arange(len(similarity))
+            similarity[rows, start + rows] = -torch.inf
+            relevant[rows, start + rows] = False
+        has = relevant.any(1)
+        yield _values(similarity[has], relevant[has], ks)
+
+
+def _values(similarity: Tensor, relevant: Tensor, ks: tuple[int, ...]) -> Tensor:
+    """[recall@k..., precision@k..., R-precision, mAP@R] of each row; float64 [q, 2 len(ks) + 2]."""
     total = relevant.sum(1)  # R, [q]
     depth = max(*ks, int(total.max()) if len(total) else 0)
     order = similarity.topk(min(depth, similarity.shape[1]), dim=1).indices
@@ -110,8 +166,7 @@ def _sums(similarity: Tensor, relevant: Tensor, ks: tuple[int, ...]) -> Tensor:
     within = rank <= total[:, None]
     r_precision = (hit * within).sum(1) / total
     map_at_r = (hits / rank * hit * within).sum(1) / total
-    values = torch.stack([*recall, *precision, r_precision, map_at_r])
-    return torch.stack([values.sum(1), values.square().sum(1)])
+    return torch.stack([*recall, *precision, r_precision, map_at_r], 1)
 
 
 def recall_at_k(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from training.errors import RecipeError
 from training.models.encoders import build_encoder
@@ -41,7 +42,10 @@ def build_model(recipe: Recipe, device: torch.device) -> SimCLR:
         head = projection_head(
             recipe.head.kind, encoder.feature_dim, recipe.head.hidden, recipe.head.out_dim
         )
-    model = SimCLR(encoder, head, mean=recipe.data.mean, std=recipe.data.std)
+        imitation = None
+        if recipe.teacher.encoder is not None:
+            imitation = nn.Linear(encoder.feature_dim, recipe.teacher.embedding_dim)
+    model = SimCLR(encoder, head, mean=recipe.data.mean, std=recipe.data.std, imitation=imitation)
     _check_sizes(encoder, recipe)
     # mypy knows no overload of Module.to with a memory format alone
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

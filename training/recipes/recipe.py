@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from base.files import sha256_bytes
 from base.text import did_you_mean
 from training.augment.augment import Augmentation
 from training.data.settings import DataSettings
+from training.distillation.settings import TeacherSettings
 from training.errors import RecipeError, require
 from training.models.encoders import EncoderSettings
 from training.models.projection_head import HeadSettings
+from training.optim.adaptation import AdaptationSettings
 from training.optim.losses import LossSettings
 from training.optim.optimizers import OptimizerSettings
 from training.optim.schedule import ScheduleSettings, peak_learning_rate, warmup_cosine
@@ -44,7 +46,10 @@ TABLES: dict[
     "optimizer": OptimizerSettings,
     "schedule": ScheduleSettings,
     "training": TrainingSettings,
+    "adaptation": AdaptationSettings,
+    "teacher": TeacherSettings,
 }
+LATER = ("adaptation", "teacher")  # tables that the first version did not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,8 @@ class Recipe:
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     training: TrainingSettings
+    adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
 
     def __post_init__(self) -> None:
         stages, stored = self.training.progressive, self.data.stored_side
@@ -107,6 +114,9 @@ class Recipe:
         tables = {name: table_of(getattr(self, name)) for name in TABLES}
         if not self.training.held_out:
             del tables["training"]["held_out"]
+        for name in LATER:
+            if getattr(self, name) == TABLES[name]():
+                del tables[name]
         return sha256_bytes(json.dumps(tables, sort_keys=True).encode())
 
     def steps(self, images: int) -> int:

@@ -7,7 +7,7 @@ labels also the kNN accuracy of h.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +16,10 @@ import torch
 from training.augment.augment import two_views
 from training.data.dataset import NO_LABEL
 from training.data.sampling import spread
-from training.models.features import encode
+from training.models.features import encode, imitate
 from training.protocols.geometry import alignment, effective_rank, feature_std, uniformity
 from training.protocols.knn import choose_k, knn_accuracy
-from training.protocols.retrieval import recall_at_k, retrieval_scores
+from training.protocols.retrieval import average_precisions, recall_at_k, retrieval_scores
 from training.protocols.verdict import COLLAPSED_RANK, COLLAPSED_STD
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class Measurement:
     figures: dict[str, float]  # by their names in metrics.jsonl
     features: NDArray[np.float32]  # h [W,D] of the watched images
     alarm: str | None  # what is wrong and what to change
+    precisions: NDArray[np.float64] = field(  # AP@R of each query, [Q]; empty without labels
+        default_factory=lambda: np.zeros(0)
+    )
 
 
 class Monitor:
@@ -114,8 +117,8 @@ class Monitor:
 
     def measure(self, model: SimCLR) -> Measurement:
         """All figures of the encoder as it is; it is left in the mode it came in."""
-        seen = self._encode(model, self.watched.views)
-        first, second = np.split(_project(model, seen), 2)
+        seen, z = self._encode_and_project(model, self.watched.views)
+        first, second = np.split(z, 2)
         features = self._encode(model, self.watched.images)
         figures = {
             "alignment": alignment(first, second),
@@ -124,8 +127,14 @@ class Monitor:
             "feature_std": feature_std(features),
             "view_recall": _pair_recall(seen),
         }
-        figures |= self._scores(lambda images: self._encode(model, images))
-        return Measurement(figures=figures, features=features, alarm=self._alarm(figures))
+        scores, precisions = self._scores(lambda images: self._encode(model, images))
+        figures |= scores
+        return Measurement(
+            figures=figures,
+            features=features,
+            alarm=self._alarm(figures),
+            precisions=precisions,
+        )
 
     def accuracy(self, model: SimCLR) -> float:
         """Return the kNN accuracy of the encoder's features h, in [0,1]."""
@@ -151,22 +160,26 @@ class Monitor:
             chance = {"recall_at_1": float(same.mean())}
             facts = {"queries": int(matched.sum()), "k": choose_k(self._gallery_labels)}
             facts["drawn_from"] = self._origin
-        pixels = self._scores(small_pixels) | {
+        pixels = self._scores(small_pixels)[0] | {
             "view_recall": _pair_recall(small_pixels(self.watched.views))
         }
         return facts | {"pixels": pixels, "random": chance}
 
-    def _scores(self, features: Callable[[Pixels], NDArray[np.float32]]) -> dict[str, float]:
-        """Return how the queries find their class in the gallery; nothing without labels."""
+    def _scores(
+        self, features: Callable[[Pixels], NDArray[np.float32]]
+    ) -> tuple[dict[str, float], NDArray[np.float64]]:
+        """Return how the queries find their class, and AP@R of each; nothing without labels."""
+        nothing = np.zeros(0)
         if not self.labeled:
-            return {}
+            return {}, nothing
         queries, gallery = features(self._queries), features(self._gallery)
         sides = queries, self._query_labels, gallery, self._gallery_labels
         figures = {"knn_accuracy": knn_accuracy(*sides)}
-        if np.isin(self._query_labels, self._gallery_labels).any():
-            scores = retrieval_scores(*sides, ks=(1,))
-            figures |= {"recall_at_1": scores.recall[1], "map_at_r": scores.map_at_r}
-        return figures
+        if not np.isin(self._query_labels, self._gallery_labels).any():
+            return figures, nothing
+        scores = retrieval_scores(*sides, ks=(1,))
+        figures |= {"recall_at_1": scores.recall[1], "map_at_r": scores.map_at_r}
+        return figures, average_precisions(*sides).numpy()
 
     def _alarm(self, figures: dict[str, float]) -> str | None:
         deviation, rank = figures["feature_std"], figures["rankme"]
@@ -182,7 +195,14 @@ class Monitor:
         )
 
     def _encode(self, model: SimCLR, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return encode(model.encoder, images, mean=self._data.mean, std=self._data.std)
+        return encode(model.embedder, images, mean=self._data.mean, std=self._data.std)
+
+    def _encode_and_project(
+        self, model: SimCLR, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what is used of images, and their projections z."""
+        h = encode(model.encoder, images, mean=self._data.mean, std=self._data.std)
+        return imitate(model, h), _project(model, h)
 
     def _watch(self, dataset: TrainingData, sample: NDArray[np.int64]) -> Watched:
         return Watched(

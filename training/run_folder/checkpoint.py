@@ -26,9 +26,13 @@ the folder holds one whole checkpoint. Its keys:
     measured_at      the step of each figure of quality
     baselines        what they are compared with, see `monitor.py`; empty before step 0 is measured
     versions         {"torch", "torchvision", "lookalike"}
+    imitation        state dict of a student's map to its teacher's embeddings, or None
+    averaged         state dict of the whole network with averaged weights, or None
+    kept             what `kept_weights.py` keeps of the best weights that were measured, or None
 
-`measured_at` and `baselines` came later: a reader MUST take a file without them for one that has
-them empty.
+`measured_at`, `baselines` and the last three came later: a reader MUST take a file without them for
+one that has them empty. The encoder that a run gives is that of `kept`, else of `averaged`, else
+`encoder` itself.
 
 There is no random state: the order of the images is drawn from (seed, epoch) and the augmentation
 from (seed, step), so the step alone says how to resume.
@@ -48,15 +52,17 @@ from base.figures import figures_by_step
 from base.files import atomic_write, sha256_file
 from base.text import first_line
 from training.protocols.verdict import Verdict, evidence_of, judge
-from training.recipes.build_model import encoder_of
+from training.recipes.build_model import build_model
 from training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from images.pixels.preprocess import PreprocessSpec
     from training.models.encoder_module import EncoderModule
+    from training.models.simclr import SimCLR
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,9 @@ class Checkpoint:
     versions: dict[str, str]
     measured_at: dict[str, int] = field(default_factory=dict)
     baselines: dict[str, Any] = field(default_factory=dict)
+    imitation: dict[str, Any] | None = None
+    averaged: dict[str, Any] | None = None
+    kept: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +165,11 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise ArtifactError(
             f"{path} has format {content['format']}, this version reads {FORMAT}: update lookalike"
         )
-    required = {item.name for item in fields(Checkpoint) if item.default_factory is MISSING}
+    required = {
+        item.name
+        for item in fields(Checkpoint)
+        if item.default_factory is MISSING and (item.default is MISSING or item.name == "format")
+    }
     if missing := required - set(content):
         raise ArtifactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
     names = [item.name for item in fields(Checkpoint) if item.name in content]
@@ -171,13 +184,12 @@ def load_encoder(run: Path) -> TrainedEncoder:
     """
     checkpoint = load_checkpoint(run)
     recipe = Recipe.from_dict(checkpoint.recipe)
-    module = encoder_of(recipe)
     try:
-        module.load_state_dict(checkpoint.encoder)
+        model = used_model(checkpoint, recipe)
     except RuntimeError as error:
         raise ArtifactError(f"{run} is damaged: its weights do not fit its recipe") from error
     return TrainedEncoder(
-        module=module.eval(),
+        module=model.embedder.eval(),
         preprocess=recipe.data.evaluation,
         mean=recipe.data.mean,
         std=recipe.data.std,
@@ -186,6 +198,24 @@ def load_encoder(run: Path) -> TrainedEncoder:
         sha256=sha256_file(Path(run) / CHECKPOINT),
         training=training_state(checkpoint, recipe),
     )
+
+
+def used_model(checkpoint: Checkpoint, recipe: Recipe, device: torch.device = CPU) -> SimCLR:
+    """Return the network of a run with the weights that are used, see the module's docstring.
+
+    Raises:
+        RuntimeError: they do not fit the recipe.
+    """
+    model = build_model(recipe, device)
+    whole = checkpoint.kept["model"] if checkpoint.kept else checkpoint.averaged
+    if whole is not None:
+        model.load_state_dict(whole)
+        return model
+    model.encoder.load_state_dict(checkpoint.encoder)
+    model.head.load_state_dict(checkpoint.head)
+    if model.imitation is not None:
+        model.imitation.load_state_dict(checkpoint.imitation or {})
+    return model
 
 
 def verdict_of(checkpoint: Checkpoint, recipe: Recipe) -> Verdict | None:
