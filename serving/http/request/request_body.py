@@ -8,7 +8,7 @@ writes files over 1 MB to disk on the event loop and knows no limit; this reads 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -67,10 +67,16 @@ async def read_body(request: Request, settings: Settings) -> Body:
     return body
 
 
-async def read_raw(request: Request, settings: Settings) -> bytes:
-    """Read the body as it is, whatever its media type; raises HttpError as `read_body` does."""
+async def read_raw(request: Request, settings: Settings, bounds: JsonBounds | None) -> bytes:
+    """Read the body as it is, whatever its media type; raises HttpError as `read_body` does.
+
+    Args:
+        request: with the body.
+        settings: of the service.
+        bounds: of JSON, where all of the body is.
+    """
     async with _in_time(request, settings):
-        return b"".join([chunk async for chunk in _limited(request, settings.max_body_bytes)])
+        return await _collected(_limited(request, settings.max_body_bytes), bounds)
 
 
 @contextlib.asynccontextmanager
@@ -95,10 +101,11 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
     stream = _limited(request, settings.max_body_bytes)
     if media_type == "multipart/form-data":
         return await _read_multipart(request, stream, settings)
-    content = b"".join([chunk async for chunk in stream])
+    is_json = media_type == "application/json" or media_type.endswith("+json")
+    content = await _collected(stream, bounds_of(settings) if is_json else None)
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         return Body([Upload(content, "body")], {})
-    if media_type == "application/json" or media_type.endswith("+json"):
+    if is_json:
         return await parsed(len(content), _from_json, content, settings)
     if media_type == FORM and not _looks_binary(content):
         return await parsed(len(content), _from_form, content, settings)
@@ -111,6 +118,27 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
         f"the Content-Type is {named}: {HINT}",
         param="Content-Type",
     )
+
+
+async def _collected(stream: AsyncGenerator[bytes, None], bounds: JsonBounds | None) -> bytes:
+    """Return all chunks; large JSON whose beginning holds too much already is refused unread."""
+    chunks, size, unchecked = [], 0, bounds is not None
+    async for chunk in stream:
+        chunks.append(chunk)
+        size += len(chunk)
+        if unchecked and size > LARGE and bounds is not None:
+            unchecked = False
+            with _malformed_json():
+                bounds.check(b"".join(chunks))
+    return b"".join(chunks)
+
+
+@contextlib.contextmanager
+def _malformed_json() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise malformed("json", f"the body is not JSON: {error}") from error
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
@@ -150,10 +178,8 @@ async def _read_multipart(
 
 
 def _from_json(content: bytes, settings: Settings) -> Body:
-    try:
+    with _malformed_json():
         fields = parse_bounded(content, bounds_of(settings))
-    except ValueError as error:
-        raise malformed("json", f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise malformed("json", f"the body is {show(fields)}: send a JSON object")
     return _with_text_images(Body([], fields, size=len(content)), settings)

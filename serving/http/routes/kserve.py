@@ -54,10 +54,11 @@ MAX_DIMENSIONS = 8
 async def infer(runtime: Runtime, request: Request) -> Response:
     """POST /v2/models/{model}/infer."""
     check_served(runtime.encoder, request)
-    content = await read_raw(request, runtime.settings)
-    at = _header_length(request, len(content))
     spec = runtime.encoder.preprocess
     bounds = _bounds_of(spec, runtime.settings)
+    all_json = HEADER_LENGTH not in request.headers
+    content = await read_raw(request, runtime.settings, bounds if all_json else None)
+    at = _header_length(request, len(content))
     head = await parsed(at, _parse_head, content[:at], bounds)
     fields = InferFields.read(head)
     binary = _wants_binary(fields.parameters, fields.outputs)
