@@ -178,6 +178,7 @@ class Loop:
                 figures=self.quality,
                 measured_at=self.measured_at,
                 baselines=self.baselines,
+                kept_step=self.kept["step"] if self.kept else None,
             )
         )
 
@@ -199,13 +200,15 @@ class Loop:
         trainer = self._trainer
         if self._leader is not None and metrics is not None and trainer.step in self._due:
             trainer.check_finite()
-            seen = self._measured = self._leader.monitor.measure(trainer.used)
+            monitor = self._leader.monitor
+            look = monitor.measure if trainer.step else monitor.measure_start
+            seen = self._measured = look(trainer.used)
             if self._recipe.adaptation.keep_best:
                 self.kept = update_kept(self.kept, trainer.used, seen, trainer.step)
             self.quality |= seen.figures
             self.measured_at |= dict.fromkeys(seen.figures, trainer.step)
             if trainer.step == 0:
-                self.baselines = self._leader.monitor.baselines() | {"start": seen.figures}
+                self.baselines = monitor.baselines() | {"start": seen.figures}
             samples = trainer.step * self._recipe.training.batch_size
             metrics.write(trainer.step, samples, **seen.figures)
             if seen.alarm and trainer.step:

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from base.cpus import available_cpus
-from base.errors import UsageError
-from base.files import write_bytes_atomic
 from base.progress import Progress, Silent
 from training.compute import choose_device
-from training.data.cache import decode_source
 from training.data.sampling import hold_out
 from training.data.training_data import check_enough, open_training_data
 from training.data.value_range import describe_values, resolve_range
-from training.distillation.targets import student_targets
-from training.distillation.teacher import teacher_embeddings, with_teacher
+from training.lesson import prepare_lesson, taught_recipe
 from training.loop import Leader, Loop
 from training.parallel.launch import launch_of
 from training.parallel.ranks import device_of, process_group
-from training.recipes.recipe_files import save_recipe
-from training.report.monitor import QUERIES, Monitor
-from training.run_folder.checkpoint import Checkpoint, remove_leftovers
-from training.run_folder.previous_run import check_images, describe_dataset, open_run
+from training.run_folder.previous_run import open_run
+from training.run_start import list_refused, prepare_run
 from training.trainer import Trainer
 from training.weights.start_weights import pinned, read_start_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from images.items import RefusedImage
     from images.sources.sources import Source
-    from training.data.dataset import ImageDataset
     from training.data.training_data import TrainingData
     from training.distillation.teacher import Teacher
     from training.parallel.ranks import Ranks
     from training.protocols.verdict import Verdict
     from training.recipes.recipe import Recipe
+    from training.run_folder.checkpoint import Checkpoint
 
 CACHE_IN_MEMORY = 2 * 2**30  # bytes of decoded images; more than that are a memory-mapped file
 
@@ -123,32 +112,43 @@ def train(
         share = 0.0 if evaluation is not None else recipe.training.held_out
         held_out = hold_out(dataset.labels, share, recipe.training.batch_size)
 
+        check_enough(dataset, recipe.training.batch_size)
+        lesson = prepare_lesson(
+            recipe,
+            teacher,
+            source,
+            dataset,
+            held_out,
+            device=target,
+            ranks=ranks,
+            limit=limit,
+            folder=run / "cache",
+            progress=progress,
+        )
+
         def prepare() -> Leader | None:
             if not ranks.leads:
                 return None
-            return _prepare(
-                run, recipe, dataset, evaluation, held_out, previous=previous, progress=progress
+            return prepare_run(
+                run,
+                recipe,
+                dataset,
+                evaluation=evaluation,
+                held_out=held_out,
+                lesson=lesson,
+                previous=previous,
+                progress=progress,
             )
 
         leader, _ = ranks.attempt(prepare)
-        targets = None
-        if teacher is not None:
-            rows = ranks.in_turn(
-                lambda: teacher_embeddings(
-                    teacher,
-                    source,
-                    dataset,
-                    limit=limit,
-                    folder=run / "cache",
-                    progress=progress,
-                )
-            )
-            targets = student_targets(
-                rows,
-                embedding_dim=recipe.teacher.embedding_dim,
-                neighbors=recipe.teacher.neighbors,
-            )
-        trainer = Trainer(recipe, dataset, target, ranks, held_out=held_out, targets=targets)
+        trainer = Trainer(
+            recipe,
+            dataset,
+            target,
+            ranks,
+            held_out=held_out,
+            targets=None if lesson is None else lesson.targets,
+        )
         if previous is not None:
             trainer.restore(previous)
         elif recipe.encoder.weights is not None:
@@ -171,7 +171,7 @@ def train(
             {r: None for share in ranks.gather_objects(dataset.refusals()) for r in share}
         )
         if ranks.leads:
-            _list_refused(run, refused)
+            list_refused(run, refused)
     return TrainResult(
         run=run,
         recipe=recipe,
@@ -210,83 +210,13 @@ def _decode(
     return dataset
 
 
-def _prepare(
-    run: Path,
-    recipe: Recipe,
-    dataset: TrainingData,
-    evaluation: Source | None,
-    held_out: NDArray[np.int64],
-    *,
-    previous: Checkpoint | None,
-    progress: Progress,
-) -> Leader:
-    """Check the images against the run and begin its folder."""
-    against = None
-    if evaluation is not None:
-        against = decode_source(
-            evaluation, recipe.data.evaluation, limit=QUERIES, progress=progress
-        )
-    check_enough(dataset, recipe.training.batch_size)
-    check_images(run, previous, dataset, against)
-    monitor = _monitor(recipe, dataset, against, held_out, progress)
-    if previous is not None:
-        remove_leftovers(run)
-    else:
-        _start_run(run, recipe, dataset)
-    about = {
-        "source": describe_dataset(dataset),
-        "evaluation": describe_dataset(against) if against else None,
-    }
-    return Leader(monitor, about)
-
-
 def _begin(
     run: Path, recipe: Recipe, source: Source, teacher: Teacher | None, *, resume: bool
 ) -> tuple[Recipe, Checkpoint | None]:
     """Return the recipe, with its range and start weights settled, and the state to resume from."""
-    if (teacher is None) != (recipe.teacher.encoder is None):
-        raise UsageError("teacher.encoder and the teacher go together: give both or neither")
-    if teacher is not None:
-        recipe = replace(recipe, teacher=with_teacher(recipe.teacher, teacher))
+    recipe = taught_recipe(recipe, teacher)
     recipe = replace(recipe, data=resolve_range(recipe.data, source))
     previous = open_run(run, recipe, resume=resume)
     if recipe.encoder.weights is not None and recipe.encoder.weights_sha256 is None:
         recipe = pinned(recipe, read_start_weights(recipe))
     return recipe, previous
-
-
-def _monitor(
-    recipe: Recipe,
-    dataset: TrainingData,
-    evaluation: ImageDataset | None,
-    held_out: NDArray[np.int64],
-    progress: Progress,
-) -> Monitor:
-    monitor = Monitor(recipe, dataset, evaluation, held_out)
-    if not monitor.labeled and evaluation is not None:
-        raise UsageError(
-            f"--eval {evaluation.name} and {dataset.name} have no two labels in common: kNN needs "
-            "pictures in sub-folders of the same names in both"
-        )
-    if not monitor.labeled:
-        progress.message("the pictures have no labels: kNN accuracy is not measured, RankMe is")
-    return monitor
-
-
-def _start_run(run: Path, recipe: Recipe, dataset: TrainingData) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the run folder {run}: {error.strerror}") from error
-    save_recipe(run / "recipe.toml", recipe)
-    _list_refused(run, dataset.refusals())
-
-
-def _list_refused(run: Path, refused: Iterable[RefusedImage]) -> None:
-    """Write what was refused, those of a stopped run as well: a stream meets others each time."""
-    file = run / "refused.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    entries = [{"key": one.key, "reason": one.reason, "message": one.message} for one in refused]
-    lines += [json.dumps(entry, ensure_ascii=False) for entry in entries]
-    if lines:
-        write_bytes_atomic(file, ("\n".join(dict.fromkeys(lines)) + "\n").encode())

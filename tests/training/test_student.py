@@ -139,3 +139,37 @@ def test_a_recipe_without_the_new_tables_has_the_digest_it_had() -> None:
     assert load_recipe("small-cpu", ["adaptation.frozen=0"]).digest == plain.digest
     assert load_recipe("small-cpu", ["adaptation.frozen=0.5"]).digest != plain.digest
     assert load_recipe("small-cpu", ["teacher.encoder=a.onnx"]).digest != plain.digest
+
+
+def test_a_start_is_its_own_teacher_and_is_used_whole_where_nothing_was_gained(
+    make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    train(make_source(), make_recipe(), start)
+    settings = ["teacher.encoder=start", "teacher.image_size=20", "teacher.embedding_dim=200"]
+    settings += ["adaptation.keep_best=true", "training.held_out=0.3"]
+    settings += [f"encoder.weights={start}", "schedule.learning_rate=1e-12"]
+    recipe = make_recipe(*settings)
+    run = tmp_path / "run"
+    result = train(make_source(), recipe, run)
+    assert result.recipe.teacher.embedding_dim == 64  # no more than there are features
+    assert result.verdict is not None
+    assert result.verdict.verdict == "learned nothing"
+    adapted, before = load_encoder(run), load_encoder(start)
+    assert adapted.preprocess.size == 20
+    images = torch.rand(2, 3, 20, 20)
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted.module(images), before.module(images))
+    assert train(make_source(), result.recipe, run, resume=True).finished
+
+
+def test_what_a_start_teaches_is_used_with_its_map_where_it_helps(
+    make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    train(make_source(), make_recipe(), start)
+    settings = ["teacher.encoder=start", "teacher.embedding_dim=8", f"encoder.weights={start}"]
+    run = tmp_path / "run"
+    result = train(make_source(), make_recipe(*settings), run)
+    assert result.recipe.teacher.image_size == 16
+    assert load_encoder(run).module.feature_dim == 8

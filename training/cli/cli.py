@@ -148,7 +148,9 @@ def train(
     images = open_source(source, labels=labels, exclude=exclude or ())
     if passed := passed_over(images).summary():
         console.print(passed, markup=False)
-    name, run = cli_plan.plan(images, source, recipe, out, resume=resume, progress=progress)
+    name, run = cli_plan.plan(
+        images, source, recipe, out, resume=resume, weights=weights, progress=progress
+    )
     count = min(len(images), limit or len(images))
     overrides = cli_plan.all_overrides(settings, weights, batch_size, teacher)
     if resume:

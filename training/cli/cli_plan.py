@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FEWEST = 8  # images; with fewer there is nothing to contrast
 AUTO = "auto"
+ADAPT = "adapt"  # the recipe for trained weights
 
 
 def all_overrides(
@@ -59,17 +60,21 @@ def plan(
     out: Path | None,
     *,
     resume: bool,
+    weights: str | None = None,
     progress: Progress,
 ) -> tuple[str, Path]:
     """Return the recipe to read and the run folder.
 
-    A run that is resumed keeps its recipe; else, where none is named, the images decide.
+    A run that is resumed keeps its recipe; else, where none is named, trained weights are adapted,
+    and without any the images decide.
     """
     if recipe is not None:
         return recipe, out or _default_run(source, Path(recipe).stem)
     if resume and out is not None and (out / "recipe.toml").is_file():
         return str(out / "recipe.toml"), out
-    name, reason = choose_recipe(images)
+    name, reason = ADAPT, "it starts from trained weights"
+    if weights is None:
+        name, reason = choose_recipe(images)
     run = out or _default_run(source, name)
     if resume and (run / "recipe.toml").is_file():
         return str(run / "recipe.toml"), run

@@ -27,18 +27,25 @@ RIDGE = 1e-4  # r, times the number of rows
 TINY = 1e-12
 
 
-def student_targets(embeddings: Rows, *, embedding_dim: int, neighbors: int) -> Rows:
+def student_targets(
+    embeddings: Rows,
+    *,
+    embedding_dim: int,
+    neighbors: int,
+    fitted: NDArray[np.int64] | None = None,
+) -> Rows:
     """Return what a student should say, unit rows float32 [N,E].
 
     Args:
         embeddings: the teacher's, [N,D]; not changed, may be memory-mapped.
         embedding_dim: E, at most D.
         neighbors: rows that a target is the mean of, its own among them; 1 leaves it as it is.
+        fitted: positions of the rows that mean and map are fitted to; None: all.
 
     Raises:
         ValueError: no rows, or all are the same.
     """
-    sample = _spread_rows(embeddings)
+    sample = _spread_rows(embeddings, fitted)
     mean = _unit(sample).mean(0)
     rows = _unit(_unit(sample) - mean)
     if not np.abs(rows).max(initial=0.0) > TINY:
@@ -75,9 +82,10 @@ def _neighbor_map(rows: Rows, neighbors: int) -> NDArray[np.float64]:
     return np.asarray(np.linalg.solve(gram, wide.T @ means), np.float64)
 
 
-def _spread_rows(embeddings: Rows) -> Rows:
-    step = max(1, -(-len(embeddings) // FITTED))
-    return np.asarray(embeddings[::step], np.float32)
+def _spread_rows(embeddings: Rows, fitted: NDArray[np.int64] | None) -> Rows:
+    positions = np.arange(len(embeddings)) if fitted is None else fitted
+    step = max(1, -(-len(positions) // FITTED))
+    return np.asarray(embeddings[positions[::step]], np.float32)
 
 
 def _unit(rows: Rows) -> Rows:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from base.errors import ArtifactError, ImageRefused, LookalikeError
+from base.errors import ArtifactError, ImageRefused, LookalikeError, UsageError
 from base.files import atomic_write, sha256_bytes
 from training.data.cache import Form, decode_in_order, select_items
 
@@ -51,12 +51,17 @@ class Teacher(Protocol):
         """Uint8 [N,S,S,C] -> unit rows [N,D]."""
 
 
-def with_teacher(settings: TeacherSettings, teacher: Teacher) -> TeacherSettings:
+def with_teacher(settings: TeacherSettings, teacher: Teacher | None) -> TeacherSettings:
     """Return the settings with the teacher's SHA-256 and no more dimensions than it has.
 
     Raises:
+        UsageError: they name a teacher and there is none, or the other way round.
         ArtifactError: it is not the file that the settings name by its SHA-256.
     """
+    if (teacher is None) != (settings.encoder is None):
+        raise UsageError("teacher.encoder and the teacher go together: give both or neither")
+    if teacher is None:
+        return settings
     if settings.sha256 not in (None, teacher.digest):
         raise ArtifactError(
             f"{settings.encoder} is not the teacher of this recipe: its SHA-256 is "

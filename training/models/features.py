@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from training.models.simclr import SimCLR
 
 
+PIXELS = 32  # px, side of the images that raw pixels are compared at
+
+
 @torch.inference_mode()
 def encode(
     encoder: nn.Module,
@@ -62,3 +65,16 @@ def imitate(model: SimCLR, features: NDArray[np.float32]) -> NDArray[np.float32]
     device = next(model.parameters()).device
     embeddings: torch.Tensor = model.imitation(torch.from_numpy(features).to(device))
     return np.asarray(embeddings.cpu().numpy(), np.float32)
+
+
+def small_pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return images [n,S,S,C] as rows of their pixels, averaged to 32 x 32 where they are larger.
+
+    The encoder that costs nothing: what is no better than this is not worth its time.
+    """
+    if not len(images):
+        return np.zeros((0, 0), np.float32)
+    side = min(PIXELS, images.shape[1])
+    planes = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+    small = torch.nn.functional.adaptive_avg_pool2d(planes, side)
+    return np.asarray(small.flatten(1).numpy(), np.float32)

@@ -6,7 +6,8 @@ beside that of the start, the encoder at step 0, and of raw pixels:
     collapsed               all images have nearly the same features
     stopped at n %          the run is not finished; the reason says how it was so far
     worse than its start    recall@1 or mAP@R is clearly below the start's
-    learned                 recall@1 is clearly above the start's and the pixels'
+    learned                 recall@1 is clearly above the start's and the pixels', or the weights
+                            that are kept are clearly better than the start's, query by query
     learned little          above the start's, but not clearly, or not above the pixels'
     learned nothing         not above the start's; or not clearly, and the loss is no lower than
                             ln(2N-1), that of N images whose views are all equally alike
@@ -41,6 +42,7 @@ LONGER = (
 )
 GENTLER = "keep the start, or train with a lower schedule.learning_rate"
 SOUNDER = "start again with a lower schedule.learning_rate or a loss.temperature of 0.05 to 1"
+KEPT = "use the start, which is kept, or give more labeled pictures to measure on (--eval)"
 RESUME = "resume the run with --resume"
 MEASURE = "measure with training.evaluations of 1 or more"
 
@@ -71,6 +73,7 @@ class Evidence:
         pixels: those of raw pixels that can be had of them.
         queries: how many images were searched for.
         chance_loss: ln(2N-1); None for a loss that has another such value.
+        kept_step: step of the weights that are kept as the best; None: the last ones are used.
     """
 
     step: int
@@ -81,6 +84,7 @@ class Evidence:
     pixels: Mapping[str, float]
     queries: int
     chance_loss: float | None
+    kept_step: int | None = None
 
 
 def chance_loss(recipe: Recipe) -> float | None:
@@ -124,6 +128,8 @@ def _compare(evidence: Evidence) -> Verdict:
     """Compare the decisive figure with the start's and the pixels'."""
     figures, start, queries = evidence.figures, evidence.start, evidence.queries
     name = next((n for n in DECISIVE if evidence.measured_at.get(n) and n in start), None)
+    if evidence.kept_step == 0:
+        return _kept_start(evidence)
     if name is None:
         return _unmeasured(evidence)
     for figure in (name, *ALSO_WORSE):
@@ -132,13 +138,21 @@ def _compare(evidence: Evidence) -> Verdict:
             reason = _reason(figure, evidence)
             return Verdict(verdict="worse than its start", reason=reason, hint=GENTLER)
     now, pixels = figures[name], evidence.pixels.get(name, 0.0)
-    gained = clearly_above(now, start[name], queries)
+    gained = bool(evidence.kept_step) or clearly_above(now, start[name], queries)
     high = _loss_is_high(evidence)
     if gained and clearly_above(now, pixels, queries) and not high:
         return Verdict(verdict="learned", reason=_reason(name, evidence))
-    nothing = now <= start[name] or (high and not gained)
+    nothing = (now <= start[name] and not gained) or (high and not gained)
     verdict = "learned nothing" if nothing else "learned little"
     return Verdict(verdict=verdict, reason=_reason(name, evidence), hint=LONGER)
+
+
+def _kept_start(evidence: Evidence) -> Verdict:
+    """Return the verdict of a run in which nothing was measured to be better than its start."""
+    name = next((n for n in ("map_at_r", *DECISIVE) if n in evidence.start), None)
+    figure = f" ({show_figure(name, evidence.start[name])})" if name else ""
+    reason = f"nothing was clearly better than the start{figure} on {evidence.queries} queries"
+    return Verdict(verdict="learned nothing", reason=reason, hint=KEPT)
 
 
 def _unmeasured(evidence: Evidence) -> Verdict:
@@ -179,6 +193,7 @@ def evidence_of(
     figures: Mapping[str, float],
     measured_at: Mapping[str, int],
     baselines: Mapping[str, Any],
+    kept_step: int | None = None,
 ) -> Evidence:
     """Return the evidence that a run's checkpoint keeps.
 
@@ -189,6 +204,7 @@ def evidence_of(
         figures: the checkpoint's `quality`.
         measured_at: likewise.
         baselines: likewise; empty for a run of an earlier version.
+        kept_step: the step of the weights that it keeps as the best; None: it keeps none.
     """
     return Evidence(
         step=step,
@@ -199,4 +215,5 @@ def evidence_of(
         pixels=baselines.get("pixels", {}),
         queries=baselines.get("queries", 0),
         chance_loss=chance_loss(recipe),
+        kept_step=kept_step,
     )

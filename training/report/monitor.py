@@ -7,7 +7,7 @@ labels also the kNN accuracy of h.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from training.augment.augment import two_views
 from training.data.dataset import NO_LABEL
 from training.data.sampling import spread
-from training.models.features import encode, imitate
+from training.models.features import encode, imitate, small_pixels
 from training.protocols.geometry import alignment, effective_rank, feature_std, uniformity
 from training.protocols.knn import choose_k, knn_accuracy
 from training.protocols.retrieval import average_precisions, recall_at_k, retrieval_scores
@@ -40,7 +40,6 @@ BYTES = 200 * 2**20  # at most, for images of 224 px
 SHARE = 0.02  # of a run's forward and backward passes that measuring may cost
 FORWARDS = 6  # a sample costs: two views, and a backward pass is two forward ones
 CHUNK = 64  # images whose views are made at a time
-PIXELS = 32  # px, side of the images that raw pixels are compared at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +90,7 @@ class Monitor:
         fits = min(searched, fits)
         gallery_size, query_count = min(GALLERY, fits * 4 // 5), min(QUERIES, fits // 5)
         self._origin = "training pictures" if evaluation is None else "the evaluation set"
+        self._start: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         if evaluation is None:
             queries = np.intersect1d(labeled, held_out)
             if len(queries):
@@ -99,6 +99,7 @@ class Monitor:
                 queries = labeled[spread(len(labeled), len(labeled) // 5)]
             gallery = np.setdiff1d(labeled, queries)
             self._queries, self._query_labels = self._take(dataset, queries, query_count)
+            self._asking = _at_most(queries, query_count)
         else:
             gallery = labeled
             # classes are matched by name; one that training does not know cannot be found
@@ -107,13 +108,35 @@ class Monitor:
             labels = np.array([*renamed, NO_LABEL], np.int64)[evaluation.labels]
             matching = np.flatnonzero(labels != NO_LABEL)
             self._queries, _ = self._take(evaluation, matching, query_count)
-            self._query_labels = labels[_at_most(matching, query_count)]
+            self._asking = _at_most(matching, query_count)
+            self._query_labels = labels[self._asking]
+        self._searched = _at_most(gallery, gallery_size)
         self._gallery, self._gallery_labels = self._take(dataset, gallery, gallery_size)
 
     @property
     def labeled(self) -> bool:
         """Whether there are queries, and two classes to distinguish: kNN is measured."""
         return len(self._query_labels) > 0 and len(np.unique(self._gallery_labels)) > 1
+
+    def compare_with_start(
+        self, embeddings: NDArray[np.float32], evaluation: NDArray[np.float32] | None
+    ) -> None:
+        """Let the first measurement be that of the start as it was made to be used.
+
+        Args:
+            embeddings: the start's of the training images [N,D], at its own size.
+            evaluation: of the evaluation set, where there is one.
+        """
+        queries = embeddings if evaluation is None else evaluation
+        self._start = queries[self._asking], embeddings[self._searched]
+
+    def measure_start(self, model: SimCLR) -> Measurement:
+        """All figures of the encoder before its first step."""
+        seen = self.measure(model)
+        if self._start is None or not len(seen.precisions):
+            return seen
+        figures, precisions = self._score(*self._start)
+        return replace(seen, figures=seen.figures | figures, precisions=precisions)
 
     def measure(self, model: SimCLR) -> Measurement:
         """All figures of the encoder as it is; it is left in the mode it came in."""
@@ -169,14 +192,18 @@ class Monitor:
         self, features: Callable[[Pixels], NDArray[np.float32]]
     ) -> tuple[dict[str, float], NDArray[np.float64]]:
         """Return how the queries find their class, and AP@R of each; nothing without labels."""
-        nothing = np.zeros(0)
         if not self.labeled:
-            return {}, nothing
-        queries, gallery = features(self._queries), features(self._gallery)
+            return {}, np.zeros(0)
+        return self._score(features(self._queries), features(self._gallery))
+
+    def _score(
+        self, queries: NDArray[np.float32], gallery: NDArray[np.float32]
+    ) -> tuple[dict[str, float], NDArray[np.float64]]:
+        """Return the figures of features of queries and gallery, and AP@R of each query."""
         sides = queries, self._query_labels, gallery, self._gallery_labels
         figures = {"knn_accuracy": knn_accuracy(*sides)}
         if not np.isin(self._query_labels, self._gallery_labels).any():
-            return figures, nothing
+            return figures, np.zeros(0)
         scores = retrieval_scores(*sides, ks=(1,))
         figures |= {"recall_at_1": scores.recall[1], "map_at_r": scores.map_at_r}
         return figures, average_precisions(*sides).numpy()
@@ -249,19 +276,6 @@ def _pair_recall(rows: NDArray[np.float32]) -> float:
     first, second = np.split(rows, 2)
     numbers = np.arange(len(first))
     return recall_at_k(first, numbers, second, numbers, k=1)
-
-
-def small_pixels(images: Pixels) -> NDArray[np.float32]:
-    """Return images [n,S,S,C] as rows of their pixels, averaged to 32 x 32 where they are larger.
-
-    The encoder that costs nothing: what is no better than this is not worth its time.
-    """
-    if not len(images):
-        return np.zeros((0, 0), np.float32)
-    side = min(PIXELS, images.shape[1])
-    planes = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
-    small = torch.nn.functional.adaptive_avg_pool2d(planes, side)
-    return np.asarray(small.flatten(1).numpy(), np.float32)
 
 
 def draw_views(stored: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:

@@ -30,9 +30,8 @@ the folder holds one whole checkpoint. Its keys:
     averaged         state dict of the whole network with averaged weights, or None
     kept             what `kept_weights.py` keeps of the best weights that were measured, or None
 
-`measured_at`, `baselines` and the last three came later: a reader MUST take a file without them for
-one that has them empty. The encoder that a run gives is that of `kept`, else of `averaged`, else
-`encoder` itself.
+`measured_at`, `baselines` and the last three came later: without them a file is read as one that
+has them empty. The encoder that a run gives is that of `kept`, else of `averaged`, else `encoder`.
 
 There is no random state: the order of the images is drawn from (seed, epoch) and the augmentation
 from (seed, step), so the step alone says how to resume.
@@ -51,6 +50,7 @@ from base.errors import ArtifactError
 from base.figures import figures_by_step
 from base.files import atomic_write, sha256_file
 from base.text import first_line
+from training.distillation.settings import START, start_data
 from training.protocols.verdict import Verdict, evidence_of, judge
 from training.recipes.build_model import build_model
 from training.recipes.recipe import Recipe
@@ -188,9 +188,10 @@ def load_encoder(run: Path) -> TrainedEncoder:
         model = used_model(checkpoint, recipe)
     except RuntimeError as error:
         raise ArtifactError(f"{run} is damaged: its weights do not fit its recipe") from error
+    whole = keeps_start(checkpoint, recipe)
     return TrainedEncoder(
-        module=model.embedder.eval(),
-        preprocess=recipe.data.evaluation,
+        module=(model.encoder if whole else model.embedder).eval(),
+        preprocess=(start_data(recipe.data, recipe.teacher) if whole else recipe.data).evaluation,
         mean=recipe.data.mean,
         std=recipe.data.std,
         recipe=checkpoint.recipe,
@@ -201,11 +202,7 @@ def load_encoder(run: Path) -> TrainedEncoder:
 
 
 def used_model(checkpoint: Checkpoint, recipe: Recipe, device: torch.device = CPU) -> SimCLR:
-    """Return the network of a run with the weights that are used, see the module's docstring.
-
-    Raises:
-        RuntimeError: they do not fit the recipe.
-    """
+    """Return the network of a run with the weights that are used; RuntimeError: they do not fit."""
     model = build_model(recipe, device)
     whole = checkpoint.kept["model"] if checkpoint.kept else checkpoint.averaged
     if whole is not None:
@@ -216,6 +213,12 @@ def used_model(checkpoint: Checkpoint, recipe: Recipe, device: torch.device = CP
     if model.imitation is not None:
         model.imitation.load_state_dict(checkpoint.imitation or {})
     return model
+
+
+def keeps_start(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether what is used is the start itself, as it was its own teacher: without a map."""
+    kept = checkpoint.kept
+    return recipe.teacher.encoder == START and kept is not None and not kept["step"]
 
 
 def verdict_of(checkpoint: Checkpoint, recipe: Recipe) -> Verdict | None:
@@ -230,6 +233,7 @@ def verdict_of(checkpoint: Checkpoint, recipe: Recipe) -> Verdict | None:
             figures=checkpoint.quality,
             measured_at=checkpoint.measured_at,
             baselines=checkpoint.baselines,
+            kept_step=checkpoint.kept["step"] if checkpoint.kept else None,
         )
     )
 
