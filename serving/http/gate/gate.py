@@ -22,6 +22,7 @@ from base.errors import LookalikeError
 from serving.http.engine.batcher import Overloaded
 from serving.http.engine.lifecycle import Lifecycle
 from serving.http.gate import auth
+from serving.http.gate.item_paths import routed
 from serving.http.gate.protocol import unread
 from serving.http.gate.redirects import relative_location
 from serving.http.json_text import show
@@ -31,6 +32,7 @@ from serving.http.request.errors import (
     HttpError,
     internal,
     of_library,
+    out_of_memory,
     overloaded,
 )
 from serving.http.telemetry import access_log, timing
@@ -56,7 +58,6 @@ FOREIGN_TYPES = {
     HTTPStatus.SERVICE_UNAVAILABLE: "not-ready",
 }
 ENCODER_HEADER = "Lookalike-Encoder"
-ANY_ITEM = "/items/-"
 EMBEDDING_ROUTES = ("/embed", "/v1/embeddings")
 PICKLE = "application/vnd.bentoml+pickle"
 REQUEST_ID = "X-Request-ID"
@@ -86,6 +87,9 @@ def refusal_of(error: Exception, scope: Scope) -> HttpError:
             return overloaded(error.retry_after)
         case LookalikeError() if refusal := of_library(error):
             return refusal
+        case MemoryError():
+            logger.error("%s %s was refused: no memory is left", scope["method"], scope["path"])
+            return out_of_memory()
         case _:
             request_id = scope.get("lookalike.id", "unknown")
             logger.error(
@@ -151,7 +155,7 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
         if handler is None:
-            await self.app(_routed(scope), receive, send)
+            await self.app(routed(scope), receive, send)
             return
         response = await handler(Request(scope, receive, send))
         await response(scope, receive, send)
@@ -250,15 +254,6 @@ def _of_status(status: int, scope: Scope) -> HttpError:
     return HttpError(
         status, "bad-request", f"{method} {show(path)} was refused with status {status}"
     )
-
-
-def _routed(scope: Scope) -> Scope:
-    """Return what the router sees: one path for all items.
-
-    Its patterns do not match a key with a newline. The key is read from the raw path, where a slash
-    in a key, if encoded, still differs from one between two segments.
-    """
-    return {**scope, "path": ANY_ITEM} if scope["path"].startswith("/items/") else scope
 
 
 def _refuse_pickle(headers: Headers) -> None:

@@ -149,6 +149,13 @@ def overloaded(seconds: int) -> HttpError:
     )
 
 
+def out_of_memory() -> HttpError:
+    """Return the refusal of a request for which the system gives no memory: 503."""
+    message = "the service has no memory left for this request: try again in 5 s"
+    headers = {"Retry-After": "5"}
+    return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "out-of-memory", message, headers=headers)
+
+
 def internal(request_id: str) -> HttpError:
     """Return the answer to a fault of the service: 500. The log has the rest under the same id."""
     message = f"a fault of the service; its log tells more under request {request_id}"

@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from serving.http.engine.lifecycle import Lifecycle
 from serving.http.engine.runtime import Runtime
-from serving.http.gate.gate import ANY_ITEM, Handler, answering
+from serving.http.gate.gate import Handler, answering
+from serving.http.gate.item_paths import ANY_ITEM, ANY_VIEW
 from serving.http.json_text import json_response
 from serving.http.request.errors import HttpError
 from serving.http.routes import kserve, kserve_model, openai
@@ -69,6 +70,7 @@ def make_app(lifecycle: Lifecycle, describe: Callable[[], dict[str, Any]]) -> St
             *(route(path, endpoint, methods) for path, endpoint, methods in _kserve_routes()),
             route("/items", items, ["GET", "POST"]),
             route(ANY_ITEM, one_item, ["GET", "DELETE"]),
+            route(ANY_VIEW, one_item, ["GET"]),
         ]
     )
 

@@ -17,7 +17,7 @@ from serving.http.engine.collection_access import CollectionAccess
 from serving.http.engine.runtime import Runtime
 from serving.http.engine.thumbnails import MEDIA_TYPE
 from serving.http.json_text import json_bytes, json_response
-from serving.http.request.errors import HttpError, malformed, unknown_key
+from serving.http.request.errors import malformed, unknown_key
 from serving.http.request.request_body import read_body
 from serving.http.routes.answers import item_json
 from serving.http.routes.fields import (
@@ -78,15 +78,8 @@ def _page(
 async def one_item(runtime: Runtime, request: Request) -> Response:
     """GET, DELETE /items/{key} and GET of its views; `request` is for anything under /items/."""
     key, view = split_path(request.scope["raw_path"])
-    if request.method == "DELETE" and not view:
-        return await _delete(runtime, key)
     if request.method == "DELETE":
-        raise HttpError(
-            HTTPStatus.METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            f"{view} does not take DELETE: delete the item",
-            headers={"Allow": "GET, HEAD"},
-        )
+        return await _delete(runtime, key)
     values = (await read_body(request, runtime.settings)).fields
     if view == "similar":
         fields = SimilarFields.read(values, limits_of_collection(runtime))

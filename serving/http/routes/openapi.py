@@ -5,11 +5,13 @@ here: raw images and JSON as inputs, .npy as output, our refusals, keys, and the
 BentoML's. The fields come from `routes.fields`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serving.collection.contract.records import MAX_KEY_BYTES
 from serving.http.engine.thumbnails import MEDIA_TYPE
 from serving.http.request.errors import PLAIN_ERRORS
-from serving.http.request.fields import RequestFields
+from serving.http.request.fields import Limits, RequestFields
 from serving.http.routes.answers import NPY
 from serving.http.routes.fields import (
     BASE64,
@@ -78,8 +80,14 @@ BINARY: Spec = {"type": "string", "format": "binary"}
 JSON_OBJECT: Spec = {"application/json": {"schema": {"type": "object"}}}
 
 
-def complete(spec: Spec) -> Spec:
-    """Return the description of all routes; `spec` is BentoML's and is changed."""
+def complete(spec: Spec, limits: Limits, models: Sequence[str]) -> Spec:
+    """Return the description of all routes.
+
+    Args:
+        spec: BentoML's; it is changed.
+        limits: of the service.
+        models: the names of the one model.
+    """
     spec["info"] = {
         "title": "Lookalike",
         "version": "1",
@@ -104,7 +112,30 @@ def complete(spec: Spec) -> Spec:
         for method, operation in operations.items():
             if method in ("get", "post", "delete"):
                 _set_refusals(operation, path)
+    several = {"maxItems": limits.images}
+    bounds: dict[str, Spec] = {
+        "k": {"maximum": limits.neighbors},
+        "dimensions": {"maximum": limits.dim},
+        "key": {"minLength": 1, "maxLength": MAX_KEY_BYTES},
+        **dict.fromkeys(("images", "items", "positive", "negative"), several),
+    }
+    spec["paths"] = _bounded(paths, bounds | {"model": {"enum": list(models)}})
     return spec
+
+
+def _bounded(part: Any, bounds: Mapping[str, Spec]) -> Any:
+    """Return a piece of the description with the bounds that only the service knows."""
+    if isinstance(part, list):
+        return [_bounded(one, bounds) for one in part]
+    if not isinstance(part, dict):
+        return part
+    whole = {name: _bounded(value, bounds) for name, value in part.items()}
+    if "in" in whole and whole.get("name") in bounds:
+        whole["schema"] = {**whole["schema"], **bounds[whole["name"]]}
+    if isinstance(properties := whole.get("properties"), dict):
+        for name in properties.keys() & bounds.keys():
+            properties[name] = {**properties[name], **bounds[name]}
+    return whole
 
 
 def _extend_embed(operation: Spec) -> None:

@@ -23,14 +23,15 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from base.errors import LookalikeError, UsageError
 from serving.http.engine.lifecycle import Lifecycle
+from serving.http.engine.runtime import Runtime
 from serving.http.gate.connections import Connections, allowed_connections
 from serving.http.gate.gate import Gate, answering
 from serving.http.gate.protocol import CONNECTIONS, BoundedProtocol
 from serving.http.policy.settings import Settings, from_environment
 from serving.http.request.fields import RequestFields
 from serving.http.routes.app import bound, make_app
-from serving.http.routes.fields import EmbedFields, SearchFields
-from serving.http.routes.openai import embeddings
+from serving.http.routes.fields import EmbedFields, SearchFields, limits_of
+from serving.http.routes.openai import MODEL, embeddings
 from serving.http.routes.openapi import complete
 from serving.http.routes.queries import embed, search
 
@@ -183,10 +184,14 @@ def make_service(lifecycle: Lifecycle) -> bentoml.Service[Any]:
         "/v1/embeddings": bound(embeddings, lifecycle),
     }
     lookalike.add_asgi_middleware(Gate, lifecycle=lifecycle, posts=posts)
-    describe = cache(lambda: complete(lookalike.openapi_spec.asdict()))
-    app = make_app(lifecycle, describe)
+    app = make_app(lifecycle, cache(lambda: _description(lookalike, lifecycle.runtime)))
     lookalike.mount_asgi_app(app, path="/")
     return lookalike
+
+
+def _description(lookalike: bentoml.Service[Any], runtime: Runtime) -> dict[str, Any]:
+    names = (MODEL, runtime.encoder.digest)
+    return complete(lookalike.openapi_spec.asdict(), limits_of(runtime), names)
 
 
 def _bound_connections(app: Any, settings: Settings) -> None:

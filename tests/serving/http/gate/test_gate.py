@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from base.cpus import available_cpus
 from base.errors import ArtifactError
 from serving.collection import CollectionBusy
+from serving.http.gate.gate import refusal_of
 from serving.http.policy.settings import Settings
 from tests.serving.http.conftest import Running, png, started
 
@@ -245,3 +246,10 @@ def test_a_redirect_is_relative(service: Running, path: str, location: str) -> N
         assert followed.partition("?")[
             0
         ] == f"https://shop.example/a{path.partition('/?')[0]}".rstrip("/")
+
+
+def test_a_request_that_gets_no_memory_may_come_again() -> None:
+    scope = {"method": "POST", "path": "/embed", "lookalike.id": "1"}
+    refusal = refusal_of(MemoryError(), scope)
+    assert (refusal.status, refusal.type) == (503, "out-of-memory")
+    assert refusal.headers["Retry-After"] == "5"

@@ -85,3 +85,48 @@ def test_every_answer_is_one_that_is_described(
     else:
         assert {"POST /embed", "POST /search", "POST /items", "GET /items"} < covered
     assert running.client.get("/readyz").status_code == 200
+
+
+def test_the_description_has_the_bounds_of_this_service(described: tuple[Running, Any]) -> None:
+    paths = described[0].client.get("/docs.json").json()["paths"]
+    parameters = {
+        (path, one["name"]): one["schema"]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        for one in operation.get("parameters", ())
+    }
+    assert parameters["/items", "limit"]["maximum"] == 1000
+    assert parameters["/search", "k"]["maximum"] == 1000
+    assert parameters["/items/{key}/similar", "k"]["minimum"] == 1
+    assert parameters["/items/{key}/thumbnail", "size"]["maximum"] == 4096
+    assert parameters["/items/{key}", "key"] == {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 1024,
+    }
+    assert "lookalike" in parameters["/v2/models/{model}", "model"]["enum"]
+    body = paths["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["dimensions"]["maximum"] == described[0].runtime.encoder.embedding_dim
+    assert set(body["properties"]["model"]["enum"]) == {
+        "lookalike",
+        described[0].runtime.encoder.digest,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/items/a", {"GET", "HEAD", "DELETE"}),
+        ("/items/a/similar", {"GET", "HEAD"}),
+        ("/items/a/b/thumbnail?size=3", {"GET", "HEAD"}),
+        ("/items/a%2Fsimilar", {"GET", "HEAD", "DELETE"}),
+        ("/items/similar", {"GET", "HEAD", "DELETE"}),
+    ],
+)
+def test_allow_names_what_is_taken(
+    described: tuple[Running, Any], path: str, allowed: set[str]
+) -> None:
+    for method in {"PUT", "DELETE"} - allowed:
+        answer = described[0].client.request(method, path)
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == allowed
