@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from base.errors import UsageError
 from base.progress import Silent
 from training.compute import choose_device
+from training.distillation.settings import START
 from training.optim.schedule import peak_learning_rate
 from training.recipes.pick_recipe import choose_recipe
 from training.recipes.recipe_files import load_recipe, recipe_names
 from training.tuning.batch_size import auto_batch_size
+from training.weights.recipe_of_weights import changes, recipe_of_weights, size_of_weights
+from training.weights.start_teacher import learns_from_start
 from training.weights.start_weights import pinned, read_start_weights
 
 if TYPE_CHECKING:
@@ -104,10 +107,11 @@ def new_recipe(
     """
     recipe = load_recipe(name, settings)
     if recipe.encoder.weights is not None:
+        recipe = _as_weights(recipe, settings, own=name not in recipe_names(), progress=progress)
         weights = read_start_weights(recipe)
         mine = _is_set(settings, "data.mean") or _is_set(settings, "data.std")
         with_weights = pinned(recipe, weights, keep_norm=mine)
-        progress.message(f"starting from {weights.summary(recipe.encoder.weights)}")
+        progress.message(f"starting from {weights.summary(str(recipe.encoder.weights))}")
         if with_weights.data != recipe.data:
             mean = [round(value, 4) for value in with_weights.data.mean]
             std = [round(value, 4) for value in with_weights.data.std]
@@ -118,6 +122,34 @@ def new_recipe(
     if _is_set(settings, "training.batch_size"):
         return recipe
     return _halved_batch(recipe, images, progress)
+
+
+def _as_weights(
+    recipe: Recipe, settings: Sequence[str], *, own: bool, progress: Progress
+) -> Recipe:
+    """Return the recipe with encoder and images as its weights have them, and say what changed."""
+    keys = {setting.partition("=")[0].strip() for setting in settings}
+    if own and "encoder.weights" not in keys:  # the recipe was made for its weights
+        return recipe
+    keep_size = own or learns_from_start(recipe)
+    if learns_from_start(recipe):  # which sees whole images
+        keys.add("data.evaluation_resize")
+    planned = recipe_of_weights(recipe, keys, keep_size=keep_size)
+    if changed := changes(recipe, planned):
+        progress.message(
+            f"as the network of those weights: {', '.join(changed)}; --set overrides each"
+        )
+    before, after = recipe.data.image_size, planned.data.image_size
+    if before != after:
+        cost = (after / before) ** 2
+        compared = f"{cost:.1f} times" if cost >= 1 else f"1/{1 / cost:.1f}"
+        progress.message(
+            f"pictures of {after} px, which the network was made for, instead of the recipe's "
+            f"{before}: {compared} the work a picture (--set data.image_size={before} keeps them)"
+        )
+    elif (made_for := size_of_weights(planned)) not in (None, after):
+        progress.message(f"the network was made for {made_for} px: it is trained at {after}")
+    return planned
 
 
 def open_teacher(recipe: Recipe, open_encoder: Callable[[Path], Teacher] | None) -> Teacher | None:
@@ -131,11 +163,11 @@ def open_teacher(recipe: Recipe, open_encoder: Callable[[Path], Teacher] | None)
     Raises:
         UsageError: there is nothing to open it with, or the file is unusable.
     """
-    if recipe.teacher.encoder is None:
+    if recipe.teacher.encoder in {None, START}:
         return None
     if open_encoder is None:
         raise UsageError("--teacher is for the command `lookalike train`, which opens the encoder")
-    return open_encoder(Path(recipe.teacher.encoder))
+    return open_encoder(Path(str(recipe.teacher.encoder)))
 
 
 def resumed_recipe(name: str, settings: Sequence[str], images: int) -> Recipe:
