@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from training.weights.foreign_backbones import LocatedBackbone
+    from training.weights.weight_layouts import Rgb
+
 
 def read_foreign_weights(
     path: Path,
@@ -116,9 +119,7 @@ def _backbone(
     expected = build_encoder(name, image_size=size).state_dict()
     backbone = locate_backbone(path, tensors, name, expected=expected, prefix=prefix)
     extra = set(backbone.tensors) - set(expected)
-    mean, std = backbone.layout.norm
-    if settings is not None and backbone.layout.name != EFFICIENTNET_PYTORCH:
-        mean, std = settings.norm
+    mean, std = backbone_norm(backbone, name)
     return ForeignWeights(
         layout=backbone.layout.name,
         prefix=backbone.prefix,
@@ -135,6 +136,13 @@ def _backbone(
         quirks=(),
         sha256=sha256_file(path),
     )
+
+
+def backbone_norm(backbone: LocatedBackbone, name: str) -> tuple[Rgb, Rgb]:
+    """Return mean and std of a network's images: its library's, unless its file tells others."""
+    settings = library_settings(name)
+    shown = backbone.layout.name == EFFICIENTNET_PYTORCH
+    return backbone.layout.norm if shown or settings is None else settings.norm
 
 
 def _remedy(expected: Mapping[str, Tensor], size: int) -> Callable[[str, Tensor | None], str]:

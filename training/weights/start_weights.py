@@ -7,24 +7,22 @@ again.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torchvision import models
 
-from base.errors import ArtifactError, UsageError
+from base.errors import ArtifactError
 from base.files import sha256_file
-from base.text import did_you_mean
-from training.models.backbones import timm_name
 from training.models.encoders import RESNETS, stem_of_kernel
 from training.recipes.build_model import encoder_of
 from training.run_folder.checkpoint import load_encoder, run_of
 from training.weights.foreign_backbones import locate_backbone
+from training.weights.foreign_weights import backbone_norm
 from training.weights.located_resnet import locate_resnet, locate_tensorflow
+from training.weights.named_weights import encoder_of_name, named_file
 from training.weights.weight_files import read_tensors
 from training.weights.weight_fit import fit
 from training.weights.weight_layouts import left_behind
@@ -36,9 +34,7 @@ if TYPE_CHECKING:
 
     from training.models.encoder_module import EncoderModule
     from training.recipes.recipe import Recipe
-    from training.weights.weight_layouts import Rgb
 
-TORCHVISION = "torchvision"
 SHOWN = 5  # names of tensors in a message
 
 
@@ -65,11 +61,11 @@ class StartWeights:
 
 
 def read_start_weights(recipe: Recipe) -> StartWeights:
-    """Read what `encoder.weights` names: a file, a run folder or weights of torchvision.
+    """Read what `encoder.weights` names: a file, a run folder or weights by name.
 
     Raises:
-        UsageError: neither a file nor a name, or weights of torchvision that are not on this
-            machine; nothing is downloaded.
+        UsageError: neither a file nor a name, or weights of torchvision or timm that are not on
+            this machine; nothing is downloaded.
         ArtifactError: a damaged file, another one than `encoder.weights_sha256`, or one that does
             not fit the recipe's encoder; the message names what is missing, has another shape or
             holds NaN.
@@ -128,8 +124,9 @@ class _Candidate:
 def _candidate(named: str, recipe: Recipe, expected: Iterable[str]) -> _Candidate:
     path, name = Path(named), recipe.encoder.name
     if not path.exists():
-        file, norm = _torchvision_file(named, name)
-        return _Candidate(tensors=read_tensors(file), sha256=sha256_file(file), norm=norm)
+        path, norm = named_file(named, name)
+        if encoder_of_name(named) is None:
+            return _Candidate(tensors=read_tensors(path), sha256=sha256_file(path), norm=norm)
     run = run_of(path)
     if run is not None:
         trained = load_encoder(run)
@@ -145,7 +142,7 @@ def _candidate(named: str, recipe: Recipe, expected: Iterable[str]) -> _Candidat
         return _Candidate(
             tensors=backbone.tensors,
             sha256=sha256,
-            norm=backbone.layout.norm,
+            norm=backbone_norm(backbone, name),
             left_out=partial(left_behind, backbone.prefix, tensors),
         )
     resnet = resnet or locate_resnet(path, tensors, encoder=name)
@@ -155,31 +152,6 @@ def _candidate(named: str, recipe: Recipe, expected: Iterable[str]) -> _Candidat
         norm=resnet.norm,
         left_out=partial(left_behind, resnet.prefix, tensors),
     )
-
-
-def _torchvision_file(named: str, encoder: str) -> tuple[Path, tuple[Rgb, Rgb]]:
-    """Where torch.hub keeps weights of torchvision, and the mean and std for them."""
-    published: Any = ()
-    if timm_name(encoder) is None:
-        published = models.get_model_weights(encoder)
-    names = [TORCHVISION, *(weights.name for weights in published)]
-    requested = named.removeprefix(f"{TORCHVISION}:").rpartition(".")[2]
-    if not published or requested not in names:
-        raise UsageError(
-            f"--weights {named}: there is no such file or run, and torchvision has no weights of "
-            f"that name for {encoder}{did_you_mean(requested, names) if published else ''}"
-        )
-    weights = published.DEFAULT if requested == TORCHVISION else published[requested]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    if not file.is_file():
-        raise UsageError(
-            f"--weights {named}: nothing is downloaded here; fetch {weights.url} to {file}"
-        )
-    promised = re.search(r"-([0-9a-f]{8,})\.", file.name)
-    if promised and not sha256_file(file).startswith(promised[1]):
-        raise ArtifactError(f"{file} is damaged: its SHA-256 does not begin with {promised[1]}")
-    transforms = weights.transforms()
-    return file, (tuple(transforms.mean), tuple(transforms.std))
 
 
 def _remedy(name: str, tensor: Tensor | None) -> str:

@@ -67,6 +67,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = dict(flatten(_torch(path)))
     elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         tensors = _safetensors(path)
+    elif path.suffix == ".onnx":
+        raise ArtifactError(
+            f"{path} is an ONNX file: its batch norms are multiplied into its convolutions, so no "
+            f"training can start from it. Give the run folder or the file of weights that it was "
+            f"made from, or learn what it says: --teacher {path}"
+        )
     else:
         raise ArtifactError(
             f"{path} is of an unknown format: give what torch.save wrote, "

@@ -199,7 +199,7 @@ def test_a_run_starts_from_weights_with_their_mean_and_std(workspace: Path) -> N
     result = call(*start, "--out", "run")
     assert result.exit_code == 0, result.output
     assert "starting from weights.pt: " in result.stderr
-    assert "as those weights were trained" in result.stderr
+    assert "as the network of those weights: data.mean" in result.stderr
     written = load_recipe(workspace / "run" / "recipe.toml")
     assert written.data.std != recipe.data.std
     assert written.encoder.weights_sha256 is not None
