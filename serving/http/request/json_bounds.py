@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from serving.http.json_text import parse_json
-from serving.http.request.errors import HttpError
+from serving.http.json_text import parse_json, show
+from serving.http.request.errors import HttpError, invalid
 from serving.http.request.parsing import LARGE
 
 VALUES_PER_IMAGE = 8192
 PIECE = 2**20  # bytes searched at once: other threads run between two of them
 DEEPEST = 200  # containers in each other
 ESCAPES = 16  # bytes for each escape: some clients write `\\/` in base64, one sign in 32
+MAX_ESCAPES = 2**16  # and so many more
+MAX_TEXT = 2**16  # bytes of what is not an image
 
 _STRUCTURE = re.compile(rb'["\[\]{}]')
 _LONGEST_NAME = 64
@@ -34,10 +36,12 @@ class JsonBounds:
         values: of all lists and objects together.
         lists: for lists that are members of the outermost object, by name: how many elements, and
             the refusal of a number of them that is larger.
+        images: members of the outermost object that may hold images, and so long texts.
     """
 
     values: int
     lists: Mapping[str, tuple[int, Callable[[int], HttpError]]] = field(default_factory=dict)
+    images: frozenset[str] = frozenset()
 
     def check(self, content: bytes) -> None:
         """Refuse what holds more; `content` is UTF-8.
@@ -46,7 +50,7 @@ class JsonBounds:
             HttpError: a list is too long, or there are too many values.
             ValueError: it is nested too deeply.
         """
-        if content.count(b"\\") > len(content) // ESCAPES + self.values:
+        if content.count(b"\\") > len(content) // ESCAPES + MAX_ESCAPES:
             raise self.too_many()
         _Scan(content, self).run()
 
@@ -131,6 +135,7 @@ class _Scan:
         at, escaped = start, True
         while escaped:
             end = self._content.find(b'"', at)
+            self._check_text(start, len(self._content) if end < 0 else end)
             if end < 0:
                 return len(self._content)
             escaped = self._content[end - 1] == ord("\\") and self._is_escaped(at, end)
@@ -141,6 +146,14 @@ class _Scan:
         if self._depth == 1:
             self._name = self._content[start : min(end, start + _LONGEST_NAME)].decode("latin-1")
         return at
+
+    def _check_text(self, start: int, end: int) -> None:
+        if end - start <= MAX_TEXT or self._name in self._bounds.images:
+            return
+        before = self._content[max(0, start - _LONGEST_NAME) : start - 1].rstrip()
+        if self._depth > 1 or before.endswith(b":"):  # else it is a name itself
+            message = f"{show(self._name)} has a text of more than {MAX_TEXT} bytes"
+            raise invalid(self._name, message)
 
     def _is_escaped(self, start: int, end: int) -> bool:
         before = self._content[start:end]

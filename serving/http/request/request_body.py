@@ -28,8 +28,10 @@ from serving.http.request.parsing import LARGE, parsed
 from serving.http.request.uploads import Upload, decode_upload
 
 FORM = "application/x-www-form-urlencoded"
+LAST_CHECK = 2**22  # bytes of a body, before it is there as a whole
 MAX_ENCODED_FORM = 2 * 2**20  # bytes; where all are escaped they are unpacked to 25 times as many
 IMAGE_FIELDS = ("images", "image")
+IMAGE_MEMBERS = frozenset((*IMAGE_FIELDS, "input", "items", "positive", "negative"))
 HINT = (
     "send an image as multipart/form-data, as image/* or application/octet-stream, "
     "or base64 in application/json"
@@ -122,12 +124,12 @@ async def _parse(request: Request, media_type: str, settings: Settings) -> Body:
 
 async def _collected(stream: AsyncGenerator[bytes, None], bounds: JsonBounds | None) -> bytes:
     """Return all chunks; large JSON whose beginning holds too much already is refused unread."""
-    chunks, size, unchecked = [], 0, bounds is not None
+    chunks, size, check_at = [], 0, LARGE
     async for chunk in stream:
         chunks.append(chunk)
         size += len(chunk)
-        if unchecked and size > LARGE and bounds is not None:
-            unchecked = False
+        if bounds is not None and check_at < size <= LAST_CHECK:
+            check_at = 2 * size
             with _malformed_json():
                 bounds.check(b"".join(chunks))
     return b"".join(chunks)
@@ -283,6 +285,7 @@ def bounds_of(settings: Settings) -> JsonBounds:
     examples = (most, lambda count: too_many_examples(count, most))
     return JsonBounds(
         values=most * VALUES_PER_IMAGE,
+        images=IMAGE_MEMBERS,
         lists={
             **dict.fromkeys((*IMAGE_FIELDS, "input"), images),
             **dict.fromkeys(("positive", "negative"), examples),

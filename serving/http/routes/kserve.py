@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_SIZE = "binary_data_size"
 MAX_OUTPUTS = 16
+MAX_NUMBERS = 2_000_000  # as JSON; the parser stops all else while it reads them: 0.1 s
 MAX_DIMENSIONS = 8
 
 
@@ -88,10 +89,12 @@ def _header_length(request: Request, length: int) -> int:
 
 
 def _bounds_of(spec: PreprocessSpec, settings: Settings) -> JsonBounds:
-    """Return what the JSON may hold: the numbers of as many images as a request may have."""
-    numbers = settings.max_images * spec.size * spec.size * spec.channels
+    """Return what the JSON may hold: numbers of several images, of one however large it is."""
+    numbers = spec.size * spec.size * spec.channels
+    most = max(numbers, min(settings.max_images * numbers, MAX_NUMBERS))
     return JsonBounds(
-        values=numbers + VALUES_PER_IMAGE,
+        values=most + VALUES_PER_IMAGE,
+        images=frozenset(("inputs",)),
         lists={
             "inputs": (1, lambda _count: _not_one_input()),
             "outputs": (MAX_OUTPUTS, lambda count: invalid("outputs", f"{count} are too many")),

@@ -81,6 +81,8 @@ def test_a_flood_is_refused_by_its_name_in_little_memory(service: Running, flood
         ("/search", {"key": "k" * 30_000_000}, "key"),
         ("/search", {"positive": [{"key": "k" * 30_000_000}]}, "positive[0].key"),
         ("/search", {"k" * 30_000_000: 1}, None),
+        ("/search", {"filter": {"label": {"$in": ["k" * 30_000_000]}}}, "filter"),
+        ("/items", {"metadata": {"k" * 30_000_000: 1}}, "metadata"),
         ("/items", {"items": [{"key": "k" * 30_000_000, "vector": [1.0]}]}, "items[0].key"),
         ("/items", {"key": "x", "label": "k" * 30_000_000, "vector": [1.0]}, "label"),
         ("/items", {"key": "x", "uri": "http://" + "k" * 30_000_000, "vector": [1.0]}, "uri"),
