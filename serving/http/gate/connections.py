@@ -5,11 +5,16 @@ Where there are too many, the one that has waited longest is closed for a new on
 the one that has been sending longest; if all are at work, the new one.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from base.descriptors import descriptor_limit
+from serving.http.request.errors import HttpError
 
 RESERVED = 256  # descriptors for files, the collection, and connections that are being closed
+
+
+OnRefused = Callable[[tuple[str, int] | None, str, HttpError], None]
 
 
 class Connection(Protocol):
@@ -25,11 +30,14 @@ class Connections:
     Attributes:
         head_seconds: how long a client may take until a head is complete.
         maximum: the most connections.
+        on_refused: called with the client's address, the path as far as it is known, and the
+            refusal, for what no app gets to see.
     """
 
     def __init__(self, *, head_seconds: float, maximum: int) -> None:
         self.head_seconds = head_seconds
         self.maximum = maximum
+        self.on_refused: OnRefused = lambda _client, _path, _refusal: None
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # the oldest first
         self._sending: dict[Connection, None] = {}

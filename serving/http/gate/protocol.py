@@ -168,7 +168,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()
             return
-        response = refusal.response()
+        path = bytes(getattr(self, "url", b"")).partition(b"?")[0].decode("latin-1")
+        response = refusal.response(path)
+        self._all.on_refused(self.client, path, refusal)
         lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}".encode()]
         lines += [name + b": " + value for name, value in response.raw_headers]
         lines += [b"connection: close", b"", bytes(response.body)]

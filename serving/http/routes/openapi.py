@@ -74,7 +74,9 @@ REFUSALS = {
     "415": "Another media type",
     "422": "A field or an image that cannot be used",
     "429": "Too many images are waiting; see Retry-After",
+    "431": "The head of the request is too large",
     "503": "Not ready, or given up; see Retry-After",
+    "507": "No space for a change",
 }
 BINARY: Spec = {"type": "string", "format": "binary"}
 JSON_OBJECT: Spec = {"application/json": {"schema": {"type": "object"}}}

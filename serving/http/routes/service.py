@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,12 +28,14 @@ from serving.http.gate.connections import Connections, allowed_connections
 from serving.http.gate.gate import Gate, answering
 from serving.http.gate.protocol import CONNECTIONS, BoundedProtocol
 from serving.http.policy.settings import Settings, from_environment
+from serving.http.request.errors import HttpError
 from serving.http.request.fields import RequestFields
 from serving.http.routes.app import bound, make_app
 from serving.http.routes.fields import EmbedFields, SearchFields, limits_of
 from serving.http.routes.openai import MODEL, embeddings
 from serving.http.routes.openapi import complete
 from serving.http.routes.queries import embed, search
+from serving.http.telemetry import access_log
 
 NAME = "lookalike"
 NO_TRACKING = "BENTOML_DO_NOT_TRACK"
@@ -60,7 +62,7 @@ class LeanService(bentoml.Service[Any]):  # type: ignore[misc]
         left_out = {TIMER} if traced(os.environ) else {TIMER, TRACER}
         kept = [one for one in app.user_middleware if one.cls.__name__ not in left_out]
         app.user_middleware = kept
-        _bound_connections(app, self.lifecycle.settings)
+        _bound_connections(app, self.lifecycle)
         return app
 
 
@@ -194,16 +196,29 @@ def _description(lookalike: bentoml.Service[Any], runtime: Runtime) -> dict[str,
     return complete(lookalike.openapi_spec.asdict(), limits_of(runtime), names)
 
 
-def _bound_connections(app: Any, settings: Settings) -> None:
+def _note_refused(
+    lifecycle: Lifecycle, client: tuple[str, int] | None, path: str, refusal: HttpError
+) -> None:
+    """Count and log a head that was refused before there was a request."""
+    metrics = lifecycle.runtime.metrics
+    metrics.note_request("", path, refusal.status, 0.0)
+    metrics.refused.add(type=refusal.type)
+    scope = {"client": client, "method": "", "path": path, "lookalike.id": ""}
+    access_log.write(scope, refusal.status, 0.0, refusal.type, {})
+
+
+def _bound_connections(app: Any, lifecycle: Lifecycle) -> None:
     """Bound what uvicorn accepts for this app.
 
     `bentoml serve` makes its uvicorn itself and has no option for the protocol, so that uvicorn's
     own choice is replaced; for apps that are not this one it keeps the bounds of a head.
     """
+    settings = lifecycle.settings
     connections = Connections(
         head_seconds=settings.body_seconds,
         maximum=allowed_connections(settings.max_connections),
     )
+    connections.on_refused = partial(_note_refused, lifecycle)
     setattr(app.state, CONNECTIONS, connections)
     HTTP_PROTOCOLS["auto"] = f"{BoundedProtocol.__module__}:{BoundedProtocol.__name__}"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -217,3 +218,23 @@ def test_descriptors_leave_room_for_connections(monkeypatch: pytest.MonkeyPatch)
     for limit, expected in ((1024, 768), (256, 128), (100_000, 4096), (None, 4096)):
         monkeypatch.setattr("serving.http.gate.connections.descriptor_limit", lambda one=limit: one)
         assert allowed_connections(4096) == expected
+
+
+def test_refused_heads_are_counted_and_logged(
+    hasty: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = hasty.runtime.metrics
+    before = metrics.total("lookalike_refused_total", type="head-too-large")
+    with caplog.at_level(logging.INFO, "lookalike.access"):
+        answer_to(hasty, b"GET /v2/health/live HTTP/1.1\r\n" + b"X: a\r\n" * MIB)
+    assert metrics.total("lookalike_refused_total", type="head-too-large") == before + 1
+    route = metrics.total("lookalike_requests_total", route="/v2/health/live", status="431")
+    assert route == 1
+    (line,) = [json.loads(one.message) for one in caplog.records if one.name == "lookalike.access"]
+    assert (line["status"], line["refused"]) == (431, "head-too-large")
+    assert line["client"] == "127.0.0.1"
+
+
+def test_a_refused_head_under_v2_has_that_protocols_shape(hasty: Running) -> None:
+    content = answer_to(hasty, b"GET /v2/health/live HTTP/1.1\r\n" + b"X: a\r\n" * MIB)
+    assert isinstance(json.loads(content.partition(b"\r\n\r\n")[2])["error"], str)
