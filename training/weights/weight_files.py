@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -49,6 +49,25 @@ _TAKE_PROGRAM = (
     'python -c "import torch; p = torch.export.load({path!r}); '
     "torch.save(dict(p.state_dict), 'weights.pt')\""
 )
+
+
+class _Inert:
+    """Stands for what a class unknown here would have made: nothing of that class is run.
+
+    Callbacks, paths and settings of other trainers stand beside their weights.
+    """
+
+    def __new__(cls, *_arguments: object, **_named: object) -> Self:
+        """Make an empty one of whatever arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: object, **_named: object) -> None:
+        """Keep nothing."""
+
+    def __setstate__(self, state: object) -> None:
+        """Keep nothing."""
+
+
 _HARMLESS = (argparse.Namespace,)  # what MoCo, DINO and SupContrast keep their options in
 
 
@@ -130,16 +149,21 @@ def _torch(path: Path) -> Mapping[str, Any]:
     try:
         _check_zip(path)
         _refuse_programs(path)
-        with torch.serialization.safe_globals(list(_HARMLESS)):
+        classes = _needed_globals(path)
+        inert = [(_Inert, name) for name in classes]
+        with torch.serialization.safe_globals([*_HARMLESS, *inert]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        if classes and not (isinstance(content, dict) and any(flatten(content))):
+            raise TypeError("its weights are inside objects of those classes")  # noqa: TRY301
     except ArtifactError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         classes = _needed_globals(path)
         if classes:
             raise ArtifactError(
-                f"{path} holds more than weights ({classes}), and loading that could run code of "
-                f"its maker. If you trust it: {_TAKE_WEIGHTS.format(path=str(path))}, where its "
+                f"{path} holds more than weights ({', '.join(classes[:3])}), and loading that "
+                f"could run code of its maker. If you trust it: "
+                f"{_TAKE_WEIGHTS.format(path=str(path))}, where its "
                 f"classes can be imported, then give weights.pt"
             ) from error
         raise ArtifactError(
@@ -185,13 +209,13 @@ def _refuse_programs(path: Path) -> None:
             )
 
 
-def _needed_globals(path: Path) -> str:
-    """Return the classes beside tensors that a pickle would import; nothing is imported."""
+def _needed_globals(path: Path) -> list[str]:
+    """Return the classes beside tensors that a pickle would import; none is."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:  # noqa: BLE001 - an old or a damaged file: then that is what is told
-        return ""
-    return ", ".join(sorted(names)[:3])
+        return []
+    return sorted({*names} - {f"{kind.__module__}.{kind.__qualname__}" for kind in _HARMLESS})
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
