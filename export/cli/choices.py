@@ -32,3 +32,14 @@ class Axes(StrEnum):
 
     NCHW = "nchw"
     NHWC = "nhwc"
+
+
+class Projection(StrEnum):
+    """What is done to the features of real pictures."""
+
+    AUTO = "auto"
+    NONE = "none"
+    CENTER = "center"
+    PCA = "pca"
+    WHITEN = "whiten"
+    NEIGHBORS = "neighbors"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from export.cli.choices import Axes, Filter, Int8Target, Precision
+from export.cli.choices import Axes, Filter, Int8Target, Precision, Projection
 from export.cli.cli_evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -94,11 +94,18 @@ def export(
         bool, typer.Option("--allow-loss", help="int8: write it even so.")
     ] = False,
     embedding_dim: Annotated[
-        int | None, typer.Option(help="Project embeddings to E numbers by PCA.")
+        int | None, typer.Option(help="Project embeddings to E numbers, by PCA.")
     ] = None,
     fit: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Pictures that the PCA is fitted on.")
+        str | None, typer.Option(metavar="SOURCE", help="Pictures that a projection is fitted on.")
     ] = None,
+    projection: Annotated[
+        Projection,
+        typer.Option(
+            help="--fit: auto compares them by labels, without labels it centers; neighbors: good "
+            "for finding the same kind, worse for near-duplicates."
+        ),
+    ] = Projection.AUTO,
     whiten: Annotated[bool, typer.Option("--whiten", help="PCA: weigh directions alike.")] = False,
     scaled_decode: Annotated[
         bool, typer.Option("--scaled-decode", help="Decode large JPEGs small: faster, 0.999 alike.")
@@ -162,6 +169,7 @@ def export(
         embedding_dim=embedding_dim,
         fit=None if fit is None else open_source(fit),
         whiten=whiten,
+        projection=projection.value,
         scaled_decode=scaled_decode,
     )
     console = Console(stderr=True)

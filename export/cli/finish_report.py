@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from export.shrink.choose_projection import ProjectionReport
     from export.shrink.pca import ReductionReport
     from export.shrink.quantize import QuantizationReport
 
@@ -50,6 +51,8 @@ def finishing(out: Path, todo: Finish, console: Console) -> Iterator[tuple[Path,
     finished.draft.write(out)
     if finished.reduction:
         show_reduction(finished.reduction, console)
+    if finished.projection:
+        show_projection(finished.projection, console)
     if finished.quantization:
         show_quantization(finished.quantization, console)
     done.append(finished)
@@ -72,6 +75,37 @@ def show_reduction(report: ReductionReport, console: Console) -> None:
             *("-" if share is None else f"{100 * share:.1f} %" for share in shares),
         )
     console.print(table)
+
+
+def show_projection(report: ProjectionReport, console: Console) -> None:
+    """Print what each projection is worth, which one was taken, and why."""
+    measured = f"{report.queries} others" if report.queries else "no labels"
+    console.print(
+        f"Projections fitted on {report.fitted_on} pictures; by labels of {measured}, by two crops "
+        f"of {report.crops}:",
+        highlight=False,
+    )
+    table = Table("projection")
+    for column in ("numbers", "recall@1", "mAP@R", "gain (95 %)", "crop by crop"):
+        table.add_column(column, justify="right")
+    for one in report.candidates:
+        shares = (one.recall_at_1, one.map_at_r)
+        gain = "-"
+        if one.gain is not None and one.gain_interval is not None and one.name != "none":
+            low, high = one.gain_interval
+            gain = f"{100 * one.gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        table.add_row(
+            one.name,
+            str(one.width),
+            *("-" if share is None else f"{100 * share:.1f} %" for share in shares),
+            gain,
+            f"{100 * one.crop_recall:.1f} %",
+        )
+    console.print(table)
+    note = f"; {report.note}" if report.note else ""
+    console.print(
+        f"projection: {report.name} ({report.reason}){note}", highlight=False, soft_wrap=True
+    )
 
 
 def show_quantization(report: QuantizationReport, console: Console) -> None:

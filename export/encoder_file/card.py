@@ -188,7 +188,10 @@ def _int8(cost: object) -> str:
 
 
 def _projection(report: object) -> str:
-    """Return what a shorter embedding is worth; "" where the file has no report of a PCA."""
+    """Return what a projection does, or what a PCA is worth; "" where the file reports neither."""
+    if isinstance(report, dict) and "kind" in report:
+        fitted = f"fitted on {report.get('fitted_on')} pictures of {report.get('source')}"
+        return f"{report.get('name')}, {fitted}: {report.get('note')}"
     if not isinstance(report, dict) or not _are_shares(report, "explained"):
         return ""
     whitened = ", whitened" if report.get("whiten") else ""

@@ -66,6 +66,13 @@ class EncoderContract:
         stated = bool(self.training) and self.format_version == 1
         _expect(self, "training", not stated, "empty in format_version 1")
 
+    @property
+    def fit_digest(self) -> str:
+        """Identity of the projection that was fitted and appended; "" where there is none."""
+        projection = self.quality.get("projection")
+        digest = projection.get("fit_sha256", "unknown") if isinstance(projection, dict) else ""
+        return str(digest)
+
     def to_json(self) -> str:
         """Return the metadata's value: canonical JSON (sorted keys, no spaces)."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}

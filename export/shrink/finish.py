@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import onnx
 
 from base.errors import UsageError
-from base.progress import Silent
 from export.convert.onnx_graph import Draft
-from export.encoder_file.contract import FEATURES
 from export.encoder_file.encoder_file import read_contract
+from export.shrink.append_projection import append_projection
+from export.shrink.choose_projection import choose_projection
+from export.shrink.fitting_features import embed_source
 from export.shrink.fp16 import halve_draft
-from export.shrink.graph_output import graph_output
 from export.shrink.pca import ReductionReport, reduce_draft
 from export.shrink.quantize import QualityGate, QuantizationReport, quantize_draft
 from images.pixels.preprocess import SCALED_DECODE
@@ -24,17 +23,16 @@ from training.data.cache import decode_source
 if TYPE_CHECKING:
     import os
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from base.progress import Progress
+    from export.shrink.choose_projection import ProjectionReport
+    from export.shrink.fitting_features import FittingFeatures
     from export.shrink.quantize_graph import Target
     from images.items import RefusedImage
     from images.sources.sources import Source
 
 Precision = Literal["fp32", "fp16", "int8"]
+ProjectionKind = Literal["auto", "none", "center", "pca", "whiten", "neighbors"]
 CALIBRATION_IMAGES = 384  # a third calibrates, two thirds are held out
-BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +52,42 @@ class Finish:
     embedding_dim: int | None = None
     fit: Source | None = None
     whiten: bool = False
+    projection: ProjectionKind = "auto"
     scaled_decode: bool = False
 
     def __post_init__(self) -> None:
         if (self.precision == "int8") != (self.calibrate is not None):
             raise UsageError("--precision int8 and --calibrate SOURCE belong together")
-        if (self.embedding_dim is None) != (self.fit is None):
-            raise UsageError("--embedding-dim E and --fit SOURCE belong together")
-        if self.whiten and self.fit is None:
+        if self.embedding_dim is not None and self.fit is None:
+            raise UsageError("--embedding-dim E needs --fit SOURCE, the pictures it is fitted on")
+        if self.whiten and (self.fit is None or self.embedding_dim is None):
             raise UsageError("--whiten needs --embedding-dim E and --fit SOURCE")
+        kind = self.projection
+        if kind != "auto" and self.fit is None:
+            raise UsageError(
+                f"--projection {kind} needs --fit SOURCE, the pictures it is fitted on"
+            )
+        if kind in ("pca", "whiten") and self.embedding_dim is None:
+            raise UsageError(f"--projection {kind} needs --embedding-dim E")
+        if kind in ("none", "center") and self.embedding_dim is not None:
+            raise UsageError(f"--projection {kind} keeps all numbers: leave --embedding-dim out")
+        if self.whiten and kind not in ("auto", "whiten"):
+            raise UsageError(f"--whiten and --projection {kind} exclude each other")
 
     @property
     def does_nothing(self) -> bool:
         """Whether the encoder stays as it is."""
-        return self.precision == "fp32" and self.embedding_dim is None and not self.scaled_decode
+        return self.precision == "fp32" and not self.projects and not self.scaled_decode
+
+    @property
+    def projects(self) -> bool:
+        """Whether a projection is fitted, or looked for."""
+        return self.fit is not None and self.projection != "none"
+
+    @property
+    def reduces(self) -> bool:
+        """Whether it is a PCA to fewer numbers."""
+        return self.embedding_dim is not None and self.projection != "neighbors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +96,7 @@ class Finished:
 
     draft: Draft
     reduction: ReductionReport | None
+    projection: ProjectionReport | None
     quantization: QuantizationReport | None
     refused: tuple[RefusedImage, ...]
 
@@ -99,24 +120,13 @@ def finish(draft: Draft, todo: Finish, progress: Progress | None = None) -> Fini
         LossTooGreat: int8 loses too much.
     """
     refused: list[RefusedImage] = []
-    reduction, quantization = None, None
+    reduction, projection, quantization = None, None, None
     if todo.scaled_decode:
         draft = _scaled(draft)
-    if todo.embedding_dim is not None and todo.fit is not None:
-        with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
-            fitted = decode_source(
-                todo.fit, draft.contract.preprocess, folder=Path(folder), progress=progress
-            )
-            refused.extend(fitted.refused)
-            features = features_of(draft.model, fitted.images, progress)
-            draft, reduction = reduce_draft(
-                draft,
-                features,
-                fitted.labels,
-                todo.embedding_dim,
-                whiten=todo.whiten,
-                source=Path(todo.fit.name).name,  # no folders in the file
-            )
+    if todo.fit is not None and todo.projects:
+        fitting = embed_source(draft, todo.fit, progress)
+        refused.extend(fitting.refused)
+        draft, reduction, projection = _project(draft, todo, fitting)
     if todo.calibrate is not None:
         calibrated = decode_source(
             todo.calibrate,
@@ -136,23 +146,48 @@ def finish(draft: Draft, todo: Finish, progress: Progress | None = None) -> Fini
     elif todo.precision == "fp16":
         draft = halve_draft(draft)
     return Finished(
-        draft=draft, reduction=reduction, quantization=quantization, refused=tuple(refused)
+        draft=draft,
+        reduction=reduction,
+        projection=projection,
+        quantization=quantization,
+        refused=tuple(refused),
     )
+
+
+def _project(
+    draft: Draft, todo: Finish, fitting: FittingFeatures
+) -> tuple[Draft, ReductionReport | None, ProjectionReport | None]:
+    """Append the projection that is requested, or that helps, and report it."""
+    assert todo.fit is not None
+    source = Path(todo.fit.name).name  # no folders in the file
+    if todo.reduces:
+        assert todo.embedding_dim is not None
+        draft, reduction = reduce_draft(
+            draft,
+            fitting.features,
+            fitting.labels,
+            todo.embedding_dim,
+            whiten=todo.whiten or todo.projection == "whiten",
+            source=source,
+        )
+        return draft, reduction, None
+    if draft.contract.fit_digest:
+        raise UsageError("the encoder's embeddings are projected already: start from its run")
+    chosen, report = choose_projection(
+        fitting, todo.projection, width=todo.embedding_dim, source=source
+    )
+    if chosen is None:
+        return draft, None, report
+    contract = replace(
+        draft.contract,
+        embedding_dim=chosen.width,
+        quality=draft.contract.quality | {"projection": report.to_dict()},
+    )
+    model = append_projection(draft.model, chosen.weights, chosen.shift)
+    return Draft(model=model, contract=contract), None, report
 
 
 def _scaled(draft: Draft) -> Draft:
     """Return the same encoder for images decoded smaller, where that keeps their embeddings."""
     spec = replace(draft.contract.preprocess, scaled_decode=SCALED_DECODE)
     return replace(draft, contract=replace(draft.contract, preprocess=spec))
-
-
-def features_of(
-    model: onnx.ModelProto, images: NDArray[np.uint8], progress: Progress | None = None
-) -> NDArray[np.float32]:
-    """Return the features [N,D] that a graph in memory computes; images may be memory-mapped."""
-    progress = progress or Silent()
-    progress.begin("encoding", len(images))
-    try:
-        return graph_output(model, FEATURES, images, BATCH, lambda done, _: progress.update(done))
-    finally:
-        progress.end()

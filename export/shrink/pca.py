@@ -11,32 +11,28 @@ what it costs.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
 from base.errors import UsageError
-from export.convert.onnx_graph import TINY_NORM, Draft
-from export.encoder_file.contract import EMBEDDINGS
+from export.convert.onnx_graph import Draft
+from export.shrink.append_projection import append_projection
+from export.shrink.fitting_features import EVERY, check_finite, held_out_mask
+from export.shrink.projections import LEAST_VARIANCE, unit_rows
 from export.verify.measures import NEIGHBORS, neighbor_overlap
 from training.data.dataset import NO_LABEL
 from training.protocols.retrieval import retrieval_scores
 
 if TYPE_CHECKING:
-    import onnx
     from numpy.typing import NDArray
 
     Wide = NDArray[np.float64]  # [N, D] or [D, D] or [D]
 
-EVERY = 5
 COMPARED = 2000  # held-out images at most: each is compared with all others
 WIDTHS = (1024, 512, 256, 128, 64, 32, 16, 8)
-UNIT = "unit_features"
-LEAST_VARIANCE = 1e-8  # of the largest: below it a direction is rounding noise of float32 features
 
 
 class Covariance:
@@ -148,7 +144,8 @@ def reduce_draft(
             few images; or the draft is projected already.
     """
     count, full = features.shape
-    held_out = np.arange(count) % EVERY == 0
+    held_out = held_out_mask(count)
+    check_finite(features)
     _check(draft, embedding_dim, full, fitted=int((~held_out).sum()), count=count)
     covariance = Covariance(full)
     for rows in np.array_split(np.flatnonzero(~held_out), max(1, count // 4096)):
@@ -192,7 +189,7 @@ def _check(draft: Draft, embedding_dim: int, full: int, *, fitted: int, count: i
         raise UsageError(
             f"embedding_dim {embedding_dim} must lie between 1 and the {full} features"
         )
-    if draft.contract.embedding_dim != draft.contract.feature_dim:
+    if draft.contract.fit_digest or draft.contract.embedding_dim != draft.contract.feature_dim:
         raise UsageError("the encoder's embeddings are projected already: start from its run")
     if fitted <= embedding_dim:
         raise UsageError(
@@ -210,13 +207,6 @@ def _check_rank(basis: Basis, width: int) -> None:
             f"{rank}, and the other directions are rounding noise; take at most {rank}, give more "
             f"varied pictures, or leave whitening out"
         )
-
-
-def unit_rows(features: NDArray[np.floating[Any]]) -> Wide:
-    """Scale rows to length 1 (or 0), float64."""
-    wide = features.astype(np.float64)
-    unit: Wide = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), TINY_NORM)
-    return unit
 
 
 def _explained(basis: Basis, width: int) -> float:
@@ -253,38 +243,3 @@ def _score(
         map_at_r=None if retrieval is None else retrieval.map_at_r,
         recall_at_1=None if retrieval is None else retrieval.recall[1],
     )
-
-
-def append_projection(
-    model: onnx.ModelProto, weights: NDArray[np.float32], shift: NDArray[np.float32]
-) -> onnx.ModelProto:
-    """Return a copy of the model whose embeddings are L2(unit weights + shift), fp32."""
-    model = copy.deepcopy(model)
-    graph = model.graph
-    for node in graph.node:  # the former embedding is now an inner tensor
-        node.output[:] = [UNIT if name == EMBEDDINGS else name for name in node.output]
-        node.input[:] = [UNIT if name == EMBEDDINGS else name for name in node.input]
-    constants: dict[str, NDArray[Any]] = {
-        "projection": weights,
-        "projection_shift": shift,
-        "projection_axes": np.array([1], np.int64),
-        "projection_tiny": np.array(TINY_NORM, np.float32),
-    }
-    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
-    steps = (
-        ("MatMul", [UNIT, "projection"], "projected"),
-        ("Add", ["projected", "projection_shift"], "shifted"),
-        ("ReduceL2", ["shifted", "projection_axes"], "projected_length"),
-        ("Max", ["projected_length", "projection_tiny"], "projected_divisor"),
-        ("Div", ["shifted", "projected_divisor"], EMBEDDINGS),
-    )
-    graph.node.extend(
-        helper.make_node(kind, inputs, [output], name=f"project_{kind}")
-        for kind, inputs, output in steps
-    )
-    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param or "N"
-    (position,) = [i for i, value in enumerate(graph.output) if value.name == EMBEDDINGS]
-    graph.output[position].CopyFrom(
-        helper.make_tensor_value_info(EMBEDDINGS, TensorProto.FLOAT, [batch, weights.shape[1]])
-    )
-    return model

@@ -23,10 +23,13 @@ PROJECTED = f"{OVERLAP} of projected embeddings"
 SPEED_ROUNDS = 3
 
 
-def figures(actual: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) -> dict[str, float]:
+def figures(
+    actual: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors], *, alike: bool = True
+) -> dict[str, float]:
     """Compare (features, embeddings) of one encoder with those of another, row by row.
 
-    Cosines are left out where the embeddings have different widths, errors where the features have.
+    Cosines are left out where the embeddings have different widths or, not `alike`, are projected
+    by different fits; errors where the features have different widths.
     The neighbors of a projected embedding need not be the same: their overlap is shown, not
     checked.
     """
@@ -34,7 +37,7 @@ def figures(actual: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) 
     if actual[0].shape == expected[0].shape:
         error = relative_error(actual[0], expected[0])
         measured |= {"max error": float(error.max()), "mean error": float(error.mean())}
-    if actual[1].shape == expected[1].shape:
+    if alike and actual[1].shape == expected[1].shape:
         cosine = cosines(actual[1], expected[1])
         measured |= {
             "least cosine": float(cosine.min()),
@@ -43,8 +46,9 @@ def figures(actual: tuple[Vectors, Vectors], expected: tuple[Vectors, Vectors]) 
             "mean cosine": float(cosine.mean()),
         }
     if len(actual[1]) > 1:
-        alike = actual[1].shape == expected[1].shape or actual[0].shape != expected[0].shape
-        measured[OVERLAP if alike else PROJECTED] = neighbor_overlap(
+        same = alike and actual[1].shape == expected[1].shape
+        checked = same or actual[0].shape != expected[0].shape
+        measured[OVERLAP if checked else PROJECTED] = neighbor_overlap(
             actual[1], expected[1], NEIGHBORS
         )
     return measured

@@ -9,8 +9,9 @@ run's module, h, L2), and the file in ONNX Runtime. What is compared, over N ima
     batch            relative error of images encoded one by one against the same in a batch
     length           of embeddings: | |e| - 1 |
 
-Where the embeddings have different widths, since one file projects them, features are compared
-instead; the overlap of the embeddings is shown but not checked: a projection gives some of it up.
+Where one file projects its embeddings and the other does not, or by another fit (the contract has
+its digest; the width may be the same), features are compared instead; the overlap of the embeddings
+is shown but not checked: a projection gives some of it up.
 
 NaN fails. So does a file that names another checkpoint, however close its vectors are.
 """
@@ -163,7 +164,7 @@ def _against_run(
     measured: dict[str, float] = {}
     if trained and all(check.passed for check in checks if check.name in _WIDTHS):
         expected = encode(trained.module, sample.images, mean=trained.mean, std=trained.std)
-        if embeddings.shape == expected.shape:
+        if not encoder.contract.fit_digest and embeddings.shape == expected.shape:
             checks += parity_checks(features, embeddings, expected, limits)
         else:  # projected: its features are the run's, its neighbors need not be
             checks += parity_checks(features, features, expected, limits, of=" of features")
@@ -200,14 +201,15 @@ def _against_file(
     spec = other.preprocess
     if images.shape[1:] == (spec.size, spec.size, spec.channels):
         expected = _vectors(other, images)
-        measured = figures(vectors, expected)
+        alike = encoder.contract.fit_digest == other.contract.fit_digest
+        measured = figures(vectors, expected, alike=alike)
         if vectors[0].shape != expected[0].shape:
             if len(images) > 1:  # only their neighbors can be compared
                 overlap = measured[OVERLAP]
                 checks.append(at_least(OVERLAP, overlap, limits.min_overlap))
-        elif vectors[1].shape == expected[1].shape:
+        elif alike and vectors[1].shape == expected[1].shape:
             checks += parity_checks(*vectors, expected[0], limits, expected[1])
-        else:  # one is projected
+        else:  # projected by one of them, or otherwise
             checks += parity_checks(vectors[0], vectors[0], expected[0], limits, of=" of features")
     checks += file_checks(encoder, images, *vectors, limits)
     speed = speeds({str(encoder.path): encoder}, images)

@@ -18,7 +18,8 @@ from export.convert.onnx_graph import Draft
 from export.encoder_file.encoder_file import open_encoder, read_contract
 from export.shrink.finish import Finish, read_draft
 from export.shrink.fp16 import halve_draft
-from export.shrink.pca import Covariance, principal_directions, reduce_draft, unit_rows
+from export.shrink.pca import Covariance, principal_directions, reduce_draft
+from export.shrink.projections import unit_rows
 from export.shrink.quantize import LossTooGreat, QualityGate, embed, fewest, quantize_draft
 from export.shrink.quantize_graph import prepare, resolve_target, units_of
 from export.verify.generated_images import generated_images
@@ -264,7 +265,7 @@ def test_options_that_need_one_another(image_folder: Path) -> None:
         Finish(precision="int8")
     with pytest.raises(UsageError, match="--precision int8 and --calibrate"):
         Finish(calibrate=source)
-    with pytest.raises(UsageError, match="--embedding-dim E and --fit"):
+    with pytest.raises(UsageError, match="--embedding-dim E needs --fit"):
         Finish(embedding_dim=8)
     with pytest.raises(UsageError, match="--whiten needs"):
         Finish(whiten=True)
