@@ -112,6 +112,7 @@ def expected(condition: Mapping[str, Any]) -> set[str]:
         {"colour": {"$prefix": "r"}},
         {"colour": {"$prefix": ""}},
         {"colour": {"$prefix": "\U0010ffff"}},
+        {"colour": {"$prefix": "\ud7ff"}},
         {"label": {"$prefix": "sh"}},
         {"label": {"$lt": "j"}},
         {"$or": [{"colour": "blue"}, {"sale": True}]},

@@ -62,6 +62,13 @@ def test_a_filter_names_itself(condition: Any) -> None:
     assert refused.value.param == "filter"
 
 
+def test_twenty_filters_inside_each_other_are_the_most() -> None:
+    assert DEEPEST == 20
+    selection(nested(20))
+    with pytest.raises(UsageError, match="more than 20 filters inside each other"):
+        selection(nested(21))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -1,5 +1,6 @@
 """Snapshots of the index: loaded and followed, and never used when damaged or of another ledger."""
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable
@@ -54,6 +55,24 @@ def restate(index: Path, old: str, new: str) -> None:
     (index / "manifest.json").write_text(changed)
 
 
+def move_out(index: Path) -> None:
+    """Let the manifest name a file outside its folder; it is there and whole."""
+    ids = next(index.glob("ids-*"))
+    restate(index, f'"{ids.name}"', f'"../{ids.name}"')
+    ids.rename(index.parent / ids.name)
+
+
+def repeat_an_item(index: Path) -> None:
+    """Write an item's number and vector in the row of the next one, checksums and all."""
+    for kind, width in (("ids", 8), ("vectors", 4 * DIM)):
+        path = next(index.glob(f"{kind}-*"))
+        data = bytearray(path.read_bytes())
+        before = hashlib.sha256(data).hexdigest()
+        data[5 * width : 6 * width] = data[4 * width : 5 * width]
+        path.write_bytes(data)
+        restate(index, before, hashlib.sha256(data).hexdigest())
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "bit in the graph": lambda index: flip(next(index.glob("graph-*"))),
     "bit in the vectors": lambda index: flip(next(index.glob("vectors-*"))),
@@ -67,6 +86,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a moment before all": lambda index: restate(
         index, r'"sequence": \d+', f'"sequence": {-(10**30)}'
     ),
+    "a moment to come": lambda index: restate(index, r'"sequence": \d+', '"sequence": 1000000'),
+    "a file outside": move_out,
+    "an item twice": repeat_an_item,
     "more than memory": lambda index: restate(index, r'"bytes": \d+', f'"bytes": {10**18}'),
     "an endless effort": lambda index: restate(index, r'"effort": \d+', '"effort": Infinity'),
     "a scale in words": lambda index: restate(index, r'"scale": [\d.]+', '"scale": "much"'),

@@ -254,6 +254,7 @@ def test_a_trailing_blank_is_not_of_the_key(locked: Running) -> None:
         ("192.168.1.4", False),
         ("example.org", False),
         ("localhost.example.org", False),
+        ("notlocalhost", False),
         ("", False),
     ],
 )
