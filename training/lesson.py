@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from base.errors import UsageError
 from training.distillation.targets import student_targets
 from training.distillation.teacher import teacher_embeddings, with_teacher
 from training.recipes.build_model import encoder_of
@@ -97,5 +98,22 @@ def prepare_lesson(
         embedding_dim=recipe.teacher.embedding_dim,
         neighbors=recipe.teacher.neighbors,
         fitted=np.setdiff1d(np.arange(len(dataset)), held_out),
+        labels=_labels(dataset, recipe),
     )
     return Lesson(teacher=teacher, embeddings=embeddings, targets=targets)
+
+
+def _labels(dataset: TrainingData, recipe: Recipe) -> NDArray[np.int64] | None:
+    """Return the labels that the targets use.
+
+    Raises:
+        UsageError: they are to be used and there are not two of them.
+    """
+    if not recipe.teacher.labels:
+        return None
+    if len(np.unique(dataset.labels[dataset.labels >= 0])) < 2:
+        raise UsageError(
+            f"--fine-tune: {dataset.name} has no two labels to learn from; give --labels FILE.csv "
+            "with a key or path and a label for some of the pictures"
+        )
+    return dataset.labels

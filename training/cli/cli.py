@@ -82,6 +82,14 @@ def train(
             rich_help_panel=HOW,
         ),
     ] = None,
+    fine_tune: Annotated[
+        bool,
+        typer.Option(
+            "--fine-tune",
+            help="With --weights: learn from the labels, too, few as they may be.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +160,7 @@ def train(
         images, source, recipe, out, resume=resume, weights=weights, progress=progress
     )
     count = min(len(images), limit or len(images))
-    overrides = cli_plan.all_overrides(settings, weights, batch_size, teacher)
+    overrides = cli_plan.all_overrides(settings, weights, batch_size, teacher, fine_tune=fine_tune)
     if resume:
         planned = cli_plan.resumed_recipe(name, overrides, count)
     else:

@@ -38,17 +38,26 @@ def all_overrides(
     weights: str | None,
     batch_size: str | None,
     teacher: Path | None = None,
+    *,
+    fine_tune: bool = False,
 ) -> list[str]:
-    """Return what --set, --weights, --batch-size and --teacher come to, as "table.key=value".
+    """Return what options that change the recipe come to, as "table.key=value".
 
     Raises:
-        UsageError: a batch size that is neither a number nor "auto".
+        UsageError: a batch size that is neither a number nor "auto", or nothing to fine-tune.
     """
     overrides = list(settings or [])
     if weights is not None:
         overrides.append(f"encoder.weights={json.dumps(weights)}")
     if teacher is not None:
         overrides.append(f"teacher.encoder={json.dumps(str(teacher))}")
+    if fine_tune:
+        if weights is None and teacher is None:
+            raise UsageError(
+                "--fine-tune starts from an encoder: train one without labels first, then give "
+                "--weights RUN (or the weights of another encoder)"
+            )
+        overrides.append("teacher.labels=true")
     if batch_size is not None and batch_size != AUTO:
         if not batch_size.isdecimal():
             raise UsageError(f"--batch-size {batch_size}: give a number of pictures, or auto")

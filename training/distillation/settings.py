@@ -23,6 +23,7 @@ class TeacherSettings:
     weight: float = 1.0  # of the distillation loss; the contrastive one has 1 - weight
     embedding_dim: int = 256  # E, of the student: that many principal directions of the teacher's
     neighbors: int = 5  # rows that a target is the mean of, see `targets.py`; 1: only its own
+    labels: bool = False  # targets of labeled images are the means of their classes
 
     def __post_init__(self) -> None:
         require(0 < self.weight <= 1, f"teacher.weight = {self.weight}: must be above 0, at most 1")

@@ -6,8 +6,14 @@ map that is fitted without labels,
 
     W = (G'G + r N/1000 I)^-1 G'T,   G = centered unit rows [N,D],   T = mean of the k nearest rows
 
-which brings images of one kind closer together; and at last they are turned to their principal
-directions, of which the first E are kept.
+which brings images of one kind closer together. Where images have labels that may be used, T is the
+mean of all labeled rows of the same class instead, and the row counts `LABELED` times. At last the
+rows are turned to their principal directions, of which the first E are kept.
+
+Measured with EfficientNet-lite0 as it is, mAP@R on held-out images of three sets (2,268 product
+photos, 4,000 of CIFAR-10-JPEG75, 4,000 of Fashion-MNIST): embeddings 27.4, 17.8, 40.1; with k = 5
+35.3, 24.3, 47.5; with labels for 1 % of them 35.5, 24.6, 48.1, for 10 % 40.8, 29.4, 55.3, for all
+67.9, 52.5, 74.8.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 FITTED = 20_000  # rows that the map is fitted on, at most
 BLOCK = 1024  # rows whose similarities are held at a time
 RIDGE = 1e-4  # r, times the number of rows
+LABELED = 10  # rows without a label that one with a label counts for
 TINY = 1e-12
 
 
@@ -33,6 +40,7 @@ def student_targets(
     embedding_dim: int,
     neighbors: int,
     fitted: NDArray[np.int64] | None = None,
+    labels: NDArray[np.int64] | None = None,
 ) -> Rows:
     """Return what a student should say, unit rows float32 [N,E].
 
@@ -41,18 +49,21 @@ def student_targets(
         embedding_dim: E, at most D.
         neighbors: rows that a target is the mean of, its own among them; 1 leaves it as it is.
         fitted: positions of the rows that mean and map are fitted to; None: all.
+        labels: of all rows [N], negative where there is none; None: they are not used.
 
     Raises:
         ValueError: no rows, or all are the same.
     """
-    sample = _spread_rows(embeddings, fitted)
+    positions = _positions(len(embeddings), fitted)
+    sample = np.asarray(embeddings[positions], np.float32)
     mean = _unit(sample).mean(0)
     rows = _unit(_unit(sample) - mean)
     if not np.abs(rows).max(initial=0.0) > TINY:
         raise ValueError("the embeddings are all the same")
     smoothing = np.eye(rows.shape[1])
-    if neighbors > 1:
-        smoothing = _neighbor_map(rows, neighbors)
+    if neighbors > 1 or labels is not None:
+        classes = np.full(len(rows), -1) if labels is None else labels[positions]
+        smoothing = _neighbor_map(rows, classes, neighbors)
     moved = rows @ smoothing
     _, directions = np.linalg.eigh(moved.T @ moved)  # ascending
     projection = (smoothing @ directions[:, : -embedding_dim - 1 : -1]).astype(np.float32)
@@ -74,18 +85,27 @@ def nearest_means(rows: Rows, neighbors: int) -> Rows:
     return means
 
 
-def _neighbor_map(rows: Rows, neighbors: int) -> NDArray[np.float64]:
-    """W [D,D] of the module's docstring."""
+def class_means(rows: Rows, classes: NDArray[np.int64], otherwise: Rows) -> Rows:
+    """Mean of the rows of the same class, [N,D]; `otherwise` where the class is negative."""
+    means = otherwise.copy()
+    for number in np.unique(classes[classes >= 0]):
+        same = classes == number
+        means[same] = rows[same].mean(0)
+    return means
+
+
+def _neighbor_map(rows: Rows, classes: NDArray[np.int64], neighbors: int) -> NDArray[np.float64]:
+    """W [D,D] of the module's docstring; classes are negative where there is no label."""
     wide = rows.astype(np.float64)
-    gram = wide.T @ wide + RIDGE * len(rows) * np.eye(rows.shape[1])
-    means = nearest_means(rows, neighbors).astype(np.float64)
-    return np.asarray(np.linalg.solve(gram, wide.T @ means), np.float64)
+    means = class_means(rows, classes, nearest_means(rows, neighbors)).astype(np.float64)
+    weighted = wide * np.where(classes >= 0, LABELED, 1)[:, None]
+    gram = weighted.T @ wide + RIDGE * len(rows) * np.eye(rows.shape[1])
+    return np.asarray(np.linalg.solve(gram, weighted.T @ means), np.float64)
 
 
-def _spread_rows(embeddings: Rows, fitted: NDArray[np.int64] | None) -> Rows:
-    positions = np.arange(len(embeddings)) if fitted is None else fitted
-    step = max(1, -(-len(positions) // FITTED))
-    return np.asarray(embeddings[positions[::step]], np.float32)
+def _positions(count: int, fitted: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    positions = np.arange(count) if fitted is None else fitted
+    return positions[:: max(1, -(-len(positions) // FITTED))]
 
 
 def _unit(rows: Rows) -> Rows:

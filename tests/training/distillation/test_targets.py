@@ -53,3 +53,24 @@ def test_neighbors_bring_images_of_a_kind_together() -> None:
 def test_embeddings_that_are_all_the_same_are_refused() -> None:
     with pytest.raises(ValueError, match="all the same"):
         student_targets(np.ones((9, 4), np.float32), embedding_dim=2, neighbors=2)
+
+
+def test_labels_bring_classes_together_that_neighbors_do_not() -> None:
+    random = np.random.default_rng(1)
+    kinds = random.integers(4, size=800)
+    centers = 0.35 * random.normal(size=(4, 48))
+    embeddings = (centers[kinds] + random.normal(size=(800, 48))).astype(np.float32)
+    few = np.where(random.random(800) < 0.2, kinds, -1)
+    fitted = np.arange(600)
+
+    def contrast(labels: NDArray[np.int64] | None) -> float:
+        rows = student_targets(
+            embeddings, embedding_dim=8, neighbors=5, fitted=fitted, labels=labels
+        )[600:]
+        similarity, same = rows @ rows.T, kinds[600:, None] == kinds[600:]
+        return float(similarity[same].mean() - similarity[~same].mean())
+
+    assert contrast(few) > contrast(None) + 0.05
+    without = few.copy()
+    without[600:] = -1  # labels of rows that are not fitted change nothing
+    assert contrast(without) == contrast(few)
