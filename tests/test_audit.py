@@ -20,8 +20,8 @@ class Advisories(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         queries = json.loads(self.rfile.read(int(self.headers["content-length"])))["queries"]
-        known = {"vulns": [{"id": "PYSEC-0000-1"}]}
-        results = [known if one["package"]["name"] == self.bad else {} for one in queries]
+        advisory = {"vulns": [{"id": "PYSEC-0000-1"}]}
+        results = [advisory if one["package"]["name"] == self.bad else {} for one in queries]
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps({"results": results}).encode())

@@ -32,6 +32,8 @@ PAGE_FILES = {
     ),
 }
 
+VERSION = metrics.installed_version()
+
 Endpoint = Callable[[Runtime, Request], Awaitable[Response]]
 
 
@@ -111,6 +113,7 @@ async def status(runtime: Runtime, _request: Request) -> Response:
     encoder, settings = runtime.encoder, runtime.settings
     content = {
         "ready": runtime.ready,
+        "version": VERSION,
         "encoder": {
             "sha256": encoder.digest,
             "dimensions": encoder.embedding_dim,
@@ -140,4 +143,5 @@ async def show_metrics(runtime: Runtime, _request: Request) -> Response:
     """Return the metrics for Prometheus."""
     runtime.metrics.note_memory()
     text = runtime.metrics.text(await runtime.count_items())
+    text += metrics.build_info(VERSION, runtime.encoder.digest)
     return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)

@@ -62,14 +62,14 @@ def _page(
     page: list[dict[str, Any]] = []
     size = 0
     while len(page) < limit:
-        wanted = min(READ_AT_ONCE, limit - len(page))
-        items = collection.items(after=after, limit=wanted)
+        count = min(READ_AT_ONCE, limit - len(page))
+        items = collection.items(after=after, limit=count)
         for item in items:
             page.append(item_json(item))
             size += len(json_bytes(page[-1]))
             if size >= MAX_PAGE_BYTES:
                 return page, True
-        if len(items) < wanted:
+        if len(items) < count:
             return page, False
         after = items[-1].key
     return page, True

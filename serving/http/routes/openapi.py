@@ -125,13 +125,13 @@ def complete(spec: Spec, limits: Limits, models: Sequence[str]) -> Spec:
     return spec
 
 
-def _bounded(part: Any, bounds: Mapping[str, Spec]) -> Any:
+def _bounded(value: Any, bounds: Mapping[str, Spec]) -> Any:
     """Return a piece of the description with the bounds that only the service knows."""
-    if isinstance(part, list):
-        return [_bounded(one, bounds) for one in part]
-    if not isinstance(part, dict):
-        return part
-    whole = {name: _bounded(value, bounds) for name, value in part.items()}
+    if isinstance(value, list):
+        return [_bounded(one, bounds) for one in value]
+    if not isinstance(value, dict):
+        return value
+    whole = {name: _bounded(one, bounds) for name, one in value.items()}
     if "in" in whole and whole.get("name") in bounds:
         whole["schema"] = {**whole["schema"], **bounds[whole["name"]]}
     if isinstance(properties := whole.get("properties"), dict):

@@ -8,6 +8,7 @@ values: `route_of` maps any path to a route of this service or to `other`.
 import bisect
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 from base.memory import resident_memory
 from serving.http.telemetry.metric_store import Key, Labels, MetricStore
@@ -208,3 +209,21 @@ def _sample(name: str, labels: Labels, value: float) -> str:
     named = ",".join(f'{label}="{text}"' for label, text in labels)
     number = f"{value:.0f}" if float(value).is_integer() else repr(float(value))
     return f"{name}{{{named}}} {number}" if named else f"{name} {number}"
+
+
+def installed_version() -> str:
+    """Return the version of this program; `unknown` in a bento, where it is not installed."""
+    try:
+        return version("lookalike")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def build_info(program: str, encoder: str) -> str:
+    """Return the family that says what runs: always 1, its labels are what counts."""
+    name = "lookalike_build_info"
+    return (
+        f"# HELP {name} The version of the service and the SHA-256 of its encoder.\n"
+        f"# TYPE {name} gauge\n"
+        f'{name}{{version="{program}",encoder="{encoder}"}} 1\n'
+    )

@@ -50,9 +50,9 @@ FLOODS: dict[str, tuple[str, bytes, str]] = {
 
 def peak() -> int:
     """Most memory of this process since `clear_peak`, in MiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) // 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) // 1024
 
 
 def clear_peak() -> None:
@@ -115,7 +115,7 @@ def test_urlencoded_forms_are_small(service: Running) -> None:
         assert len(answer.content) < 500
 
 
-def test_a_part_of_a_form_has_a_short_head(service: Running) -> None:
+def test_a_field_of_a_form_has_a_short_head(service: Running) -> None:
     for line in (b"X: " + b"a" * 2_000_000, b"\r\n".join([b"X: a"] * 100_000)):
         content = (
             b'--x\r\nContent-Disposition: form-data; name="k"\r\n' + line + b"\r\n\r\n3\r\n--x--"

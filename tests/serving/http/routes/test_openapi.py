@@ -1,6 +1,7 @@
 """/docs.json is what the service does: requests made from it, good and bad, and their answers."""
 
 import contextlib
+import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,12 @@ def test_allow_names_what_is_taken(
         answer = described[0].client.request(method, path)
         assert answer.status_code == 405
         assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+def test_the_version_is_told_to_people_and_to_prometheus(described: tuple[Running, Any]) -> None:
+    running = described[0]
+    version = running.client.get("/status").json()["version"]
+    assert version == importlib.metadata.version("lookalike")
+    digest = running.runtime.encoder.digest
+    sample = f'lookalike_build_info{{version="{version}",encoder="{digest}"}} 1'
+    assert sample in running.client.get("/metrics").text.splitlines()
