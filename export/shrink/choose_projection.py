@@ -139,20 +139,20 @@ def choose_projection(
         better = best is None or (score.map_at_r or 0) > (best[1].map_at_r or 0)
         if better and (requested != "auto" or not compare.labeled or score.wins):
             best = (projection, score)
-    chosen = None if best is None else best[0]
-    return chosen, ProjectionReport(
-        kind="none" if chosen is None else chosen.kind,
-        name="none" if chosen is None else chosen.name,
-        embedding_dim=full if chosen is None else chosen.width,
-        nearest=None if chosen is None else chosen.nearest,
-        reason=_reason(requested, chosen, labeled=compare.labeled),
-        note="" if chosen is None else NOTES[chosen.kind],
+    selected = None if best is None else best[0]
+    return selected, ProjectionReport(
+        kind="none" if selected is None else selected.kind,
+        name="none" if selected is None else selected.name,
+        embedding_dim=full if selected is None else selected.width,
+        nearest=None if selected is None else selected.nearest,
+        reason=_reason(requested, selected, labeled=compare.labeled),
+        note="" if selected is None else NOTES[selected.kind],
         source=source,
         fitted_on=fitted,
         thinned_from=fitting.thinned_from,
         queries=compare.queries,
         crops=len(fitting.crops[0]),
-        fit_sha256="" if chosen is None else chosen.sha256,
+        fit_sha256="" if selected is None else selected.sha256,
         candidates=tuple(scores),
     )
 
@@ -172,12 +172,12 @@ def _options(
     return [fitter.center, *pca, *whiten, *(lambda k=k: fitter.neighbors(k) for k in ks)]
 
 
-def _reason(requested: str, chosen: Projection | None, *, labeled: bool) -> str:
+def _reason(requested: str, selected: Projection | None, *, labeled: bool) -> str:
     if requested != "auto":
         return "as requested"
     if not labeled:
         return "without labels only the mean is removed"
-    if chosen is None:
+    if selected is None:
         return "no projection gains mAP@R beyond its interval without losing recall@1"
     return "best mAP@R on images held out of the fit, of those that do not clearly lose recall@1"
 
@@ -210,9 +210,9 @@ class _Comparison:
 
         name = "none" if projection is None else projection.name
         first, second = map(apply, self._crops)
-        found = crop_recall(first, second)
+        recall = crop_recall(first, second)
         if not self.labeled:
-            return CandidateScore(name=name, width=width, crop_recall=found)
+            return CandidateScore(name=name, width=width, crop_recall=recall)
         queries, gallery = map(apply, self._rows)
         scores = query_scores(queries, self._labels[0], gallery, self._labels[1])
         self._start = self._start or scores
@@ -221,7 +221,7 @@ class _Comparison:
         return CandidateScore(
             name=name,
             width=width,
-            crop_recall=found,
+            crop_recall=recall,
             map_at_r=float(scores.map_at_r.mean()),
             recall_at_1=float(scores.recall_at_1.mean()),
             gain=gain,

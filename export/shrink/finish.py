@@ -173,17 +173,17 @@ def _project(
         return draft, reduction, None
     if draft.contract.fit_digest:
         raise UsageError("the encoder's embeddings are projected already: start from its run")
-    chosen, report = choose_projection(
+    selected, report = choose_projection(
         fitting, todo.projection, width=todo.embedding_dim, source=source
     )
-    if chosen is None:
+    if selected is None:
         return draft, None, report
     contract = replace(
         draft.contract,
-        embedding_dim=chosen.width,
+        embedding_dim=selected.width,
         quality=draft.contract.quality | {"projection": report.to_dict()},
     )
-    model = append_projection(draft.model, chosen.weights, chosen.shift)
+    model = append_projection(draft.model, selected.weights, selected.shift)
     return Draft(model=model, contract=contract), None, report
 
 

@@ -57,7 +57,9 @@ class FittingFeatures:
 
 def held_out_mask(count: int) -> NDArray[np.bool_]:
     """Which of `count` images are held out of a fit."""
-    return np.arange(count) % EVERY == 0
+    mask = np.zeros(count, bool)
+    mask[::EVERY] = True
+    return mask
 
 
 def embed_source(draft: Draft, source: Source, progress: Progress | None = None) -> FittingFeatures:
@@ -80,38 +82,38 @@ def embed_source(draft: Draft, source: Source, progress: Progress | None = None)
         items = [items[position] for position in spread(total, MOST_FITTED)]
         progress.message(f"{MOST_FITTED:,} of {total:,} pictures are fitted on, evenly spread")
     number = {name: index for index, name in enumerate(source.classes)}
-    taken = _Taken(stride=max(1, len(items) // (EVERY * CROPPED)))
+    intake = _Intake(stride=max(1, len(items) // (EVERY * CROPPED)))
     blocks: list[Rows] = []
     progress.begin(f"encoding {source.name}", len(items))
     try:
         form = Form(spec=draft.contract.preprocess)
         for done, (item, image) in enumerate(decode_in_order(items, form), start=1):
-            taken.add(item, image, NO_LABEL if item.label is None else number[item.label])
-            if len(taken.batch) == BATCH:
-                blocks.append(encode(taken.drain()))
-            progress.update(done, f"{len(taken.refused)} refused" if taken.refused else "")
-        if taken.batch:
-            blocks.append(encode(taken.drain()))
+            intake.add(item, image, NO_LABEL if item.label is None else number[item.label])
+            if len(intake.batch) == BATCH:
+                blocks.append(encode(intake.drain()))
+            progress.update(done, f"{len(intake.refused)} refused" if intake.refused else "")
+        if intake.batch:
+            blocks.append(encode(intake.drain()))
     finally:
         progress.end()
     if not blocks:
-        first = taken.refused[0]
+        first = intake.refused[0]
         raise SourceError(
-            f"no usable picture in {source.name}: all {len(taken.refused)} refused, the first one "
+            f"no usable picture in {source.name}: all {len(intake.refused)} refused, the first one "
             f"({first.key}) because: {first.message}"
         )
     features = np.concatenate(blocks)
     check_finite(features)
     return FittingFeatures(
         features=features,
-        labels=np.array(taken.labels, np.int64),
-        crops=_crop_features(taken.cropped, encode),
-        refused=tuple(taken.refused),
+        labels=np.array(intake.labels, np.int64),
+        crops=_crop_features(intake.cropped, encode),
+        refused=tuple(intake.refused),
         thinned_from=total,
     )
 
 
-class _Taken:
+class _Intake:
     """Images on their way into a batch, and a few that are kept to be cropped."""
 
     def __init__(self, stride: int) -> None:
@@ -130,8 +132,8 @@ class _Taken:
             )
             return
         position = len(self.labels)
-        chosen = position % EVERY == 0 and position // EVERY % self._stride == 0
-        if chosen and len(self.cropped) < CROPPED:
+        selected = position % EVERY == 0 and position // EVERY % self._stride == 0
+        if selected and len(self.cropped) < CROPPED:
             self.cropped.append(image)
         self.labels.append(label)
         self.batch.append(image)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_nearest_rows_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "fit",
-    [Fitter.center, lambda fitter: fitter.neighbors(5), lambda fitter: fitter.neighbors(5, 7)],
+    [Fitter.center, Fitter.neighbors, partial(Fitter.neighbors, width=7)],
     ids=["center", "neighbors", "neighbors in 7 numbers"],
 )
 def test_the_graph_projects_as_numpy_does(
@@ -93,9 +94,9 @@ def test_the_graph_projects_as_numpy_does(
 
 def test_labels_choose_what_gathers_the_classes() -> None:
     features, labels = clusters(900)
-    chosen, report = choose_projection(fitting(features, labels), "auto")
-    assert chosen is not None
-    assert report.kind == chosen.kind
+    selected, report = choose_projection(fitting(features, labels), "auto")
+    assert selected is not None
+    assert report.kind == selected.kind
     by_name = {one.name: one for one in report.candidates}
     winners = [one for one in report.candidates if one.wins]
     best = max(winners, key=lambda one: one.map_at_r or 0)
@@ -104,27 +105,27 @@ def test_labels_choose_what_gathers_the_classes() -> None:
     assert best.gain_interval[0] > 0
     assert by_name["none"].gain == 0
     assert {"center", "neighbors 5", "neighbors 10", "neighbors 20"} <= set(by_name)
-    assert report.fit_sha256 == chosen.sha256
+    assert report.fit_sha256 == selected.sha256
 
 
 def test_nothing_is_taken_where_labels_mean_nothing() -> None:
     random = np.random.default_rng(1)
     features = random.normal(size=(400, DIM)).astype(np.float32)
-    chosen, report = choose_projection(fitting(features, random.integers(0, 4, 400)), "auto")
-    assert chosen is None
+    selected, report = choose_projection(fitting(features, random.integers(0, 4, 400)), "auto")
+    assert selected is None
     assert report.name == "none"
     assert "no projection gains" in report.reason
 
 
 @pytest.mark.parametrize("labels", [np.full(200, NO_LABEL), np.zeros(200, np.int64)])
 def test_without_classes_the_mean_is_removed(labels: np.ndarray) -> None:
-    chosen, report = choose_projection(fitting(clusters(200)[0], labels), "auto")
-    assert chosen is not None
-    assert (chosen.kind, chosen.weights, report.queries) == ("center", None, 0)
+    selected, report = choose_projection(fitting(clusters(200)[0], labels), "auto")
+    assert selected is not None
+    assert (selected.kind, selected.weights, report.queries) == ("center", None, 0)
     assert report.candidates[0].map_at_r is None
-    chosen, report = choose_projection(fitting(clusters(200)[0], labels), "neighbors", width=8)
-    assert chosen is not None
-    assert (chosen.kind, chosen.width) == ("neighbors", 8)
+    selected, report = choose_projection(fitting(clusters(200)[0], labels), "neighbors", width=8)
+    assert selected is not None
+    assert (selected.kind, selected.width) == ("neighbors", 8)
     assert "worse for finding near-duplicates" in report.note
 
 
@@ -145,9 +146,9 @@ def test_what_cannot_be_fitted_is_told() -> None:
 def test_fewer_images_than_dimensions_can_be_fitted() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(80, 300)).astype(np.float32)
-    chosen, _ = choose_projection(fitting(features, np.arange(80) % 4), "neighbors")
-    assert chosen is not None
-    assert np.isfinite(chosen(unit_rows(features))).all()
+    selected, _ = choose_projection(fitting(features, np.arange(80) % 4), "neighbors")
+    assert selected is not None
+    assert np.isfinite(selected(unit_rows(features))).all()
 
 
 @pytest.fixture(scope="module")
