@@ -55,12 +55,8 @@ def test_neighbors_is_the_ridge_regression_on_the_nearest_rows() -> None:
     unit = unit_rows(clusters(60)[0])
     projection = Fitter(unit).neighbors(5)
     rows = unit_rows(unit - unit.mean(0))
-    targets = np.stack(
-        [
-            rows[sorted(range(60), key=lambda j, i=i: -rows[i] @ rows[j])[:5]].mean(0)
-            for i in range(60)
-        ]
-    )
+    nearest = [np.argsort(-rows @ row)[:5] for row in rows]
+    targets = np.stack([rows[five].mean(0) for five in nearest])
     weights = np.linalg.inv(rows.T @ rows + RIDGE * np.eye(DIM)) @ rows.T @ targets
     expected = (unit - unit.mean(0)) @ weights
     np.testing.assert_allclose(projection(unit), expected, atol=1e-5)
