@@ -9,8 +9,9 @@ beside that of the start, the encoder at step 0, and of raw pixels:
     learned                 recall@1 is clearly above the start's and the pixels', or the weights
                             that are kept are clearly better than the start's, query by query
     learned little          above the start's, but not clearly, or not above the pixels'
-    learned nothing         not above the start's; or not clearly, and the loss is no lower than
-                            ln(2N-1), that of N images whose views are all equally alike
+    learned nothing         not above the start's; or not clearly, and either below the pixels' or
+                            with a loss no lower than ln(2N-1), that of N images whose views are
+                            all equally alike
     not measured            no figure was taken after step 0
 
 "Clearly" is outside the 95 % interval of a difference of two shares of as many queries. Both are
@@ -142,7 +143,7 @@ def _compare(evidence: Evidence) -> Verdict:
     high = _loss_is_high(evidence)
     if gained and clearly_above(now, pixels, queries) and not high:
         return Verdict(verdict="learned", reason=_reason(name, evidence))
-    nothing = (now <= start[name] and not gained) or (high and not gained)
+    nothing = not gained and (now <= start[name] or now < pixels or high)
     verdict = "learned nothing" if nothing else "learned little"
     return Verdict(verdict=verdict, reason=_reason(name, evidence), hint=LONGER)
 
