@@ -38,6 +38,7 @@ GALLERY, QUERIES, WATCHED = 4000, 1000, 512  # images, at most
 FEWEST, FEWEST_WATCHED = 500, 64  # queries and gallery together, watched: however short the run
 BYTES = 200 * 2**20  # at most, for images of 224 px
 SHARE = 0.02  # of a run's forward and backward passes that measuring may cost
+DECIDING_SHARE = 0.1  # where it decides which weights are used
 FORWARDS = 6  # a sample costs: two views, and a backward pass is two forward ones
 CHUNK = 64  # images whose views are made at a time
 
@@ -247,13 +248,14 @@ class Monitor:
 
 
 def affordable(recipe: Recipe, dataset: int) -> tuple[int, int]:
-    """How many images to watch, and how many to ask and search: within `SHARE` of the run.
+    """How many images to watch, and how many to ask and search: within a share of the run.
 
     A watched image is encoded three times (itself and two views), the others once.
     """
     measurements = recipe.training.evaluations + 1
     samples = recipe.steps(dataset) * recipe.training.batch_size
-    forwards = int(SHARE * FORWARDS * samples / measurements)
+    share = DECIDING_SHARE if recipe.adaptation.keep_best else SHARE
+    forwards = int(share * FORWARDS * samples / measurements)
     watched = min(WATCHED, max(FEWEST_WATCHED, forwards // 12))
     return watched, min(GALLERY + QUERIES, max(FEWEST, forwards - 3 * watched))
 
