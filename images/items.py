@@ -1,6 +1,6 @@
 """Items and sources: images with a key, a uri, a label and a way to read them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,12 +27,14 @@ class Item:
         uri: where `read_uri` finds it again: an absolute path, or `idx:///path#12`, `npz:///path#12`.
         label: the class name, or None.
         read: returns the content; raises ImageRefused if it cannot be read.
+        metadata: what else the source says of it, as its `split`; None for nothing.
     """
 
     key: str
     uri: str
     label: str | None
     read: Callable[[], Content]
+    metadata: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         label = self.label

@@ -63,6 +63,7 @@ class ArchiveSource:
         labels: by member, valid Unicode.
         reader: from a member's position to what reads it; it can be pickled.
         passed_over: the members that are not images.
+        splits: by member, of its folders; () if there are none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ArchiveSource:
     labels: list[str | None]
     reader: Callable[[int], Callable[[], Content]]
     passed_over: PassedOver = field(default_factory=PassedOver)
+    splits: Sequence[str | None] = ()
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -99,7 +101,11 @@ class ArchiveSource:
                 key = f"{key}@{offset}"
             seen.add(key)
             yield Item(key, member_uri(self.base, name, offset), self.labels[index],
-                       self.reader(index))  # fmt: skip
+                       self.reader(index), self._metadata(index))  # fmt: skip
+
+    def _metadata(self, index: int) -> dict[str, str] | None:
+        split = self.splits[index] if self.splits else None
+        return None if split is None else {"split": split}
 
 
 def member_uri(base: str, member: str, offset: int) -> str:
@@ -112,27 +118,3 @@ def clean(name: str) -> str:
     if name.isascii() and "\0" not in name:
         return name
     return printable(name).replace("\0", "\\x00")
-
-
-def folder_labels(names: Sequence[str]) -> list[str | None]:
-    """Return the first folder of each name.
-
-    Where one folder holds everything, as in an archive of a folder, and has folders in it for all,
-    these count instead.
-    """
-    tops = {_folders(name, 1)[0] for name in names}
-    depth = 1 if len(tops) == 1 and all(len(_folders(name, 2)) == 3 for name in names) else 0
-    labels: dict[str, str] = {}  # one string for all of a class
-
-    def label(name: str) -> str | None:
-        folders = _folders(name, depth + 1)
-        if len(folders) <= depth + 1:
-            return None
-        return labels.setdefault(folders[depth], folders[depth])
-
-    return [label(name) for name in names]
-
-
-def _folders(name: str, count: int) -> list[str]:
-    """Return the first folders of a name, and the rest of it."""
-    return name.removeprefix("./").lstrip("/").split("/", count)

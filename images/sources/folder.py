@@ -1,23 +1,24 @@
 """A folder of images: recursive, in order, labeled by its sub-folders."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from base.errors import SourceError
-from base.text import printable
 from images.items import Item
 from images.sources.archives import counts, hidden_in
+from images.sources.folder_labels import FolderLabels, folder_labels
 from images.sources.folder_walk import image_paths
-from images.sources.locations import file_system, read_location
+from images.sources.locations import file_system, is_url, read_location, read_span
 from images.sources.passed_over import PassedOver
-from images.sources.paths import SUFFIXES, path_item, unique_keys
+from images.sources.paths import SUFFIXES, path_item, suffix_of, unique_keys
+from images.sources.sample_labels import MAX_LABEL_BYTES, SampleLabels, sample_of
 
 
 class FolderSource:
     """The image files below a folder, sorted by their relative posix paths, which are their keys.
 
-    The first folder on an image's path is its label; an image directly in the root has none. Names
+    Labels and splits are those of the folders (`folder_labels`). Names
     that start with a dot are skipped, and what systems put beside images (`archives.is_hidden`).
     Names are all that is read: a broken link or an empty file is listed, and refused when it is
     read. A sub-folder that cannot be listed is passed over.
@@ -34,15 +35,17 @@ class FolderSource:
                 f"{message}; {' and '.join(others.splitlines())}" if others else message
             )
         self._keys = unique_keys(self._paths)
-        labels = {label for path in self._paths if (label := _label(path)) is not None}
-        self.classes = tuple(sorted(printable(label) for label in labels))
+        self._folders = _labels(self._paths, self.passed_over, lambda path: f"{root}/{path}")
+        self.classes = _classes(self._folders)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __iter__(self) -> Iterator[Item]:
-        for path in self._paths:  # joined as text: a million Path objects take half a minute
-            yield path_item(f"{self._root}/{path}", self._keys.get(path, path), _label(path))
+        # Paths are joined as text: a million Path objects take half a minute.
+        for path, label, split in zip(self._paths, *self._folders, strict=True):
+            key = self._keys.get(path, path)
+            yield path_item(f"{self._root}/{path}", key, label, _metadata(split))
 
 
 class RemoteFolder:
@@ -68,18 +71,41 @@ class RemoteFolder:
         self._url = url
         if not self._paths:
             raise SourceError(f"{url} holds no image files, nor do its sub-folders")
-        labels = {_label(path) for path in self._paths}
-        self.classes = tuple(sorted(printable(label) for label in labels if label is not None))
+        self._folders = _labels(self._paths, self.passed_over, lambda path: f"{url}/{path}")
+        self.classes = _classes(self._folders)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __iter__(self) -> Iterator[Item]:
-        for path in self._paths:
+        for path, label, split in zip(self._paths, *self._folders, strict=True):
             url = f"{self._url}/{path}"
-            yield Item(path, url, _label(path), partial(read_location, url))
+            yield Item(path, url, label, partial(read_location, url), _metadata(split))
 
 
-def _label(path: str) -> str | None:
-    first, slash, _ = path.partition("/")
-    return first if slash else None
+def _labels(paths: list[str], passed: PassedOver, location: Callable[[str], str]) -> FolderLabels:
+    """Return what the files beside images say, else what their folders do."""
+    folders, samples = folder_labels(paths), SampleLabels()
+    images = {sample_of(path) for path in paths} if passed.beside else set()
+    beside = [path for path in passed.beside if sample_of(path) in images]
+    passed.files.update(suffix_of(path) for path in passed.beside if sample_of(path) not in images)
+    samples.read(beside, lambda path: _read_beside(location(path)))
+    return folders._replace(labels=list(samples.over(paths, folders.labels)))
+
+
+def _read_beside(location: str) -> bytes | None:
+    if not is_url(location) and not Path(location).is_file():  # a pipe would block
+        return None
+    try:
+        data = read_span(location, 0, MAX_LABEL_BYTES + 1)
+    except (OSError, SourceError):
+        return None
+    return data if len(data) <= MAX_LABEL_BYTES else None
+
+
+def _classes(folders: FolderLabels) -> tuple[str, ...]:
+    return tuple(sorted({label for label in folders.labels if label is not None}))
+
+
+def _metadata(split: str | None) -> dict[str, str] | None:
+    return None if split is None else {"split": split}

@@ -72,7 +72,7 @@ def _every_way(root: Path, passed: PassedOver) -> Iterator[str]:
             elif suffix_of(entry.name) in SUFFIXES:
                 yield path
             else:
-                passed.add_file(entry.name)
+                passed.add_file(path)
 
 
 def _each_once(root: Path, passed: PassedOver) -> Iterator[str]:
@@ -94,7 +94,7 @@ def _each_once(root: Path, passed: PassedOver) -> Iterator[str]:
             elif suffix_of(entry.name) in SUFFIXES:
                 yield path
             else:
-                passed.add_file(entry.name)
+                passed.add_file(path)
 
 
 def _visible(entries: list[os.DirEntry[str]]) -> Iterator[tuple[os.DirEntry[str], bool]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from images.items import Source
 from images.sources.paths import suffix_of
+from images.sources.sample_labels import LABEL_SUFFIXES, SAMPLE_SUFFIXES
 
 SHOWN = 8  # kinds in one line
 NO_SUFFIX, EXCLUDED = "without a suffix", "excluded"
@@ -19,15 +20,21 @@ class PassedOver:
         files: how many of each suffix, in lower case; EXCLUDED are images that the user left out.
         folders: keys of sub-folders that cannot be listed; what lies in them is not known.
         notes: what else the user should know, a line each.
+        beside: files that may label the images beside them, by their paths below the source.
     """
 
     files: Counter[str] = field(default_factory=Counter)
     folders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
 
     def add_file(self, name: str) -> None:
-        """Count a file by its name."""
-        self.files[suffix_of(name) or NO_SUFFIX] += 1
+        """Count a file by its name; what lies beside images for them is noted."""
+        suffix = suffix_of(name)
+        if suffix in LABEL_SUFFIXES:
+            self.beside.append(name)
+        elif suffix not in SAMPLE_SUFFIXES:
+            self.files[suffix or NO_SUFFIX] += 1
 
     def summary(self) -> str:
         """Return `312 files passed over: 300 .heic, 12 .dng`, or "" if there were none."""

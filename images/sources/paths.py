@@ -1,7 +1,7 @@
 """Image files on disk: which names count, what their keys and uris are, how they are read."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -16,10 +16,15 @@ SUFFIXES = frozenset(
 )
 
 
-def path_item(path: str | os.PathLike[str], key: str, label: str | None) -> Item:
+def path_item(
+    path: str | os.PathLike[str],
+    key: str,
+    label: str | None,
+    metadata: Mapping[str, str] | None = None,
+) -> Item:
     """Return the item of the image file at `path`, an absolute one."""
     text = os.fspath(path)
-    return Item(key, path_to_uri(text), label, partial(read_file, text))
+    return Item(key, path_to_uri(text), label, partial(read_file, text), metadata)
 
 
 def unique_keys(names: Collection[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from base.errors import SourceError
+from base.errors import SourceError, UsageError
 from base.text import nearest
 from images.items import Item, Source
 from images.pixels.image_format import kind_of
@@ -13,6 +13,7 @@ from images.sources.combined import join, take_shard
 from images.sources.excluded import ExcludingSource
 from images.sources.fashion_mnist import open_fashion_mnist
 from images.sources.folder import FolderSource, RemoteFolder
+from images.sources.folder_labels import label_from_folders
 from images.sources.idx import GZIP_MAGIC, MAGIC, open_idx
 from images.sources.label_file import with_labels
 from images.sources.locations import exists, is_folder, is_url, location_of, open_location
@@ -46,6 +47,7 @@ def open_source(
     labels: str | os.PathLike[str] | None = None,
     exclude: Sequence[str] = (),
     shard: str | None = None,
+    label_from: str | None = None,
 ) -> Source:
     """List a SOURCE; nothing is decoded yet.
 
@@ -58,12 +60,19 @@ def open_source(
         labels: a CSV file of keys or paths with labels, which count instead of the source's own.
         exclude: patterns of keys, or of names on them, to leave out (`excluded.ExcludingSource`).
         shard: `i/n`, every n-th image from the i-th on.
+        label_from: which folder is the label (`folder_labels.folder_labels`); None: the first, or
+            what the source says otherwise.
 
     Raises:
         SourceError: it is missing, of another kind, damaged or without images.
-        UsageError: `shard` is not of that form, or a pattern is empty.
+        UsageError: `shard` or `label_from` is not of that form, a pattern is empty, or there are
+            `labels` and `label_from`.
     """
     opened = _open(_home_expanded(os.fspath(source)))
+    if label_from is not None:
+        if labels is not None:
+            raise UsageError("labels come from a table or from folders: leave one option out")
+        opened = label_from_folders(opened, label_from)
     if labels is not None:
         opened = with_labels(opened, Path(_home_expanded(os.fspath(labels))))
     if exclude:

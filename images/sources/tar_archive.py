@@ -1,13 +1,8 @@
 """tar archives: folders of images, and WebDataset shards.
 
-A member's label is what lies beside it in its sample (WebDataset: the members next to one another
-with the same name up to the first dot): a `.cls` file, a `.json` object with one of LABEL_FIELDS,
-or a `.txt` of one line that is not a box of an object detector. Without these it is the first
-folder of its name.
+A member's label is that of its sample (`sample_labels`), else that of its folders.
 """
 
-import json
-import re
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -16,19 +11,20 @@ from functools import partial
 from typing import IO, BinaryIO
 
 from base.errors import ImageRefused, RefusalReason, SourceError
-from base.text import printable
-from images.sources.archives import ArchiveSource, clean, counts, folder_labels, hidden_in
+from images.sources.archives import ArchiveSource, clean, counts, hidden_in
+from images.sources.folder_labels import folder_labels
 from images.sources.locations import check_size, join_uri, open_location, read_span, unreadable
 from images.sources.passed_over import PassedOver
 from images.sources.paths import suffix_of
+from images.sources.sample_labels import (
+    LABEL_SUFFIXES,
+    MAX_LABEL_BYTES,
+    SAMPLE_SUFFIXES,
+    SampleLabels,
+)
 from images.sources.tar_headers import BLOCK, Kind, Member, member_of, read_members
 from images.sources.unpacked import packer_of, read_unpacked, unpacked_head, unpacked_view
 
-LABEL_FIELDS = ("label", "class", "cls", "class_name")
-LABEL_SUFFIXES = (".cls", ".json", ".txt")  # the first of them counts
-MAX_LABEL_BYTES = 64 * 1024
-MAX_LABEL = 100  # characters; a longer .txt is not a label
-_BOXES = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}")  # YOLO: a class, then coordinates
 LINK, SPARSE = -1, -2  # in place of a size
 
 
@@ -61,8 +57,8 @@ def open_tar(location: str, name: str) -> ArchiveSource:
         count = len(listing.names)
         message = f"{location} is damaged or truncated after {count} images: {error}"
         raise SourceError(f"{message}; fetch or make it anew") from error
-    labels = folder_labels(listing.names)
-    labels = [own or folder for own, folder in zip(listing.labels, labels, strict=True)]
+    by_folder = folder_labels(listing.names)
+    labels = list(listing.samples.over(listing.names, by_folder.labels))
     sizes, starts = listing.sizes, listing.starts
 
     def reader(index: int) -> "partial[bytes]":
@@ -70,75 +66,51 @@ def open_tar(location: str, name: str) -> ArchiveSource:
 
     base = join_uri("tar", location)
     return ArchiveSource(
-        name, base, listing.names, listing.offsets, labels, reader, listing.passed_over
+        name,
+        base,
+        listing.names,
+        listing.offsets,
+        labels,
+        reader,
+        listing.passed_over,
+        by_folder.splits,
     )
 
 
 class _Listing:
-    """The images of an archive in its order, with the labels that their samples give."""
+    """The images of an archive in its order, and the labels of its samples."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.labels: list[str | None] = []
         self.offsets, self.starts, self.sizes = array("q"), array("q"), array("q")
         self.passed_over = PassedOver()
-        self._sample = ""
-        self._first = 0  # image of the sample
-        self._beside: dict[str, str] = {}
+        self.samples = SampleLabels()
 
     def read(self, file: IO[bytes]) -> None:
         for member in read_members(file):
             if member.kind is not Kind.FOLDER:
                 self._take(member, file)
-        self._end_sample("")
 
     def _take(self, member: Member, file: IO[bytes]) -> None:
         name = clean(member.name)
-        folder, slash, last = name.rpartition("/")
-        sample = folder + slash + last.partition(".")[0]
-        if sample != self._sample:
-            self._end_sample(sample)
-        suffix = suffix_of(last)
-        if suffix in LABEL_SUFFIXES and member.size <= MAX_LABEL_BYTES:
-            file.seek(member.start)
-            if label := _label_in(file.read(member.size), suffix):
-                self._beside[suffix] = label
-        elif counts(name):
+        suffix = suffix_of(name)
+        if counts(name):
             self.names.append(name)
-            self.labels.append(None)
             self.offsets.append(member.offset)
             self.starts.append(member.start)
             self.sizes.append(_size_of(member))
-        elif suffix not in LABEL_SUFFIXES and not hidden_in(name):
+        elif hidden_in(name):
+            return
+        elif suffix in LABEL_SUFFIXES and member.size <= MAX_LABEL_BYTES:
+            file.seek(member.start)
+            self.samples.add(name, file.read(member.size))
+        elif suffix not in SAMPLE_SUFFIXES:
             self.passed_over.add_file(name)
-
-    def _end_sample(self, following: str) -> None:
-        label = next((self._beside[kind] for kind in LABEL_SUFFIXES if kind in self._beside), None)
-        if label is not None:
-            for index in range(self._first, len(self.names)):
-                self.labels[index] = label
-        self._sample, self._first, self._beside = following, len(self.names), {}
 
 
 def _size_of(member: Member) -> int:
     """Return a member's size, or what stands in its place where it cannot be read."""
     return {Kind.LINK: LINK, Kind.SPARSE: SPARSE}.get(member.kind, member.size)
-
-
-def _label_in(data: bytes, suffix: str) -> str | None:
-    """Return the label that a file beside an image holds, or None if it holds something else."""
-    try:
-        text = data.decode("utf-8-sig").strip()
-        if suffix != ".json":
-            one_line = len(text) <= MAX_LABEL and len(text.splitlines()) == 1
-            return text if one_line and not _BOXES.fullmatch(text) else None
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict):
-        return None
-    values = (fields.get(field) for field in LABEL_FIELDS)
-    return next((printable(str(value)) for value in values if isinstance(value, str | int)), None)
 
 
 @contextmanager

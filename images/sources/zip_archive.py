@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from base.errors import ImageRefused, RefusalReason, SourceError
 from images.items import Content
-from images.sources.archives import ArchiveSource, counts, folder_labels, hidden_in
+from images.sources.archives import ArchiveSource, counts, hidden_in
+from images.sources.folder_labels import folder_labels
 from images.sources.locations import (
     check_size,
     join_uri,
@@ -24,6 +25,13 @@ from images.sources.locations import (
     unreadable,
 )
 from images.sources.passed_over import PassedOver
+from images.sources.paths import suffix_of
+from images.sources.sample_labels import (
+    LABEL_SUFFIXES,
+    MAX_LABEL_BYTES,
+    SAMPLE_SUFFIXES,
+    SampleLabels,
+)
 from images.sources.zip_directory import read_directory
 
 MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # a member comes first, or nothing but the end
@@ -49,23 +57,39 @@ def open_zip(location: str, name: str) -> ArchiveSource:
     """
     names: list[str] = []
     passed = PassedOver()
+    beside: dict[str, Member] = {}
     columns = tuple(array("q") for _ in Member._fields)
     for member, _, info in read_directory(location):
+        method = -1 if info.flag_bits & _ENCRYPTED else info.compress_type
+        facts = Member(info.header_offset, info.compress_size, info.file_size, info.CRC, method)
         if not counts(member):
-            if not hidden_in(member):
+            suffix = suffix_of(member)
+            if hidden_in(member):
+                continue
+            if suffix in LABEL_SUFFIXES and facts.size <= MAX_LABEL_BYTES:
+                beside[member] = facts
+            elif suffix not in SAMPLE_SUFFIXES:
                 passed.add_file(member)
             continue
         names.append(member)
-        method = -1 if info.flag_bits & _ENCRYPTED else info.compress_type
-        facts = (info.header_offset, info.compress_size, info.file_size, info.CRC, method)
         for column, fact in zip(columns, facts, strict=True):
             column.append(fact)
 
     def reader(index: int) -> "partial[bytes]":
         return partial(read_zipped, location, Member(*(column[index] for column in columns)))
 
-    base, labels = join_uri("zip", location), folder_labels(names)
-    return ArchiveSource(name, base, names, columns[0], labels, reader, passed)
+    by_folder, samples = folder_labels(names), SampleLabels()
+    samples.read(beside, lambda member: _read_beside(location, beside[member]))
+    labels = list(samples.over(names, by_folder.labels))
+    base = join_uri("zip", location)
+    return ArchiveSource(name, base, names, columns[0], labels, reader, passed, by_folder.splits)
+
+
+def _read_beside(location: str, member: Member) -> bytes | None:
+    try:
+        return read_zipped(location, member)
+    except ImageRefused:
+        return None
 
 
 def read_zipped(location: str, member: Member) -> bytes:

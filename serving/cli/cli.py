@@ -83,6 +83,10 @@ def extract(
     labels: Annotated[
         Path | None, typer.Option(help="CSV of keys or paths with labels for SOURCE.")
     ] = None,
+    label_from: Annotated[
+        str | None,
+        typer.Option(metavar="first|last|N|none", help="The folder that is the label."),
+    ] = None,
     exclude: Exclude = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: every n-th image from the i-th on, for job arrays.")
@@ -129,7 +133,9 @@ def extract(
         remote = RayEngine(address=ray_address, actors=actors, cpus=actor_cpus, gpus=actor_gpus)
     # A session of one thread: each core encodes by itself what it has decoded.
     opened = open_encoder(encoder, threads=1)
-    images = open_source(source, labels=labels, exclude=exclude or (), shard=shard)
+    images = open_source(
+        source, labels=labels, exclude=exclude or (), shard=shard, label_from=label_from
+    )
     with ExitStack() as stack:
         target = None
         if collection is not None:

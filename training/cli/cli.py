@@ -41,6 +41,14 @@ def train(
         Path | None,
         typer.Option(help="CSV of keys or paths with labels for SOURCE.", rich_help_panel=WHAT),
     ] = None,
+    label_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="first|last|N|none",
+            help="The folder that is the label.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,7 +161,7 @@ def train(
     leads = launch_of().leads  # of several processes one speaks
     console = Console(stderr=True, quiet=not leads)
     progress = progress_for(console)
-    images = open_source(source, labels=labels, exclude=exclude or ())
+    images = open_source(source, labels=labels, exclude=exclude or (), label_from=label_from)
     if passed := passed_over(images).summary():
         console.print(passed, markup=False)
     name, run = cli_plan.plan(
@@ -196,6 +204,7 @@ def train(
     again += ["--limit", str(limit)] if limit else []
     again += ["--eval", evaluation] if evaluation else []
     again += ["--labels", str(labels)] if labels else []
+    again += ["--label-from", label_from] if label_from else []
     again += [text for pattern in exclude or () for text in ("--exclude", pattern)]
     if leads:
         print_result(result, shlex.join([*again, "--resume"]), as_json=as_json)
