@@ -138,9 +138,9 @@ class Bench:
     def _pixels(self) -> Outcome:
         outcome = Outcome("pixels")
         sides: list[Any] = []
-        for part in ("test", "train"):
+        for side in ("test", "train"):
             spec = PreprocessSpec(size=32)
-            dataset = decode_source(open_source(split(CLOTHING, part)), spec)
+            dataset = decode_source(open_source(split(CLOTHING, side)), spec)
             rows = small_pixels(dataset.squares(range(len(dataset)), spec))
             sides += [rows, np.array([int(i) for i in dataset.labels])]
         scores = retrieval_scores(*sides, ks=(1,))
@@ -217,9 +217,9 @@ def existing(path: Path) -> Path:
     return path
 
 
-def split(folder: Path, part: str) -> str:
+def split(folder: Path, name: str) -> str:
     """Return the SOURCE of one split."""
-    return str(existing(folder) / part)
+    return str(existing(folder) / name)
 
 
 def weights_of(name: str) -> Path | None:

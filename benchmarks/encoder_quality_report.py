@@ -1,7 +1,5 @@
 """The table and the JSON line of `encoder_quality`."""
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import dataclass, field
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from base.errors import UsageError
 from export.convert.onnx_graph import NO_LICENSE, OPSET, export_run
 from export.convert.weights import WeightOptions, draft_weights
+from training.weights.tensorflow.bundle import find_index
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +78,7 @@ class Origin:
         if self.run is None:
             raise AssertionError("checked above")
         opset = self.opset or OPSET
-        if self.run.is_file():
+        if self.run.is_file() or find_index(self.run) is not None:
             draft, foreign = draft_weights(
                 self.run, options=self.weights, opset=opset, licence_note=note
             )

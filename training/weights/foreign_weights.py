@@ -30,6 +30,7 @@ from training.weights.located_resnet import (
     locate_resnet,
     locate_tensorflow,
 )
+from training.weights.tensorflow.bundle import find_index
 from training.weights.weight_files import read_tensors
 from training.weights.weight_fit import fit
 from training.weights.weight_layouts import left_behind
@@ -70,6 +71,7 @@ def read_foreign_weights(
     run = run_of(path)
     if run is not None:
         return _own(run)
+    path = find_index(path) or path
     tensors = read_tensors(path)
     resnet = locate_tensorflow(path, tensors)
     if resnet is None:

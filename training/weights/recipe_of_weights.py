@@ -18,6 +18,7 @@ from training.run_folder.checkpoint import load_encoder, run_of
 from training.weights.foreign_weights import read_foreign_weights
 from training.weights.library_settings import library_settings, resize_to
 from training.weights.named_weights import encoder_of_name, named_file
+from training.weights.tensorflow.bundle import find_index
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -84,7 +85,7 @@ def _changes(table: str, keys: tuple[str, ...], before: Recipe, after: Recipe) -
 def _read(
     named: str, recipe: Recipe, settings: Collection[str], *, keep_size: bool
 ) -> ForeignWeights:
-    own, path = recipe.encoder.name, Path(named)
+    own, path = recipe.encoder.name, find_index(Path(named)) or Path(named)
     encoder = encoder_of_name(named)
     if not path.exists():
         path = named_file(named, encoder or own)[0]

@@ -23,6 +23,7 @@ from training.weights.foreign_backbones import locate_backbone
 from training.weights.foreign_weights import backbone_norm
 from training.weights.located_resnet import locate_resnet, locate_tensorflow
 from training.weights.named_weights import encoder_of_name, named_file
+from training.weights.tensorflow.bundle import find_index
 from training.weights.weight_files import read_tensors
 from training.weights.weight_fit import fit
 from training.weights.weight_layouts import left_behind
@@ -122,7 +123,7 @@ class _Candidate:
 
 
 def _candidate(named: str, recipe: Recipe, expected: Iterable[str]) -> _Candidate:
-    path, name = Path(named), recipe.encoder.name
+    path, name = find_index(Path(named)) or Path(named), recipe.encoder.name
     if not path.exists():
         path, norm = named_file(named, name)
         if encoder_of_name(named) is None:

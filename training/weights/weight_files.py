@@ -3,10 +3,11 @@
     .pt .pth .ckpt .bin .tar   what torch.save wrote, always with `weights_only=True`
     .safetensors               needs the package safetensors
     .npz                       NumPy arrays; names may hold "/" (variables of TensorFlow)
+    .index                     a checkpoint of TensorFlow, see `tensorflow/bundle.py`
 
-The content is recognized by its first bytes, not by its name. Nested dictionaries become one table
-with dotted names ("state_dict.backbone.conv1.weight"); anything but tensors is left out, and so is
-the state of optimizers.
+But for the last, the content is recognized by its first bytes, not by its name. Nested dictionaries
+become one table with dotted names ("state_dict.backbone.conv1.weight"); anything but tensors is
+left out, and so is the state of optimizers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from base.errors import ArtifactError, UsageError
 from base.text import one_line
+from training.weights.tensorflow.bundle import find_index, read_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,6 +81,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             needs more than weights to load.
         UsageError: a .safetensors file where the package is not installed.
     """
+    if (index := find_index(path)) is not None:
+        return _not_empty(path, read_bundle(index))
     start = _first_bytes(path)
     if start[:4] == _ZIP and _is_npz(path):
         tensors = dict(_numpy(path))
@@ -97,6 +101,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is of an unknown format: give what torch.save wrote, "
             f"a .safetensors or an .npz file"
         )
+    return _not_empty(path, tensors)
+
+
+def _not_empty(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if not tensors:
         raise ArtifactError(f"{path} holds no tensors: give a checkpoint or a state dict")
     return tensors
