@@ -1,5 +1,6 @@
 """Items and sources: images with a key, a uri, a label and a way to read them."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -43,6 +44,13 @@ class Item:
         object.__setattr__(self, "key", printable(self.key))
         object.__setattr__(self, "uri", printable(self.uri))
         object.__setattr__(self, "label", None if label is None else printable(label))
+
+
+def metadata_text(metadata: Mapping[str, str] | None) -> str | None:
+    """Return an item's metadata as the text of a JSON object, the same for equal ones."""
+    if not metadata:
+        return None
+    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

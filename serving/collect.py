@@ -1,5 +1,6 @@
 """Filling a collection: from a feature folder, or from images embedded on the way."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -204,13 +205,19 @@ def record_of(image: EmbeddedImage) -> Record:
         width=image.width,
         height=image.height,
         sha256=image.sha256,
-        keep=_unknown(image.label),
+        metadata=_metadata(image.metadata),
+        keep=_unknown(image.label, image.metadata),
     )
 
 
-def _unknown(label: str | None) -> frozenset[str]:
-    """Return the fields that images say nothing about: metadata, and a label if there is none."""
-    return UNKNOWN_TO_IMAGES | ({"label"} if label is None else set())
+def _unknown(label: str | None, metadata: str | None) -> frozenset[str]:
+    """Return the fields that the source says nothing about: metadata and label, if it has none."""
+    unknown = frozenset() if metadata is not None else UNKNOWN_TO_IMAGES
+    return unknown | ({"label"} if label is None else set())
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    return {} if text is None else json.loads(text)
 
 
 def add_export(
@@ -249,7 +256,8 @@ def _records(block: FeatureBlock) -> Iterator[Record]:
         block.widths.tolist(),
         block.heights.tolist(),
         block.sha256,
+        block.metadata,
     )
-    for key, vector, uri, label, width, height, sha256 in zip(*columns, strict=True):
-        keep = _unknown(label)
-        yield Record(key, vector, uri, label, width, height, sha256, keep=keep)
+    for key, vector, uri, label, width, height, sha256, text in zip(*columns, strict=True):
+        metadata, keep = _metadata(text), _unknown(label, text)
+        yield Record(key, vector, uri, label, width, height, sha256, metadata, keep=keep)

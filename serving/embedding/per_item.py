@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from base.errors import ImageRefused, LookalikeError, RefusalReason
 from base.files import sha256_bytes
 from export.encoder_file.encoder_file import Encoder
-from images.items import Content, Item, Pixels, RefusedImage
+from images.items import Content, Item, Pixels, RefusedImage, metadata_text
 from images.pixels.preprocess import PreprocessSpec
 from serving.embedding.results import EmbeddedImage, Outcome
 
@@ -112,7 +112,16 @@ def _embedded(item: Item, ready: Ready, embedding: NDArray[np.float32]) -> Outco
         message = "the encoder gives this picture no direction (all its features are zero or NaN)"
         return refused(item, "encode", NO_DIRECTION, message)
     width, height = ready.size
-    return EmbeddedImage(item.key, item.uri, item.label, width, height, ready.sha256, embedding)
+    return EmbeddedImage(
+        item.key,
+        item.uri,
+        item.label,
+        width,
+        height,
+        ready.sha256,
+        embedding,
+        metadata_text(item.metadata),
+    )
 
 
 def refused(item: Item, stage: str, reason: str, message: str) -> RefusedImage:

@@ -20,6 +20,7 @@ class EmbeddedImage:
         height: the same.
         sha256: of the content: a file's bytes, or an array's values in row order.
         embedding: float32 [E], of length one.
+        metadata: what else the source knows of it, the text of a JSON object, or None.
     """
 
     key: str
@@ -29,6 +30,7 @@ class EmbeddedImage:
     height: int
     sha256: str
     embedding: NDArray[np.float32]
+    metadata: str | None = None
 
 
 Outcome = EmbeddedImage | RefusedImage

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from images.items import Item, RefusedImage
+from images.items import Item, RefusedImage, metadata_text
 from serving.features.reader import Features
 
 
@@ -14,7 +14,7 @@ class State(IntEnum):
 
     GONE = 0  # not in the source
     KEEP = 1  # nothing
-    RELABEL = 2  # its label is another one
+    RELABEL = 2  # its label or metadata are others
     COMPARE = 3  # its file may have changed
     EMBED = 4  # it was refused or gone, and may be usable now
 
@@ -36,7 +36,7 @@ class ExistingItems:
         numbers: from key to number.
         starts: the first number of each shard.
         locations: hash of uri and stamp of each.
-        labels: hash of the label of each.
+        labels: hash of label and metadata of each.
         kinds: what each is, a Kind.
         states: what is to be done, a State each.
     """
@@ -48,11 +48,20 @@ class ExistingItems:
     kinds: bytearray = field(default_factory=bytearray)
     states: bytearray = field(default_factory=bytearray)
 
-    def add(self, kind: Kind, key: str, uri: str, label: str | None, stamp: str | None) -> None:
+    def add(
+        self,
+        kind: Kind,
+        key: str,
+        uri: str,
+        label: str | None,
+        stamp: str | None,
+        *,
+        metadata: str | None = None,
+    ) -> None:
         """Add an item to the last shard; until the source is compared it is GONE."""
         self.numbers[key] = len(self.states)
         self.locations.append(hash((uri, stamp)) if stamp is not None else 0)
-        self.labels.append(hash(label))
+        self.labels.append(hash((label, metadata)))
         self.kinds.append(kind)
         self.states.append(State.GONE)
 
@@ -74,7 +83,8 @@ class ExistingItems:
         if kind == Kind.EMBEDDED:
             if not same:
                 return State.COMPARE
-            return State.KEEP if self.labels[number] == hash(item.label) else State.RELABEL
+            described = hash((item.label, metadata_text(item.metadata)))
+            return State.KEEP if self.labels[number] == described else State.RELABEL
         return State.KEEP if kind == Kind.REFUSED and same else State.EMBED
 
 
@@ -83,13 +93,13 @@ def read_existing_items(features: Features) -> ExistingItems:
     existing = ExistingItems()
     for shard in features.manifest.shards:
         existing.starts.append(len(existing.states))
-        table = features.columns(shard, "key", "uri", "label", "stamp")
-        stamps = (
-            table["stamp"].to_pylist() if "stamp" in table.column_names else [None] * len(table)
+        table = features.columns(shard, "key", "uri", "label", "stamp", "metadata")
+        columns = (
+            table[name].to_pylist() if name in table.column_names else [None] * len(table)
+            for name in ("key", "uri", "label", "stamp", "metadata")
         )
-        columns = (table["key"].to_pylist(), table["uri"].to_pylist(), table["label"].to_pylist())
-        for key, uri, label, stamp in zip(*columns, stamps, strict=True):
-            existing.add(Kind.EMBEDDED, key, uri, label, stamp)
+        for key, uri, label, stamp, metadata in zip(*columns, strict=True):
+            existing.add(Kind.EMBEDDED, key, uri, label, stamp, metadata=metadata)
         for entry in features.refused(shard):
             refused = entry.outcome
             assert isinstance(refused, RefusedImage)

@@ -11,6 +11,7 @@ shards, so a run that is killed is resumed like one of a single machine.
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from contextlib import closing
@@ -24,7 +25,7 @@ import pyarrow as pa
 
 from base.errors import LookalikeError
 from export.encoder_file.encoder_file import Encoder, open_encoder
-from images.items import Item, RefusedImage
+from images.items import Item, RefusedImage, metadata_text
 from images.sources.uris import read_uri
 from serving.embedding.embed import BATCH_SIZE, Seconds, embed, in_batches
 from serving.embedding.results import EmbeddedImage, Outcome
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 BLOCK_ITEMS = 512  # items of a table: some seconds of an actor's work
-ITEM_FIELDS = ("key", "uri", "label")
+ITEM_FIELDS = ("key", "uri", "label")  # and metadata, as text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,15 @@ def _connect(address: str | None) -> ModuleType:
 
 
 def _to_table(items: list[Item]) -> pa.Table:
-    return pa.table({name: [getattr(item, name) for item in items] for name in ITEM_FIELDS})
+    columns = {name: [getattr(item, name) for item in items] for name in ITEM_FIELDS}
+    columns["metadata"] = [metadata_text(item.metadata) for item in items]
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+def _to_item(row: dict[str, Any]) -> Item:
+    text = row.pop("metadata")
+    metadata = None if text is None else json.loads(text)
+    return Item(**row, read=partial(read_uri, row["uri"]), metadata=metadata)
 
 
 class _Actor:
@@ -150,7 +159,7 @@ class _Actor:
         self._batch_size = batch_size
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        items = [Item(**row, read=partial(read_uri, row["uri"])) for row in table.to_pylist()]
+        items = [_to_item(row) for row in table.to_pylist()]
         seconds = Seconds()
         batches = in_batches(items, self._batch_size)
         done = embed(self._encoder, batches, threads=self._threads, seconds=seconds)
@@ -161,7 +170,7 @@ class _Actor:
 
 def _schema(dim: int) -> pa.Schema:
     """Of the rows that travel back: an image has an embedding, or what failed and why."""
-    texts = ("key", "uri", "label", "sha256", "stage", "reason", "message")
+    texts = ("key", "uri", "label", "sha256", "stage", "reason", "message", "metadata")
     return pa.schema(
         {
             **dict.fromkeys(texts, pa.string()),

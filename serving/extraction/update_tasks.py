@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from images.items import Item
+from images.items import Item, metadata_text
 from serving.embedding.results import Deleted, EmbeddedImage, Entry, Outcome
 from serving.extraction.existing_items import ExistingItems, State
 from serving.extraction.report import Changes
@@ -73,7 +73,8 @@ class RewriteShard:
         self.changes.same += 1
         kept = replace(old.outcome, uri=tracked.item.uri)
         if isinstance(kept, EmbeddedImage):
-            kept = replace(kept, label=tracked.item.label)
+            item = tracked.item
+            kept = replace(kept, label=item.label, metadata=metadata_text(item.metadata))
         return replace(old, outcome=kept, stamp=tracked.stamp)
 
 
@@ -130,4 +131,5 @@ def _deleted(outcome: Outcome) -> Deleted:
 def _relabeled(old: Entry, item: Item | None) -> Entry:
     if item is None or not isinstance(old.outcome, EmbeddedImage):
         return old
-    return replace(old, outcome=replace(old.outcome, label=item.label))
+    metadata = metadata_text(item.metadata)
+    return replace(old, outcome=replace(old.outcome, label=item.label, metadata=metadata))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ class FeatureBlock:
         heights: int32 [B].
         sha256: B digests.
         embeddings: float32 [B, E].
+        metadata: B texts of JSON objects or None.
     """
 
     keys: list[str]
@@ -41,6 +43,7 @@ class FeatureBlock:
     heights: NDArray[np.int32]
     sha256: list[str]
     embeddings: NDArray[np.float32]
+    metadata: list[str | None]
 
 
 class Features:
@@ -115,7 +118,8 @@ class Features:
         table = self._rows(shard)
         embeddings = tables.embeddings_of(table)
         stamps = table.column("stamp") if "stamp" in table.column_names else None
-        rows = table.select(tables.ROW_FIELDS).to_pylist()
+        described = [name for name in ("metadata",) if name in table.column_names]
+        rows = table.select([*tables.ROW_FIELDS, *described]).to_pylist()
         notes = [None] * len(rows) if stamps is None else stamps.to_pylist()
         images = self.thumbnails(shard) or [None] * len(rows)
         embedded = [
@@ -158,7 +162,9 @@ class Features:
         return REMEDY_UPDATED if self.manifest.updates else REMEDY
 
     def _rows(self, shard: ShardEntry) -> pa.Table:
-        return self._table(shard.tables[0], *self._schemas(tables.shard_schema))
+        described = partial(tables.shard_schema, described=True)
+        schemas = [*self._schemas(tables.shard_schema), *self._schemas(described)]
+        return self._table(shard.tables[0], *schemas)
 
     def _schemas(self, schema: Callable[..., pa.Schema]) -> list[pa.Schema]:
         """Return what a table may look like: with stamps, or as version 1 wrote it."""
@@ -242,4 +248,9 @@ def _block(table: pa.Table) -> FeatureBlock:
         heights=table.column("height").to_numpy(),
         sha256=columns["sha256"].to_pylist(),
         embeddings=tables.embeddings_of(table),
+        metadata=(
+            table.column("metadata").to_pylist()
+            if "metadata" in table.column_names
+            else [None] * len(table)
+        ),
     )

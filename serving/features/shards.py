@@ -28,6 +28,8 @@ Columns of a shard, in this order; "null" says that the value may be missing:
     sha256     string            of the content: a file's bytes, or an array's values in row order
     stamp      string, null      of the file it lies in when it was read: another one, if the file
                                  may have changed (`images.sources.uris.stamp_of`)
+    metadata   string, null      what else the source says of it, as the text of a JSON object; a
+                                 shard whose images have none does not have this column
     embedding  fixed_size_list<element: `dtype`>[E]     of length one
 
 Columns of an errors table:

@@ -15,8 +15,8 @@ ERROR_FIELDS = ("key", "uri", "stage", "reason", "message")
 ROW_FIELDS = ("key", "uri", "label", "width", "height", "sha256")
 
 
-def shard_schema(manifest: Manifest, *, stamped: bool = True) -> pa.Schema:
-    """Return the columns of a shard; those of version 1 have no stamps."""
+def shard_schema(manifest: Manifest, *, stamped: bool = True, described: bool = False) -> pa.Schema:
+    """Return the columns of a shard; version 1 has no stamps, `described` ones metadata."""
     kind = pa.float16() if manifest.dtype == "float16" else pa.float32()
     embedding = pa.list_(pa.field("element", kind, nullable=False), manifest.embedding_dim)
     fields = [
@@ -27,6 +27,7 @@ def shard_schema(manifest: Manifest, *, stamped: bool = True) -> pa.Schema:
         pa.field("height", pa.int32(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
         *_stamp(stamped),
+        *([pa.field("metadata", pa.string())] if described else []),
         pa.field("embedding", embedding, nullable=False),
     ]
     return pa.schema(fields, metadata=_metadata(manifest))
@@ -60,16 +61,20 @@ def _metadata(manifest: Manifest) -> dict[bytes, bytes]:
 
 def shard_table(manifest: Manifest, entries: Sequence[Entry]) -> pa.Table:
     """Return the embedded ones of some entries."""
-    schema = shard_schema(manifest, stamped=manifest.version > 1)
     rows = [(e.outcome, e.stamp) for e in entries if isinstance(e.outcome, EmbeddedImage)]
+    stamped = manifest.version > 1
+    described = stamped and any(row.metadata is not None for row, _ in rows)
+    schema = shard_schema(manifest, stamped=stamped, described=described)
     kind = schema.field("embedding").type
     values = np.concatenate([np.empty(0, np.float32), *(row.embedding for row, _ in rows)])
     columns = {
         name: pa.array([getattr(row, name) for row, _ in rows], schema.field(name).type)
         for name in ROW_FIELDS
     }
-    if manifest.version > 1:
+    if stamped:
         columns["stamp"] = pa.array([stamp for _, stamp in rows], pa.string())
+    if described:
+        columns["metadata"] = pa.array([row.metadata for row, _ in rows], pa.string())
     flat = pa.array(values.astype(manifest.dtype), kind.value_type)
     columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=kind)
     return pa.table(columns, schema=schema)
