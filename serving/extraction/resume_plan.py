@@ -5,11 +5,12 @@ from itertools import islice
 from pathlib import Path
 
 from base.errors import ArtifactError, LookalikeError
-from images.items import Source
+from images.items import Item, Source, metadata_text
 from serving.extraction.report import Changes
 from serving.extraction.tasks import NewShard, ShardTask
 from serving.extraction.tracked_item import ItemTracker
-from serving.features.manifest import Manifest
+from serving.features.manifest import Manifest, ShardEntry
+from serving.features.reader import Features
 from serving.features.shards import items_digest
 
 
@@ -34,7 +35,7 @@ class ResumePlan:
 
         Raises:
             LookalikeError: the source has fewer items than its length.
-            ArtifactError: it lists other items than a finished shard holds.
+            ArtifactError: it lists other items than a finished shard holds, or other labels.
         """
         finished = {shard.first_item: shard for shard in self.manifest.shards}
         remaining = iter(self._source)
@@ -52,4 +53,22 @@ class ResumePlan:
                     f"{self._folder} was begun on other images: items {first} to "
                     f"{first + len(items) - 1} of {self._source.name} are not those it holds; "
                     "bring it up to date with --update, or extract into another folder"
+                )
+            else:
+                self._check_labels(items, finished[first])
+
+    def _check_labels(self, items: list[Item], shard: ShardEntry) -> None:
+        """Refuse labels and metadata that are not those of a finished shard."""
+        features = Features(self._folder, self.manifest)
+        table = features.columns(shard, "key", "label", "metadata")
+        existing = {row.pop("key"): row for row in table.to_pylist()}
+        for item in items:
+            was = existing.get(item.key)
+            if was is None:  # refused
+                continue
+            if (was["label"], was.get("metadata")) != (item.label, metadata_text(item.metadata)):
+                raise ArtifactError(
+                    f"{self._folder} was begun with other labels: {item.key} is {was['label']} "
+                    f"there, now {item.label}; give them all the new ones with --update, or resume with "
+                    "the options it was begun with"
                 )
