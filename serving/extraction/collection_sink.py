@@ -15,7 +15,8 @@ from typing import Any
 
 from base.files import write_json_atomic
 from serving.collect import add_block, refuse_existing
-from serving.collection import AnyCollection
+from serving.collection import AnyCollection, KeyExists
+from serving.collection.contract.errors import some
 from serving.collection.thumbnails import keep_all, thumbnails_beside
 from serving.extraction.report import CollectionChanges
 from serving.features.manifest import Manifest, ShardEntry
@@ -52,7 +53,7 @@ class CollectionSink:
         """
         if self._added is None:
             if not update:
-                refuse_existing(self._collection, keys)
+                _refuse_existing(self._collection, keys)
             self._added = {}
             self._write_note()
 
@@ -102,3 +103,11 @@ class CollectionSink:
 
     def _write_note(self) -> None:
         write_json_atomic(self._note, {"collection": self._identity, "shards": self._added})
+
+
+def _refuse_existing(collection: AnyCollection, keys: Iterable[str]) -> None:
+    try:
+        refuse_existing(collection, keys)
+    except KeyExists as error:
+        message = f"in the collection already: {some(error.keys)}; remove them first, or replace"
+        raise KeyExists(error.keys, f"{message} them with --update") from error

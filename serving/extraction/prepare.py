@@ -35,7 +35,9 @@ def prepare_folder(
     earlier = features.manifest
     _check_same(folder, earlier, fresh)
     _check_options(folder, earlier, fresh, dtype)
-    if not update:
+    if update:
+        _check_limit(folder, earlier, fresh)
+    else:
         _check_resumable(folder, earlier, fresh)
     whole = tuple(shard for shard in earlier.shards if features.is_whole(shard))
     manifest = replace(earlier, shards=whole)
@@ -72,8 +74,6 @@ def _check_same(folder: Path, earlier: Manifest, fresh: Manifest) -> None:
             f"{folder} was begun with the encoder {earlier.encoder_sha256[:12]}…, this is "
             f"{fresh.encoder_sha256[:12]}…; continue with that one, or extract into another folder"
         )
-    if earlier.source.limit != fresh.source.limit:
-        raise _other_source(folder, earlier, fresh)
 
 
 def _check_options(folder: Path, earlier: Manifest, fresh: Manifest, dtype: str | None) -> None:
@@ -89,12 +89,23 @@ def _check_options(folder: Path, earlier: Manifest, fresh: Manifest, dtype: str 
         )
 
 
+def _check_limit(folder: Path, earlier: Manifest, fresh: Manifest) -> None:
+    """Refuse a smaller limit, with which an update would take out images that are still there."""
+    before, now = earlier.source.limit, fresh.source.limit
+    if now is not None and (before is None or now < before):
+        raise UsageError(
+            f"{folder} holds {_description(earlier.source)}; --update --limit {now} would take "
+            "images out that are still there: give a larger --limit or none, or another folder"
+        )
+
+
 def _check_resumable(folder: Path, earlier: Manifest, fresh: Manifest) -> None:
     if earlier.updates:
         raise UsageError(
             f"{folder} has been brought up to date with a changed source; continue with --update"
         )
-    if earlier.source.items != fresh.source.items:
+    same_limit = earlier.source.limit == fresh.source.limit
+    if not same_limit or earlier.source.items != fresh.source.items:
         raise _other_source(folder, earlier, fresh)
 
 
@@ -102,7 +113,7 @@ def _other_source(folder: Path, earlier: Manifest, fresh: Manifest) -> ArtifactE
     return ArtifactError(
         f"{folder} was begun with {_description(earlier.source)}, this is "
         f"{_description(fresh.source)}; resume with the same source and --limit, bring it up to "
-        "date with --update, or extract into another folder"
+        "date or let it grow with --update, or extract into another folder"
     )
 
 

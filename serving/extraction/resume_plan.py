@@ -69,6 +69,6 @@ class ResumePlan:
             if (was["label"], was.get("metadata")) != (item.label, metadata_text(item.metadata)):
                 raise ArtifactError(
                     f"{self._folder} was begun with other labels: {item.key} is {was['label']} "
-                    f"there, now {item.label}; give them all the new ones with --update, or resume with "
-                    "the options it was begun with"
+                    f"there, now {item.label}; give them all the new ones with --update, or "
+                    "resume with the options it was begun with"
                 )

@@ -56,7 +56,7 @@ class UpdatePlan:
         """
         self._features = features
         self._source = source
-        self._limit = features.manifest.source.limit
+        self._limit = fresh.source.limit
         self._tracker = tracker
         self._existing = read_existing_items(features)
         self.changes = Changes()
@@ -133,9 +133,10 @@ class UpdatePlan:
         return to_do, refused
 
     def _begun(self, fresh: Manifest) -> Manifest:
-        """Return the folder's manifest once the update has begun: as it is if nothing is to do."""
+        """Return the folder's manifest once the update has begun: as it is if nothing is new."""
         manifest = self._features.manifest
-        if not (self.changes.added or self._items_to_do):
+        same_limit = manifest.source.limit == fresh.source.limit
+        if same_limit and not (self.changes.added or self._items_to_do):
             return manifest
         return replace(
             manifest,

@@ -166,7 +166,7 @@ def test_another_encoder_source_or_option_is_refused(
     before = open_features(done).manifest
     with pytest.raises(UsageError, match="none of their keys is in"):
         update(encoder, other, done)
-    with pytest.raises(ArtifactError, match="--limit 20"):
+    with pytest.raises(UsageError, match=r"--limit 20 would take images out"):
         update(encoder, mixed_folder, done, limit=20)
     with pytest.raises(UsageError, match=r"as float32, not float16"):
         update(encoder, mixed_folder, done, dtype="float16")
@@ -234,3 +234,29 @@ def test_what_lies_in_a_folder_that_cannot_be_listed_now_is_kept(
     after = vectors(open_features(done))
     assert any(key.startswith("discs/") for key in after)
     assert before.keys() - after.keys() <= {f"stripes/{gone.name}"}
+
+
+@pytest.mark.parametrize("limit", [None, 30, 1000])
+def test_a_trial_run_grows(
+    encoder: Encoder, mixed_folder: Path, tmp_path: Path, limit: int | None
+) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    run(encoder, mixed_folder, out, limit=10)
+    with pytest.raises(ArtifactError, match=r"10 items .*--limit 10.*grow with --update"):
+        run(encoder, mixed_folder, out, resume=True, limit=limit)
+    assert update(encoder, mixed_folder, out, limit=limit).items == min(limit or 43, 43)
+    run(encoder, mixed_folder, fresh, limit=limit)
+    ours, theirs = open_features(out), open_features(fresh)
+    assert vectors(ours).keys() == vectors(theirs).keys()
+    assert ours.manifest.source == theirs.manifest.source
+    assert ours.manifest.complete
+    assert update(encoder, mixed_folder, out).items == 43
+
+
+def test_a_limit_that_the_source_never_reached_can_be_left_out(
+    encoder: Encoder, mixed_folder: Path, tmp_path: Path
+) -> None:
+    run(encoder, mixed_folder, tmp_path / "out", limit=100)
+    update(encoder, mixed_folder, tmp_path / "out")
+    assert open_features(tmp_path / "out").manifest.source.limit is None
+    assert open_features(tmp_path / "out").manifest.complete
