@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from serving.extraction.collection_sink import CollectionSink
     from serving.extraction.engine import ExtractionEngine
     from serving.extraction.tasks import Plan, ShardTask
-    from serving.features.manifest import Manifest
+    from serving.features.manifest import Manifest, ShardEntry
 
 
 @dataclass(kw_only=True)
@@ -78,6 +78,8 @@ class Extraction:
     _writing: Future[None] | None = field(default=None, init=False)
     _refused: int = field(default=0, init=False)
     _first_refused: list[RefusedImage] = field(default_factory=list, init=False)
+    _replaced: list[ShardEntry] = field(default_factory=list, init=False)
+    _plan_reads_replaced: bool = field(default=False, init=False)
 
     def run(self, fresh: Manifest, *, update: bool) -> ExtractReport:
         """Embed what is missing or, for an update, what has changed; finish the folder.
@@ -107,6 +109,7 @@ class Extraction:
     def _embed(self, plan: Plan) -> None:
         """Do all tasks. Leaving, for whatever reason, waits for the shard that is being written."""
         done, self._refused = plan.done, plan.refused
+        self._plan_reads_replaced = plan.reads_replaced
         self.on_progress(done, plan.total)
         tasks, writer = plan.tasks(), ThreadPoolExecutor(1, "writer")
         batches = self._read(tasks)
@@ -129,10 +132,10 @@ class Extraction:
             yield from in_batches((tracked.item for tracked in task.items), self.batch_size)
 
     def _count_refused(self, outcomes: list[Outcome]) -> None:
-        """Stop where too many are refused; an image that is only unchanged does not count."""
+        """Stop where too many are refused; one whose content is known does not count."""
         items = self._begun[0].items[len(self._outcomes) - len(outcomes) : len(self._outcomes)]
         for tracked, outcome in zip(items, outcomes, strict=True):
-            if isinstance(outcome, RefusedImage) and not tracked.unchanged:
+            if isinstance(outcome, RefusedImage) and not tracked.reused:
                 self._refused += 1
                 self._first_refused += [outcome][: FIRST_REFUSED - len(self._first_refused)]
         if self.max_errors is not None and self._refused > self.max_errors:
@@ -158,11 +161,19 @@ class Extraction:
         written = task.write(self.manifest, outcomes)
         written.manifest.write(self.folder)
         self.manifest = written.manifest
-        for table in written.replaced.tables if written.replaced else ():
-            (self.folder / table.file).unlink(missing_ok=True)
+        if written.replaced is not None:
+            self._replaced.append(written.replaced)
+        if not self._plan_reads_replaced:
+            self._remove_replaced()
         if self.sink is not None:
             self.sink.add_shard(self.manifest, written.shard)
         self._seconds.write += time.perf_counter() - start
+
+    def _remove_replaced(self) -> None:
+        for shard in self._replaced:
+            for table in shard.tables:
+                (self.folder / table.file).unlink(missing_ok=True)
+        self._replaced.clear()
 
     def _finish(self) -> None:
         """Write what is made of all shards, and note in the manifest that the work is done."""
@@ -173,6 +184,7 @@ class Extraction:
         if finished != self.manifest:
             finished.write(self.folder)
         self.manifest = finished
+        self._remove_replaced()
         if self.sink is not None:
             self.sink.finish(self.manifest)
 

@@ -18,6 +18,7 @@ class ResumePlan:
     """Makes the missing shards; the attributes are those of `tasks.Plan`."""
 
     changes: Changes | None = None
+    reads_replaced = False
 
     def __init__(
         self, *, folder: Path, manifest: Manifest, source: Source, tracker: ItemTracker

@@ -47,6 +47,7 @@ class Plan(Protocol):
         done: items that need not be embedded.
         resumed: those of them that are not touched at all.
         refused: images that stay refused without being looked at.
+        reads_replaced: whether shards are read until the end, also those that are replaced.
     """
 
     manifest: Manifest
@@ -54,6 +55,7 @@ class Plan(Protocol):
     done: int
     resumed: int
     refused: int
+    reads_replaced: bool
 
     @property
     def changes(self) -> Changes | None:

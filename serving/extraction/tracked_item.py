@@ -11,6 +11,7 @@ from base.files import sha256_bytes
 from images.items import Content, Item
 from images.sources.uris import own_scheme, stamp_of
 from serving.embedding.results import Entry, Outcome
+from serving.extraction.moved_items import MovedItems
 
 Thumbnailer = Callable[[Content], bytes | None]
 
@@ -48,9 +49,17 @@ class ItemTracker:
     thumbnailer: Thumbnailer | None = None
     stamper: Stamper = field(default_factory=Stamper)
 
-    def track(self, item: Item, *, expected: str | None = None) -> "TrackedItem":
-        """Return an item that notes what is read; `expected` is the digest of its old content."""
-        return TrackedItem(item, self, expected)
+    def track(
+        self, item: Item, *, expected: str | None = None, moved: MovedItems | None = None
+    ) -> "TrackedItem":
+        """Return an item that notes what is read.
+
+        Args:
+            item: the item.
+            expected: the digest of its old content.
+            moved: entries that are the item's, if it has their content.
+        """
+        return TrackedItem(item, self, expected, moved)
 
 
 class TrackedItem:
@@ -62,13 +71,22 @@ class TrackedItem:
         stamp: of its file; None before it is read.
     """
 
-    def __init__(self, item: Item, tracker: ItemTracker, expected: str | None) -> None:
+    def __init__(
+        self, item: Item, tracker: ItemTracker, expected: str | None, moved: MovedItems | None
+    ) -> None:
         self.unchanged = False
         self.stamp = tracker.stamper(item.uri) if tracker.remote else None
         self._original = item
         self._tracker = tracker
         self._expected = expected
         self._thumbnail: bytes | None = None
+        self._moved = moved
+        self._former: Entry | None = None  # of the same content under another key
+
+    @property
+    def reused(self) -> bool:
+        """Whether what the folder has of its content stays, so that it is not embedded."""
+        return self.unchanged or self._former is not None
 
     @property
     def key(self) -> str:
@@ -92,12 +110,19 @@ class TrackedItem:
         if self._expected is not None and _digest(content) == self._expected:
             self.unchanged = True
             raise ImageRefused(RefusalReason.UNREADABLE, "the content is unchanged")
+        if self._moved is not None:
+            original, stamp = self._original, self.stamp
+            self._former = self._moved.entry(original, stamp, lambda: _digest(content))
+            if self._former is not None:
+                raise ImageRefused(RefusalReason.UNREADABLE, "the content is known")
         if self._tracker.thumbnailer is not None:
             self._thumbnail = self._tracker.thumbnailer(content)
         return content
 
     def entry(self, outcome: Outcome) -> Entry:
         """Return what is to be kept, now that the outcome is there."""
+        if self._former is not None:
+            return self._former
         return Entry(outcome, self.stamp, self._thumbnail)
 
 

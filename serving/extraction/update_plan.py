@@ -3,7 +3,8 @@
 Every item is compared with what the folder has under its key. First without reading it: if uri and
 stamp (length and time of its file) are the same, so is the image. Where they are not, it is read,
 and if its content (SHA-256) is the same, its embedding stays. So a copied folder or an archive that
-was repacked is read but not embedded again.
+was repacked is read but not embedded again. Nor is an image that was only renamed or moved: it is
+new, but its content is that of one that is gone.
 
 Shards in which something has changed are rewritten, under new names, one by one; new images fill
 up the last shard and then shards of their own. The folder is consistent after each of them: an
@@ -21,6 +22,7 @@ from images.items import Item, Source
 from images.sources.passed_over import passed_over
 from serving.embedding.embed import in_batches
 from serving.extraction.existing_items import Kind, State, read_existing_items
+from serving.extraction.moved_items import MovedItems
 from serving.extraction.report import Changes
 from serving.extraction.tasks import ShardTask
 from serving.extraction.tracked_item import ItemTracker
@@ -62,6 +64,8 @@ class UpdatePlan:
         self.changes = Changes()
         self.total = self._compare()
         self._items_to_do, self.refused = self._count()
+        self._moved = MovedItems(features, self._existing)
+        self.reads_replaced = bool(self._moved)
         relabeled = sum(state == State.RELABEL for state in self._existing.states)
         self.resumed = self.changes.kept
         self.done = self.resumed + relabeled
@@ -177,7 +181,7 @@ class UpdatePlan:
             item.key: item for item in items if self._existing.state_of(item.key) == State.RELABEL
         }
         tracked = [
-            self._tracker.track(item, expected=contents.get(item.key))
+            self._tracker.track(item, expected=contents.get(item.key), moved=self._moved)
             for item in items
             if item.key not in relabeled
         ]
@@ -192,5 +196,5 @@ class UpdatePlan:
         )
 
     def _appending(self, items: list[Item]) -> ShardTask:
-        tracked = [self._tracker.track(item) for item in items]
+        tracked = [self._tracker.track(item, moved=self._moved) for item in items]
         return AppendItems(folder=self._features.path, items=tracked)

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from base.errors import ArtifactError, UsageError
 from export.encoder_file.encoder_file import Encoder, open_encoder
+from images.items import Content, Pixels
+from images.pixels.preprocess import PreprocessSpec, load_image
 from images.sources.sources import open_source
+from serving.extraction.engine import LocalEngine
 from serving.extraction.extract import extract
 from serving.extraction.report import TooManyRefused
 from serving.features.reader import open_features
@@ -260,3 +263,30 @@ def test_a_limit_that_the_source_never_reached_can_be_left_out(
     update(encoder, mixed_folder, tmp_path / "out")
     assert open_features(tmp_path / "out").manifest.source.limit is None
     assert open_features(tmp_path / "out").manifest.complete
+
+
+def test_what_was_renamed_or_moved_is_not_embedded_again(
+    encoder: Encoder, mixed_folder: Path, done: Path, tmp_path: Path
+) -> None:
+    before = vectors(open_features(done))
+    (mixed_folder / "discs").rename(mixed_folder / "circles")
+    (mixed_folder / "stripes/02.jpg").rename(mixed_folder / "3.jpg")
+    (mixed_folder / "stripes/new.png").write_bytes(image(5))
+    decoded: list[Content] = []
+
+    def load(content: Content, spec: PreprocessSpec) -> tuple[Pixels, tuple[int, int]]:
+        loaded = load_image(content, spec)
+        decoded.append(content)
+        return loaded
+
+    report = update(encoder, mixed_folder, done, engine=LocalEngine(load=load))
+    assert decoded == [image(5)]
+    assert report.changes is not None
+    features = check_is_as_new(encoder, mixed_folder, done, tmp_path / "fresh")
+    after = vectors(features)
+    assert (after["3.jpg"] == before["stripes/02.jpg"]).all()
+    assert (after["circles/00.jpg"] == before["discs/00.jpg"]).all()
+    labels = {
+        key: label for b in features.blocks() for key, label in zip(b.keys, b.labels, strict=True)
+    }
+    assert (labels["3.jpg"], labels["circles/00.jpg"]) == (None, "circles")
