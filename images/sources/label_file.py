@@ -2,13 +2,14 @@
 
 import csv
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from base.errors import SourceError
 from images.items import Item, Source
 from images.sources.passed_over import PassedOver, passed_over
+from images.sources.text_files import Row, read_rows
 
 KEY_COLUMNS = ("key", "path", "file", "filename", "file_name", "image", "uri")
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
@@ -61,7 +62,7 @@ def with_labels(source: Source, file: Path) -> LabeledSource:
     Raises:
         SourceError: the file cannot be used, or names images that are not in the source.
     """
-    table = {name: label for name, label in read_table(file) if label is not None}
+    table = {name: label for name, label in read_table(str(file)) if label is not None}
     if not table:
         raise SourceError(f"{file} holds no labels")
     labeled = LabeledSource(source, table, f"{file.absolute().parent}/",
@@ -81,39 +82,45 @@ def with_labels(source: Source, file: Path) -> LabeledSource:
     return labeled
 
 
-def read_table(file: Path) -> Iterator[tuple[str, str | None]]:
+def read_table(
+    location: str, called: Callable[[str], str] = str
+) -> Iterator[tuple[str, str | None]]:
     """Yield name and label of each line of a CSV file (.tsv: with tabs); an empty label is None.
 
+    Args:
+        location: the file.
+        called: from a name as it is written to the one that counts.
+
     Raises:
-        SourceError: no such file, not UTF-8, a header without the columns, a name twice.
+        SourceError: no such file, not text, a header without the columns, a name twice.
     """
-    kind = "excel-tab" if file.suffix.lower() == ".tsv" else "excel"
     seen: set[str] = set()
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            lines = csv.reader(text, kind)
-            name_at, label_at = _columns(next(lines, []), file)
-            for line in lines:
-                name = line[name_at].strip() if name_at < len(line) else ""
-                if not name:
-                    continue
-                if name in seen:
-                    raise SourceError(f"{file}, line {lines.line_num}: {name} is listed twice")
-                seen.add(name)
-                label = line[label_at].strip() if 0 <= label_at < len(line) else ""
-                yield name, label or None
+        rows = read_rows(location, KEY_COLUMNS)
+        name_at, label_at = _columns(next(rows, Row(1, [])).cells, location)
+        for number, line in rows:
+            written = line[name_at].strip() if name_at < len(line) else ""
+            if not written:
+                continue
+            name = called(written)
+            if name in seen:
+                raise SourceError(f"{location}, line {number}: {name} is listed twice")
+            seen.add(name)
+            label = line[label_at].strip() if 0 <= label_at < len(line) else ""
+            yield name, label or None
     except (OSError, ValueError, csv.Error) as error:
-        raise SourceError(f"cannot read {file} as a CSV file in UTF-8: {error}") from error
+        message = f"cannot read {location} as a CSV file in UTF-8 or UTF-16"
+        raise SourceError(f"{message}: {error}") from error
 
 
-def _columns(header: list[str], file: Path) -> tuple[int, int]:
+def _columns(header: list[str], location: str) -> tuple[int, int]:
     """Return where name and label stand; -1 if there is no label."""
     titles = [title.strip().lower() for title in header]
     name_at = next((titles.index(title) for title in KEY_COLUMNS if title in titles), None)
     if name_at is None:
         columns = ", ".join(header[:10]) or "(nothing)"
         raise SourceError(
-            f"{file}: its first line is {columns}; it must name the columns, as in: path,label"
+            f"{location}: its first line is {columns}; it must name the columns, as in: path,label"
         )
     label_at = next((titles.index(title) for title in LABEL_COLUMNS if title in titles), -1)
     return name_at, label_at

@@ -1,21 +1,24 @@
 """A list of image paths: a text file, or a CSV file with a header.
 
-Text: UTF-8, one path a line, optionally a tab and a label after it; blank lines are skipped, and
-those that start with #. CSV (.csv, or .tsv with tabs): a column path and, if wanted, one label.
+Text: UTF-8 or UTF-16, one path a line, optionally a tab and a label after it; blank lines are
+skipped, and those that start with #. CSV (.csv or .tsv; commas, semicolons or tabs): a column path
+and, if wanted, one label.
 Paths are relative to the list's folder, or absolute, or URLs.
 """
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from base.errors import SourceError
 from images.items import Item
 from images.sources.label_file import read_table
-from images.sources.locations import is_url, open_location, read_location
-from images.sources.paths import is_there, path_item
+from images.sources.locations import is_url, read_location
+from images.sources.paths import is_there, path_item, uri_to_path
+from images.sources.text_files import read_text
 
 CSV_SUFFIXES = (".csv", ".tsv")
+FILE = "file://"
 
 
 class PathListSource:
@@ -48,6 +51,8 @@ class PathListSource:
 
 def listed_item(location: str, key: str, label: str | None) -> Item:
     """Return the item of the image file at a path or URL."""
+    if location.startswith(FILE):
+        return path_item(uri_to_path(location), key, label)
     if is_url(location):
         return Item(key, location, label, partial(read_location, location))
     return path_item(location, key, label)
@@ -59,13 +64,14 @@ def _below(folder: str, key: str) -> str:
 
 def _may_be_there(folder: str, key: str) -> bool:
     location = _below(folder, key)
-    return is_url(location) or is_there(Path(location))
+    path = uri_to_path(location)
+    return is_there(path) if location.startswith(FILE) or not is_url(location) else True
 
 
 def _read_list(location: str) -> dict[str, str | None]:
     """Return the listed paths in order, each with its label."""
-    if location.lower().endswith(CSV_SUFFIXES) and not is_url(location):
-        labels = {_key(written): label for written, label in read_table(Path(location))}
+    if location.lower().endswith(CSV_SUFFIXES):
+        labels = dict(read_table(location, _key))
     else:
         labels = _read_lines(location)
     if not labels:
@@ -75,10 +81,10 @@ def _read_list(location: str) -> dict[str, str | None]:
 
 def _read_lines(location: str) -> dict[str, str | None]:
     try:
-        with open_location(location) as file:
-            text = file.read().decode("utf-8-sig")
+        text = read_text(location)
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{location} is not a UTF-8 text file of paths: {error}") from error
+        message = f"{location} is not a text file of paths in UTF-8 or UTF-16"
+        raise SourceError(f"{message}: {error}") from error
     labels: dict[str, str | None] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         written, _, label = line.partition("\t")

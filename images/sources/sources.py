@@ -23,6 +23,7 @@ from images.sources.parquet import open_parquet
 from images.sources.path_list import PathListSource
 from images.sources.patterns import expand, is_pattern
 from images.sources.tar_archive import is_tar, open_tar
+from images.sources.text_files import is_utf16
 from images.sources.uris import own_scheme, read_uri
 from images.sources.zip_archive import MAGICS as ZIP_MAGICS
 from images.sources.zip_archive import open_zip
@@ -179,6 +180,6 @@ def _open_plain(location: str, name: str, head: bytes) -> Source:
         return open_idx(path, name)
     if kind_of(head):
         raise SourceError(f"{location} is one image; give its folder, or a text file that lists it")
-    if b"\x00" in head:
+    if b"\x00" in head and not is_utf16(head):
         raise SourceError(f"{location} is not a known source; give {KINDS}")
     return PathListSource(location, name)

@@ -70,3 +70,47 @@ def test_a_list_in_another_encoding(folder: Path) -> None:
     (folder / "list.txt").write_bytes("Größe.png".encode("latin-1"))
     with pytest.raises(SourceError, match="not a UTF-8 text file"):
         open_source(folder / "list.txt")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_as_programs_write_them(
+    folder: Path, separator: str, encoding: str, end: str
+) -> None:
+    lines = ["label,path,more", '"a, b; c",1.png,x', "shoe,sub/Größe 3.png,"]
+    text = end.join(
+        line if i == 1 else line.replace(",", separator) for i, line in enumerate(lines)
+    )
+    text = text.replace('",1.png,x', f'"{separator}1.png{separator}x')
+    (folder / "list.csv").write_bytes(text.encode(encoding))
+    source = open_source(folder / "list.csv")
+    expected = [("1.png", "a, b; c"), ("sub/Größe 3.png", "shoe")]
+    assert [(item.key, item.label) for item in source] == expected
+    labeled = open_source(folder, labels=folder / "list.csv")
+    assert {(item.key, item.label) for item in labeled} == {*expected, ("sub/2.png", None)}
+
+
+def test_the_separator_may_stand_in_the_first_line(folder: Path) -> None:
+    (folder / "list.csv").write_text("sep=;\npath;label\n1.png;x\n")
+    assert [(item.key, item.label) for item in open_source(folder / "list.csv")] == [("1.png", "x")]
+
+
+def test_a_list_in_utf16(folder: Path) -> None:
+    (folder / "list.txt").write_bytes("sub/Größe 3.png\tx\r\n1.png\r\n".encode("utf-16"))
+    items = list(open_source(folder / "list.txt"))
+    assert [(item.key, item.label) for item in items] == [("sub/Größe 3.png", "x"), ("1.png", None)]
+
+
+def test_one_path_written_in_two_ways_is_refused(folder: Path) -> None:
+    (folder / "list.csv").write_text("path,label\n1.png,x\n./1.png,y\n")
+    with pytest.raises(SourceError, match=r"line 3: 1\.png is listed twice"):
+        open_source(folder / "list.csv")
+
+
+def test_a_file_url_means_the_file_that_its_uri_means(folder: Path) -> None:
+    (folder / "a b.png").write_bytes(b"blank")
+    (folder / "a%20b.png").write_bytes(b"percent")
+    url, path = open_source(write(folder, f"file://{folder}/a%20b.png\n{folder}/a%20b.png\n"))
+    assert url.read() == read_uri(url.uri) == b"blank"
+    assert path.read() == read_uri(path.uri) == b"percent"
