@@ -68,7 +68,7 @@ def test_a_list_that_makes_no_sense(folder: Path, text: str, message: str) -> No
 
 def test_a_list_in_another_encoding(folder: Path) -> None:
     (folder / "list.txt").write_bytes("Größe.png".encode("latin-1"))
-    with pytest.raises(SourceError, match="not a UTF-8 text file"):
+    with pytest.raises(SourceError, match="not a text file"):
         open_source(folder / "list.txt")
 
 
@@ -79,10 +79,8 @@ def test_tables_as_programs_write_them(
     folder: Path, separator: str, encoding: str, end: str
 ) -> None:
     lines = ["label,path,more", '"a, b; c",1.png,x', "shoe,sub/Größe 3.png,"]
-    text = end.join(
-        line if i == 1 else line.replace(",", separator) for i, line in enumerate(lines)
-    )
-    text = text.replace('",1.png,x', f'"{separator}1.png{separator}x')
+    lines[1] = lines[1].replace('",1.png,x', f'"{separator}1.png{separator}x')
+    text = end.join([lines[0].replace(",", separator), lines[1], lines[2].replace(",", separator)])
     (folder / "list.csv").write_bytes(text.encode(encoding))
     source = open_source(folder / "list.csv")
     expected = [("1.png", "a, b; c"), ("sub/Größe 3.png", "shoe")]
