@@ -157,7 +157,7 @@ def find_describer(path: Path) -> Callable[[Path], dict[str, object]]:
         ArtifactError: nothing is there, or it is not one of the four artifacts.
     """
     marks = {
-        "checkpoint.pt": "training.run_folder.checkpoint",
+        "checkpoint.pt": "training.run_folder.description",
         "manifest.json": "serving.features.shards",
         "ledger.db": "serving.collection",
     }

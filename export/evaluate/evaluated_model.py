@@ -17,10 +17,9 @@ from export.encoder_file.encoder_file import open_encoder
 from training.compute import choose_device
 from training.data.cache import decode_source
 from training.data.dataset import NO_LABEL
-from training.distillation.settings import start_data
 from training.models.features import encode, imitate
 from training.recipes.recipe import Recipe
-from training.run_folder.checkpoint import keeps_start, load_checkpoint, used_model
+from training.run_folder.checkpoint import load_checkpoint, used_form, used_model
 from training.train import CACHE_IN_MEMORY
 
 if TYPE_CHECKING:
@@ -119,16 +118,14 @@ def _open_run(path: Path, device: torch.device) -> Subject:
         except RuntimeError as error:
             raise ArtifactError(f"{path} is damaged: its weights do not fit its recipe") from error
 
-    model, data = build(), recipe.data
-    whole = keeps_start(checkpoint, recipe)
-    if whole:
-        data = start_data(data, recipe.teacher)
+    model = build()
+    mapped, data = used_form(checkpoint, recipe)
 
     def embed(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         features = encode(model.encoder, images, mean=data.mean, std=data.std)
         with torch.inference_mode():
             z = model.head(torch.from_numpy(features).to(device))
-        return (features if whole else imitate(model, features)), z.float().cpu().numpy()
+        return (imitate(model, features) if mapped else features), z.float().cpu().numpy()
 
     return Subject(
         path=path,

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import demo
-from training.run_folder.checkpoint import describe
+from training.run_folder.description import describe
 
 
 def gray_images(path: Path, count: int, seed: int) -> str:

@@ -12,6 +12,7 @@ from base.errors import ArtifactError, UsageError
 from images.pixels.preprocess import PreprocessSpec
 from tests.training.runs import Interrupt, assert_same_run
 from training.kept_weights import update_kept
+from training.protocols.retrieval import QueryScores
 from training.recipes.build_model import build_model
 from training.recipes.recipe_files import load_recipe
 from training.report.monitor import Measurement
@@ -99,16 +100,16 @@ def test_a_run_that_gains_nothing_keeps_its_start(
     make_source: Callable[..., Any], make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     settings = ["training.held_out=0.3", "adaptation.keep_best=true"]
-    recipe = make_recipe(*settings, "schedule.learning_rate=1e-12")
+    settings += ["adaptation.keep_statistics=true", "schedule.learning_rate=1e-12"]
+    recipe = make_recipe(*settings)
     run = tmp_path / "run"
     result = train(make_source(), recipe, run)
     checkpoint = load_checkpoint(run)
     assert checkpoint.kept is not None
     assert checkpoint.kept["step"] == 0
     assert result.measured_at["map_at_r"] == 0
-    weights = load_encoder(run).module.state_dict()["bn1.running_mean"]
-    torch.testing.assert_close(weights, checkpoint.kept["model"]["encoder.bn1.running_mean"])
-    assert not torch.allclose(weights, checkpoint.encoder["bn1.running_mean"])
+    weights = load_encoder(run).module.state_dict()["conv1.weight"]
+    torch.testing.assert_close(weights, checkpoint.kept["model"]["encoder.conv1.weight"])
 
 
 def test_weights_are_kept_where_queries_gained_beyond_chance(
@@ -118,9 +119,21 @@ def test_weights_are_kept_where_queries_gained_beyond_chance(
     random = np.random.default_rng(0)
     start = random.uniform(0, 0.5, 100)
 
-    def seen(precisions: NDArray[np.float64]) -> Measurement:
+    def seen(
+        precisions: NDArray[np.float64],
+        hits: NDArray[np.float64] | None = None,
+        unmapped: NDArray[np.float64] | None = None,
+    ) -> Measurement:
         features = np.zeros((0, 0), np.float32)
-        return Measurement(figures={}, features=features, alarm=None, precisions=precisions)
+        hits = np.ones_like(precisions) if hits is None else hits
+        plain = None if unmapped is None else QueryScores(np.ones_like(unmapped), unmapped)
+        return Measurement(
+            figures={},
+            features=features,
+            alarm=None,
+            queries=QueryScores(hits, precisions),
+            unmapped=plain,
+        )
 
     kept = update_kept(None, model, seen(start), 0)
     noise = random.normal(0.005, 0.2, 100)  # a gain of chance
@@ -129,6 +142,10 @@ def test_weights_are_kept_where_queries_gained_beyond_chance(
     assert better["step"] == 20
     assert update_kept(better, model, seen(start + 0.05), 30) is better
     assert update_kept(better, model, seen(start + 0.2), 40)["step"] == 40
+    fewer_hits = seen(start + 0.2, np.arange(100, dtype=np.float64) % 2)
+    assert update_kept(better, model, fewer_hits, 40) is better
+    without = update_kept(better, model, seen(start, unmapped=start + 0.2), 50)
+    assert (without["step"], without["mapped"]) == (50, False)
     nothing = np.zeros(0)  # without labels
     unlabeled = update_kept(None, model, seen(nothing), 0)
     assert update_kept(unlabeled, model, seen(nothing), 10) is unlabeled

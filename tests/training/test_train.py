@@ -13,7 +13,8 @@ from tests.training.runs import TIMES, Interrupt, Notes, assert_same_run
 from training.data.sampling import hold_out
 from training.errors import TrainingDivergedError
 from training.recipes.recipe_files import load_recipe
-from training.run_folder.checkpoint import describe, load_checkpoint, load_encoder, save_checkpoint
+from training.run_folder.checkpoint import load_checkpoint, load_encoder, save_checkpoint
+from training.run_folder.description import describe
 from training.run_folder.metrics import read_metrics
 from training.train import train
 

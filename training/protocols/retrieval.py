@@ -79,29 +79,6 @@ def retrieval_scores(
     )
 
 
-def average_precisions(
-    queries: ArrayLike | Tensor,
-    query_labels: ArrayLike | Tensor,
-    gallery: ArrayLike | Tensor,
-    gallery_labels: ArrayLike | Tensor,
-) -> Tensor:
-    """Return AP@R of each query, float64 [Q]: mAP@R is their mean.
-
-    For encoders that are compared on the same queries: the differences vary less than the scores.
-    Arguments as of `retrieval_scores`; a query without a relevant image is left out.
-    """
-    query_rows, query_kinds = _labeled(queries, query_labels)
-    gallery_rows, kinds = _labeled(gallery, gallery_labels)
-    precisions = []
-    step = chunk_of(len(gallery_rows))
-    for start in range(0, len(query_rows), step):
-        similarity = query_rows[start : start + step] @ gallery_rows.T  # [q,G]
-        relevant = query_kinds[start : start + step, None] == kinds  # [q,G]
-        has = relevant.any(1)
-        precisions.append(_values(similarity[has], relevant[has], (1,))[-1])
-    return torch.cat(precisions) if precisions else torch.zeros(0, dtype=torch.float64)
-
-
 class QueryScores(NamedTuple):
     """What each query finds, float64 [Q] of those that have a relevant image, in their order."""
 

@@ -15,7 +15,7 @@ from training.data.sampling import spread
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from training.report.monitor import Watched
+    from training.report.watched import Watched
 
 SIDE = 96  # px, at most, of an image in the page
 PAIRS, QUERIES, NEIGHBORS = 12, 8, 7

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from training.augment.augment import two_views
 from training.data.dataset import NO_LABEL
 from training.data.sampling import spread
 from training.models.features import encode, imitate, small_pixels
 from training.protocols.geometry import alignment, effective_rank, feature_std, uniformity
 from training.protocols.knn import choose_k, knn_accuracy
-from training.protocols.retrieval import average_precisions, recall_at_k, retrieval_scores
+from training.protocols.retrieval import QueryScores, query_scores, recall_at_k
 from training.protocols.verdict import COLLAPSED_RANK, COLLAPSED_STD
+from training.report.watched import Watched, draw_views
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,17 +40,9 @@ BYTES = 200 * 2**20  # at most, for images of 224 px
 SHARE = 0.02  # of a run's forward and backward passes that measuring may cost
 DECIDING_SHARE = 0.1  # where it decides which weights are used
 FORWARDS = 6  # a sample costs: two views, and a backward pass is two forward ones
-CHUNK = 64  # images whose views are made at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class Watched:
-    """The fixed images a run is watched on, and their views, the same at each measurement."""
-
-    images: NDArray[np.uint8]  # [W,S,S,3] as the finished encoder sees them
-    views: NDArray[np.uint8]  # [2W,S,S,3], first views first, as the recipe augments
-    labels: NDArray[np.int64]  # [W], NO_LABEL where there is none
-    classes: tuple[str, ...]
+NOTHING = QueryScores(np.zeros(0), np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +52,9 @@ class Measurement:
     figures: dict[str, float]  # by their names in metrics.jsonl
     features: NDArray[np.float32]  # h [W,D] of the watched images
     alarm: str | None  # what is wrong and what to change
-    precisions: NDArray[np.float64] = field(  # AP@R of each query, [Q]; empty without labels
-        default_factory=lambda: np.zeros(0)
-    )
+    queries: QueryScores = NOTHING  # of each; empty without labels
+    unmapped_figures: dict[str, float] = field(default_factory=dict)  # a student's without its map
+    unmapped: QueryScores | None = None
 
 
 class Monitor:
@@ -134,10 +126,10 @@ class Monitor:
     def measure_start(self, model: SimCLR) -> Measurement:
         """All figures of the encoder before its first step."""
         seen = self.measure(model)
-        if self._start is None or not len(seen.precisions):
+        if self._start is None or not len(seen.queries.map_at_r):
             return seen
-        figures, precisions = self._score(*self._start)
-        return replace(seen, figures=seen.figures | figures, precisions=precisions)
+        figures, queries = self._score(*self._start)
+        return replace(seen, figures=seen.figures | figures, queries=queries)
 
     def measure(self, model: SimCLR) -> Measurement:
         """All figures of the encoder as it is; it is left in the mode it came in."""
@@ -151,13 +143,19 @@ class Monitor:
             "feature_std": feature_std(features),
             "view_recall": _pair_recall(seen),
         }
-        scores, precisions = self._scores(lambda images: self._encode(model, images))
+        scores, queries = self._scores(lambda images: self._encode(model, images))
         figures |= scores
+        unmapped_figures: dict[str, float] = {}
+        unmapped = None
+        if model.imitation is not None and self._recipe.adaptation.keep_best:
+            unmapped_figures, unmapped = self._scores(lambda images: self._features(model, images))
         return Measurement(
             figures=figures,
             features=features,
             alarm=self._alarm(figures),
-            precisions=precisions,
+            queries=queries,
+            unmapped_figures=unmapped_figures,
+            unmapped=unmapped,
         )
 
     def accuracy(self, model: SimCLR) -> float:
@@ -191,23 +189,23 @@ class Monitor:
 
     def _scores(
         self, features: Callable[[Pixels], NDArray[np.float32]]
-    ) -> tuple[dict[str, float], NDArray[np.float64]]:
-        """Return how the queries find their class, and AP@R of each; nothing without labels."""
+    ) -> tuple[dict[str, float], QueryScores]:
+        """Return how the queries find their class, all and each; nothing without labels."""
         if not self.labeled:
-            return {}, np.zeros(0)
+            return {}, NOTHING
         return self._score(features(self._queries), features(self._gallery))
 
     def _score(
         self, queries: NDArray[np.float32], gallery: NDArray[np.float32]
-    ) -> tuple[dict[str, float], NDArray[np.float64]]:
-        """Return the figures of features of queries and gallery, and AP@R of each query."""
+    ) -> tuple[dict[str, float], QueryScores]:
+        """Return the figures of features of queries and gallery, of all and of each query."""
         sides = queries, self._query_labels, gallery, self._gallery_labels
         figures = {"knn_accuracy": knn_accuracy(*sides)}
-        if not np.isin(self._query_labels, self._gallery_labels).any():
-            return figures, np.zeros(0)
-        scores = retrieval_scores(*sides, ks=(1,))
-        figures |= {"recall_at_1": scores.recall[1], "map_at_r": scores.map_at_r}
-        return figures, average_precisions(*sides).numpy()
+        each = query_scores(*sides)
+        if len(each.map_at_r):
+            figures |= {"recall_at_1": float(each.recall_at_1.mean())}
+            figures |= {"map_at_r": float(each.map_at_r.mean())}
+        return figures, each
 
     def _alarm(self, figures: dict[str, float]) -> str | None:
         deviation, rank = figures["feature_std"], figures["rankme"]
@@ -229,8 +227,12 @@ class Monitor:
         self, model: SimCLR, images: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what is used of images, and their projections z."""
-        h = encode(model.encoder, images, mean=self._data.mean, std=self._data.std)
+        h = self._features(model, images)
         return imitate(model, h), _project(model, h)
+
+    def _features(self, model: SimCLR, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return h, a student's without its map."""
+        return encode(model.encoder, images, mean=self._data.mean, std=self._data.std)
 
     def _watch(self, dataset: TrainingData, sample: NDArray[np.int64]) -> Watched:
         return Watched(
@@ -278,19 +280,6 @@ def _pair_recall(rows: NDArray[np.float32]) -> float:
     first, second = np.split(rows, 2)
     numbers = np.arange(len(first))
     return recall_at_k(first, numbers, second, numbers, k=1)
-
-
-def draw_views(stored: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
-    """Two views of each stored image [W,T,T,3] -> [2W,S,S,3], always the same ones."""
-    size, generator = recipe.data.image_size, torch.Generator().manual_seed(0)
-    halves: list[list[NDArray[np.uint8]]] = [[], []]
-    for start in range(0, len(stored), CHUNK):
-        batch = torch.from_numpy(np.array(stored[start : start + CHUNK]))
-        views = two_views(batch, recipe.augmentation, size, generator)
-        pixels = (views * 255).round_().byte().permute(0, 2, 3, 1).numpy()
-        for half, made in zip(halves, np.split(pixels, 2), strict=True):
-            half.append(made)
-    return np.concatenate([*halves[0], *halves[1]])
 
 
 def _at_most(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from training.protocols.verdict import Verdict
-    from training.report.monitor import Measurement, Watched
+    from training.report.monitor import Measurement
+    from training.report.watched import Watched
 
 REPORT = "report.html"
 STYLE = Path(__file__).with_name("style.css")

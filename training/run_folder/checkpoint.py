@@ -47,7 +47,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.errors import ArtifactError
-from base.figures import figures_by_step
 from base.files import atomic_write, sha256_file
 from base.text import first_line
 from training.distillation.settings import START, start_data
@@ -57,6 +56,7 @@ from training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from images.pixels.preprocess import PreprocessSpec
+    from training.data.settings import DataSettings
     from training.models.encoder_module import EncoderModule
     from training.models.simclr import SimCLR
 
@@ -188,10 +188,10 @@ def load_encoder(run: Path) -> TrainedEncoder:
         model = used_model(checkpoint, recipe)
     except RuntimeError as error:
         raise ArtifactError(f"{run} is damaged: its weights do not fit its recipe") from error
-    whole = keeps_start(checkpoint, recipe)
+    mapped, data = used_form(checkpoint, recipe)
     return TrainedEncoder(
-        module=(model.encoder if whole else model.embedder).eval(),
-        preprocess=(start_data(recipe.data, recipe.teacher) if whole else recipe.data).evaluation,
+        module=(model.embedder if mapped else model.encoder).eval(),
+        preprocess=data.evaluation,
         mean=recipe.data.mean,
         std=recipe.data.std,
         recipe=checkpoint.recipe,
@@ -215,10 +215,17 @@ def used_model(checkpoint: Checkpoint, recipe: Recipe, device: torch.device = CP
     return model
 
 
-def keeps_start(checkpoint: Checkpoint, recipe: Recipe) -> bool:
-    """Whether what is used is the start itself, as it was its own teacher: without a map."""
+def used_form(checkpoint: Checkpoint, recipe: Recipe) -> tuple[bool, DataSettings]:
+    """Return whether a student's map is used, and how images are prepared.
+
+    A start that is kept and was its own teacher is used as it was then: whole, without a map.
+    """
     kept = checkpoint.kept
-    return recipe.teacher.encoder == START and kept is not None and not kept["step"]
+    if kept is None:
+        return True, recipe.data
+    if not kept["step"] and recipe.teacher.encoder == START:
+        return False, start_data(recipe.data, recipe.teacher)
+    return kept["mapped"], recipe.data
 
 
 def verdict_of(checkpoint: Checkpoint, recipe: Recipe) -> Verdict | None:
@@ -252,47 +259,4 @@ def training_state(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
         "measured_at": dict(checkpoint.measured_at),
         "verdict": verdict.verdict if verdict else "",
         "verdict_reason": verdict.reason if verdict else "",
-    }
-
-
-def describe(run: Path) -> dict[str, Any]:
-    """Return what a run is, for `lookalike info`; plain values only.
-
-    Raises:
-        ArtifactError: no run in this folder, or a damaged one.
-    """
-    checkpoint = load_checkpoint(run)
-    recipe = Recipe.from_dict(checkpoint.recipe)
-    state = training_state(checkpoint, recipe)
-    report = Path(run) / "report.html"
-    parameters = sum(
-        v.numel() for k, v in checkpoint.encoder.items() if k.endswith(("weight", "bias"))
-    )
-    return {
-        "kind": "run",
-        "path": str(run),
-        "sha256": sha256_file(Path(run) / CHECKPOINT),
-        "format": checkpoint.format,
-        "finished": checkpoint.step >= checkpoint.steps,
-        "step": checkpoint.step,
-        "steps": checkpoint.steps,
-        "samples": checkpoint.step * recipe.training.batch_size,
-        "elapsed_s": round(checkpoint.elapsed_s, 1),
-        "encoder": recipe.encoder.name,
-        "width": recipe.encoder.width,
-        "parameters": parameters,
-        "image_size": recipe.data.image_size,
-        "source": checkpoint.source,
-        "evaluation": checkpoint.evaluation,
-        "verdict": state["verdict"] or None,
-        "verdict_reason": state["verdict_reason"] or None,
-        "samples_planned": state["samples_planned"],
-        "figures": figures_by_step(checkpoint.quality, checkpoint.measured_at),
-        "quality": checkpoint.quality,
-        "measured_at": checkpoint.measured_at,
-        "baselines": checkpoint.baselines,
-        "report": str(report) if report.is_file() else None,
-        "recipe": checkpoint.recipe,
-        "recipe_digest": checkpoint.recipe_digest,
-        "versions": checkpoint.versions,
     }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def test_the_recipes_of_the_project_are_those_of_its_pages() -> None:
     assert recipe_names() == [
+        "adapt",
         "cifar10",
         "cifar10-resnet18",
         "grey-cpu",

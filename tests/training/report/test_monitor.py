@@ -16,7 +16,8 @@ from training.protocols.geometry import effective_rank
 from training.protocols.knn import knn_accuracy
 from training.recipes.build_model import build_model
 from training.report import monitor
-from training.report.monitor import Monitor, affordable, draw_views
+from training.report.monitor import Monitor, affordable
+from training.report.watched import draw_views
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,11 +16,11 @@ from training.recipes.build_model import build_model
 from training.run_folder.checkpoint import (
     CHECKPOINT,
     Checkpoint,
-    describe,
     load_checkpoint,
     load_encoder,
     save_checkpoint,
 )
+from training.run_folder.description import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
