@@ -4,10 +4,14 @@
                    the only column of such a type; else text, the paths of image files, one of
                    PATH_COLUMNS. A path counts from the folder of the Parquet file, and also where
                    the bytes of a struct are null.
-    label column   whole numbers or text; one of LABEL_COLUMNS. Hugging Face's class names, in the
-                   schema's metadata, name the numbers.
+                   Of lists of these the first image is read.
+    label column   whole numbers (also as floating-point ones), text or booleans; one of
+                   LABEL_COLUMNS. Hugging Face's class names, in the schema's metadata, name the
+                   numbers.
     key column     text; one of KEY_COLUMNS. Without one, and where keys are missing or the same,
                    rows are called by their number.
+
+The user may choose other columns.
 
 Rows are read in stretches of BATCH, the last few of which are kept: memory does not grow with the
 file nor with its row groups, as long as the rows are read about in order.
@@ -19,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -35,9 +40,12 @@ from images.sources.locations import (
     unreadable,
 )
 from images.sources.parquet_columns import (
+    AS_CALLED,
+    ColumnNames,
     image_column,
+    is_list,
     is_text,
-    label_note,
+    plain,
     read_keys,
     read_labels,
     valid_text,
@@ -50,8 +58,8 @@ BATCH = 32  # rows read at once
 KEPT = 16  # stretches
 
 
-def open_parquet(location: str, name: str) -> "ParquetSource":
-    """List a Parquet file's rows.
+def open_parquet(location: str, name: str, requested: ColumnNames = AS_CALLED) -> "ParquetSource":
+    """List a Parquet file's rows; `requested` says which columns count.
 
     Raises:
         SourceError: pyarrow is not installed; the file is damaged, or has no column of images.
@@ -59,12 +67,12 @@ def open_parquet(location: str, name: str) -> "ParquetSource":
     pa = _pyarrow(location)
     try:
         stamp = size_and_stamp(location)[1]
-        rows = _rows(location, stamp)
+        rows = _rows(location, stamp, requested.image)
         if rows.count == 0:
             raise SourceError(f"{location} holds no rows")
-        labels = read_labels(rows, location)
-        keys, note = read_keys(rows, location)
-        notes = [text for text in (note, label_note(rows.schema, location)) if text]
+        labels, of_labels = read_labels(rows, location, requested.label)
+        keys, of_keys = read_keys(rows, location, requested.key)
+        notes = [text for text in (of_keys, of_labels, rows.note) if text]
     except (OSError, pa.ArrowException) as error:
         raise SourceError(
             f"{location} is not a readable Parquet file: {one_line(error)}"
@@ -72,7 +80,9 @@ def open_parquet(location: str, name: str) -> "ParquetSource":
     except UnicodeDecodeError as error:
         message = f"{location} has names of columns that are not UTF-8"
         raise SourceError(f"{message}; rename them and write it anew") from error
-    return ParquetSource(name, location, stamp, rows.count, labels, keys, tuple(notes))
+    return ParquetSource(
+        name, location, stamp, rows.count, labels, keys, tuple(notes), requested.image
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class ParquetSource:
         labels: by row.
         keys: an Arrow array of text by row, or None: the file's name and the row's number.
         notes: why columns of keys or labels are not read.
+        column: that the user chose for the images, or None.
     """
 
     name: str
@@ -96,6 +107,7 @@ class ParquetSource:
     labels: Labels
     keys: Any
     notes: tuple[str, ...] = ()
+    column: str | None = None
 
     @property
     def passed_over(self) -> PassedOver:
@@ -112,22 +124,23 @@ class ParquetSource:
 
     def __iter__(self) -> Iterator[Item]:
         base = join_uri("parquet", self.location)
+        of_column = "" if self.column is None else f"@{quote(self.column)}"
         stem = self.location.rpartition("/")[2].removesuffix(".parquet")
         digits = max(5, len(str(self.count - 1)))
         for row in range(self.count):
             key = f"{stem}/{row:0{digits}d}" if self.keys is None else self.keys[row].as_py()
-            read = partial(read_row, self.location, self.stamp, row)
-            yield Item(key, f"{base}#{row}", self.labels[row], read)
+            read = partial(read_row, self.location, self.stamp, row, self.column)
+            yield Item(key, f"{base}#{row}{of_column}", self.labels[row], read)
 
 
-def read_row(location: str, stamp: str, row: int) -> bytes:
-    """Return the image file in a row.
+def read_row(location: str, stamp: str, row: int, column: str | None = None) -> bytes:
+    """Return the image file in a row, of the column of images or another one.
 
     Raises:
         ImageRefused: EMPTY if the row has none; UNREADABLE, also for a damaged part of the file.
     """
     try:
-        data = _rows(location, stamp)[row]
+        data = _rows(location, stamp, column)[row]
     except Exception as error:  # a damaged page makes Arrow raise nearly anything
         raise unreadable(f"row {row} of {location}", one_line(error)) from error
     if isinstance(data, str):
@@ -147,14 +160,14 @@ def _read_path(location: str, row: int, path: str) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _rows(location: str, _stamp: str) -> "_Rows":
-    return _Rows(location)
+def _rows(location: str, _stamp: str, column: str | None = None) -> "_Rows":
+    return _Rows(location, column)
 
 
 class _Rows:
     """The image column of an open file. Several threads may ask at once."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, column: str | None) -> None:
         import pyarrow.parquet as pq
 
         if is_url(location):
@@ -165,7 +178,9 @@ class _Rows:
         self._lock = threading.Lock()
         self.schema = self._file.schema_arrow
         self.count: int = self._file.metadata.num_rows
-        self._column = image_column(self.schema, location)
+        self._column = image_column(self.schema, location, column)
+        lists = is_list(self.schema.field(self._column).type)
+        self.note = f"{location}: of several images in a row the first is read" if lists else None
         facts = self._file.metadata
         groups = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
@@ -176,7 +191,9 @@ class _Rows:
     def whole(self, column: str) -> Any:
         """Return a column of all rows, not the images."""
         values = self._file.read(columns=[column]).column(0).combine_chunks()
-        return valid_text(values) if is_text(values.type) else values
+        if is_text(plain(values.type)):
+            return valid_text(values.cast(plain(values.type)))
+        return values
 
     def __getitem__(self, row: int) -> bytes | str | None:
         if not 0 <= row < self.count:
@@ -188,6 +205,8 @@ class _Rows:
                 entry = self._find(row)
             assert entry is not None
             value = entry.as_py()
+        if isinstance(value, list):
+            value = value[0] if value else None
         if isinstance(value, dict):
             value = value["bytes"] if value["bytes"] is not None else value.get("path") or None
         data: bytes | str | None = value
@@ -238,6 +257,6 @@ def _pyarrow(location: str) -> Any:
     return pa
 
 
-def read_parquet_uri(location: str, row: int) -> bytes:
+def read_parquet_uri(location: str, row: int, column: str | None = None) -> bytes:
     """Return the image file in a row. Raises as `read_row`, and OSError, SourceError."""
-    return read_row(location, size_and_stamp(location)[1], row)
+    return read_row(location, size_and_stamp(location)[1], row, column)

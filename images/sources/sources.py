@@ -9,7 +9,7 @@ from base.text import nearest
 from images.items import Item, Source
 from images.pixels.image_format import kind_of
 from images.sources.cifar10 import is_cifar10, open_batches, open_cifar10
-from images.sources.combined import join, take_shard
+from images.sources.combined import JoinedSource, join, take_shard
 from images.sources.excluded import ExcludingSource
 from images.sources.fashion_mnist import open_fashion_mnist
 from images.sources.folder import FolderSource, RemoteFolder
@@ -19,7 +19,8 @@ from images.sources.label_file import with_labels
 from images.sources.locations import exists, is_folder, is_url, location_of, open_location
 from images.sources.npz import open_npz
 from images.sources.parquet import MAGIC as PARQUET_MAGIC
-from images.sources.parquet import open_parquet
+from images.sources.parquet import ParquetSource, open_parquet
+from images.sources.parquet_columns import AS_CALLED, ColumnNames
 from images.sources.path_list import PathListSource
 from images.sources.patterns import expand, is_pattern
 from images.sources.tar_archive import is_tar, open_tar
@@ -49,6 +50,7 @@ def open_source(
     exclude: Sequence[str] = (),
     shard: str | None = None,
     label_from: str | None = None,
+    columns: ColumnNames = AS_CALLED,
 ) -> Source:
     """List a SOURCE; nothing is decoded yet.
 
@@ -63,13 +65,16 @@ def open_source(
         shard: `i/n`, every n-th image from the i-th on.
         label_from: which folder is the label (`folder_labels.folder_labels`); None: the first, or
             what the source says otherwise.
+        columns: which columns of Parquet files count.
 
     Raises:
         SourceError: it is missing, of another kind, damaged or without images.
-        UsageError: `shard` or `label_from` is not of that form, a pattern is empty, or there are
-            `labels` and `label_from`.
+        UsageError: `shard` or `label_from` is not of that form, a pattern is empty, there are
+            `labels` and `label_from`, or `columns` of what has none.
     """
-    opened = _open(_home_expanded(os.fspath(source)))
+    opened = _open(_home_expanded(os.fspath(source)), columns)
+    if columns and not _is_parquet(opened):
+        raise UsageError(f"{opened.name} is not a Parquet file: it has no columns to choose from")
     if label_from is not None:
         if labels is not None:
             raise UsageError("labels come from a table or from folders: leave one option out")
@@ -88,7 +93,12 @@ def _home_expanded(name: str) -> str:
     return os.path.expanduser(name)  # noqa: PTH111 - Path's raises for an unknown user
 
 
-def _open(name: str) -> Source:
+def _is_parquet(source: Source) -> bool:
+    files = source.sources if isinstance(source, JoinedSource) else (source,)
+    return all(isinstance(file, ParquetSource) for file in files)
+
+
+def _open(name: str, columns: ColumnNames) -> Source:
     if name in NAMES:
         dataset, _, split = name.partition(":")
         return _DATASETS[dataset](split or "train", name)
@@ -98,10 +108,15 @@ def _open(name: str) -> Source:
         raise SourceError(f"{name} is one image of a source; give the archive or file it lies in")
     location = location_of(name)
     if exists(location):
-        return _open_folder(location, name) if is_folder(location) else _open_file(location, name)
+        return (
+            _open_folder(location, name)
+            if is_folder(location)
+            else _open_file(location, name, columns)
+        )
     if is_pattern(name):
         locations = expand(name)
-        return join(name, locations, [_open_one_of_many(location, name) for location in locations])
+        files = [_open_one_of_many(location, name, columns) for location in locations]
+        return join(name, locations, files)
     path, _, split = location.rpartition(":")
     if split in _SPLITS and not is_url(location) and is_cifar10(Path(path)):
         return open_batches(Path(path), split, name)
@@ -140,15 +155,15 @@ def _open_folder(location: str, name: str) -> Source:
         raise
 
 
-def _open_one_of_many(location: str, name: str) -> Source:
+def _open_one_of_many(location: str, name: str, columns: ColumnNames) -> Source:
     if not exists(location):
         raise SourceError(f"{name}: {location} does not exist")
     if is_folder(location):
         raise SourceError(f"{name}: {location} is a folder; a pattern must mean files")
-    return _open_file(location, location)
+    return _open_file(location, location, columns)
 
 
-def _open_file(location: str, name: str) -> Source:
+def _open_file(location: str, name: str, columns: ColumnNames) -> Source:
     """Tell the kind from the first bytes, so that a misnamed file gets a fitting answer."""
     path = Path(location)
     if not is_url(location) and not path.is_file():  # a pipe can be read only once
@@ -160,7 +175,7 @@ def _open_file(location: str, name: str) -> Source:
         raise SourceError(f"cannot read {location}: {error.strerror}") from error
     lower = location.lower()
     if head.startswith(PARQUET_MAGIC) or lower.endswith(".parquet"):
-        return open_parquet(location, name)
+        return open_parquet(location, name, columns)
     if is_url(location) and lower.endswith(".npz"):
         raise SourceError(f"{location}: npz files are read from this machine only; fetch it first")
     if lower.endswith(".npz"):

@@ -4,7 +4,7 @@
     s3://…, hf://…, memory://…      a file behind a URL
     tar:///a.tar#cat/1.jpg@512      a member of an archive, and where its header is
     zip:///a.zip#cat/1.jpg@0        likewise
-    parquet:///a.parquet#12         a row
+    parquet:///a.parquet#12         a row; #12@photo of a column that the user chose
     idx:///a#12  npz:///a.npz#12    an array's image; likewise cifar10-train: and cifar10-test:
 
 Path and member are percent-encoded. For an archive behind a URL its scheme follows a plus:
@@ -85,7 +85,8 @@ def _read_item(scheme: str, location: str, fragment: str) -> Content:
         member, _, offset = fragment.rpartition("@")
         return _ARCHIVES[scheme](location, unquote(member), _number(offset))
     if scheme == "parquet":
-        return read_parquet_uri(location, _number(fragment))
+        row, at, column = fragment.partition("@")
+        return read_parquet_uri(location, _number(row), unquote(column) if at else None)
     return read_image(_ARRAYS[scheme], Path(location), _number(fragment))
 
 

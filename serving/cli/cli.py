@@ -87,6 +87,18 @@ def extract(
         str | None,
         typer.Option(metavar="first|last|N|none", help="The folder that is the label."),
     ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of Parquet: which column holds images or their paths."),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of Parquet: which column holds labels."),
+    ] = None,
+    key_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of Parquet: which column holds keys."),
+    ] = None,
     exclude: Exclude = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: every n-th image from the i-th on, for job arrays.")
@@ -117,6 +129,7 @@ def extract(
     On a cluster: lookalike extract encoder.onnx s3://photos --out features/ --engine ray
     """
     from export.encoder_file.encoder_file import open_encoder
+    from images.sources.parquet_columns import ColumnNames
     from images.sources.sources import open_source
 
     if update and shard is not None:
@@ -134,7 +147,12 @@ def extract(
     # A session of one thread: each core encodes by itself what it has decoded.
     opened = open_encoder(encoder, threads=1)
     images = open_source(
-        source, labels=labels, exclude=exclude or (), shard=shard, label_from=label_from
+        source,
+        labels=labels,
+        exclude=exclude or (),
+        shard=shard,
+        label_from=label_from,
+        columns=ColumnNames(image=image_column, label=label_column, key=key_column),
     )
     with ExitStack() as stack:
         target = None

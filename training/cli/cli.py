@@ -49,6 +49,26 @@ def train(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of Parquet: which column holds images or their paths.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of Parquet: which column holds labels.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    key_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of Parquet: which column holds keys.", rich_help_panel=WHAT
+        ),
+    ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -149,6 +169,7 @@ def train(
 
     from base.errors import UsageError
     from base.progress import progress_for
+    from images.sources.parquet_columns import ColumnNames
     from images.sources.passed_over import passed_over
     from images.sources.sources import open_source
     from training.cli import cli_plan
@@ -161,7 +182,10 @@ def train(
     leads = launch_of().leads  # of several processes one speaks
     console = Console(stderr=True, quiet=not leads)
     progress = progress_for(console)
-    images = open_source(source, labels=labels, exclude=exclude or (), label_from=label_from)
+    columns = ColumnNames(image=image_column, label=label_column, key=key_column)
+    images = open_source(
+        source, labels=labels, exclude=exclude or (), label_from=label_from, columns=columns
+    )
     if passed := passed_over(images).summary():
         console.print(passed, markup=False)
     name, run = cli_plan.plan(
@@ -205,6 +229,8 @@ def train(
     again += ["--eval", evaluation] if evaluation else []
     again += ["--labels", str(labels)] if labels else []
     again += ["--label-from", label_from] if label_from else []
+    for kind, column in (("image", image_column), ("label", label_column), ("key", key_column)):
+        again += [f"--{kind}-column", column] if column else []
     again += [text for pattern in exclude or () for text in ("--exclude", pattern)]
     if leads:
         print_result(result, shlex.join([*again, "--resume"]), as_json=as_json)

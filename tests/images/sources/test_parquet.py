@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from base.errors import ImageRefused, RefusalReason, SourceError
+from base.errors import ImageRefused, RefusalReason, SourceError, UsageError
 from images.sources import parquet
+from images.sources.parquet_columns import ColumnNames
 from images.sources.passed_over import passed_over
 from images.sources.sources import open_source, read_uri
 
@@ -79,6 +80,11 @@ def test_labels_keys_and_hugging_faces_class_names(tmp_path: Path) -> None:
         (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),
         (pa.array([None] * 3, pa.string()), [None] * 3),
         (pa.array([0.5, 1, 2]), [None] * 3),
+        (pa.array([3.0, float("nan"), None]), ["3", None, None]),
+        (pa.array([True, False, None]), ["true", "false", None]),
+        (pa.array(["x", None, "y"], pa.large_string()), ["x", None, "y"]),
+        (pa.array(["x", None, "y"], pa.string_view()), ["x", None, "y"]),
+        (pa.array([2, None, 7]).dictionary_encode(), ["2", None, "7"]),
     ],
 )
 def test_kinds_of_labels(tmp_path: Path, labels: pa.Array, expected: list[str | None]) -> None:
@@ -100,7 +106,10 @@ def test_a_row_without_bytes_is_refused_alone(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"text": ["a"]}, r"no column of image files among text \(string\); it must be binary"),
-        ({"a": [b"x"], "b": [b"y"]}, "no column of image files among a"),
+        (
+            {"a": [b"x"], "b": [b"y"]},
+            "2 columns of images: a, b; say which one with --image-column",
+        ),
         ({"image": pa.array([], pa.binary())}, "holds no rows"),
     ],
 )
@@ -119,7 +128,7 @@ def test_keys_that_are_missing_or_the_same_give_way_to_numbers(
 
 
 def test_labels_that_are_not_read_are_said(tmp_path: Path) -> None:
-    for labels in ([0.5, 1.0], [True, False]):
+    for labels in ([0.5, 1.0], [[1], [2]]):
         source = open_source(save(tmp_path, {"image": FILES[:2], "label": labels}))
         assert source.classes == ()
         assert "labels in label are not read" in passed_over(source).summary()
@@ -183,3 +192,65 @@ except SourceError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "needs pyarrow; pip install 'lookalike[serve]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()), pa.list_(pa.binary()),
+     pa.large_list(STRUCT), pa.list_(pa.binary(), 1),
+     pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])],
+)  # fmt: skip
+def test_types_of_image_columns(tmp_path: Path, kind: pa.DataType) -> None:
+    values: list[Any] = list(FILES[:3])
+    if "struct" in str(kind):
+        values = [{"bytes": data, "path": None} for data in values]
+    if "list" in str(kind):
+        values = [[value] for value in values]
+    if pa.types.is_dictionary(kind):
+        column = pa.array(values).dictionary_encode()
+    else:
+        column = pa.array(values, kind)
+    source = open_source(save(tmp_path, {"photos": column}))
+    assert [item.read() for item in source] == FILES[:3]
+    assert [read_uri(item.uri) for item in source] == FILES[:3]
+    said = "of several images in a row the first is read" in passed_over(source).summary()
+    assert said == ("list" in str(kind))
+
+
+def test_columns_can_be_chosen(tmp_path: Path) -> None:
+    columns = {"image": FILES[:2], "the mask@2": FILES[2:4], "label": ["a", "b"],
+               "kind": ["c", "d"], "id": [7, 8], "key": ["k", "l"]}  # fmt: skip
+    path = save(tmp_path, columns)
+    source = open_source(path, columns=ColumnNames(image="the mask@2", label="kind", key="id"))
+    assert [(item.key, item.label) for item in source] == [("7", "c"), ("8", "d")]
+    assert [item.read() for item in source] == FILES[2:4]
+    assert [read_uri(item.uri) for item in source] == FILES[2:4]
+    joined = open_source(tmp_path / "*.parquet", columns=ColumnNames(label="kind"))
+    assert [item.label for item in joined] == ["c", "d"]
+    assert [item.read() for item in joined] == FILES[:2]
+
+
+@pytest.mark.parametrize(
+    ("requested", "message"),
+    [
+        (
+            ColumnNames(image="photo"),
+            r"the column photo of --image-column is not there; its columns: im",
+        ),
+        (ColumnNames(image="id"), "of --image-column cannot be used"),
+        (ColumnNames(label="image"), "of --label-column cannot be used"),
+        (ColumnNames(key="image"), "of --key-column cannot be used"),
+    ],
+)
+def test_columns_that_cannot_be_chosen(
+    tmp_path: Path, requested: ColumnNames, message: str
+) -> None:
+    path = save(tmp_path, {"image": FILES[:2], "id": [1, 2]})
+    with pytest.raises(SourceError, match=message):
+        open_source(path, columns=requested)
+
+
+def test_columns_of_what_has_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(FILES[0])
+    with pytest.raises(UsageError, match="not a Parquet file"):
+        open_source(tmp_path, columns=ColumnNames(image="x"))
