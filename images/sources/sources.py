@@ -40,7 +40,7 @@ KINDS = (
     "a folder of images, a tar, zip or Parquet file or a pattern of them, an IDX images file, an "
     "npz file, a list of paths (text or CSV), or a name"
 )
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 
 
 def open_source(

@@ -23,13 +23,21 @@ from images.sources.sample_labels import (
     SampleLabels,
 )
 from images.sources.tar_headers import BLOCK, Kind, Member, member_of, read_members
-from images.sources.unpacked import packer_of, read_unpacked, unpacked_head, unpacked_view
+from images.sources.unpacked import (
+    ZSTD_MAGIC,
+    packer_of,
+    read_unpacked,
+    unpacked_head,
+    unpacked_view,
+)
 
 LINK, SPARSE = -1, -2  # in place of a size
 
 
 def is_tar(head: bytes) -> bool:
     """Return whether a file that starts like this is a tar archive, compressed or not."""
+    if head.startswith(ZSTD_MAGIC):
+        return True  # no other source is packed so
     if packer_of(head):
         head = unpacked_head(head)
     return head[257:262] == b"ustar" or _is_old_header(head[:BLOCK])

@@ -1,7 +1,7 @@
 """Compressed files, unpacked to a nameless temporary file so that they can be read at any offset.
 
-gzip, bzip2 and xz can only be read from the start. The temporary file lies in the system's folder
-for them ($TMPDIR) and is gone when the process ends, however it ends.
+gzip, bzip2, xz and Zstandard files can only be read from the start. The temporary file lies in the
+system's folder for them ($TMPDIR) and is gone when the process ends, however it ends.
 """
 
 import bz2
@@ -13,14 +13,39 @@ import shutil
 import tempfile
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from base.errors import SourceError
 from images.sources.locations import open_location, size_and_stamp
 
-PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class Zstd:
+    """Zstandard, by pyarrow."""
+
+    @staticmethod
+    @contextmanager
+    def open(file: BinaryIO) -> Iterator[Any]:
+        """Give the content as a file. Raises OSError if it is damaged or pyarrow is missing."""
+        try:
+            import pyarrow as pa
+        except ImportError as error:
+            message = "Zstandard needs pyarrow; pip install 'lookalike[serve]'"
+            raise OSError(message) from error
+        with pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") as content:
+            yield content
+
+
+PACKERS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip,
+    b"BZh": bz2,
+    b"\xfd7zXZ\x00": lzma,
+    ZSTD_MAGIC: Zstd,
+}
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _lock = threading.Lock()
 _unpacking = threading.Lock()
@@ -32,7 +57,12 @@ def packer_of(head: bytes) -> Any | None:
 
 
 def unpacked_head(head: bytes) -> bytes:
-    """Return the start of what a compressed file's first bytes unpack to; "" if damaged."""
+    """Return the start of what a compressed file's first bytes unpack to; "" if damaged.
+
+    Also of Zstandard, the blocks of which are longer than a head.
+    """
+    if head.startswith(ZSTD_MAGIC):
+        return b""
     if not head.startswith(b"\x1f\x8b"):
         factory = bz2.BZ2Decompressor if head.startswith(b"BZh") else lzma.LZMADecompressor
         try:
@@ -84,7 +114,7 @@ def _unpack(location: str, _stamp: str) -> Whole:
         module = packer_of(file.read(8))
         file.seek(0)
         if module is None:
-            raise OSError("it is not compressed by gzip, bzip2 or xz")
+            raise OSError("it is not compressed by gzip, bzip2, xz or Zstandard")
         with module.open(file) as content:
             shutil.copyfileobj(cast("BinaryIO", content), whole, 2**20)
         whole.flush()

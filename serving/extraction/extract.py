@@ -10,6 +10,7 @@ A folder may later be brought up to date with a source that has changed (`update
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from serving.extraction.report import ExtractReport
 
 SHARD_ITEMS = 4096
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9.+-]+:/")  # a Path has made one slash of two
 
 
 def extract(
@@ -93,8 +95,8 @@ def extract(
         on_progress: called with the items done and all items.
 
     Raises:
-        UsageError: the folder holds something, a number is unusable, or `isolate` or `thumbnails`
-            are to be done on other machines.
+        UsageError: the folder holds something or is a URL, a number is unusable, or `isolate` or
+            `thumbnails` are to be done on other machines.
         ArtifactError: what is to be resumed is of another encoder or source, or not a feature
             folder.
         TooManyRefused: more than `max_errors`; what is finished is kept.
@@ -107,6 +109,11 @@ def extract(
         raise UsageError(f"dtype is {dtype}; choose {' or '.join(DTYPES)}")
     if engine is not None and engine.remote and (isolate or thumbnails):
         raise UsageError("isolate and thumbnails need images that are read on this machine")
+    if _URL.match(str(out)):
+        raise UsageError(
+            f"--out {out} is a URL; extract into a folder of this machine, then copy it there, as "
+            "with aws s3 cp --recursive, gsutil cp -r or fsspec"
+        )
     folder = _made_folder(Path(out))
     fresh = Manifest(
         encoder_sha256=encoder.digest,

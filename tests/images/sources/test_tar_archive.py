@@ -4,6 +4,7 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from base.errors import ImageRefused, SourceError
@@ -65,3 +66,21 @@ def test_webdataset_samples_carry_their_labels(tmp_path: Path) -> None:
         ("000.png", "7"), ("001.left.png", "hat"), ("001.right.png", "hat"),
         ("002.png", None), ("003.png", None), ("cat/004.png", "cat"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.tar.zst", "a.tzst", "without a suffix"])
+def test_zstandard(tmp_path: Path, name: str) -> None:
+    plain = make_tar(tmp_path / "plain.tar", FILES)
+    with (
+        pa.OSFile(str(tmp_path / name), "wb") as file,
+        pa.CompressedOutputStream(file, "zstd") as out,
+    ):
+        out.write(plain.read_bytes())
+    items = list(open_source(tmp_path / name))
+    assert [item.key for item in items] == list(FILES)
+    assert [item.read() for item in items] == list(FILES.values())
+    assert [read_uri(item.uri) for item in items] == list(FILES.values())
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / "cut.tar.zst").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"cut\.tar\.zst"):
+        open_source(tmp_path / "cut.tar.zst")

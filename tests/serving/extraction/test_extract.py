@@ -1,7 +1,8 @@
 """Extraction: every item exactly once, and what it refuses to begin with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,3 +175,13 @@ def test_memory_does_not_hold_more_than_a_few_shards(encoder: Encoder, tmp_path:
     report = extract(encoder, Long(), tmp_path / "out", batch_size=4, shard_items=10)
     assert report.rows == 400
     assert most <= 6 * 10  # and what is under way
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/features", "file:///tmp/features"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_url_is_not_written_to(
+    encoder: Encoder, image_folder: Path, out: str, kind: Callable[[str], Any]
+) -> None:
+    with pytest.raises(UsageError, match="is a URL; extract into a folder of this machine"):
+        run(encoder, image_folder, kind(out))
+    assert not Path(out.partition("//")[0]).exists()
