@@ -44,7 +44,7 @@ bench: $(READY) demo-packages ## run every benchmark in its short form (ARGS="--
 	  $(BIN)/python -m benchmarks.$$name $(if $(filter --full,$(ARGS)),,--short); done
 
 lock: ## pin requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra train --extra serve --extra remote --extra tiff --extra milvus --extra ray \
+	uv pip compile pyproject.toml --extra train --extra serve --extra remote --extra tiff --extra heif --extra milvus --extra ray \
 	  --extra bench --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade -o requirements.lock
 
 clean: ## remove the virtual environment, caches and the demo's output

@@ -64,6 +64,7 @@ _UPRIGHT = {
 }
 _SIDEWAYS, _FROM_THE_RIGHT, _FROM_BELOW = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_OTHER_COLORS = {"LAB", "HSV"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
@@ -73,7 +74,7 @@ def decode(
     """Decode an image file.
 
     Args:
-        data: a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+        data: a JPEG, PNG, WebP, GIF, BMP or TIFF file, or of `extra_formats`.
         max_pixels: the largest width x height, counted from the header before decoding.
         max_bytes: the largest file.
 
@@ -217,6 +218,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _sixteen_to_eight_bits(image)
     elif image.mode not in _EIGHT_BIT_MODES:
         message = f"pixels of kind {image.mode!r} have no agreed range; save it with 8 bits"
+        if image.mode in _OTHER_COLORS:
+            message = f"colors in {image.mode} are not read; convert it to RGB"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     if image.has_transparency_data:
         return _on_white(image.convert("RGBA"))

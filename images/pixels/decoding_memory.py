@@ -60,7 +60,7 @@ def check_image(image: Image.Image, data: bytes, full_size: tuple[int, int]) -> 
         full_size: (width, height) in the file.
     """
     per_pixel = PLAIN
-    if image.format == "WEBP":
+    if image.format in {"WEBP", "AVIF", "HEIF", "JPEG2000"}:
         per_pixel = WEBP
     elif image.mode.startswith("I;16"):
         per_pixel = DEEP

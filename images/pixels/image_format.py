@@ -8,6 +8,8 @@ from PIL import Image, UnidentifiedImageError
 
 from base.errors import ImageRefused, RefusalReason
 from base.text import one_line
+from images.pixels.extra_formats import readable_kind
+from images.pixels.unread_formats import image_format, other_content, remedy
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -18,23 +20,11 @@ _STARTS = {
     "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
 }
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
-_FOREIGN_BOXES = {
-    b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC",
-    b"heim": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF",
-}  # fmt: skip
-_FOREIGN_STARTS = {
-    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"8BPS": "Photoshop",
-    b"v/1\x01": "OpenEXR",
-}
 _UNSUPPORTED_PHRASES = ("unsupported", "not supported", "not yet supported", "unknown pixel mode")
 
 
 def kind_of(data: bytes) -> str | None:
-    """Return which of FORMATS the first bytes announce, or None."""
+    """Return which of FORMATS, or of those that can be read here, the first bytes announce."""
     for kind, starts in _STARTS.items():
         if data.startswith(starts):
             return kind
@@ -42,17 +32,17 @@ def kind_of(data: bytes) -> str | None:
         return "WEBP"
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
         return "BMP"
-    return None
+    name = image_format(data)
+    return None if name is None else readable_kind(name)
 
 
 def unknown_format(data: bytes) -> ImageRefused:
     """Return the refusal of bytes that announce none of FORMATS."""
-    name = _FOREIGN_BOXES.get(data[8:12]) if data[4:8] == b"ftyp" else None
-    name = name or next((v for start, v in _FOREIGN_STARTS.items() if data.startswith(start)), None)
-    if name:
-        message = f"{name} pictures are not read; convert it to JPEG, PNG or WebP"
-        return ImageRefused(RefusalReason.UNSUPPORTED, message)
+    if name := image_format(data):
+        return ImageRefused(*remedy(name))
     message = f"the bytes are not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
+    if content := other_content(data):
+        message = f"{message}, but {content}"
     return ImageRefused(RefusalReason.NOT_AN_IMAGE, message)
 
 
@@ -65,7 +55,7 @@ def refusal(data: bytes, kind: str, error: Exception) -> ImageRefused:
         return ImageRefused(RefusalReason.TOO_MANY_PIXELS, message)
     if isinstance(error, UnidentifiedImageError):
         error = _opening_error(data, kind) or error
-    if _IS_CUT[kind](data) or (kind == "TIFF" and "truncated" in str(error)):
+    if (kind in _IS_CUT and _IS_CUT[kind](data)) or (kind == "TIFF" and "truncated" in str(error)):
         return ImageRefused(RefusalReason.TRUNCATED, f"the {kind} ends early ({len(data)} bytes)")
     if any(phrase in str(error).lower() for phrase in _UNSUPPORTED_PHRASES):
         message = f"this sort of {kind} is not read ({one_line(error)}); convert it to PNG"

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from images.items import Source
+from images.pixels import extra_formats
 from images.sources.paths import suffix_of
 from images.sources.sample_labels import LABEL_SUFFIXES, SAMPLE_SUFFIXES
 
 SHOWN = 8  # kinds in one line
+HEIF = frozenset(extra_formats.SUFFIXES["HEIF"])
 NO_SUFFIX, EXCLUDED = "without a suffix", "excluded"
 
 
@@ -45,6 +47,8 @@ class PassedOver:
             total = self.files.total()
             lines.append(f"{total:,} file{'s' * (total != 1)} passed over: "
                          f"{', '.join(kinds[:SHOWN])}{more}")  # fmt: skip
+            if HEIF.intersection(self.files):
+                lines[-1] += " (to read HEIC: pip install 'lookalike[heif]')"
         if self.folders:
             shown = ", ".join(self.folders[:SHOWN])
             lines.append(f"{len(self.folders)} folder(s) skipped that cannot be listed: {shown}")

@@ -9,11 +9,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from base.errors import ImageRefused, RefusalReason
 from base.text import printable
 from images.items import Item
+from images.pixels import extra_formats
 from images.pixels.decode import DEFAULT_MAX_BYTES
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
-)
+SUFFIXES = extra_formats.suffixes() | {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"
+}  # fmt: skip
 
 
 def path_item(

@@ -248,7 +248,6 @@ def test_the_first_of_several_images_counts(format_: str, options: dict[str, obj
     [
         (tiff(np.zeros(6, "<f4").tobytes(), 3, 2, bits=32, photometric=1, sample_format=3), "F"),
         (tiff(np.zeros(6, "<i4").tobytes(), 3, 2, bits=32, photometric=1, sample_format=2), "I"),
-        (encode(Image.new("LAB", (3, 2)), "TIFF"), "LAB"),
     ],
 )
 def test_samples_without_an_agreed_range_are_refused(data: bytes, mode: str) -> None:

@@ -49,8 +49,11 @@ def test_not_an_image(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("start", "name"),
     [
-        (b"\0\0\0\x1cftypheic", "HEIC"),
-        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\1\0\1\0\x10\x10", "ICO"),
+        (b"\0" * 128 + b"DICM", "DICOM"),
+        (b"\0\0\2" + b"\0" * 9 + b"\x20\0\x20\0\x18\0", "TGA"),
+        (b"P6 2 2 255\n", "Netpbm"),
+        (b'<?xml version="1.0"?><svg xmlns="x">', "SVG"),
         (b"\xff\x0a\0\0", "JPEG XL"),
         (b"8BPS", "Photoshop"),
     ],
@@ -62,8 +65,33 @@ def test_images_of_other_formats_are_named(start: bytes, name: str) -> None:
 
 
 def test_formats_outside_the_list_are_not_read_though_pillow_can() -> None:
-    assert reason(encode(noise(), "PPM")) == RefusalReason.NOT_AN_IMAGE
-    assert reason(encode(noise(), "TGA")) == RefusalReason.NOT_AN_IMAGE
+    assert reason(encode(noise(), "PPM")) == RefusalReason.UNSUPPORTED
+    assert reason(encode(noise(), "TGA")) == RefusalReason.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "a web page"),
+        (b"\x93NUMPY\1\0", "an array of NumPy"),
+        (b"\0\0\0\x1cftypisom", "a video"),
+        (b"RIFF\0\0\0\0AVI ", "a video"),
+        (b"version https://git-lfs.github.com/spec/v1", "fetch the file with git lfs pull"),
+        (b"\0\5\x16\7", "AppleDouble"),
+    ],
+)
+def test_what_is_no_image_is_named(start: bytes, name: str) -> None:
+    with pytest.raises(ImageRefused, match=name) as caught:
+        decode(start + b"\0" * 64)
+    assert caught.value.reason == RefusalReason.NOT_AN_IMAGE
+
+
+def test_colors_that_are_not_read_have_their_remedy() -> None:
+    file = io.BytesIO()
+    Image.new("LAB", (8, 8)).save(file, "TIFF")
+    with pytest.raises(ImageRefused, match="colors in LAB are not read; convert it to RGB"):
+        decode(file.getvalue())
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -14,12 +14,12 @@ from images.sources.sources import open_source
 from tests.images.sources.archive_files import make_folder, make_tar, make_zip, png
 
 MIXED = {
-    "a/1.png": png(0), "a/2.HEIC": b"", "b/3.heic": b"", "b/4.dng": b"", "b/README": b"",
-    "b/.hidden.heic": b"", "@eaDir/1.png/thumb.png": png(1), "#recycle/2.png": png(2),
+    "a/1.png": png(0), "a/2.CR2": b"", "b/3.cr2": b"", "b/4.dng": b"", "b/README": b"",
+    "b/.hidden.cr2": b"", "@eaDir/1.png/thumb.png": png(1), "#recycle/2.png": png(2),
     "b/$RECYCLE.BIN/3.png": png(3), "System Volume Information/4.png": png(4),
     "lost+found/5.png": png(5), "__MACOSX/6.png": png(6),
 }  # fmt: skip
-SUMMARY = "4 files passed over: 2 .heic, 1 .dng, 1 without a suffix"
+SUMMARY = "4 files passed over: 2 .cr2, 1 .dng, 1 without a suffix"
 
 
 def keys(source: Path | str, *exclude: str) -> list[str]:
@@ -59,8 +59,8 @@ def test_what_is_no_image_is_counted_and_system_folders_are_not_read(
 
 def test_a_source_of_nothing_but_other_files_says_so(tmp_path: Path) -> None:
     for make in (make_folder, make_tar, make_zip):
-        path = make(tmp_path / make.__name__, {"1.heic": b"", "2.heic": b""})
-        with pytest.raises(SourceError, match=r"holds no image files .*: 2 \.heic$"):
+        path = make(tmp_path / make.__name__, {"1.cr2": b"", "2.cr2": b""})
+        with pytest.raises(SourceError, match=r"holds no image files .*: 2 \.cr2$"):
             open_source(path)
 
 
