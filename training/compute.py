@@ -35,9 +35,10 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
     """Return the dtype of convolutions and matrix products; everything else stays fp32.
 
-    "auto" takes bf16 only where the hardware multiplies it. Measured, ResNet-18 of width 16: 1.8
-    times the speed of fp32 on a CPU with AVX512_BF16, a tenth of it on one with AVX2 alone, where
-    bf16 is emulated. (channels_last against NCHW in fp32: 1.4 to 1.7 times on both.)
+    A run on a CPU has settled "auto" by time before (`precision.py`). What else asks, like
+    a run on CUDA, goes by the hardware: bf16 only where it multiplies it. Measured, ResNet-18 of
+    width 16: 1.8 times the speed of fp32 on a CPU with AVX512_BF16, a tenth of it on one with AVX2
+    alone, where bf16 is emulated. (channels_last against NCHW in fp32: 1.4 to 1.7 times on both.)
     """
     if name == "auto":
         name = "bf16" if _has_bf16(device) else "fp32"

@@ -17,6 +17,7 @@ from training.lesson import prepare_lesson, taught_recipe
 from training.loop import Leader, Loop
 from training.parallel.launch import launch_of
 from training.parallel.ranks import device_of, process_group
+from training.precision import settle_precision
 from training.run_folder.previous_run import open_run
 from training.run_start import list_refused, prepare_run
 from training.trainer import Trainer
@@ -42,7 +43,7 @@ class TrainResult:
     """What a call of `train` came to."""
 
     run: Path
-    recipe: Recipe  # as it was trained: with numbers for the range and the digest of start weights
+    recipe: Recipe  # as it was trained: with range, precision and the digest of start weights
     step: int
     steps: int
     images: int
@@ -76,7 +77,8 @@ def train(
     on the recipe, measures and writes.
 
     The same recipe, images, device and number of threads give the same weights bit for bit on a
-    CPU, however often the run was stopped and resumed. SIGINT and SIGTERM end the run after the
+    CPU, however often the run was stopped and resumed. A precision of "auto" is settled by time
+    when a run starts; the recipe in its folder says how. SIGINT and SIGTERM end the run after the
     step at hand with a checkpoint.
 
     Args:
@@ -103,7 +105,7 @@ def train(
     torch.set_num_threads(max(1, available_cpus() // launch.local_world))
     with process_group(target) as ranks:
         recipe, previous = ranks.from_leader(
-            lambda: _begin(run, recipe, source, teacher, resume=resume)
+            lambda: _begin(run, recipe, source, teacher, target, resume=resume, progress=progress)
         )
         for line in describe_values(recipe.data, recipe.augmentation):
             progress.message(line)
@@ -211,12 +213,21 @@ def _decode(
 
 
 def _begin(
-    run: Path, recipe: Recipe, source: Source, teacher: Teacher | None, *, resume: bool
+    run: Path,
+    recipe: Recipe,
+    source: Source,
+    teacher: Teacher | None,
+    device: torch.device,
+    *,
+    resume: bool,
+    progress: Progress,
 ) -> tuple[Recipe, Checkpoint | None]:
-    """Return the recipe, with its range and start weights settled, and the state to resume from."""
+    """Return the recipe with range, weights and precision settled, and the state to resume from."""
     recipe = taught_recipe(recipe, teacher)
     recipe = replace(recipe, data=resolve_range(recipe.data, source))
-    previous = open_run(run, recipe, resume=resume)
+    recipe, previous = open_run(run, recipe, resume=resume)
+    if previous is None:
+        recipe = settle_precision(recipe, device, progress)
     if recipe.encoder.weights is not None and recipe.encoder.weights_sha256 is None:
         recipe = pinned(recipe, read_start_weights(recipe))
     return recipe, previous

@@ -13,6 +13,7 @@ from base.progress import Silent
 from training.compute import choose_device
 from training.distillation.settings import START
 from training.optim.schedule import peak_learning_rate
+from training.precision import settle_precision
 from training.recipes.pick_recipe import choose_recipe
 from training.recipes.recipe_files import load_recipe, recipe_names
 from training.tuning.batch_size import auto_batch_size
@@ -188,7 +189,9 @@ def resumed_recipe(name: str, settings: Sequence[str], images: int) -> Recipe:
 
 
 def _measured_batch(recipe: Recipe, images: int, device: str, progress: Progress) -> Recipe:
-    fit = auto_batch_size(recipe, choose_device(device), images, progress)
+    target = choose_device(device)
+    recipe = settle_precision(recipe, target, progress)  # before memory is: it halves activations
+    fit = auto_batch_size(recipe, target, images, progress)
     training = replace(recipe.training, batch_size=fit.batch_size)
     micro = training.micro_batch
     if micro is not None and (micro > fit.batch_size or fit.batch_size % micro):

@@ -15,7 +15,7 @@ class TrainingSettings:
     epochs: float | None = None
     samples: int | None = None  # images seen, repetitions counted
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster, see `precision.py`
     compile: bool = False  # see `compute.compiled`
     log_every: int = 10  # steps per line of metrics.jsonl
     checkpoint_minutes: float = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from base.errors import ArtifactError, UsageError
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from training.data.training_data import TrainingData
 
 
-def open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
-    """Return the state to resume from, None for a new run.
+def open_run(run: Path, recipe: Recipe, *, resume: bool) -> tuple[Recipe, Checkpoint | None]:
+    """Return the recipe and the state to resume from, None for a new run.
+
+    Where the recipe leaves the precision to be settled, it is the one that the run was started in.
 
     Raises:
         UsageError: the folder holds a run and `resume` is false, nothing to resume, or something
@@ -28,18 +31,21 @@ def open_run(run: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
             raise UsageError(f"{run} already holds a run: add --resume to go on, or another --out")
         if run.exists() and (not run.is_dir() or (any(run.iterdir()) and not _begun(run))):
             raise UsageError(f"{run} exists and is not a run folder: give another --out")
-        return None
+        return recipe, None
     if not has_run(run):
         raise UsageError(f"{run} holds no run to resume: drop --resume to start one")
     previous = load_checkpoint(run)
     # by value: a run of an older version lacks keys that came since and so has another digest
-    started = Recipe.from_dict(previous.recipe).digest
+    started_recipe = Recipe.from_dict(previous.recipe)
+    started, precision = started_recipe.digest, started_recipe.training.precision
+    if recipe.training.precision == "auto":
+        recipe = replace(recipe, training=replace(recipe.training, precision=precision))
     if started != recipe.digest:
         raise ArtifactError(
             f"{run} was started with another recipe ({started[:12]}, this one is "
             f"{recipe.digest[:12]}): resume without --recipe and --set, or give another --out"
         )
-    return previous
+    return recipe, previous
 
 
 def _begun(run: Path) -> bool:

@@ -25,6 +25,7 @@ from training.data.value_range import resolve_range
 from training.errors import TrainingDivergedError
 from training.optim.schedule import peak_learning_rate
 from training.parallel.launch import launch_of
+from training.precision import settle_precision
 from training.train import CACHE_IN_MEMORY
 from training.trainer import Trainer
 from training.weights.start_weights import load_start_weights
@@ -151,6 +152,7 @@ def find_learning_rate(
     recipe = replace(recipe, data=resolve_range(recipe.data, source))
     target = choose_device(device)
     torch.set_num_threads(available_cpus())
+    recipe = settle_precision(recipe, target, progress)
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         images = open_training_data(
             source,
