@@ -35,7 +35,7 @@ class Item:
     uri: str
     label: str | None
     read: Callable[[], Content]
-    metadata: Mapping[str, str] | None = None
+    metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         label = self.label
@@ -46,7 +46,7 @@ class Item:
         object.__setattr__(self, "label", None if label is None else printable(label))
 
 
-def metadata_text(metadata: Mapping[str, str] | None) -> str | None:
+def metadata_text(metadata: Mapping[str, Any] | None) -> str | None:
     """Return an item's metadata as the text of a JSON object, the same for equal ones."""
     if not metadata:
         return None

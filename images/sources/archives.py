@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from base.errors import SourceError
@@ -63,7 +63,7 @@ class ArchiveSource:
         labels: by member, valid Unicode.
         reader: from a member's position to what reads it; it can be pickled.
         passed_over: the members that are not images.
-        splits: by member, of its folders; () if there are none.
+        metadata: by member; () if there is none.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ArchiveSource:
     labels: list[str | None]
     reader: Callable[[int], Callable[[], Content]]
     passed_over: PassedOver = field(default_factory=PassedOver)
-    splits: Sequence[str | None] = ()
+    metadata: Sequence[dict[str, Any] | None] = ()
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -101,11 +101,8 @@ class ArchiveSource:
                 key = f"{key}@{offset}"
             seen.add(key)
             yield Item(key, member_uri(self.base, name, offset), self.labels[index],
-                       self.reader(index), self._metadata(index))  # fmt: skip
-
-    def _metadata(self, index: int) -> dict[str, str] | None:
-        split = self.splits[index] if self.splits else None
-        return None if split is None else {"split": split}
+                       self.reader(index),
+                       self.metadata[index] if self.metadata else None)  # fmt: skip
 
 
 def member_uri(base: str, member: str, offset: int) -> str:

@@ -1,18 +1,23 @@
 """A folder of images: recursive, in order, labeled by its sub-folders."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from base.errors import SourceError
 from images.items import Item
 from images.sources.archives import counts, hidden_in
-from images.sources.folder_labels import FolderLabels, folder_labels
+from images.sources.folder_labels import folder_labels
 from images.sources.folder_walk import image_paths
 from images.sources.locations import file_system, is_url, read_location, read_span
 from images.sources.passed_over import PassedOver
 from images.sources.paths import SUFFIXES, path_item, suffix_of, unique_keys
 from images.sources.sample_labels import MAX_LABEL_BYTES, SampleLabels, sample_of
+
+READERS = 8  # of small files beside images: a network's file system answers many at once
+CHUNK = 4096
 
 
 class FolderSource:
@@ -35,17 +40,17 @@ class FolderSource:
                 f"{message}; {' and '.join(others.splitlines())}" if others else message
             )
         self._keys = unique_keys(self._paths)
-        self._folders = _labels(self._paths, self.passed_over, lambda path: f"{root}/{path}")
-        self.classes = _classes(self._folders)
+        self._described = _described(self._paths, self.passed_over, lambda path: f"{root}/{path}")
+        self.classes = _classes(self._described.labels)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __iter__(self) -> Iterator[Item]:
         # Paths are joined as text: a million Path objects take half a minute.
-        for path, label, split in zip(self._paths, *self._folders, strict=True):
+        for path, label, metadata in zip(self._paths, *self._described, strict=True):
             key = self._keys.get(path, path)
-            yield path_item(f"{self._root}/{path}", key, label, _metadata(split))
+            yield path_item(f"{self._root}/{path}", key, label, metadata)
 
 
 class RemoteFolder:
@@ -71,26 +76,38 @@ class RemoteFolder:
         self._url = url
         if not self._paths:
             raise SourceError(f"{url} holds no image files, nor do its sub-folders")
-        self._folders = _labels(self._paths, self.passed_over, lambda path: f"{url}/{path}")
-        self.classes = _classes(self._folders)
+        self._described = _described(self._paths, self.passed_over, lambda path: f"{url}/{path}")
+        self.classes = _classes(self._described.labels)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __iter__(self) -> Iterator[Item]:
-        for path, label, split in zip(self._paths, *self._folders, strict=True):
+        for path, label, metadata in zip(self._paths, *self._described, strict=True):
             url = f"{self._url}/{path}"
-            yield Item(path, url, label, partial(read_location, url), _metadata(split))
+            yield Item(path, url, label, partial(read_location, url), metadata)
 
 
-def _labels(paths: list[str], passed: PassedOver, location: Callable[[str], str]) -> FolderLabels:
+class _Described(NamedTuple):
+    labels: list[str | None]
+    metadata: list[dict[str, Any] | None]
+
+
+def _described(paths: list[str], passed: PassedOver, location: Callable[[str], str]) -> _Described:
     """Return what the files beside images say, else what their folders do."""
     folders, samples = folder_labels(paths), SampleLabels()
     images = {sample_of(path) for path in paths} if passed.beside else set()
     beside = [path for path in passed.beside if sample_of(path) in images]
     passed.files.update(suffix_of(path) for path in passed.beside if sample_of(path) not in images)
-    samples.read(beside, lambda path: _read_beside(location(path)))
-    return folders._replace(labels=list(samples.over(paths, folders.labels)))
+    with ThreadPoolExecutor(READERS, "beside") as pool:
+        for start in range(0, len(beside), CHUNK):
+            chunk = beside[start : start + CHUNK]
+            contents = pool.map(_read_beside, map(location, chunk))
+            for path, data in zip(chunk, contents, strict=True):
+                if data is not None:
+                    samples.add(path, data)
+    labels = list(samples.over(paths, folders.labels))
+    return _Described(labels, list(samples.metadata(paths, folders.splits)))
 
 
 def _read_beside(location: str) -> bytes | None:
@@ -103,9 +120,5 @@ def _read_beside(location: str) -> bytes | None:
     return data if len(data) <= MAX_LABEL_BYTES else None
 
 
-def _classes(folders: FolderLabels) -> tuple[str, ...]:
-    return tuple(sorted({label for label in folders.labels if label is not None}))
-
-
-def _metadata(split: str | None) -> dict[str, str] | None:
-    return None if split is None else {"split": split}
+def _classes(labels: list[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({label for label in labels if label is not None}))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from base.errors import ImageRefused, RefusalReason
@@ -21,7 +22,7 @@ def path_item(
     path: str | os.PathLike[str],
     key: str,
     label: str | None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Item:
     """Return the item of the image file at `path`, an absolute one."""
     text = os.fspath(path)

@@ -17,7 +17,6 @@ from images.sources.locations import check_size, join_uri, open_location, read_s
 from images.sources.passed_over import PassedOver
 from images.sources.paths import suffix_of
 from images.sources.sample_labels import (
-    LABEL_SUFFIXES,
     MAX_LABEL_BYTES,
     SAMPLE_SUFFIXES,
     SampleLabels,
@@ -81,7 +80,7 @@ def open_tar(location: str, name: str) -> ArchiveSource:
         labels,
         reader,
         listing.passed_over,
-        by_folder.splits,
+        list(listing.samples.metadata(listing.names, by_folder.splits)),
     )
 
 
@@ -109,7 +108,7 @@ class _Listing:
             self.sizes.append(_size_of(member))
         elif hidden_in(name):
             return
-        elif suffix in LABEL_SUFFIXES and member.size <= MAX_LABEL_BYTES:
+        elif suffix in SAMPLE_SUFFIXES and member.size <= MAX_LABEL_BYTES:
             file.seek(member.start)
             self.samples.add(name, file.read(member.size))
         elif suffix not in SAMPLE_SUFFIXES:

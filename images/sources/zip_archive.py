@@ -82,7 +82,8 @@ def open_zip(location: str, name: str) -> ArchiveSource:
     samples.read(beside, lambda member: _read_beside(location, beside[member]))
     labels = list(samples.over(names, by_folder.labels))
     base = join_uri("zip", location)
-    return ArchiveSource(name, base, names, columns[0], labels, reader, passed, by_folder.splits)
+    metadata = list(samples.metadata(names, by_folder.splits))
+    return ArchiveSource(name, base, names, columns[0], labels, reader, passed, metadata)
 
 
 def _read_beside(location: str, member: Member) -> bytes | None:

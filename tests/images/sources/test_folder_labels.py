@@ -29,9 +29,9 @@ def test_folder_tar_and_zip_have_the_same_labels_and_splits(tmp_path: Path, layo
     files = {name: png(i) for i, name in enumerate(names)}
     for i, name in enumerate(names):  # captions and boxes are no classes
         files[f"{name[:-4]}.txt"] = [b"a hat", b"0 0.5 0.5 0.25 0.25\n", b"7"][i]
-        files[f"{name[:-4]}.json"] = b'{"caption": "a hat"}'
+        files[f"{name[:-4]}.json"] = b'{"caption": "a hat", "boxes": [1]}'
     expected = [
-        (name, label, {"split": split} if split else None)
+        (name, label, ({"split": split} if split else {}) | {"caption": "a hat"})
         for name, label, split in zip(names, labels, splits, strict=True)
     ]
     for path in (make_folder(tmp_path / "f", files), make_tar(tmp_path / "a.tar", files),
@@ -87,3 +87,26 @@ def test_labels_come_from_one_of_table_and_folders(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "f", {"a/1.png": png(1)})
     with pytest.raises(UsageError, match="leave one option out"):
         open_source(folder, labels=tmp_path / "l.csv", label_from="last")
+
+
+def test_what_lies_beside_images_is_metadata(tmp_path: Path) -> None:
+    fields = b'{"caption": "a cat", "width": 640, "nsfw": false, "score": 0.5, "label": "cat", '
+    fields += b'"bad": NaN, "none": null, "exif": {"x": 1}, "big": 1e400, "\\ud800": "\\udfff"}'
+    files = {"1.png": png(1), "1.json": fields, "2.png": png(2), "2.json": b"[" * 9000}
+    expected = {"caption": "a cat", "width": 640, "nsfw": False, "score": 0.5, r"\ud800": r"\udfff"}
+    for path in (make_folder(tmp_path / "f", files), make_tar(tmp_path / "a.tar", files),
+                 make_zip(tmp_path / "a.zip", files)):  # fmt: skip
+        first, second = open_source(path)
+        assert (first.label, first.metadata) == ("cat", expected)
+        assert (second.label, second.metadata) == (None, None)
+
+
+def test_captions_in_a_tar_are_metadata_and_boxes_are_not(tmp_path: Path) -> None:
+    files = {
+        "1.png": png(1), "1.txt": "eine Mütze\n".encode(),
+        "2.png": png(2), "2.txt": b"\xff",
+        "3.png": png(3), "3.txt": b"0 0.5 0.5 0.1 0.1\n1 0.2 0.5 0.1 0.1\n",
+        "4.txt": b"of the text", "4.json": b'{"caption": "of the fields"}', "4.png": png(4),
+    }  # fmt: skip
+    metadata = [item.metadata for item in open_source(make_tar(tmp_path / "a.tar", files))]
+    assert metadata == [{"caption": "eine Mütze"}, None, None, {"caption": "of the fields"}]
