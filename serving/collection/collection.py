@@ -25,6 +25,7 @@ from base.errors import LookalikeError, UsageError
 from base.locks import Locked, folder_lock
 from base.progress import OnProgress
 from serving.collection.contract.errors import CollectionBusy, refuse_duplicates
+from serving.collection.contract.keys import distinct_keys
 from serving.collection.contract.new_folder import new_folder
 from serving.collection.contract.records import (
     AddReport,
@@ -97,8 +98,9 @@ class Collection(Reader):
 
         Raises:
             CollectionBusy: another process writes.
+            UsageError: a text instead of a list of keys.
         """
-        requested = list(dict.fromkeys(keys))
+        requested = distinct_keys(keys)
         with self.writing():
             with self._ledger.writing() as writing:
                 existing = writing.find(requested)

@@ -2,7 +2,10 @@
 
 Each item is searched for with its own vector, so the time grows with the number of items and not
 with their pairs. Items as similar as the threshold are linked, and linked ones form a group, also
-through others. The item to keep is the one with the largest image, among equals the first key.
+through others. Equal vectors are linked without a search, and an item of a group that is large
+already is searched for no further than its nearest, so that the time does not grow with the square
+of a group either.
+The item to keep is the one with the largest image, among equals the first key.
 "Similar" is far below "duplicate": duplicates have a threshold of their own.
 """
 
@@ -14,11 +17,12 @@ import numpy as np
 from base.errors import UsageError
 from base.progress import OnProgress
 from serving.collection.contract.interface import AnyCollection
-from serving.collection.contract.records import Hit, Record
+from serving.collection.contract.records import Record
 
 BLOCK_ITEMS = 1024
 NEIGHBORS = 16  # of the first search; more only where all of them are duplicates
 MOST_NEIGHBORS = 1024  # of one item; larger groups hold together through their other members
+LARGE = 256  # members from which on a group does so through the nearest of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,47 +75,74 @@ def find_duplicates(
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"threshold is {threshold}; a cosine above 0 and up to 1 is needed")
-    parents: dict[str, str] = {}
+    groups, firsts = _Groups(), dict[bytes, str]()
     done = 0
     for records in collection.pages(BLOCK_ITEMS):
-        for record, hits in zip(records, _near(collection, records, threshold), strict=True):
-            for hit in hits:
-                if hit.key != record.key:
-                    _link(parents, record.key, hit.key)
+        distinct = []
+        for record in records:
+            first = firsts.setdefault(np.asarray(record.vector).tobytes(), record.key)
+            if first == record.key:
+                distinct.append(record)
+            else:
+                groups.link(record.key, first)
+        _link_near(collection, distinct, threshold, groups)
         done += len(records)
         if on_progress:
             on_progress(done, len(collection))
-    members: dict[str, list[str]] = {}
-    for key in parents:
-        members.setdefault(_root(parents, key), []).append(key)
-    groups = [group for keys in members.values() if (group := _group(collection, keys))]
-    return sorted(groups, key=lambda group: (-len(group.duplicates), group.key))
+    made = [group for keys in groups.members() if (group := _group(collection, keys))]
+    return sorted(made, key=lambda group: (-len(group.duplicates), group.key))
 
 
-def _near(collection: AnyCollection, records: list[Record], threshold: float) -> list[list[Hit]]:
-    """Return for each item the hits as similar as the threshold, itself among them."""
-    near: list[list[Hit]] = [[] for _ in records]
-    pending, k = list(range(len(records))), NEIGHBORS
+def _link_near(
+    collection: AnyCollection, records: list[Record], threshold: float, groups: "_Groups"
+) -> None:
+    """Link each item with those as similar as the threshold."""
+    pending, k = records, NEIGHBORS
     while pending:
-        vectors = np.stack([np.asarray(records[i].vector, np.float32) for i in pending])
+        vectors = np.stack([np.asarray(record.vector, np.float32) for record in pending])
         results = collection.search(vectors, k, min_score=threshold)
-        for i, hits in zip(pending, results, strict=True):
-            near[i] = hits
-        pending = [i for i in pending if len(near[i]) == k] if k < MOST_NEIGHBORS else []
+        for record, hits in zip(pending, results, strict=True):
+            for hit in hits:
+                if hit.key != record.key:
+                    groups.link(record.key, hit.key)
+        pending = [
+            record
+            for record, hits in zip(pending, results, strict=True)
+            if len(hits) == k < MOST_NEIGHBORS and groups.size(record.key) < LARGE
+        ]
         k *= 8
-    return near
 
 
-def _link(parents: dict[str, str], one: str, other: str) -> None:
-    parents.setdefault(one, one)
-    parents.setdefault(other, other)
-    parents[_root(parents, one)] = _root(parents, other)
+class _Groups:
+    """Keys that are linked, also through others (disjoint sets, the smaller one joins)."""
 
+    def __init__(self) -> None:
+        self._parents: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
 
-def _root(parents: dict[str, str], key: str) -> str:
-    while parents[key] != key:
-        parents[key] = key = parents[parents[key]]  # halves the way for the next one
-    return key
+    def link(self, one: str, other: str) -> None:
+        small, large = sorted((self._root(one), self._root(other)), key=self._sizes.__getitem__)
+        if small != large:
+            self._parents[small] = large
+            self._sizes[large] += self._sizes.pop(small)
+
+    def size(self, key: str) -> int:
+        return self._sizes[self._root(key)]
+
+    def members(self) -> list[list[str]]:
+        """Return the keys of each group."""
+        by_root: dict[str, list[str]] = {}
+        for key in self._parents:
+            by_root.setdefault(self._root(key), []).append(key)
+        return list(by_root.values())
+
+    def _root(self, key: str) -> str:
+        if key not in self._parents:
+            self._parents[key], self._sizes[key] = key, 1
+        while self._parents[key] != key:
+            # halves the way for the next one
+            self._parents[key] = key = self._parents[self._parents[key]]
+        return key
 
 
 def _group(collection: AnyCollection, keys: list[str]) -> Group | None:

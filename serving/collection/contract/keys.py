@@ -1,6 +1,6 @@
 """Keys of items: which there can be, where a page of them begins, and splitting many of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from base.errors import UsageError
@@ -15,6 +15,17 @@ def is_utf8(key: object) -> bool:
         return isinstance(key, str) and bool(key.encode())
     except UnicodeEncodeError:
         return False
+
+
+def distinct_keys(keys: Iterable[str]) -> list[str]:
+    """Return keys in their order, each once.
+
+    Raises:
+        UsageError: a text, whose letters would be taken for keys.
+    """
+    if isinstance(keys, (str, bytes)):
+        raise UsageError(f"keys is {keys!r}: give a list of keys, [{keys!r}]", param="keys")
+    return list(dict.fromkeys(keys))
 
 
 def page_start(after: str | None) -> str:

@@ -6,6 +6,9 @@ It is made inside a hidden folder beside its final path, locked as long as a pro
     .shop.1b2c3d4e.new/made/        renamed to shop/ at the end
 
 So a process that makes the same folder can tell the remains of a killed one from work in progress.
+
+Nothing can be renamed to an empty mount point. There the hidden folder lies inside, and what is in
+it is moved out of it, `LAST` at the end: without that file it is no collection.
 """
 
 import secrets
@@ -18,6 +21,8 @@ from pathlib import Path
 from base.errors import LookalikeError, UsageError
 from base.files import fsync_directory
 from base.locks import FILE_NAME, Locked, folder_lock
+
+LAST = "ledger.db"
 
 
 @contextmanager
@@ -32,11 +37,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UsageError: there is something at its path, or it cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
-    for workplace in folder.parent.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 8}.new"):
+    mounted = folder.is_mount()
+    inside = folder if mounted else folder.parent
+    for workplace in inside.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 8}.new"):
         _remove_abandoned(workplace)
-    workplace = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
+        raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
+    workplace = inside / f".{folder.name}.{secrets.token_hex(4)}.new"
     try:
         workplace.mkdir(parents=True)
         with folder_lock(workplace):
@@ -44,14 +51,28 @@ def new_folder(folder: Path) -> Iterator[Path]:
             unfinished.mkdir()
             yield unfinished
             fsync_directory(unfinished)
-            unfinished.replace(folder)
-        fsync_directory(folder.parent)
+            if mounted:
+                _move_out(unfinished, folder)
+            else:
+                unfinished.replace(folder)
+        fsync_directory(inside)
     except OSError as error:
         raise UsageError(f"cannot make {folder}: {error.strerror}") from error
     except Locked as locked:
         raise UsageError(f"{folder} is being made by another process; try again") from locked
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing is in it but what a new file system comes with."""
+    return all(path.name == "lost+found" for path in folder.iterdir())
+
+
+def _move_out(unfinished: Path, folder: Path) -> None:
+    """Move what is in a folder to its final one; see `LAST`."""
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == LAST):
+        path.replace(folder / path.name)
 
 
 def _remove_abandoned(workplace: Path) -> None:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+
 from base.errors import UsageError
 
 FIRST, GROWTH = 64, 8
@@ -17,6 +19,10 @@ def check_bounds(k: int | None, min_score: float | None) -> None:
     Raises:
         UsageError: naming k or min_score.
     """
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer)):
+        raise UsageError(f"k is {k!r}; a whole number is needed", param="k")
+    if min_score is not None and not isinstance(min_score, float | int | np.floating | np.integer):
+        raise UsageError(f"min_score is {min_score!r}; a number is needed", param="min_score")
     if k is not None and k < 1:
         raise UsageError(f"k is {k}; at least 1 is needed", param="k")
     if min_score is not None and math.isnan(min_score):

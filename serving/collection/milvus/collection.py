@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from base.errors import LookalikeError, UsageError
 from serving.collection.contract.errors import check_encoder, refuse_duplicates
 from serving.collection.contract.interface import AnyCollection
-from serving.collection.contract.keys import chunks, is_utf8, page_start
+from serving.collection.contract.keys import chunks, distinct_keys, is_utf8, page_start
 from serving.collection.contract.records import (
     MAX_KEY_BYTES,
     AddReport,
@@ -130,7 +130,7 @@ class MilvusCollection(AnyCollection):
 
     def remove(self, keys: Iterable[str]) -> list[str]:
         """Remove items; return the keys that were there, in the order given."""
-        requested = list(dict.fromkeys(keys))
+        requested = distinct_keys(keys)
         with self._write_lock:
             existing = set(self.existing(requested))
             removed = [key for key in requested if key in existing]

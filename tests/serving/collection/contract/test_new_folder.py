@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from base.errors import UsageError
 from serving.collection.contract.new_folder import new_folder
 
 MAKE = """
@@ -37,3 +40,31 @@ def test_what_a_killed_process_has_left_goes_when_the_same_is_made_again(tmp_pat
         (mine / "small").touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "first", expected.name]
     assert [path.name for path in expected.iterdir()] == ["small"]
+
+
+def test_an_empty_mount_point_is_filled_with_the_ledger_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be renamed to it, and what is made outside is on another file system."""
+    mounted = tmp_path / "disk"
+    (mounted / "lost+found").mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == mounted)
+    (mounted / ".disk.01234567.new").mkdir()  # of a killed process
+    (mounted / ".disk.01234567.new" / ".lock").touch()
+    moved: list[str] = []
+    replace = Path.replace
+
+    def noted(path: Path, to: Path) -> Path:
+        moved.append(path.name)
+        return replace(path, to)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    with new_folder(mounted) as unfinished:
+        assert mounted in unfinished.parents
+        for name in ("ledger.db", "thumbnails.db", "a"):
+            (unfinished / name).touch()
+    names = sorted(path.name for path in mounted.iterdir())
+    assert names == ["a", "ledger.db", "lost+found", "thumbnails.db"]
+    assert moved[-1] == "ledger.db"
+    with pytest.raises(UsageError, match="not empty"), new_folder(mounted):
+        pass
