@@ -34,6 +34,13 @@ class Axes(StrEnum):
     NHWC = "nhwc"
 
 
+class Token(StrEnum):
+    """What of an ONNX output of tokens [N,T,D] the features are."""
+
+    CLS = "cls"
+    MEAN = "mean"
+
+
 class Projection(StrEnum):
     """What is done to the features of real pictures."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from export.cli.choices import Axes, Filter, Int8Target, Precision, Projection
+from export.cli.choices import Axes, Filter, Int8Target, Precision, Projection, Token
 from export.cli.cli_evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ def export(
     ] = None,
     output: Annotated[
         str | None, typer.Option(help="--onnx: the tensor of features; default: its output.")
+    ] = None,
+    token: Annotated[
+        Token | None,
+        typer.Option(help="--onnx: of outputs [N, T, D] the first token or the mean."),
     ] = None,
     divide: Annotated[
         float | None,
@@ -153,6 +157,7 @@ def export(
             layout=None if layout is None else layout.value,
             image_size=image_size,
             output=output,
+            token=None if token is None else token.value,
             mean=shift,
             std=scale,
             divide=divide,

@@ -52,6 +52,7 @@ class Origin:
             unused = {
                 "--layout": self.graph.layout,
                 "--output": self.graph.output,
+                "--token": self.graph.token,
                 "--divide": self.graph.divide,
             }
         flags = [name for name, value in unused.items() if value is not None]
@@ -74,7 +75,7 @@ class Origin:
 
             draft, wrapped = draft_onnx(self.onnx, options=self.graph, licence_note=note)
             draft.write(target)
-            return wrapped.summary
+            return "\n".join(filter(None, (wrapped.summary, wrapped.warning)))
         if self.run is None:
             raise AssertionError("checked above")
         opset = self.opset or OPSET

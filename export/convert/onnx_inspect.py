@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from training.weights.weight_layouts import Rgb
 
 Layout = Literal["nchw", "nhwc"]
+Token = Literal["cls", "mean"]
 LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
+PRODUCTS = ("Gemm", "MatMul")
+SCORES = ("Softmax", "LogSoftmax", "Sigmoid")
+CARRIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze")  # move numbers, compute none
+CLASSES = (1000, 1001, 21841, 21843)  # of ImageNet, with and without a background
+FEW = 16  # numbers; encoders have more
 INPUT_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
@@ -34,6 +40,7 @@ class OnnxOptions:
         layout: order of its input's axes, "nchw" or "nhwc".
         image_size: side of its images in pixels.
         output: name of the tensor that holds the features, an inner one too.
+        token: of an output [N,T,D] the first of the T tokens, or the mean of all of them.
         mean: subtracted from images, in units of the divided pixels.
         std: divided by, likewise.
         divide: what pixels of 0 to 255 are divided by first: 1 for graphs that take bytes, say;
@@ -45,6 +52,7 @@ class OnnxOptions:
     layout: Layout | None = None
     image_size: int | None = None
     output: str | None = None
+    token: Token | None = None
     mean: Rgb | None = None
     std: Rgb | None = None
     divide: float | None = None
@@ -144,9 +152,11 @@ def find_output(file: Path, model: ModelProto, options: OnnxOptions) -> str:
     made = {name for node in model.graph.node for name in node.output}
     if options.output is not None:
         if options.output not in made:
+            last = _before_last(model)
+            before = f"; '{last}' goes into its last matrix product" if last else ""
             raise UsageError(
                 f"{file} has no tensor {options.output!r}: its outputs are {', '.join(outputs)}"
-                f"{_before_last(model)}"
+                f"{before}"
             )
         return options.output
     if len(outputs) == 1:
@@ -159,10 +169,50 @@ def find_output(file: Path, model: ModelProto, options: OnnxOptions) -> str:
     return flat[0]
 
 
-def _before_last(model: ModelProto) -> str:
-    """Name a classifier's features: what goes into its last matrix product."""
-    last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
-    return f"; '{last[-1].input[0]}' goes into its last matrix product" if last else ""
+def classifier_warning(model: ModelProto, output: str, dim: int) -> str | None:
+    """Return a warning where features are rather the scores of classes, None elsewhere.
+
+    Args:
+        model: the graph as it came.
+        output: its tensor of features.
+        dim: how many numbers it has for an image.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    maker, last = makers.get(output), _before_last(model, output)
+    while maker is not None and maker.op_type in CARRIES:
+        maker = makers.get(maker.input[0])
+    operator = maker.op_type if maker is not None else ""
+    if operator in SCORES:
+        reason = f"it comes from {operator}"
+    elif dim < FEW:
+        reason = f"it has {dim} numbers"
+    elif dim in CLASSES and operator in {*PRODUCTS, "Add"}:
+        reason = f"it has {dim} numbers, as many as ImageNet has classes"
+    else:
+        return None
+    offer = f"; the tensor before it: --output {last}" if last else ""
+    return (
+        f"warning: '{output}' looks like a classifier's scores, not like features ({reason}), "
+        f"and pictures that are alike are poorly found by scores{offer}"
+    )
+
+
+def _before_last(model: ModelProto, output: str | None = None) -> str | None:
+    """Return a classifier's features: what goes into the last matrix product [before `output`]."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    behind = list(makers) if output is None else [output]
+    before = set(behind)
+    while behind:
+        maker = makers.get(behind.pop())
+        more = [] if maker is None else [name for name in maker.input if name not in before]
+        before.update(more)
+        behind.extend(more)
+    last = [
+        node
+        for node in model.graph.node
+        if node.op_type in PRODUCTS and before.intersection(node.output)
+    ]
+    return last[-1].input[0] if last and last[-1].input[0] in makers else None
 
 
 def _described(value: ValueInfoProto) -> str:

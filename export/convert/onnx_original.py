@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from export.convert.onnx_inspect import Layout
+    from export.convert.onnx_inspect import Layout, Token
     from training.weights.weight_layouts import Rgb
 
 
@@ -26,9 +26,18 @@ class Original:
     """The model as it came, run one image at a time."""
 
     def __init__(
-        self, file: Path, model: ModelProto, output: str, layout: Layout, *, mean: Rgb, std: Rgb
+        self,
+        file: Path,
+        model: ModelProto,
+        output: str,
+        layout: Layout,
+        *,
+        mean: Rgb,
+        std: Rgb,
+        token: Token | None = None,
     ) -> None:
         self._file, self._output, self._layout = file, output, layout
+        self._token = token
         self._mean, self._std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
         with_output = onnx.ModelProto()
         with_output.CopyFrom(model)
@@ -53,12 +62,25 @@ class Original:
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 reason = one_line(error)
                 raise ArtifactError(f"{self._file} fails on a picture: {reason}") from error
-            rows.append(_flat(self._file, self._output, np.asarray(output)))
+            rows.append(_flat(self._file, self._output, np.asarray(output), self._token))
         return np.concatenate(rows)
 
 
-def _flat(file: Path, name: str, output: NDArray[Any]) -> NDArray[np.float32]:
-    """Return [1,D] for [1,D] or [1,C,1,1], and for [1,C,H,W] the mean over the image."""
+def _flat(file: Path, name: str, output: NDArray[Any], which: Token | None) -> NDArray[np.float32]:
+    """Return [1,D] for [1,D], of [1,C,H,W] the mean, of [1,T,D] the first or the mean."""
+    if which is not None:
+        if output.ndim != 3 or output.shape[0] != 1:
+            raise UsageError(
+                f"{file}: '{name}' is {list(output.shape)} for one picture, and --token is for "
+                f"[1, T, D]: leave it out, or choose another tensor with --output"
+            )
+        rows = output[:, 0] if which == "cls" else output.astype(np.float32).mean(1)
+        return np.asarray(rows, np.float32)
+    if output.ndim == 3 and output.shape[0] == 1:
+        raise UsageError(
+            f"{file}: '{name}' is {list(output.shape)} for one picture, tokens [1, T, D]: say "
+            f"--token cls for the first of them or --token mean for their mean"
+        )
     if output.ndim == 4 and output.shape[0] == 1:
         return np.asarray(output.mean((2, 3)), np.float32)
     if output.ndim != 2 or output.shape[0] != 1:

@@ -28,6 +28,8 @@ from export.convert.onnx_inspect import (
     INPUT_TYPES,
     Layout,
     OnnxOptions,
+    Token,
+    classifier_warning,
     find_layout,
     find_norm,
     find_output,
@@ -64,14 +66,17 @@ class Wrapped:
     element: str  # its input's type
     output: str
     fixed_batch: bool  # it was fixed to 1 and is dynamic now
+    token: Token | None = None
+    warning: str | None = None  # of what looks like a classifier
 
     @property
     def summary(self) -> str:
         """Describe it in one line."""
         batch = ", its batch of 1 made free" if self.fixed_batch else ""
+        of = {None: "", "cls": " (first token)", "mean": " (mean of tokens)"}[self.token]
         return (
             f"found input {self.element} {self.layout.upper()} of {self.size} px, features "
-            f"'{self.output}'{batch}; compared with the original on {IMAGES} pictures"
+            f"'{self.output}'{of}{batch}; compared with the original on {IMAGES} pictures"
         )
 
 
@@ -101,13 +106,13 @@ def draft_onnx(
     mean, std = find_norm(element, options)
     output = find_output(file, model, options)
     fixed = value.type.tensor_type.shape.dim[0].dim_value == 1
-    original = Original(file, model, output, layout, mean=mean, std=std)
+    original = Original(file, model, output, layout, mean=mean, std=std, token=options.token)
     wrapped = _wrap(model, value, output, layout, size, mean=mean, std=std)
     if fixed:
         _free_batch(wrapped)
     images = generated_images(IMAGES + 2, size)[2:]
     expected = original.features(images)
-    _finish(wrapped, expected.shape[1])
+    _finish(wrapped, expected.shape[1], options.token)
     _compare(file, wrapped, images, expected, fixed=fixed)
     contract = EncoderContract(
         preprocess=PreprocessSpec(
@@ -122,12 +127,21 @@ def draft_onnx(
         source_sha256=sha256_file(file),
         recipe={
             "name": "an ONNX file",
-            "onnx": {"file": file.name, "layout": layout, "input": element, "output": output},
+            "onnx": {"file": file.name, "layout": layout, "input": element, "output": output}
+            | ({"token": options.token} if options.token else {}),
         },
         licence_note=licence_note,
         created_with={"onnx": onnx.__version__},
     )
-    outcome = Wrapped(layout=layout, size=size, element=element, output=output, fixed_batch=fixed)
+    outcome = Wrapped(
+        layout=layout,
+        size=size,
+        element=element,
+        output=output,
+        fixed_batch=fixed,
+        token=options.token,
+        warning=classifier_warning(model, output, expected.shape[1]),
+    )
     return Draft(model=wrapped, contract=contract), outcome
 
 
@@ -186,18 +200,26 @@ def _wrap(
     return wrapped
 
 
-def _finish(wrapped: ModelProto, dim: int) -> None:
+def _finish(wrapped: ModelProto, dim: int, which: Token | None) -> None:
     """Append what turns `raw` into features [N,D] and embeddings, with operators of every opset."""
     graph = wrapped.graph
     constants = {"ones": np.ones((dim, 1), np.float32), "tiny": np.float32(TINY_NORM)}
     for name, numbers in constants.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(numbers), name))
-    pooled = _rank(wrapped, "raw") == 4
-    if pooled:
-        graph.node.append(helper.make_node("GlobalAveragePool", ["raw"], ["pooled"]))
+    source = "raw"
+    if which == "cls":
+        graph.initializer.append(numpy_helper.from_array(np.asarray(0), "first"))
+        graph.node.append(helper.make_node("Gather", ["raw", "first"], ["token"], axis=1))
+        source = "token"
+    elif which == "mean":
+        graph.node.append(helper.make_node("Transpose", ["raw"], ["columns"], perm=[0, 2, 1]))
+        source = "columns"
+    if which == "mean" or (which is None and _rank(wrapped, "raw") == 4):
+        graph.node.append(helper.make_node("GlobalAveragePool", [source], ["pooled"]))
+        source = "pooled"
     graph.node.extend(
         [
-            helper.make_node("Flatten", ["pooled" if pooled else "raw"], [FEATURES], axis=1),
+            helper.make_node("Flatten", [source], [FEATURES], axis=1),
             helper.make_node("Mul", [FEATURES, FEATURES], ["squares"]),
             helper.make_node("MatMul", ["squares", "ones"], ["square"]),
             helper.make_node("Sqrt", ["square"], ["length"]),
@@ -265,7 +287,7 @@ def _compare(
         raise ArtifactError(
             f"{file} fails on {len(images)} pictures at once: {cause} ({reason})"
         ) from error
-    scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+    scale = max(float(np.abs(expected).max()), TINY_NORM)
     off = (
         float(np.abs(together - expected).max()) / scale
         if together.shape == expected.shape
