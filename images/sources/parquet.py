@@ -54,7 +54,9 @@ from images.sources.passed_over import PassedOver
 from images.sources.paths import read_file
 
 MAGIC = b"PAR1"
-BATCH = 32  # rows read at once
+BATCH = 32  # rows read at once, fewer of large images
+BATCH_BYTES = 8 * 2**20
+READ_AHEAD = 2**20  # bytes behind a URL; without a number pyarrow reads a whole row group
 KEPT = 16  # stretches
 
 
@@ -172,7 +174,9 @@ class _Rows:
 
         if is_url(location):
             system, path = file_system(location)
-            self._file = pq.ParquetFile(system.open(path, "rb"), pre_buffer=False)
+            self._file = pq.ParquetFile(
+                system.open(path, "rb"), pre_buffer=False, buffer_size=READ_AHEAD
+            )
         else:
             self._file = _mapped(location)
         self._lock = threading.Lock()
@@ -183,6 +187,8 @@ class _Rows:
         self.note = f"{location}: of several images in a row the first is read" if lists else None
         facts = self._file.metadata
         groups = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
+        size = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
+        self._batch = max(1, min(BATCH, BATCH_BYTES * self.count // max(size, 1)))
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._kept: dict[int, Any] = {}  # first row of a stretch: its values
         self._stretches: Iterator[Any] = iter(())
@@ -224,7 +230,7 @@ class _Rows:
         start, end = int(self._starts[group]), int(self._starts[group + 1])
         if not start < self._next <= row:
             self._next = start
-            self._stretches = self._file.iter_batches(BATCH, row_groups=[group],
+            self._stretches = self._file.iter_batches(self._batch, row_groups=[group],
                 columns=[self._column], use_threads=False)  # fmt: skip
         try:
             while self._next <= row < end:

@@ -254,3 +254,31 @@ def test_columns_of_what_has_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(FILES[0])
     with pytest.raises(UsageError, match="not a Parquet file"):
         open_source(tmp_path, columns=ColumnNames(image="x"))
+
+
+MEASURE = """
+import sys
+import pyarrow.parquet
+from images.sources.sources import open_source
+
+def peak():  # of this program alone, unlike ru_maxrss
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+before = peak()
+for item in open_source(sys.argv[1]):
+    item.read()
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_large_row_group_behind_a_url_is_not_held_in_memory(tmp_path: Path) -> None:
+    """320 MB of images in one row group: what is kept of them is 128 MiB at most."""
+    table = pa.table({"image": [bytes(number) + b"x" * 400_000 for number in range(800)]})
+    path = tmp_path / "large.parquet"
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_batch_size=16)
+    assert pq.ParquetFile(path).metadata.num_row_groups == 1
+    command = [sys.executable, "-c", MEASURE, f"local://{path}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 350
