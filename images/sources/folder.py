@@ -12,9 +12,10 @@ from images.sources.archives import counts, hidden_in
 from images.sources.folder_labels import folder_labels
 from images.sources.folder_walk import image_paths
 from images.sources.locations import file_system, is_url, read_location, read_span
+from images.sources.metadata_file import is_metadata_file
 from images.sources.passed_over import PassedOver
 from images.sources.paths import SUFFIXES, path_item, suffix_of, unique_keys
-from images.sources.sample_labels import MAX_LABEL_BYTES, SampleLabels, sample_of
+from images.sources.sample_labels import SampleLabels, bytes_to_read, sample_of
 
 READERS = 8  # of small files beside images: a network's file system answers many at once
 CHUNK = 4096
@@ -97,12 +98,12 @@ def _described(paths: list[str], passed: PassedOver, location: Callable[[str], s
     """Return what the files beside images say, else what their folders do."""
     folders, samples = folder_labels(paths), SampleLabels()
     images = {sample_of(path) for path in paths} if passed.beside else set()
-    beside = [path for path in passed.beside if sample_of(path) in images]
-    passed.files.update(suffix_of(path) for path in passed.beside if sample_of(path) not in images)
+    beside = [path for path in passed.beside if sample_of(path) in images or is_metadata_file(path)]
+    passed.files.update(suffix_of(path) for path in set(passed.beside).difference(beside))
     with ThreadPoolExecutor(READERS, "beside") as pool:
         for start in range(0, len(beside), CHUNK):
             chunk = beside[start : start + CHUNK]
-            contents = pool.map(_read_beside, map(location, chunk))
+            contents = pool.map(_read_beside, map(location, chunk), map(bytes_to_read, chunk))
             for path, data in zip(chunk, contents, strict=True):
                 if data is not None:
                     samples.add(path, data)
@@ -110,14 +111,14 @@ def _described(paths: list[str], passed: PassedOver, location: Callable[[str], s
     return _Described(labels, list(samples.metadata(paths, folders.splits)))
 
 
-def _read_beside(location: str) -> bytes | None:
+def _read_beside(location: str, most: int) -> bytes | None:
     if not is_url(location) and not Path(location).is_file():  # a pipe would block
         return None
     try:
-        data = read_span(location, 0, MAX_LABEL_BYTES + 1)
+        data = read_span(location, 0, most + 1)
     except (OSError, SourceError):
         return None
-    return data if len(data) <= MAX_LABEL_BYTES else None
+    return data if len(data) <= most else None
 
 
 def _classes(labels: list[str | None]) -> tuple[str, ...]:

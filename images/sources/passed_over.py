@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from images.items import Source
 from images.pixels import extra_formats
 from images.sources.paths import suffix_of
-from images.sources.sample_labels import LABEL_SUFFIXES, SAMPLE_SUFFIXES
+from images.sources.sample_labels import SAMPLE_SUFFIXES, bytes_to_read
 
 SHOWN = 8  # kinds in one line
 HEIF = frozenset(extra_formats.SUFFIXES["HEIF"])
@@ -33,7 +33,7 @@ class PassedOver:
     def add_file(self, name: str) -> None:
         """Count a file by its name; what lies beside images for them is noted."""
         suffix = suffix_of(name)
-        if suffix in LABEL_SUFFIXES:
+        if bytes_to_read(name):
             self.beside.append(name)
         elif suffix not in SAMPLE_SUFFIXES:
             self.files[suffix or NO_SUFFIX] += 1

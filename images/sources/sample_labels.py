@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from base.text import printable
+from images.sources.metadata_file import MAX_BYTES, described_in, is_metadata_file
 from images.sources.paths import suffix_of
 
 LABEL_FIELDS = ("label", "class", "cls", "class_name")
@@ -31,9 +32,14 @@ class SampleLabels:
     def __init__(self) -> None:
         self._labels: dict[str, dict[str, str]] = {}
         self._metadata: dict[str, dict[str, Any]] = {}
+        self._described: dict[str, tuple[str | None, dict[str, Any]]] = {}  # by path
 
     def add(self, name: str, data: bytes) -> None:
-        """Note what the file `name`, one of SAMPLE_SUFFIXES, holds."""
+        """Note what a file holds that is one of a sample's or describes a folder."""
+        if is_metadata_file(name):
+            for path, fields in described_in(name, data):
+                self._described[path] = _label_of(fields), _metadata_of(fields)
+            return
         suffix, sample = suffix_of(name), sample_of(name)
         if suffix in LABEL_SUFFIXES and (label := label_in(data, suffix)):
             self._labels.setdefault(sample, {})[suffix] = label
@@ -52,22 +58,34 @@ class SampleLabels:
         """Yield the label of each image: its sample's, else the one that it has already."""
         for name, label in zip(names, labels, strict=True):
             own = self._labels.get(sample_of(name), {}) if self._labels else {}
-            yield next((own[kind] for kind in LABEL_SUFFIXES if kind in own), label)
+            described = self._described.get(name.removeprefix("./")) if self._described else None
+            other = (described and described[0]) or label
+            yield next((own[kind] for kind in LABEL_SUFFIXES if kind in own), other)
 
     def metadata(
         self, names: Iterable[str], splits: Iterable[str | None]
     ) -> Iterator[dict[str, Any] | None]:
         """Yield the metadata of each image: its sample's, and the split of its folders."""
         for name, split in zip(names, splits, strict=True):
-            own = self._metadata.get(sample_of(name)) if self._metadata else None
-            of_folder = None if split is None else {"split": split}
-            yield own if of_folder is None else of_folder | (own or {})
+            fields: dict[str, Any] = {} if split is None else {"split": split}
+            if self._described and (described := self._described.get(name.removeprefix("./"))):
+                fields |= described[1]
+            if self._metadata:
+                fields |= self._metadata.get(sample_of(name), {})
+            yield fields or None
 
 
 def sample_of(name: str) -> str:
     """Return which sample a file belongs to: its path up to the first dot of its last name."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]
+
+
+def bytes_to_read(name: str) -> int:
+    """Return how long a file may be that says something of images; 0 for all others."""
+    if is_metadata_file(name):
+        return MAX_BYTES
+    return MAX_LABEL_BYTES if suffix_of(name) in LABEL_SUFFIXES else 0
 
 
 def label_in(data: bytes, suffix: str) -> str | None:
@@ -80,8 +98,10 @@ def label_in(data: bytes, suffix: str) -> str | None:
         fields = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(fields, dict):
-        return None
+    return _label_of(fields) if isinstance(fields, dict) else None
+
+
+def _label_of(fields: dict[str, Any]) -> str | None:
     values = (fields.get(field) for field in LABEL_FIELDS)
     return next((printable(str(value)) for value in values if isinstance(value, str | int)), None)
 
@@ -94,8 +114,10 @@ def fields_in(data: bytes, suffix: str) -> dict[str, Any]:
         fields = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(fields, dict):
-        return {}
+    return _metadata_of(fields) if isinstance(fields, dict) else {}
+
+
+def _metadata_of(fields: dict[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     left = MAX_METADATA
     for name, value in fields.items():

@@ -20,6 +20,7 @@ from images.sources.sample_labels import (
     MAX_LABEL_BYTES,
     SAMPLE_SUFFIXES,
     SampleLabels,
+    bytes_to_read,
 )
 from images.sources.tar_headers import BLOCK, Kind, Member, member_of, read_members
 from images.sources.unpacked import (
@@ -108,7 +109,7 @@ class _Listing:
             self.sizes.append(_size_of(member))
         elif hidden_in(name):
             return
-        elif suffix in SAMPLE_SUFFIXES and member.size <= MAX_LABEL_BYTES:
+        elif 0 < member.size <= (MAX_LABEL_BYTES if suffix == ".txt" else bytes_to_read(name)):
             file.seek(member.start)
             self.samples.add(name, file.read(member.size))
         elif suffix not in SAMPLE_SUFFIXES:

@@ -23,7 +23,12 @@ def read_text(location: str) -> str:
     """Return a text file's content. Raises OSError, UnicodeDecodeError."""
     with open_location(location) as file:
         data = file.read()
-    return data.decode("utf-16" if is_utf16(data[:4096]) else "utf-8-sig")
+    return decoded(data)
+
+
+def decoded(data: bytes) -> str:
+    """Return text in UTF-8 or UTF-16. Raises UnicodeDecodeError."""
+    return data.decode("utf-16" if is_utf16(data) else "utf-8-sig")
 
 
 def is_utf16(head: bytes) -> bool:

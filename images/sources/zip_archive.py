@@ -27,10 +27,9 @@ from images.sources.locations import (
 from images.sources.passed_over import PassedOver
 from images.sources.paths import suffix_of
 from images.sources.sample_labels import (
-    LABEL_SUFFIXES,
-    MAX_LABEL_BYTES,
     SAMPLE_SUFFIXES,
     SampleLabels,
+    bytes_to_read,
 )
 from images.sources.zip_directory import read_directory
 
@@ -66,7 +65,7 @@ def open_zip(location: str, name: str) -> ArchiveSource:
             suffix = suffix_of(member)
             if hidden_in(member):
                 continue
-            if suffix in LABEL_SUFFIXES and facts.size <= MAX_LABEL_BYTES:
+            if 0 < facts.size <= bytes_to_read(member):
                 beside[member] = facts
             elif suffix not in SAMPLE_SUFFIXES:
                 passed.add_file(member)

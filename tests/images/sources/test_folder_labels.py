@@ -4,6 +4,7 @@ import pytest
 
 from base.errors import UsageError
 from images.sources.folder_labels import folder_labels
+from images.sources.passed_over import passed_over
 from images.sources.sources import open_source
 from tests.images.sources.archive_files import make_folder, make_tar, make_zip, png
 
@@ -110,3 +111,34 @@ def test_captions_in_a_tar_are_metadata_and_boxes_are_not(tmp_path: Path) -> Non
     }  # fmt: skip
     metadata = [item.metadata for item in open_source(make_tar(tmp_path / "a.tar", files))]
     assert metadata == [{"caption": "eine Mütze"}, None, None, {"caption": "of the fields"}]
+
+
+JSON_LINES = """{"file_name": "a/1.png", "text": "ein Hut", "label": "hat"}
+
+[]
+{"file_name": "./2.png", "text": "x"}
+{"text": "of none"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.jsonl", JSON_LINES),
+        ("metadata.csv", "file_name,text,label\na/1.png,ein Hut,hat\n./2.png,x,\n"),
+    ],
+)  # fmt: skip
+def test_a_metadata_file_describes_the_images_below_its_folder(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    files = {"train/a/1.png": png(1), "train/2.png": png(2), "test/3.png": png(3),
+             f"train/{name}": content.encode()}  # fmt: skip
+    for path in (make_folder(tmp_path / "f", files), make_tar(tmp_path / "a.tar", files),
+                 make_zip(tmp_path / "a.zip", files)):  # fmt: skip
+        items = {item.key: (item.label, item.metadata) for item in open_source(path)}
+        assert items == {
+            "train/a/1.png": ("hat", {"split": "train", "text": "ein Hut"}),
+            "train/2.png": (None, {"split": "train", "text": "x"}),
+            "test/3.png": (None, {"split": "test"}),
+        }
+        assert passed_over(open_source(path)).summary() == ""
