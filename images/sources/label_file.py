@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 from base.errors import SourceError
 from images.items import Item, Source
@@ -25,12 +26,14 @@ class LabeledSource:
         table: from key, uri or path to the label.
         folder: what relative paths in the table are relative to.
         classes: the sorted labels.
+        composed: from the composed form (NFC) of a name that is not ASCII to the name.
     """
 
     source: Source
     table: dict[str, str]
     folder: str
     classes: tuple[str, ...]
+    composed: dict[str, str]
 
     @property
     def name(self) -> str:
@@ -53,7 +56,11 @@ class LabeledSource:
     def entry_of(self, item: Item) -> str | None:
         """Return which line of the table means an item: by its key, else by its uri or path."""
         names = (item.key, item.uri, item.uri.removeprefix(self.folder))
-        return next((name for name in names if name in self.table), None)
+        entry = next((name for name in names if name in self.table), None)
+        if entry is None and not item.key.isascii():  # é as macOS writes it, and as others do
+            forms = (self.composed.get(normalize("NFC", name)) for name in names)
+            entry = next((form for form in forms if form is not None), None)
+        return entry
 
 
 def with_labels(source: Source, file: Path) -> LabeledSource:
@@ -65,8 +72,9 @@ def with_labels(source: Source, file: Path) -> LabeledSource:
     table = {name: label for name, label in read_table(str(file)) if label is not None}
     if not table:
         raise SourceError(f"{file} holds no labels")
-    labeled = LabeledSource(source, table, f"{file.absolute().parent}/",
-                              tuple(sorted(set(table.values()))))  # fmt: skip
+    composed = {normalize("NFC", name): name for name in table if not name.isascii()}
+    classes = tuple(sorted(set(table.values())))
+    labeled = LabeledSource(source, table, f"{file.absolute().parent}/", classes, composed)
     unknown = dict.fromkeys(table)
     for item in source:
         entry = labeled.entry_of(item)

@@ -1,5 +1,7 @@
 import json
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 
 from base.errors import SourceError, UsageError
 from images.sources.sources import open_source, read_uri
+from tests.images.sources.archive_files import make_folder, png
 
 NAMES = ("a/1.png", "a/2.png", "b/3.png")
 
@@ -101,3 +104,15 @@ def test_what_is_not_a_shard_is_refused(photos: Path) -> None:
 def test_no_labels_at_all_is_fine(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
     assert json.dumps(open_source(tmp_path).classes) == "[]"
+
+
+@pytest.mark.parametrize(("of_file", "of_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_as_macos_writes_them_and_as_others_do(
+    tmp_path: Path, of_file: Literal["NFC", "NFD"], of_table: Literal["NFC", "NFD"]
+) -> None:
+    name = "Mütze/é.png"
+    make_folder(tmp_path / "f", {normalize(of_file, name): png(1)})
+    text = f"key,label\n{normalize(of_table, name)},hat\n"
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    (item,) = open_source(tmp_path / "f", labels=tmp_path / "labels.csv")
+    assert (item.key, item.label) == (normalize(of_file, name), "hat")
