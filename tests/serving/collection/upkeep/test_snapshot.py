@@ -4,13 +4,15 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serving.collection import Collection, create_collection, open_collection
-from serving.collection.upkeep.snapshot import saved_facts
+from serving.collection.ledger.ledger import FILE_NAME, Ledger
+from serving.collection.upkeep.snapshot import load, saved_facts
 from serving.collection.verification import verify
 from tests.serving.collection.clustered import clustered, flip, numbered, tuned_collection
 
@@ -103,6 +105,8 @@ def test_a_damaged_snapshot_is_not_used(
     exact = tuned.search(queries, 5, exact=True)
     tuned.close()
     DAMAGES[damage](tuned.path / "index")
+    with closing(Ledger(tuned.path / FILE_NAME)) as ledger, ledger.reading() as view:
+        assert load(tuned.path, view) is None  # what follows would wait for a moment to come
     with caplog.at_level(logging.WARNING), open_collection(tuned.path) as again:
         assert again.stats()["index"]["kind"] == "Flat"
         assert again.search(queries, 5) == exact
