@@ -5,15 +5,23 @@ A member's label is that of its sample (`sample_labels`), else that of its folde
 
 import tarfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import IO, BinaryIO
 
 from base.errors import ImageRefused, RefusalReason, SourceError
+from images.items import Content
 from images.sources.archives import ArchiveSource, clean, counts, hidden_in
 from images.sources.folder_labels import folder_labels
-from images.sources.locations import check_size, join_uri, open_location, read_span, unreadable
+from images.sources.locations import (
+    check_size,
+    join_uri,
+    open_location,
+    read_span,
+    size_and_stamp,
+    unreadable,
+)
 from images.sources.passed_over import PassedOver
 from images.sources.paths import suffix_of
 from images.sources.sample_labels import (
@@ -93,16 +101,35 @@ class _Listing:
         self.offsets, self.starts, self.sizes = array("q"), array("q"), array("q")
         self.passed_over = PassedOver()
         self.samples = SampleLabels()
+        self._links: dict[int, str] = {}
 
     def read(self, file: IO[bytes]) -> None:
         for member in read_members(file):
             if member.kind is not Kind.FOLDER:
                 self._take(member, file)
+        self._follow_links()
+
+    def _follow_links(self) -> None:
+        """Read links to images of the archive as these; the others are refused when read."""
+        if not self._links:
+            return
+        images = {name.removeprefix("./"): index for index, name in enumerate(self.names)}
+        for link in self._links:
+            index, seen = link, {link}
+            while index in self._links:
+                index = images.get(self._links[index], -1)
+                if index in seen:
+                    index = -1
+                seen.add(index)
+            if index >= 0:
+                self.starts[link], self.sizes[link] = self.starts[index], self.sizes[index]
 
     def _take(self, member: Member, file: IO[bytes]) -> None:
         name = clean(member.name)
         suffix = suffix_of(name)
         if counts(name):
+            if member.kind is Kind.LINK:
+                self._links[len(self.names)] = clean(member.target).removeprefix("./")
             self.names.append(name)
             self.offsets.append(member.offset)
             self.starts.append(member.start)
@@ -141,7 +168,7 @@ def read_member(location: str, start: int, size: int, *, packed: bool) -> bytes:
         ImageRefused: UNREADABLE, TOO_MANY_BYTES, TRUNCATED; UNSUPPORTED for a link or sparse file.
     """
     if size < 0:
-        kind = "a link" if size == LINK else "a sparse file"
+        kind = "a link to what is not an image of the archive" if size == LINK else "a sparse file"
         message = f"the member is {kind}; make the archive with the files themselves"
         raise ImageRefused(RefusalReason.UNSUPPORTED, message)
     check_size(size)
@@ -155,7 +182,7 @@ def read_member(location: str, start: int, size: int, *, packed: bool) -> bytes:
     return data
 
 
-def read_tar_uri(location: str, member: str, offset: int) -> bytes:
+def read_tar_uri(location: str, member: str, offset: int) -> Content:
     """Return the bytes of the member whose header is at `offset`.
 
     Raises:
@@ -170,4 +197,13 @@ def read_tar_uri(location: str, member: str, offset: int) -> bytes:
         raise LookupError(f"no member begins at byte {offset}: {error}") from error
     if info is None or clean(info.name) != member:
         raise LookupError(f"{member} is no longer at byte {offset}")
+    if info.issym() or info.islnk():
+        return _links_of(location, size_and_stamp(location)[1])[offset]()
     return read_member(location, info.offset_data, _size_of(member_of(info)), packed=packed)
+
+
+@lru_cache(maxsize=4)
+def _links_of(location: str, _stamp: str) -> dict[int, Callable[[], Content]]:
+    """Return the readers of all members by their offsets; what a link means is elsewhere."""
+    source = open_tar(location, location)
+    return {offset: source.reader(index) for index, offset in enumerate(source.offsets)}

@@ -6,6 +6,7 @@ files, numbers in base 256, other character sets, damage, the end) is left to ta
 byte: what it makes of it counts, and what follows is read here again.
 """
 
+import posixpath
 import tarfile
 from collections.abc import Generator, Iterator, Mapping
 from enum import IntEnum
@@ -38,6 +39,7 @@ class Member(NamedTuple):
         start: of its content.
         size: of its content, in bytes.
         kind: what it is.
+        target: of a link, the member it means; empty for all others.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Member(NamedTuple):
     start: int
     size: int
     kind: Kind
+    target: str = ""
 
 
 def read_members(file: IO[bytes]) -> Iterator[Member]:
@@ -74,7 +77,10 @@ def member_of(info: tarfile.TarInfo) -> Member:
         kind = Kind.FOLDER
     elif info.issparse():
         kind = Kind.SPARSE
-    return Member(info.name, info.offset, info.offset_data, info.size, kind)
+    target = info.linkname if info.islnk() else ""
+    if info.issym():
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(info.name), info.linkname))
+    return Member(info.name, info.offset, info.offset_data, info.size, kind, target)
 
 
 def _changes_meaning(headers: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,3 +85,27 @@ def test_zstandard(tmp_path: Path, name: str) -> None:
     (tmp_path / "cut.tar.zst").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match=r"cut\.tar\.zst"):
         open_source(tmp_path / "cut.tar.zst")
+
+
+def test_links_to_images_of_the_archive_are_read(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar", {"a/1.png": png(1), "b/2.png": png(2)})
+    links = {
+        "b/hard.png": (tarfile.LNKTYPE, "a/1.png"),
+        "b/soft.png": (tarfile.SYMTYPE, "2.png"),
+        "c/up.png": (tarfile.SYMTYPE, "../b/hard.png"),
+        "round.png": (tarfile.SYMTYPE, "round.png"),
+        "out.png": (tarfile.SYMTYPE, "/etc/passwd"),
+    }
+    with tarfile.open(path, "a") as archive:
+        for name, (kind, target) in links.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+    items = {item.key: item for item in open_source(path)}
+    expected = {"b/hard.png": png(1), "b/soft.png": png(2), "c/up.png": png(1)}
+    for name, content in expected.items():
+        assert items[name].read() == read_uri(items[name].uri) == content
+    for name in ("round.png", "out.png"):
+        for read in (items[name].read, partial(read_uri, items[name].uri)):
+            with pytest.raises(ImageRefused, match="is a link to what is not an image"):
+                read()
