@@ -27,7 +27,15 @@ PAGE_FILES = {
     "style.css": "text/css",
     "icon.svg": "image/svg+xml",
     **dict.fromkeys(
-        ("page.js", "api.js", "cards.js", "inputs.js", "kept_files.js", "messages.js"),
+        (
+            "page.js",
+            "api.js",
+            "cards.js",
+            "inputs.js",
+            "kept_files.js",
+            "key_dialog.js",
+            "messages.js",
+        ),
         "text/javascript",
     ),
 }

@@ -1,19 +1,14 @@
 // Requests to the service: the API key, and refusals as errors.
 
-const KEY = "lookalike-api-key";
-let askForKey = async () => null;
+import { askForKey } from "./key_dialog.js";
 
+const KEY = "lookalike-api-key";
 export class Refused extends Error {
   constructor(status, error) {
     super(error.message);
     this.status = status;
     this.type = error.type;
   }
-}
-
-// `ask(why)` shows a dialog and resolves to a key.
-export function onKeyNeeded(ask) {
-  askForKey = ask;
 }
 
 export function hasKey() {
@@ -59,6 +54,7 @@ async function call(path, options = {}) {
     const why = hasKey() ? "That key is not known to this service." : "";
     asking ??= askForKey(why).finally(() => { asking = null; });
     const key = await asking;
+    if (key === null) throw await refusalOf(response);
     sessionStorage.setItem(KEY, key);
     response = await send(path, options);
   }

@@ -1,7 +1,7 @@
 // The page: one query at a time (an image or an item), its neighbors in a grid.
 // The address holds what can be shared: ?key=…&k=…&min=…
 
-import { getJSON, onKeyNeeded, postImage, urlOf } from "./api.js";
+import { getJSON, postImage, urlOf } from "./api.js";
 import { fill, moveWithArrows, showBlob, showImage } from "./cards.js";
 import { listenForImages } from "./inputs.js";
 import { keepFile, keptFile } from "./kept_files.js";
@@ -29,6 +29,7 @@ async function runExclusively(note, work) {
     if (error.name === "AbortError" || mine !== running) return;
     showNote("");
     $("grid").replaceChildren();
+    if (error.status === 401) return showLocked(run);
     showHeading("That did not work");
     showMessage("problem", sentence(error.message), buttonRow("Start over", goHome));
     if (error.status === undefined) console.error(error);
@@ -248,21 +249,12 @@ $("home").addEventListener("click", (event) => {
   goHome();
 });
 
-// The key
-
-onKeyNeeded((why) => new Promise((resolve) => {
-  if (why) $("key-why").textContent = why;
-  $("key-input").value = "";
-  $("key-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    $("key-dialog").close();
-    resolve($("key-input").value.trim());
-  }, { once: true });
-  $("key-dialog").showModal();
-}));
-$("key-dialog").addEventListener("cancel", (event) => event.preventDefault());
-
 // The beginning
+
+function showLocked(again) {
+  showHeading("An API key is needed");
+  showMessage("", "This service answers only those who have a key.", buttonRow("Enter a key", again));
+}
 
 function showFacts() {
   const { collection, encoder } = service;
@@ -280,10 +272,12 @@ async function begin() {
   try {
     service = await getJSON("/status");
   } catch (error) {
+    if (error.status === 401) return showLocked(begin);
     showHeading("Lookalike");
     showMessage("problem", sentence(error.message), buttonRow("Try again", () => location.reload()));
     return;
   }
+  showMessage();
   showFacts();
   moveWithArrows($("grid"));
   listenForImages(chooseFile, () => {
