@@ -4,8 +4,13 @@ The ledger's sequence number says whether it has changed, whoever changed it. Wh
 index's own number is read from it; nothing else ever adds or removes a vector. So it cannot drift,
 and a first load (on top of a snapshot, if there is one), the step after a write and catching up
 with another process are one and the same.
+
+A ledger can go back: an older copy is put in its place. Its number is then lower than that of an
+index from before, or the newest items of the index are not the ledger's. Such an index is dropped,
+with a warning, and made anew from the ledger.
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +27,10 @@ from serving.collection.ledger.inspection import LENGTH_TOLERANCE
 from serving.collection.ledger.ledger import Ledger
 from serving.collection.ledger.view import View
 from serving.collection.upkeep.snapshot import load
+
+COMPARED = 8  # newest items of an index that are compared with the ledger before it catches up
+
+log = logging.getLogger(__name__)
 
 
 class Follower:
@@ -54,7 +63,10 @@ class Follower:
     def current(self) -> Iterator[tuple[View, Index]]:
         """Yield a view of the ledger and the index of the same moment."""
         while True:
+            before = self.index
             with self._ledger.reading() as view:
+                if before is not None and before.sequence > view.sequence:
+                    self._drop(before)  # the view is younger and yet behind
                 index = self.index
                 if index is None or index.sequence != view.sequence:
                     index = self._caught_up(view)
@@ -82,9 +94,13 @@ class Follower:
         """Return the index of the view's moment, or a newer one."""
         with self._lock:
             index = self.index or self._first(view)
-            flat, since = index.flat, index.sequence
-            if since > view.sequence:
+            if index.sequence > view.sequence:
                 return index
+            if not _continued(view, index.flat):
+                self._warn()
+                self.measured, self.in_file = None, False
+                index = Index(_room(view, self._ledger.path.parent))
+            flat, since = index.flat, index.sequence
             for ids, vectors in view.vectors_since(since):
                 _check_lengths(view, ids, vectors)
                 flat = flat.added(ids, vectors, sequence=int(ids[-1]))
@@ -92,12 +108,40 @@ class Follower:
             self.index = index.with_flat(flat.removed(gone, sequence=view.sequence))
             return self.index
 
+    def _drop(self, index: Index) -> None:
+        """Forget an index of a ledger that went back, unless another thread has done so."""
+        with self._lock:
+            if self.index is index:
+                self._warn()
+                self.index, self.measured, self.in_file = None, None, False
+
+    def _warn(self) -> None:
+        log.warning(
+            "%s went back to an older state, or was replaced by another one: the index made before "
+            "is not used, vectors are read from the ledger",
+            self._ledger.path,
+        )
+
     def _first(self, view: View) -> Index:
         snapshot = load(self._ledger.path.parent, view)
         if snapshot is not None:
             self.measured, self.in_file = snapshot.measured, snapshot.in_file
             return snapshot.index
         return Index(_room(view, self._ledger.path.parent))
+
+
+def _continued(view: View, flat: FlatIndex) -> bool:
+    """Whether the newest items of an index are the ledger's, or were removed since."""
+    ids = flat.living_ids[-COMPARED:]
+    stored = {number: view.vector(number) for number in ids.tolist()}
+    missing = [number for number, vector in stored.items() if vector is None]
+    if missing and not np.isin(missing, view.removed_since(flat.sequence, flat.ids)).all():
+        return False
+    rows = np.searchsorted(flat.ids, ids)
+    return all(
+        vector is None or np.array_equal(vector, flat.vectors[row])
+        for row, vector in zip(rows.tolist(), stored.values(), strict=True)
+    )
 
 
 def _room(view: View, folder: Path) -> FlatIndex:
