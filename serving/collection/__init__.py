@@ -11,6 +11,7 @@ from serving.collection.contract.errors import (
     CollectionBusy,
     CollectionMissing,
     CollectionRebuilt,
+    CollectionReplaced,
     KeyExists,
     KeyUnknown,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "CollectionBusy",
     "CollectionMissing",
     "CollectionRebuilt",
+    "CollectionReplaced",
     "Hit",
     "KeyExists",
     "KeyUnknown",

@@ -3,6 +3,7 @@
 LookalikeError
   CollectionBusy        another process writes to the collection
   CollectionRebuilt     it has been moved to another encoder since it was opened
+    CollectionReplaced  its folder is another one than was opened, or gone
   UsageError
     CollectionMissing   there is no collection at a location
     KeyExists           a key to be added is there already
@@ -36,6 +37,10 @@ class CollectionMissing(UsageError):  # noqa: N818 - the state it reports
 
 class CollectionRebuilt(LookalikeError):  # noqa: N818 - the state it reports
     """The collection was moved to another encoder while it was open here."""
+
+
+class CollectionReplaced(CollectionRebuilt):
+    """Another ledger lies where the open one did: what is written here would be lost."""
 
 
 class KeyExists(UsageError):  # noqa: N818 - the state it reports

@@ -11,12 +11,13 @@ that holds a list matches what one of its elements matches. Instead of a value t
 operators, of which all must hold:
 
     $eq $ne            equal, or not
-    $in                equal to one of a list
+    $in $nin           equal to one of a list, or to none of them
     $gt $gte $lt $lte  ranges, of numbers or of texts (in the order of code points)
     $prefix            a text that begins so
 
 Beside the names there may be `$and` and `$or` with a list of filters and `$not` with one. A filter
-has at most 500 conditions, and a list of `$in` 10,000 values.
+has at most 500 conditions, and its lists of `$in` 10,000 values together; an empty one matches
+nothing.
 
 Metadata is looked up in the table `fields` (`ledger.schema`), so a filter costs in proportion to
 its matches and not to the collection.
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 NUMBER, TEXT, BOOLEAN, OTHER = range(4)  # fields.kind; OTHER: lists and objects are there
 RANGES = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-OPERATORS = ("$eq", "$ne", "$in", *RANGES, "$prefix")
+OPERATORS = ("$eq", "$ne", "$in", "$nin", *RANGES, "$prefix")
+NEGATIONS = {"$ne": "$eq", "$nin": "$in"}
 DEEPEST = 20  # filters in filters
 MAX_CONDITIONS = 500  # SQLite takes 1,000, which a condition may need two of
 MAX_OPTIONS = 10_000  # of one $in; SQLite takes 32,766 values
@@ -95,7 +97,7 @@ def where(condition: Mapping[str, Any], depth: int = 0) -> Clause:
 
 def _check_size(condition: object) -> None:
     """Refuse a filter of too many conditions before they become SQL."""
-    count, left = 0, [condition]
+    count, options, left = 0, 0, [condition]
     while left and count <= MAX_CONDITIONS:
         one = left.pop()
         if not isinstance(one, dict):
@@ -104,11 +106,23 @@ def _check_size(condition: object) -> None:
         for name in ("$and", "$or"):
             value = one.get(name)
             if isinstance(value, list | tuple):
-                count += len(value)
-                left += value[:MAX_CONDITIONS]
-        left.append(one.get("$not"))
+                count -= 1  # their entries are the conditions
+                left += value[: MAX_CONDITIONS + 1]
+                count += max(0, len(value) - MAX_CONDITIONS - 1)
+        if "$not" in one:
+            count -= 1
+            left.append(one["$not"])
+        options += sum(
+            len(operand)
+            for value in one.values()
+            if isinstance(value, dict)
+            for name, operand in value.items()
+            if name in ("$in", "$nin") and isinstance(operand, list | tuple)
+        )
     if count > MAX_CONDITIONS:
         raise unusable_filter(f"it has more than {MAX_CONDITIONS} conditions")
+    if options > MAX_OPTIONS:
+        raise unusable_filter(f"its lists of $in have more than {MAX_OPTIONS} values together")
 
 
 def _clauses(condition: Mapping[str, Any], depth: int = 0) -> list[Clause]:
@@ -177,8 +191,8 @@ def tests(name: str, value: object) -> Iterator[tuple[str, Any]]:
 
 
 def _test(name: str, operator: str, operand: object) -> Clause:
-    if operator == "$ne":
-        return _negated(_test(name, "$eq", operand))
+    if operator in NEGATIONS:
+        return _negated(_test(name, NEGATIONS[operator], operand))
     if operator == "$in":
         return _one_of(name, operand)
     if operator == "$eq" and operand is None:
@@ -195,7 +209,7 @@ def _test(name: str, operator: str, operand: object) -> Clause:
 
 
 def _one_of(name: str, options: object) -> Clause:
-    if not isinstance(options, list | tuple) or not options:
+    if not isinstance(options, list | tuple):
         raise unusable_filter(f"{name}: $in needs a list of values, not {options!r}")
     if len(options) > MAX_OPTIONS:
         raise unusable_filter(f"{name}: $in has {len(options)} values, at most {MAX_OPTIONS} fit")
@@ -211,6 +225,8 @@ def _one_of(name: str, options: object) -> Clause:
     if None in options:
         clauses.append(_test(name, "$eq", None))
     either = _joined(" OR ", clauses)
+    if not clauses:
+        return either  # nothing
     fields = [f"({one.fields})" for one in clauses if one.fields]
     return _within(" OR ".join(fields), either.values) if len(fields) == len(clauses) else either
 

@@ -11,6 +11,8 @@ Nothing can be renamed to an empty mount point. There the hidden folder lies ins
 it is moved out of it, `LAST` at the end: without that file it is no collection.
 """
 
+import errno
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -41,7 +43,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     inside = folder if mounted else folder.parent
     for workplace in inside.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 8}.new"):
         _remove_abandoned(workplace)
-    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder, mounted=mounted)):
         raise UsageError(f"{folder} is there already and not empty; give the path of a new folder")
     workplace = inside / f".{folder.name}.{secrets.token_hex(4)}.new"
     try:
@@ -54,7 +56,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
             if mounted:
                 _move_out(unfinished, folder)
             else:
-                unfinished.replace(folder)
+                _put(unfinished, folder)
         fsync_directory(inside)
     except OSError as error:
         raise UsageError(f"cannot make {folder}: {error.strerror}") from error
@@ -64,9 +66,26 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _is_empty(folder: Path) -> bool:
+def _is_empty(folder: Path, *, mounted: bool) -> bool:
     """Whether nothing is in it but what a new file system comes with."""
-    return all(path.name == "lost+found" for path in folder.iterdir())
+    return all(mounted and path.name == "lost+found" for path in folder.iterdir())
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    """Rename a folder to its final path; into a bind mount of the same file system move it."""
+    try:
+        unfinished.replace(folder)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        shutil.copytree(unfinished, folder, dirs_exist_ok=True, copy_function=_copy_synced)
+
+
+def _copy_synced(source: str, target: str) -> str:
+    shutil.copy2(source, target)
+    with Path(target).open("rb") as file:
+        os.fsync(file.fileno())
+    return target
 
 
 def _move_out(unfinished: Path, folder: Path) -> None:

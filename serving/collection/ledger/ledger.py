@@ -18,7 +18,7 @@ from queue import Empty, LifoQueue
 from typing import TypeVar
 
 from base.errors import LookalikeError
-from serving.collection.contract.errors import CollectionRebuilt
+from serving.collection.contract.errors import CollectionRebuilt, CollectionReplaced
 from serving.collection.contract.promise import Promise
 from serving.collection.contract.stored_vectors import Dtype
 from serving.collection.ledger.connection import connect, is_writable, read_unwritable
@@ -62,6 +62,7 @@ class Ledger:
         self.path = path
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
         self._closed = False
+        self._file = _identity(path)
         with self._borrowed() as connection:
             check_schema(connection, path)
             self.binding = _binding(connection, path)
@@ -134,6 +135,8 @@ class Ledger:
             kind: a subclass of `WriteTransaction` that has them.
         """
         with self._borrowed() as connection, _transaction(connection, "BEGIN IMMEDIATE"):
+            if _identity(self.path) != self._file:
+                raise self._replaced()
             writing = self._of_this_generation(
                 kind(connection, self.binding.dim, self.binding.dtype)
             )
@@ -192,6 +195,8 @@ class Ledger:
         """Yield a connection that no other thread uses meanwhile; SQLite's errors become ours."""
         if self._closed:
             raise LookalikeError(f"the collection {self.path.parent} is closed")
+        if _identity(self.path) not in (None, self._file):
+            raise self._replaced()
         with translated_errors(self.path):
             if not is_writable(self.path) and self.path.exists():
                 with read_unwritable(self.path) as connection:
@@ -211,10 +216,25 @@ class Ledger:
                 raise
             self._give_back(connection)
 
+    def _replaced(self) -> CollectionReplaced:
+        return CollectionReplaced(
+            f"the folder of the collection {self.path.parent} was replaced after this process had "
+            "opened it; open it again (start the service again)"
+        )
+
     def _give_back(self, connection: sqlite3.Connection) -> None:
         self._idle.put(connection)
         if self._closed:
             self.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a file; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from base.errors import ArtifactError, StorageError
 from serving.collection.contract.errors import CollectionBusy
+from serving.collection.contract.filters import unusable_filter
 from serving.collection.ledger.connection import BUSY_SECONDS
 
 DISK_FAILURES = (
@@ -17,6 +18,8 @@ DISK_FAILURES = (
     "SQLITE_CANTOPEN",
     "SQLITE_PERM",
 )
+# What a statement was too large for: only filters make them grow.
+LIMITS = ("too many", "Expression tree", "parser stack", "too big")
 SHARED_BYTES = 32 * 1024  # by which the index of the log grows
 PROGRAMMING_ERRORS = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError)
 
@@ -29,6 +32,7 @@ def translated_errors(path: Path) -> Iterator[None]:
         CollectionBusy: another program holds a lock.
         ArtifactError: the file is damaged.
         StorageError: the disk is full, read-only or fails.
+        UsageError: a filter makes a statement that is too large.
     """
     try:
         yield
@@ -46,6 +50,8 @@ def translated_errors(path: Path) -> Iterator[None]:
                 "not writable?",
                 full=name == "SQLITE_FULL" or _is_full(path),
             ) from error
+        if any(text in str(error) for text in LIMITS):
+            raise unusable_filter(f"SQLite cannot take it: {error}") from error
         raise damaged_ledger(path, str(error)) from error
 
 

@@ -166,8 +166,8 @@ def _test(entry: str, operator: str, operand: Any, *, positive: bool) -> Conditi
     name = None if entry == "label" else entry
     if operator == "$ne":
         return _test(entry, "$eq", operand, positive=not positive)
-    if operator == "$in":
-        return _among(entry, name, operand, positive=positive)
+    if operator in {"$in", "$nin"}:
+        return _among(entry, name, operand, positive=positive is (operator == "$in"))
     if operator == "$eq" and operand is None:
         term = _hash("field", name)
         return Condition(

@@ -40,8 +40,8 @@ def test_a_vector_is_one_in_any_shape(name: str, vector: str) -> None:
     vectors = [p for key, p in network.named_parameters() if vector in key]
     assert vectors
     assert min(p.ndim for p in vectors) > 1
-    assert {id(p) for p in vectors} <= {id(p) for p in rest["params"]}  # type: ignore[attr-defined]
-    assert all(sum(side > 1 for side in p.shape) > 1 for p in weights["params"])  # type: ignore[attr-defined]
+    assert {id(p) for p in vectors} <= {id(p) for p in rest["params"]}
+    assert all(sum(side > 1 for side in p.shape) > 1 for p in weights["params"])
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])

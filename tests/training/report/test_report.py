@@ -21,8 +21,9 @@ from training.protocols.verdict import Verdict
 from training.recipes.recipe_files import load_recipe
 from training.report.charts import Curve, format_number, line_chart, plane, thinned, ticks
 from training.report.image_strips import data_uri, nearest
-from training.report.monitor import Measurement, Watched
+from training.report.monitor import Measurement
 from training.report.page import State, write_report
+from training.report.watched import Watched
 
 if TYPE_CHECKING:
     from pathlib import Path

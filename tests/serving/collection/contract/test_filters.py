@@ -1,5 +1,6 @@
 """Filters: the same items as the plain rule over dicts, types included."""
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from base.errors import UsageError
 from serving.collection import Record, create_collection
 from serving.collection.contract.locations import Location
+from serving.collection.ledger.sqlite_errors import translated_errors
 
 ITEMS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "a": ("shirt", {"colour": "red", "size": 1, "sale": True}),
@@ -61,6 +63,8 @@ def matches(label: str | None, metadata: Mapping[str, Any], condition: Mapping[s
             return not field(actual, "$eq", operand)
         if operator == "$in":
             return any(field(actual, "$eq", one) for one in operand)
+        if operator == "$nin":
+            return not field(actual, "$in", operand)
         if operand is None:  # a list that holds null is something
             return actual is None
         candidates = [actual, *actual] if isinstance(actual, list) else [actual]
@@ -86,6 +90,10 @@ def expected(condition: Mapping[str, Any]) -> set[str]:
         {"colour": None},
         {"lists": None},
         {"lists": {"$in": [None, 3]}},
+        {"lists": {"$nin": [None, 3]}},
+        {"size": {"$in": []}},
+        {"size": {"$nin": []}},
+        {"label": {"$nin": ["shirt"]}},
         {"size": 1},
         {"size": 1.0},
         {"size": "1"},
@@ -160,7 +168,6 @@ def test_filters_inside_filters_end_somewhere(location: Location) -> None:
         ({"label": 3}, ["label", "3"]),
         ({"colour": ["red"]}, ["colour", "red"]),
         ({"colour": {"not": "red"}}, ["colour", "not"]),
-        ({"colour": {"$in": []}}, ["colour", "$in"]),
         ({"colour": {"$in": "red"}}, ["colour", "$in"]),
         ({"colour": {"$prefix": 3}}, ["colour", "$prefix"]),
         ({"sale": {"$gt": True}}, ["sale", "$gt"]),
@@ -218,6 +225,27 @@ def test_large_filters_find_what_small_ones_do(folder: Path) -> None:
 def test_filters_are_bounded(folder: Path, condition: dict[str, Any]) -> None:
     with (
         create_collection(folder, "0" * 64, 2) as collection,
-        pytest.raises(UsageError, match=r"more than 500 conditions|at most 10000"),
+        pytest.raises(UsageError, match=r"more than 500 conditions|at most 10000|more than 10000"),
     ):
         collection.search([[1.0, 0.0]], 10, filter=condition)
+
+
+def test_what_is_bounded_is_conditions_wherever_they_are(folder: Path) -> None:
+    lists = {str(name): {"$in": [*range(9_000)]} for name in range(2)}
+    with create_collection(folder, "0" * 64, 2) as collection:
+        collection.search([[1.0, 0.0]], 1, filter={"$or": [{"size": n} for n in range(500)]})
+        with pytest.raises(UsageError, match="filter: it has more than 500 conditions"):
+            collection.search([[1.0, 0.0]], 1, filter={"$or": [{"size": n} for n in range(501)]})
+        with pytest.raises(UsageError, match=r"filter: its lists of \$in have more than 10000"):
+            collection.search([[1.0, 0.0]], 1, filter=lists)
+
+
+def test_a_statement_that_is_too_large_is_not_damage(tmp_path: Path) -> None:
+    connection = sqlite3.connect(":memory:")
+    statement = f"SELECT 1 WHERE 1 IN ({', '.join('?' * 300_000)})"
+    with (
+        pytest.raises(UsageError, match="filter: SQLite cannot take it: too many"),
+        translated_errors(tmp_path),
+    ):
+        connection.execute(statement, [0] * 300_000)
+    connection.close()

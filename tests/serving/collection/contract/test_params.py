@@ -47,7 +47,7 @@ def test_a_search_names_its_parameter(call: Callable[[], object], param: str | N
         {1: 2},
         {"a": {"$like": 1}},
         {"a": {"$prefix": 1}},
-        {"a": {"$in": []}},
+        {"a": {"$in": 1}},
         {"label": 1},
         {"$and": []},
         {"a": float("inf")},

@@ -21,7 +21,12 @@ async def seconds_until_retry(batcher: Batcher, *, running: int) -> int:
 
 def test_batches_beside_each_other_share_the_time_of_an_image() -> None:
     def new() -> Batcher:
-        return Batcher(lambda images: images[:, 0, 0, :1], max_batch=2, max_admitted=9, streams=4)
+        return Batcher(
+            lambda images: images[:, 0, 0, :1].astype(np.float32),
+            max_batch=2,
+            max_admitted=9,
+            streams=4,
+        )
 
     assert asyncio.run(seconds_until_retry(new(), running=0)) == 12  # 3 images of 8 / 2 seconds
     assert asyncio.run(seconds_until_retry(new(), running=1)) == 6
