@@ -82,8 +82,8 @@ def test_a_failure_in_the_middle_says_what_is_in(
     ("fields", "message"),
     [
         ({"uri": "x" * 70_000}, "uri has 70000 bytes"),
-        ({"uri": "", "label": "é" * 40_000}, "label has 80000 bytes"),
-        ({"uri": "", "metadata": {"t": "x" * 70_000}}, "metadata has"),
+        ({"uri": "", "label": "é" * 40_000}, "the label has 80000 bytes"),
+        ({"uri": "", "metadata": {"t": "x" * 70_000}}, "its metadata has 70008 bytes"),
         ({"uri": "", "metadata": {"t": list(range(5000))}}, "its metadata has too many"),
         ({"uri": "", "sha256": "x" * 2000}, "sha256 has"),
     ],
