@@ -70,10 +70,28 @@ export async function getBlob(path, options) {
   return (await call(path, options)).blob();
 }
 
+// Whether a file can still be read: browsers refuse one that was changed or removed since it was chosen.
+async function isReadable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 // An image as it is, in one part of a form; other fields beside it.
-export function postImage(path, file, fields, signal) {
+export async function postImage(path, file, fields, signal) {
   const form = new FormData();
   form.append(path === "/embed" ? "images" : "image", file, file.name || "image");
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  return getJSON(path, { method: "POST", body: form, signal });
+  try {
+    return await getJSON(path, { method: "POST", body: form, signal });
+  } catch (error) {
+    if (error.type !== "unreachable" || await isReadable(file)) throw error;
+    throw new Refused(0, {
+      type: "file-changed",
+      message: `The file ${file.name} has changed or is no longer there. Choose it again.`,
+    });
+  }
 }

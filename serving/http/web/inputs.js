@@ -4,6 +4,21 @@ const $ = (id) => document.getElementById(id);
 
 const DROPPED = ["Files", "text/uri-list"];
 
+function megabytes(bytes) {
+  return (bytes / 2 ** 20).toFixed(1);
+}
+
+// Why a file is not sent at all, or "".
+export function faultOfFile(file, limit) {
+  if (file.type && !file.type.startsWith("image/")) {
+    return `${file.name} is not an image, it is ${file.type}.`;
+  }
+  if (file.size > limit) {
+    return `${file.name} has ${megabytes(file.size)} MB; this service takes ${megabytes(limit)} MB.`;
+  }
+  return "";
+}
+
 function carries(event) {
   return DROPPED.some((type) => event.dataTransfer.types.includes(type));
 }

@@ -46,13 +46,25 @@ export function plural(count, one, many) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
+// Where the browser lets no page write to the clipboard (plain HTTP): the text, selected.
+function showSelected(button, text) {
+  const row = button.closest(".buttons");
+  const field = row.querySelector("textarea") ?? document.createElement("textarea");
+  Object.assign(field, { className: "copy", readOnly: true, rows: 2, value: text });
+  field.setAttribute("aria-label", "Copy this text");
+  row.append(field);
+  field.focus();
+  field.select();
+}
+
 export async function copyText(button, text) {
   const before = button.textContent;
   try {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    button.textContent = "Not allowed here";
+    showSelected(button, text);
+    return;
   }
   setTimeout(() => { button.textContent = before; }, 1500);
 }

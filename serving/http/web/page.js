@@ -3,7 +3,7 @@
 
 import { getJSON, postImage, urlOf } from "./api.js";
 import { fill, moveWithArrows, showBlob, showImage } from "./cards.js";
-import { listenForImages } from "./inputs.js";
+import { faultOfFile, listenForImages } from "./inputs.js";
 import { keepFile, keptFile } from "./kept_files.js";
 import {
   buttonRow, code, copyText, plural, sentence, showHeading, showMessage, showNote,
@@ -47,6 +47,7 @@ function showQuery() {
   $("query").classList.toggle("filled", shown);
   $("choose").textContent = shown ? "Choose another" : "Choose an image";
   $("share").hidden = !query?.key;
+  $("query").querySelector(".copy")?.remove();
   $("caption").replaceChildren();
   if (!shown) return;
   const image = new Image();
@@ -184,36 +185,42 @@ function address() {
 }
 
 function choose(item) {
+  const fromCard = $("grid").contains(document.activeElement);
   query = { key: item.key, item };
   history.pushState(null, "", address());
   scrollTo({ top: 0 });
+  // The card that has the focus will be replaced.
+  if (fromCard) $("results").focus({ preventScroll: true });
   run();
 }
 
 function chooseFile(file) {
   if (!file) return;
-  const limit = service?.limits.image_bytes ?? Infinity;
-  if (file.type && !file.type.startsWith("image/")) {
-    showMessage("problem", `${file.name} is not an image, it is ${file.type}.`);
-    return;
-  }
-  if (file.size > limit) {
-    showMessage("problem", `${file.name} has ${megabytes(file.size)} MB; this service takes ${megabytes(limit)} MB.`);
-    return;
-  }
+  const fault = faultOfFile(file, service?.limits.image_bytes ?? Infinity);
+  if (fault) return refuseFile(fault);
   query = { file };
   history.pushState({ image: keepFile(file) }, "", address());
   scrollTo({ top: 0 });
   run();
 }
 
+// What was shown before belongs to another image: it goes.
+function refuseFile(why) {
+  running?.abort();
+  running = query = null;
+  history.pushState(null, "", address());
+  showQuery();
+  $("others").hidden = true;
+  $("grid").replaceChildren();
+  $("grid").setAttribute("aria-busy", "false");
+  showHeading("That did not work");
+  showNote("");
+  showMessage("problem", why, buttonRow("Start over", goHome));
+}
+
 function goHome() {
   history.pushState(null, "", "./");
   restore();
-}
-
-function megabytes(bytes) {
-  return (bytes / 2 ** 20).toFixed(1);
 }
 
 function restore() {
