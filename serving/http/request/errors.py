@@ -20,6 +20,7 @@ from base.errors import ArtifactError, ImageRefused, LookalikeError, RefusalReas
 from serving.collection.contract.errors import (
     CollectionBusy,
     CollectionRebuilt,
+    CollectionReplaced,
     KeyExists,
     KeyUnknown,
 )
@@ -119,7 +120,10 @@ def of_library(error: LookalikeError) -> HttpError | None:
             return HttpError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "collection-rebuilt",
-                "the collection was rebuilt with another encoder: start the service with that one",
+                "the folder of the collection was replaced: start the service again"
+                if isinstance(error, CollectionReplaced)
+                else "the collection was rebuilt with another encoder: start the service with that "
+                "one",
             )
         case UsageError() if not isinstance(error, ArtifactError):
             return invalid(error.param, str(error)[:MAX_MESSAGE])
