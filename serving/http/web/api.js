@@ -20,6 +20,17 @@ export function urlOf(path) {
   return new URL(`.${path}`, document.baseURI).href;
 }
 
+// The page's own address of an item's look-alikes, and the item of such an address or null.
+export function linkTo(key) {
+  return urlOf(`/?key=${encodeURIComponent(key)}`);
+}
+
+export function keyOfLink(link) {
+  if (!URL.canParse(link)) return null;
+  const { origin, pathname, searchParams } = new URL(link);
+  return origin + pathname === urlOf("/") ? searchParams.get("key") : null;
+}
+
 async function send(path, options) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };

@@ -1,6 +1,6 @@
 // The grid of images.
 
-import { getBlob, hasKey, urlOf } from "./api.js";
+import { getBlob, hasKey, linkTo, urlOf } from "./api.js";
 
 // Below this size an image is shown with sharp pixels: smoothed, it would be a blur.
 const SMALL = 72;
@@ -63,16 +63,18 @@ function card(item, onChoose) {
   const onMissing = () => image.replaceWith(make("span", "none", "no picture"));
 
   const text = make("span", "text");
-  text.append(make("span", "label", item.label ?? ""));
+  // Names are isolated: one that is written from right to left changes nothing around it.
+  text.append(make("bdi", "label", item.label ?? ""));
   if (item.score !== undefined) {
     const score = make("span", "score", item.score.toFixed(3));
     score.title = "cosine similarity to the query";
     text.append(score);
   }
-  const key = make("span", "key");
+  const key = make("bdi", "key");
+  const characters = [...item.key];
   key.append(
-    make("span", "head", item.key.slice(0, -TAIL)),
-    make("span", "tail", item.key.slice(-TAIL)),
+    make("span", "head", characters.slice(0, -TAIL).join("")),
+    make("span", "tail", characters.slice(-TAIL).join("")),
   );
   text.append(key);
 
@@ -85,6 +87,12 @@ function card(item, onChoose) {
   button.append(text);
   button.addEventListener("click", () => onChoose(item));
   entry.append(button);
+  entry.draggable = true;
+  entry.addEventListener("dragstart", (event) => {
+    if (event.target.closest("a")) return;
+    event.dataTransfer.clearData();
+    event.dataTransfer.setData("text/uri-list", linkTo(item.key));
+  });
   if (/^https?:\/\//.test(item.uri ?? "")) {
     const link = make("a", "", "Open the original");
     Object.assign(link, { href: item.uri, target: "_blank", rel: "noreferrer noopener" });

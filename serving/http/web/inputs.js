@@ -1,5 +1,7 @@
 // The ways an image comes in: file button, clipboard, drag and drop.
 
+import { keyOfLink } from "./api.js";
+
 const $ = (id) => document.getElementById(id);
 
 const DROPPED = ["Files", "text/uri-list"];
@@ -23,8 +25,9 @@ function carries(event) {
   return DROPPED.some((type) => event.dataTransfer.types.includes(type));
 }
 
-// `onFile(file)` receives an image; `onLink()` is called for a drop that holds only a link.
-export function listenForImages(onFile, onLink) {
+// `onFile(file)` receives an image, `onKey(key)` an item of this service; `onLink()` is called for a
+// drop that holds only another link.
+export function listenForImages(onFile, onKey, onLink) {
   $("choose").addEventListener("click", () => $("file").click());
   $("drop").addEventListener("click", () => { if ($("preview").hidden) $("file").click(); });
   $("file").addEventListener("change", (event) => {
@@ -55,7 +58,10 @@ export function listenForImages(onFile, onLink) {
     $("veil").hidden = true;
     if (!carries(event)) return;
     event.preventDefault();
-    if (event.dataTransfer.files.length > 0) onFile(event.dataTransfer.files[0]);
+    // First: with a picture of the page itself, browsers hand over a file too.
+    const key = keyOfLink(event.dataTransfer.getData("text/uri-list").trim());
+    if (key !== null) onKey(key);
+    else if (event.dataTransfer.files.length > 0) onFile(event.dataTransfer.files[0]);
     else onLink();
   });
 }

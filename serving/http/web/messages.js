@@ -37,9 +37,19 @@ export function buttonRow(text, onClick) {
   return row;
 }
 
-export function showHeading(text) {
+// `name`, of the query, tells tabs apart.
+export function showHeading(text, name = "") {
   $("heading").textContent = text;
-  document.title = text === "Lookalike" ? text : `${text} · Lookalike`;
+  document.title = [...new Set([name, text, "Lookalike"])].filter(Boolean).join(" · ");
+}
+
+// Names are isolated: one that is written from right to left changes nothing around it.
+export function showCaption(first, rest) {
+  const [name, key] = [first, rest].map(
+    (text) => Object.assign(document.createElement("bdi"), { textContent: text }));
+  const strong = document.createElement("strong");
+  strong.append(name);
+  $("caption").replaceChildren(strong, first && rest ? document.createElement("br") : "", key);
 }
 
 export function plural(count, one, many) {

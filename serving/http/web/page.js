@@ -6,7 +6,7 @@ import { fill, moveWithArrows, showBlob, showImage } from "./cards.js";
 import { faultOfFile, listenForImages } from "./inputs.js";
 import { keepFile, keptFile } from "./kept_files.js";
 import {
-  buttonRow, code, copyText, plural, sentence, showHeading, showMessage, showNote,
+  buttonRow, code, copyText, plural, sentence, showCaption, showHeading, showMessage, showNote,
 } from "./messages.js";
 
 const $ = (id) => document.getElementById(id);
@@ -56,20 +56,19 @@ function showQuery() {
   if (query.key) {
     const path = `/items/${encodeURIComponent(query.key)}/thumbnail?size=384`;
     showImage(image, path, { onMissing: () => $("preview").replaceChildren("no picture") });
-    caption(query.item?.label ?? "", query.key);
+    showCaption(query.item?.label ?? "", query.key);
   } else {
     image.addEventListener("load", () => {
       image.classList.toggle("pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 72);
     });
     image.addEventListener("error", () => $("preview").replaceChildren("no preview"));
     showBlob(image, query.file);
-    caption(query.file.name || "Pasted image", "");
+    showCaption(nameOf(query), "");
   }
 }
 
-function caption(first, rest) {
-  const name = Object.assign(document.createElement("strong"), { textContent: first });
-  $("caption").replaceChildren(name, first && rest ? document.createElement("br") : "", rest);
+function nameOf({ key, file }) {
+  return key ?? (file.name || "Pasted image");
 }
 
 function options() {
@@ -106,7 +105,7 @@ function run() {
 function showNeighbors(neighbors, fields, seconds) {
   fill($("grid"), neighbors, choose);
   const count = neighbors.length;
-  showHeading(count ? plural(count, "look-alike", "look-alikes") : "No look-alikes");
+  showHeading(count ? plural(count, "look-alike", "look-alikes") : "No look-alikes", nameOf(query));
   showNote(`the most similar first · ${seconds.toFixed(2)} s`);
   if (count > 0) return;
   showNote("");
@@ -122,7 +121,7 @@ function showNeighbors(neighbors, fields, seconds) {
 async function describeItem(described, signal) {
   try {
     described.item = await getJSON(`/items/${encodeURIComponent(described.key)}`, { signal });
-    if (described === query) caption(described.item.label ?? "", described.key);
+    if (described === query) showCaption(described.item.label ?? "", described.key);
   } catch {
     // The search itself says what is wrong.
   }
@@ -132,7 +131,7 @@ function embedOnly() {
   return runExclusively("Embedding…", async (signal) => {
     const answer = await postImage("/embed", query.file, {}, signal);
     const [vector] = answer.embeddings;
-    showHeading("Embedded");
+    showHeading("Embedded", nameOf(query));
     showNote(plural(answer.dimensions, "number", "numbers"));
     const first = vector.slice(0, FIRST_NUMBERS).map((number) => number.toFixed(4)).join(", ");
     showMessage("", "This service has no collection to search; it turned your image into an embedding:",
@@ -186,7 +185,7 @@ function address() {
 
 function choose(item) {
   const fromCard = $("grid").contains(document.activeElement);
-  query = { key: item.key, item };
+  query = { key: item.key, item: item.thumbnail && item };
   history.pushState(null, "", address());
   scrollTo({ top: 0 });
   // The card that has the focus will be replaced.
@@ -197,7 +196,7 @@ function choose(item) {
 function chooseFile(file) {
   if (!file) return;
   const fault = faultOfFile(file, service?.limits.image_bytes ?? Infinity);
-  if (fault) return refuseFile(fault);
+  if (fault) return refuse(fault);
   query = { file };
   history.pushState({ image: keepFile(file) }, "", address());
   scrollTo({ top: 0 });
@@ -205,7 +204,7 @@ function chooseFile(file) {
 }
 
 // What was shown before belongs to another image: it goes.
-function refuseFile(why) {
+function refuse(why) {
   running?.abort();
   running = query = null;
   history.pushState(null, "", address());
@@ -287,8 +286,8 @@ async function begin() {
   showMessage();
   showFacts();
   moveWithArrows($("grid"));
-  listenForImages(chooseFile, () => {
-    showMessage("problem", "That was a link to an image. Save the image first, then drop the file.");
+  listenForImages(chooseFile, (key) => choose({ key }), () => {
+    refuse("That was a link to an image. Save the image first, then drop the file.");
   });
   addEventListener("popstate", restore);
   restore();
