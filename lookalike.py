@@ -10,9 +10,18 @@ one of its commands is called or listed. What a failure costs is decided here an
     130  interrupted (typer's own answer to Ctrl-C)
 """
 
+import os
+import sys
+
+# `python -m` searches the working folder first: a user's training.py there is not the room's.
+if __name__ == "__main__" and not sys.flags.safe_path:
+    own_folder = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120 - before any import
+    if os.path.realpath(sys.path[0]) != own_folder:
+        del sys.path[0]
+
+import difflib
 import importlib
 import json
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -49,6 +58,18 @@ class FrontDoor(TyperGroup):
         """Name every command, the rooms' own first."""
         return [*ROOMS, *super().list_commands(ctx)]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is named, or say which names are near."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx)) if args else []
+            if near:
+                error.message = f"{error.message.rstrip('.')}. Did you mean {' or '.join(near)}?"
+            raise
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the room that holds a command and return the command."""
         if cmd_name not in ROOMS:
@@ -57,7 +78,13 @@ class FrontDoor(TyperGroup):
         return typer.main.get_group(room.app).get_command(ctx, cmd_name)
 
 
-app = typer.Typer(cls=FrontDoor, add_completion=True, no_args_is_help=True)
+app = typer.Typer(
+    cls=FrontDoor,
+    add_completion=True,
+    no_args_is_help=True,
+    suggest_commands=False,  # FrontDoor does, for the rooms' commands too
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _print_version(requested: bool) -> None:

@@ -175,3 +175,33 @@ def test_only_encoders_have_cards_and_only_features_are_checked(
     assert "is not an encoder file" in capsys.readouterr().err
     assert lookalike.run(["info", str(tiny_run), "--check"]) == 2
     assert "is not a feature folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("train", "-h"), ("collection", "create", "-h")])
+def test_the_short_option_for_help_is_known_everywhere(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lookalike.run(list(arguments)) == 0
+    assert "Usage: lookalike" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("typed", "near"), [("trian", "train"), ("inf", "info")])
+def test_a_mistyped_command_is_answered_with_its_neighbor(
+    typed: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lookalike.run([typed]) == 2
+    assert f"Did you mean {near}?" in capsys.readouterr().err
+
+
+def test_files_of_the_working_folder_are_not_taken_for_rooms(tmp_path: Path) -> None:
+    for name in ("training.py", "images.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('the file of the user ran')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "lookalike", "train", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: lookalike train" in done.stdout
