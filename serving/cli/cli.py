@@ -240,9 +240,15 @@ def serve(
 
     Example: lookalike serve encoder.onnx shop/
     """
+    from base.errors import UsageError
     from serving.collection.contract.locations import location_of
     from serving.http.server.server import serve as run
 
+    if encoder.is_dir() and collection is not None and Path(collection).is_file():
+        raise UsageError(
+            f"the encoder file comes first, the collection second: "
+            f"lookalike serve {collection} {encoder}"
+        )
     run(
         encoder,
         None if collection is None else location_of(collection),

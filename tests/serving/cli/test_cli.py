@@ -242,3 +242,7 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Example: lookalike " in result.stdout
+
+
+def test_serve_says_that_collection_and_encoder_are_swapped(tiny_encoder: Path, shop: Path) -> None:
+    assert f"lookalike serve {tiny_encoder} {shop}" in str(refusal("serve", shop, tiny_encoder))
