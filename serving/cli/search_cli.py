@@ -54,6 +54,9 @@ def search(
     ] = 0.5,
     exact: Exact = False,
     encoder: OwnEncoder = None,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Print only where each neighbor is, one a line.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find the items of a collection most similar to images, or to items by --key.
@@ -94,6 +97,9 @@ def search(
                 "refused": [asdict(entry) for entry in refused],
             }
         )
+    elif paths:
+        for hit in (hit for answer in answers for hit in answer.neighbours):
+            typer.echo(hit.uri)
     else:
         print_answers(answers)
     if refused:

@@ -97,9 +97,14 @@ def print_copied(report: CopyReport) -> None:
 
 
 def print_answers(answers: Sequence[Answer]) -> None:
-    """Print the neighbors of each query, best first, on stdout."""
+    """Print the neighbors of each query, best first: tables, or tabs and lines off a terminal."""
     console = Console()
     for answer in answers:
+        if not console.is_terminal:
+            for hit in answer.neighbours:
+                cells = (answer.query, f"{hit.score:.4f}", hit.key, hit.label or "", hit.uri)
+                print("\t".join(cells))
+            continue
         table = Table("score", title=Text(answer.query))
         for name in ("key", "label", "uri"):
             table.add_column(name, overflow="fold")

@@ -122,15 +122,19 @@ def test_removing_names_what_was_not_there(features: Path, shop: Path) -> None:
     assert answer("collection", "remove", shop, "discs/01.png")["items"] == 38
 
 
-def test_results_for_people_are_tables(features: Path, shop: Path, image_folder: Path) -> None:
+def test_results_for_people_are_readable(features: Path, shop: Path, image_folder: Path) -> None:
     result = run("collection", "add", shop, features)
     assert "adding 40/40  " in result.stderr
     assert "40 added" in result.stderr
     assert result.stdout == ""
     result = run("search", shop, image_folder / "discs/00.jpg", "-k", 2)
     assert result.exit_code == 0
-    assert "1.0000" in result.stdout
-    assert "discs/00.jpg" in result.stdout
+    image = str(image_folder / "discs/00.jpg")
+    lines = [line.split("\t") for line in result.stdout.splitlines()]  # no terminal: no box
+    assert len(lines) == 2
+    assert lines[0] == [image, "1.0000", "discs/00.jpg", "discs", image]
+    result = run("search", shop, image, "-k", 2, "--paths")
+    assert result.stdout.splitlines() == [cells[-1] for cells in lines]
     assert "dim" in run("collection", "stats", shop).stdout
     assert "39 items are left" in run("collection", "remove", shop, "discs/00.jpg").stdout
 
