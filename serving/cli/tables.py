@@ -102,8 +102,8 @@ def print_answers(answers: Sequence[Answer]) -> None:
     for answer in answers:
         if not console.is_terminal:
             for hit in answer.neighbours:
-                cells = (answer.query, f"{hit.score:.4f}", hit.key, hit.label or "", hit.uri)
-                print("\t".join(cells))
+                score, label = f"{hit.score:.4f}", hit.label or ""
+                print(answer.query, score, hit.key, label, hit.uri, sep="\t")
             continue
         table = Table("score", title=Text(answer.query))
         for name in ("key", "label", "uri"):
