@@ -18,9 +18,16 @@ def suffixes() -> frozenset[str]:
     there = {
         "AVIF": features.check("avif"),
         "JPEG2000": features.check("jpg_2000"),
-        "HEIF": importlib.util.find_spec("pillow_heif") is not None,
+        "HEIF": _is_installed("pillow_heif"),
     }
     return frozenset(suffix for kind, kinds in SUFFIXES.items() if there[kind] for suffix in kinds)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a finder that refuses it: it cannot be imported either
+        return False
 
 
 def readable_kind(name: str) -> str | None:

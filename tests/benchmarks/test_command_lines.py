@@ -38,4 +38,5 @@ def test_options_are_declared(name: str) -> None:
     assert read <= set(options.values())
     shown = set(re.findall(r"--[a-z][a-z0-9-]*", ast.get_docstring(tree) or ""))
     others = {"--resume", "--update", "--npy", "--into", "--precision"}  # of `lookalike`
+    others |= {"--set", "--weights", "--teacher", "--labels", "--fine-tune"}
     assert shown - others <= set(options)
